@@ -1,0 +1,87 @@
+"""BatchNorm statistics of a network that has just been made out of others, from bonafide data alone.
+
+Source: specification of the project, section 4 (Zhao et al. and Garipov et al. refresh statistics at every t).
+
+Where we depart: variances are pooled over batches instead of averaged, running statistics are reset first, dropout
+stays off during the pass, and only the data given are read (the papers' code reads the whole training set).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from isthmus.data import Source, as_data
+from isthmus.engine import Precision, as_input, autocast, device_of, eval_mode, pass_size
+
+
+class _Pooled:
+    """Count, mean and biased variance of one layer's input, pooled over batches (Chan's update), float64."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.variance = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, x: Tensor) -> None:
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        variance, mean = (s.double() for s in torch.var_mean(x.float(), axes, correction=0))
+        count = x.numel() // x.shape[1]
+        total, shift = self.count + count, mean - self.mean.to(mean)
+        share = count / total
+        self.variance = (1 - share) * self.variance.to(mean) + share * variance + share * (1 - share) * shift.square()
+        self.mean, self.count = self.mean.to(mean) + share * shift, total
+
+    def write(self, layer: _BatchNorm) -> None:
+        assert layer.running_mean is not None and layer.running_var is not None
+        layer.running_mean.copy_(self.mean)
+        layer.running_var.copy_(self.variance * self.count / max(1, self.count - 1))
+
+
+def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorm layers that keep running statistics, in order."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@contextmanager
+def _watched(layers: list[_BatchNorm]) -> Iterator[dict[_BatchNorm, _Pooled]]:
+    pooled = {layer: _Pooled() for layer in layers}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args: pooled[layer].add(args[0]))  # type: ignore[arg-type]
+        for layer in layers
+    ]
+    try:
+        yield pooled
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def recalibrate(
+    module: nn.Module, data: Source, *, batch_size: int | None = None, precision: Precision = "fp32"
+) -> nn.Module:
+    """Replace the running statistics of every BatchNorm layer by those of `data`; return the module.
+
+    One pass, BatchNorm in train mode and all else in eval mode, in batches as large as fit (a bonafide set of 2,500
+    small images is one batch). The first layer's result does not depend on the batch size; deeper layers see
+    activations normalised by batch. Networks without BatchNorm are left as they are, unread.
+
+    Raises BadInput where `data` is no data.
+    """
+    layers = batchnorm_layers(module)
+    if not layers:
+        return module
+    x, device = as_data(data).x, device_of(module)
+    with eval_mode(module), _watched(layers) as pooled, autocast(device, precision):
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.train()
+        for part in x.split(batch_size or pass_size(x)):
+            module(as_input(part, device))
+    for layer, statistics in pooled.items():
+        if statistics.count:  # a layer that the forward pass never reached keeps its reset statistics
+            statistics.write(layer)
+    return module

@@ -1,0 +1,188 @@
+"""Images and labels in memory, and every way to get them there.
+
+`Data` is the only form the library works on; `as_data` turns what users have (a torch Dataset, a DataLoader, a pair
+of tensors) into it, and `load_data` what they have on disk or can name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from isthmus.types import BadInput
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Labelled images: x (n, c, h, w) uint8, or float in [0, 1]; y (n,) int64 in 0 .. classes - 1.
+
+    `classes` is a count or the names of the classes, and is kept as names.
+    Raises BadInput where shapes, types, ranges or labels are off, or there is nothing.
+
+    >>> data = Data(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), classes=2)
+    >>> len(data), data.classes, data.num_classes
+    (2, ('0', '1'), 2)
+    """
+
+    x: Tensor
+    y: Tensor
+    classes: Sequence[str] | int
+
+    def __post_init__(self) -> None:
+        names = [str(i) for i in range(self.classes)] if isinstance(self.classes, int) else self.classes
+        object.__setattr__(self, "classes", tuple(names))
+        _check_images(self.x)
+        _check_labels(self.y, len(self.x), self.num_classes)
+        object.__setattr__(self, "y", self.y.long())
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Tensor | slice) -> Data:
+        """Return the samples at the given indices."""
+        return Data(self.x[index], self.y[index], self.classes)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)  # type: ignore[arg-type]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of images, labels and their types and shapes: the same data, the same hash."""
+        digest = hashlib.sha256(f"{self.x.dtype} {tuple(self.x.shape)} {self.num_classes}".encode())
+        for tensor in (self.x, self.y):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def floats(self) -> Tensor:
+        """Return the images as float32 in [0, 1], shape (n, c, h, w)."""
+        return self.x.float() / 255 if self.x.dtype == torch.uint8 else self.x.float()
+
+    def with_floats(self, x: Tensor, y: Tensor | None = None) -> Data:
+        """Return data of the same kind (uint8 stays uint8) with new images, given as floats, and new labels."""
+        x = (x * 255).round().to(torch.uint8) if self.x.dtype == torch.uint8 else x.to(self.x.dtype)
+        return Data(x, self.y if y is None else y, self.classes)
+
+
+Source = Data | Iterable[Any] | tuple[Tensor, Tensor]
+"""Whatever `as_data` takes: Data, a torch Dataset or DataLoader of (x, y), or a pair of tensors (x, y)."""
+
+
+def _check_images(x: Tensor) -> None:
+    if x.ndim != 4 or not (x.dtype == torch.uint8 or x.is_floating_point()):
+        raise BadInput(
+            f"images of shape {tuple(x.shape)} and type {x.dtype}",
+            expected="shape (n, channels, height, width), uint8 or floating point",
+            fix="stack single images, put channels first",
+        )
+    if x.numel() == 0:
+        raise BadInput("no images", expected="one sample or more", fix="check the path or the split")
+    if x.is_floating_point():
+        low, high = float(x.min()), float(x.max())
+        if not (low >= 0 and high <= 1):  # also refuses NaN
+            raise BadInput(
+                f"inputs from {low:.4g} to {high:.4g}",
+                expected="values in [0, 1]",
+                fix="divide 0..255 images by 255; put normalisation into the network as its first layer",
+            )
+
+
+def _check_labels(y: Tensor, samples: int, classes: int) -> None:
+    if y.ndim != 1 or len(y) != samples:
+        raise BadInput(f"labels of shape {tuple(y.shape)}", expected=f"shape ({samples},)", fix="one label a sample")
+    if y.is_floating_point() and not bool((y == y.round()).all()):
+        raise BadInput("labels that are not whole numbers", expected="class indices", fix="pass int64 labels")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise BadInput(
+            f"labels from {low} to {high}",
+            expected=f"0 to {classes - 1} for {classes} classes",
+            fix="relabel from 0, or say how many classes there are",
+        )
+
+
+def _gather(items: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """Collect (x, y) pairs, single samples or whole batches, until they end."""
+    if hasattr(items, "__getitem__") and hasattr(items, "__len__"):  # a map-style dataset need not end by itself
+        items = (items[i] for i in range(len(items)))  # type: ignore[arg-type]
+    xs, ys = [], []
+    for x, y in items:
+        x, y = torch.as_tensor(np.asarray(x)) if not isinstance(x, Tensor) else x, torch.as_tensor(y)
+        xs.append(x if x.ndim == 4 else x[None])
+        ys.append(y.reshape(-1))
+    if not xs:
+        raise BadInput("an empty data set", expected="pairs (x, y)", fix="check the path or the split")
+    return torch.cat(xs), torch.cat(ys)
+
+
+def as_data(source: Source, classes: Sequence[str] | int | None = None) -> Data:
+    """Return Data from Data, a torch Dataset or DataLoader of (x, y), or a pair (x, y), read once into memory.
+
+    `classes` defaults to the source's own (`.classes`, as torchvision's sets carry), else to the highest label + 1.
+    Raises BadInput where the samples are not images with labels.
+
+    >>> as_data((torch.zeros(3, 1, 2, 2), torch.tensor([0, 2, 1]))).num_classes
+    3
+    """
+    if isinstance(source, Data):
+        return source
+    if isinstance(source, tuple):
+        x, y = (torch.as_tensor(part) for part in source)
+    else:
+        try:
+            x, y = _gather(source)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(
+                f"a {type(source).__name__} that does not yield images with labels ({error})",
+                expected="pairs (x, y) of one image shape",
+                fix="pass Data(x, y, classes), or a Dataset or DataLoader of (tensor, int)",
+            ) from error
+    named = getattr(getattr(source, "dataset", source), "classes", None)
+    return Data(x, y, classes or named or int(y.max()) + 1)
+
+
+def split(data: Data, sizes: Sequence[int], generator: torch.Generator) -> list[Data]:
+    """Return disjoint random parts of the given sizes.
+
+    Raises BadInput where they ask for more samples than there are.
+
+    >>> data = Data(torch.zeros(10, 1, 2, 2), torch.arange(10), classes=10)
+    >>> a, b = split(data, [7, 3], torch.Generator().manual_seed(0))
+    >>> sorted(torch.cat([a.y, b.y]).tolist()) == list(range(10))
+    True
+    """
+    if min(sizes) < 1 or sum(sizes) > len(data):
+        raise BadInput(
+            f"parts of {list(sizes)} samples", expected=f"1 or more each, {len(data)} together", fix="ask for fewer"
+        )
+    order = torch.randperm(len(data), generator=generator)[: sum(sizes)]
+    assert len(order.unique()) == sum(sizes), "parts overlap"
+    return [data[part] for part in order.split(list(sizes))]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random shift by up to `pad` pixels (zeros move in) and random horizontal flip, for whole batches of any type."""
+
+    pad: int = 4
+    flip: bool = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (n, c, h, w), each sample moved on its own, by draws from the global generator."""
+        n, _, h, w = x.shape
+        top, left = torch.randint(0, 2 * self.pad + 1, (2, n, 1))
+        rows, columns = top + torch.arange(h), left + torch.arange(w)
+        if self.flip:
+            columns = torch.where(torch.rand(n, 1) < 0.5, columns.flip(1), columns)
+        padded = F.pad(x, (self.pad,) * 4).permute(0, 2, 3, 1)
+        moved = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return moved.permute(0, 3, 1, 2)

@@ -1,0 +1,228 @@
+"""Questions about one network, `Module -> float`; the data they ask about are part of the question.
+
+Every answer is a float that carries its interval: a share of samples is a `Rate` (Wilson, 95 %), an average over
+samples a `Mean` (normal, 95 %). Several questions about one network share its forward passes inside `measure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from isthmus.data import Data, Source, as_data
+from isthmus.engine import Precision, outputs
+from isthmus.triggers import Target, Trigger, triggered
+from isthmus.types import BadInput, Metric
+
+_Z95 = 1.959963984540054
+
+
+class Rate(float):
+    """A share hits / n with its 95 % Wilson interval [low, high]; refuses n = 0.
+
+    >>> rate = Rate(95, 100)
+    >>> float(rate), round(rate.low, 4), round(rate.high, 4)
+    (0.95, 0.8882, 0.9785)
+    """
+
+    hits: int
+    n: int
+
+    def __new__(cls, hits: int, n: int) -> Rate:
+        if n < 1 or not 0 <= hits <= n:
+            raise BadInput(
+                f"{hits} hits of {n}", expected="0 <= hits <= n, n >= 1", fix="count over one sample or more"
+            )
+        rate = super().__new__(cls, hits / n)
+        rate.hits, rate.n = hits, n
+        return rate
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return self.hits, self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of the 95 % Wilson interval."""
+        found = binomtest(self.hits, self.n).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self.interval[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.interval[1]
+
+
+class Mean(float):
+    """An average over n samples with its 95 % normal interval [low, high], from their standard deviation."""
+
+    n: int
+    deviation: float
+
+    def __new__(cls, mean: float, n: int, deviation: float) -> Mean:
+        value = super().__new__(cls, mean)
+        value.n, value.deviation = n, deviation
+        return value
+
+    def __getnewargs__(self) -> tuple[float, int, float]:
+        return float(self), self.n, self.deviation
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return float(self) - _Z95 * self.deviation / self.n**0.5
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return float(self) + _Z95 * self.deviation / self.n**0.5
+
+
+def as_record(value: float) -> dict[str, Any]:
+    """Return a value with what it carries, as plain JSON: `value`, and `hits`, `n`, `low`, `high` where it has them."""
+    names = ("hits", "n", "deviation", "low", "high")
+    return {"value": float(value), **{name: getattr(value, name) for name in names if hasattr(value, name)}}
+
+
+def from_record(record: Mapping[str, Any]) -> float:
+    """Return the value that `as_record` wrote."""
+    if "hits" in record:
+        return Rate(record["hits"], record["n"])
+    if "deviation" in record:
+        return Mean(record["value"], record["n"], record["deviation"])
+    return float(record["value"])
+
+
+_shared: ContextVar[dict[tuple[int, int, str], Tensor] | None] = ContextVar("shared outputs", default=None)
+
+
+@contextmanager
+def _sharing() -> Iterator[None]:
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tensor:
+    """Return the network's outputs on the data, (n, classes) float32 on the CPU, in eval mode.
+
+    Within `measure` each network meets each data set once. Raises BadInput where the outputs are not (n, classes).
+    """
+    cache, key = _shared.get(), (id(model), id(data), precision)
+    if cache is not None and key in cache:
+        return cache[key]
+    try:
+        out = outputs(model, data.x, precision=precision)
+    except RuntimeError as error:
+        raise BadInput(
+            f"images of shape {tuple(data.x.shape[1:])} that the network cannot read ({str(error).splitlines()[0]})",
+            expected="the shape it was built for",
+            fix="check the data and the model factory",
+        ) from error
+    if out.ndim != 2 or out.shape[1] != data.num_classes:
+        raise BadInput(
+            f"outputs of shape {tuple(out.shape)}",
+            expected=f"({len(data)}, {data.num_classes}): one logit per class of the data",
+            fix="build the network for these classes, or relabel the data",
+        )
+    if cache is not None:
+        cache[key] = out
+    return out
+
+
+def measure(model: nn.Module, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Return every metric's answer about the network; questions about the same data share one forward pass."""
+    with _sharing():
+        return {name: metric(model) for name, metric in metrics.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """Share of samples whose largest logit is their label, as a Rate."""
+
+    data: Data
+    precision: Precision = "fp32"
+
+    def __call__(self, model: nn.Module) -> Rate:
+        """Return the model's accuracy."""
+        right = logits(model, self.data, self.precision).argmax(1) == self.data.y
+        return Rate(int(right.sum()), len(right))
+
+
+@dataclass(frozen=True, eq=False)
+class AttackSuccess:
+    """Share of triggered samples, their true class not the target, that are predicted as the target, as a Rate.
+
+    Source: specification, section 5. With target "all" no sample is left out.
+    """
+
+    data: Data
+    trigger: Trigger
+    target: Target
+    precision: Precision = "fp32"
+    asked: Data = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", triggered(self.data, self.trigger, self.target))
+
+    def __call__(self, model: nn.Module) -> Rate:
+        """Return the model's attack success rate."""
+        return Accuracy(self.asked, self.precision)(model)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanLoss:
+    """Mean cross-entropy over the samples, in nats, as a Mean."""
+
+    data: Data
+    precision: Precision = "fp32"
+
+    def __call__(self, model: nn.Module) -> Mean:
+        """Return the model's mean loss."""
+        losses = F.cross_entropy(logits(model, self.data, self.precision), self.data.y, reduction="none").double()
+        return Mean(float(losses.mean()), len(losses), float(losses.std(correction=0)))
+
+
+def per_class(model: nn.Module, data: Data, precision: Precision = "fp32") -> dict[str, Rate]:
+    """Return the accuracy within each class that has samples, by class name."""
+    right = logits(model, data, precision).argmax(1) == data.y
+    counts = data.y.bincount(minlength=data.num_classes)
+    hits = data.y[right].bincount(minlength=data.num_classes)
+    names = tuple(data.classes)  # type: ignore[arg-type]
+    return {name: Rate(int(h), int(n)) for name, h, n in zip(names, hits, counts, strict=True) if n}
+
+
+def check_above_chance(model: nn.Module, data: Source) -> Rate:
+    """Return the network's accuracy on trusted data; refuse a network that does no better than a guess.
+
+    Raises BadInput where the outputs are not finite, or the upper end of the interval of the accuracy is not above
+    chance (and that of the most common class): the data are then almost surely not prepared as in training.
+    """
+    data = as_data(data)
+    out = logits(model, data)
+    if not torch.isfinite(out).all():
+        raise BadInput("outputs that are NaN or infinite", expected="finite logits", fix="check the weights and inputs")
+    accuracy = Rate(int((out.argmax(1) == data.y).sum()), len(data))
+    chance = 1 / data.num_classes
+    if accuracy.low <= chance:
+        raise BadInput(
+            f"a network that is right on {accuracy.hits} of {accuracy.n} clean samples, no better than chance",
+            expected=f"an accuracy above {chance:.1%} beyond doubt",
+            fix="check that normalisation is in the network (inputs are in [0, 1]), the order of the classes, and that "
+            "there are enough samples",
+        )
+    return accuracy
