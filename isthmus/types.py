@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
@@ -46,6 +47,10 @@ def describe(value: Any) -> str:
     >>> describe(describe), describe(0.5)
     ('isthmus.types.describe', '0.5')
     """
+    if hasattr(value, "sha256"):
+        return f"{type(value).__name__}({value.sha256})"
+    if isinstance(value, Tensor):
+        return hashlib.sha256(repr(value.tolist()).encode()).hexdigest()
     if is_dataclass(value) and not isinstance(value, type):
         shown = [f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value) if f.repr]
         return f"{type(value).__name__}({', '.join(shown)})"

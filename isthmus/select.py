@@ -1,0 +1,99 @@
+"""Which point of a path to trust, from what a defender can see: rules `Path -> t`.
+
+Source: specification, section 6. Zhao et al. report fixed values (0.1 and 0.2) and no rule. A rule receives a path
+measured on bonafide data and nothing else; a choice made with the trigger would be an oracle, and has no place here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from isthmus.metrics import Rate
+from isthmus.path import Path
+from isthmus.types import BadInput
+
+BONAFIDE = "bonafide accuracy"
+"""The metric that rules read: accuracy on bonafide samples that the curve was not trained on."""
+
+
+class Choice(float):
+    """A t that can say why: which rule chose it, for what reason, and whether the samples could tell."""
+
+    rule: str
+    reason: str
+    confident: bool
+
+    def __new__(cls, t: float, *, rule: str, reason: str, confident: bool) -> Choice:
+        """Return the chosen t."""
+        choice = super().__new__(cls, t)
+        choice.rule, choice.reason, choice.confident = rule, reason, confident
+        return choice
+
+
+Rule = Callable[[Path], Choice]
+"""A rule for t: from a path measured on bonafide data to the chosen point."""
+
+
+def fixed(t: float) -> Rule:
+    """Return the rule that always takes t, as the papers do; it claims no confidence.
+
+    The nearest measured point is taken. Raises BadInput where t is outside [0, 1].
+    """
+    if not 0 <= t <= 1:
+        raise BadInput(f"t = {t:g}", expected="0 <= t <= 1", fix="pass a point on the curve")
+
+    def rule(path: Path) -> Choice:
+        nearest = min(path.t, key=lambda each: abs(each - t))
+        reason = f"t = {nearest:g} was fixed beforehand; the samples had no say"
+        return Choice(nearest, rule=f"fixed({t:g})", reason=reason, confident=False)
+
+    return rule
+
+
+def farthest_within(tolerance: float, *, otherwise: float = 0.5) -> Rule:
+    """Return the rule: the t farthest from both ends whose bonafide accuracy is within `tolerance` of the best.
+
+    Far from both ends, because either may be tampered with, and an attacker who foresees the repair can keep the
+    backdoor near the ends but not in the middle (Zhao et al., appendix J). Of two equally far points the more accurate
+    one. Where the samples cannot tell (their interval is wider than the tolerance, or no interior point is within it)
+    the choice is `otherwise`, marked as not confident, with the reason in words.
+
+    Raises BadInput where the path lacks "bonafide accuracy", or the tolerance is not in (0, 1).
+    """
+    if not 0 < tolerance < 1:
+        raise BadInput(f"tolerance {tolerance}", expected="a share in (0, 1)", fix="pass 0.05 for five points")
+
+    def rule(path: Path) -> Choice:
+        name = f"farthest_within({tolerance:g})"
+        values = dict(zip(path.t, path[BONAFIDE], strict=True))
+        best = max(values.values())
+        inner = {t: v for t, v in values.items() if 0 < t < 1 and v >= best - tolerance}
+        doubt = _doubt(best, tolerance, any_left=bool(inner))
+        if doubt:
+            t = min(path.t, key=lambda each: abs(each - otherwise))
+            return Choice(t, rule=name, reason=f"cannot tell: {doubt}; took t = {t:g}, untested", confident=False)
+        t = max(inner, key=lambda each: (round(min(each, 1 - each), 9), inner[each]))
+        reason = (
+            f"t = {t:g} is the farthest point from both ends with an accuracy ({values[t]:.1%}) within "
+            f"{tolerance:.1%} of the best on the path ({best:.1%}), on {_count(best)} held-out bonafide samples"
+        )
+        return Choice(t, rule=name, reason=reason, confident=True)
+
+    return rule
+
+
+def _count(value: float) -> int:
+    return value.n if isinstance(value, Rate) else 0
+
+
+def _doubt(best: float, tolerance: float, *, any_left: bool) -> str:
+    """Say why the samples cannot support a choice; an empty string where they can."""
+    if not isinstance(best, Rate):
+        return "the accuracy came without a count of samples"
+    half = (best.high - best.low) / 2
+    if half > tolerance:
+        return (
+            f"{best.n} held-out samples pin an accuracy down to +-{half:.1%} only, more than the tolerance of "
+            f"{tolerance:.1%}"
+        )
+    return "" if any_left else f"no interior point is within {tolerance:.1%} of the best accuracy, {best:.1%}"
