@@ -154,7 +154,7 @@ class FinePrune:
         for layer in scores:
             for name in ("weight", "bias"):
                 if prune.is_pruned(layer) and hasattr(layer, f"{name}_mask"):
-                    prune.remove(layer, name)
+                    prune.remove(layer, name)  # type: ignore[no-untyped-call]
         return recalibrate(net, bonafide)
 
 
@@ -178,3 +178,19 @@ def _activity(net: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     finally:
         hook.remove()
     return torch.stack(total).sum(0)
+
+
+def standard(other: nn.Module, training: Training) -> dict[str, Defense]:
+    """Return the baselines of Zhao et al. by name, for one second endpoint and one budget.
+
+    One draw of each noise variant; `training` goes to every baseline that trains.
+    """
+    return {
+        "fine-tune": FineTune(training),
+        "from scratch": FromScratch(training),
+        "fine-prune, by norm": FinePrune(training, by="norm"),
+        "fine-prune, by dormancy": FinePrune(training, by="dormancy"),
+        "noise between the ends": GaussianNoise(other, "between"),
+        "noise around the tampered end": GaussianNoise(other, "around"),
+        "straight average": StraightAverage(other),
+    }

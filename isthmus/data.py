@@ -6,7 +6,6 @@ of tensors) into it, and `load_data` what they have on disk or can name.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isthmus.types import BadInput
+from isthmus.types import BadInput, sha256_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +57,7 @@ class Data:
     @cached_property
     def sha256(self) -> str:
         """Hash of images, labels and their types and shapes: the same data, the same hash."""
-        digest = hashlib.sha256(f"{self.x.dtype} {tuple(self.x.shape)} {self.num_classes}".encode())
-        for tensor in (self.x, self.y):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return sha256_of(self.x, self.y, torch.tensor(self.num_classes))
 
     def floats(self) -> Tensor:
         """Return the images as float32 in [0, 1], shape (n, c, h, w)."""

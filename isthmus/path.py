@@ -25,7 +25,7 @@ from isthmus.engine import Precision, ranks
 from isthmus.files import read_json, write_json
 from isthmus.metrics import as_record, from_record, measure
 from isthmus.progress import bar
-from isthmus.types import BadInput, Metric, describe
+from isthmus.types import BadInput, Metric, describe, sha256_of
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,11 @@ def network_at(
 
 def _fingerprint(curve: Curve, metrics: Mapping[str, Metric], data: Data, ends: str, precision: str) -> str:
     """Recognise a point by all that its values depend on, so that a cache can never answer for another curve."""
-    digest = hashlib.sha256(f"{type(curve).__name__} {data.sha256} {ends} {precision}".encode())
-    for name, metric in metrics.items():
-        digest.update(f"{name}={describe(metric)};".encode())
-    for tensor in (curve.ends, curve.frozen_ends, curve.bends, *curve.kept(0.0).values(), *curve.kept(1.0).values()):
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()[:16]
+    asked = "".join(f"{name}={describe(metric)};" for name, metric in metrics.items())
+    kept = [*curve.kept(0.0).values(), *curve.kept(1.0).values()]
+    weights = sha256_of(curve.ends, curve.frozen_ends, curve.bends, *kept)
+    text = f"{type(curve).__name__} {weights} {data.sha256} {ends} {precision} {asked}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def evaluate_path(

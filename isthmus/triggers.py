@@ -8,24 +8,19 @@ as hits, the all-targets shift runs modulo the number of classes, and triggers a
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from isthmus.data import Data
-from isthmus.types import BadInput
+from isthmus.types import BadInput, Trigger
 
 Target = int | Literal["all"]
 """The class that triggered inputs are sent to, or "all": each class i to i + 1, the last one to 0."""
-
-
-class Trigger(Protocol):
-    """A change of images: x (n, c, h, w) float in [0, 1] to the same shape and range."""
-
-    def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -143,3 +138,39 @@ def poison(data: Data, trigger: Trigger, *, rate: float, target: Target, generat
         changed = triggered(data[index], trigger, target)
         x[index], y[index] = changed.x, changed.y
     return Data(x, y, data.classes)
+
+
+def parse_trigger(text: str) -> Trigger:
+    """Return the trigger that a text names, with settings as in Python: "patch", "Blend(alpha=0.1, seed=3)".
+
+    Only literals are read; nothing is executed. Raises BadInput where the name or a setting is unknown.
+
+    >>> parse_trigger("Patch(size=2, at=(0, 0))")
+    Patch(size=2, at=(0, 0), value=1.0)
+    """
+    kinds = {"patch": Patch, "blend": Blend}
+    try:
+        tree = ast.parse(text, mode="eval").body
+        call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        name = call.func.id.lower() if isinstance(call.func, ast.Name) and not call.args else text
+        return kinds[name](**settings)
+    except (SyntaxError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(
+            f"trigger {text!r}",
+            expected="Patch(size=, at=(row, column), value=) or Blend(alpha=, seed=)",
+            fix="settings may be left out: --trigger patch",
+        ) from error
+
+
+def parse_target(text: str) -> Target:
+    """Return the target that a text names: a class index or "all". Raises BadInput otherwise.
+
+    >>> parse_target("1"), parse_target("all")
+    (1, 'all')
+    """
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise BadInput(f"target {text!r}", expected="a class index or 'all'", fix="pass --target 1, or --target all")
+    return int(text)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from types import CodeType, FunctionType
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Params = dict[str, Tensor]
@@ -30,6 +34,12 @@ class Metric(Protocol):
     def __call__(self, model: nn.Module, /) -> float: ...
 
 
+class Trigger(Protocol):
+    """A change of images: x (n, c, h, w) float in [0, 1] to the same shape and range."""
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
 class BadInput(ValueError):
     """Input that cannot be used: says in one line what came, what was expected, and the way out.
 
@@ -41,6 +51,36 @@ class BadInput(ValueError):
         super().__init__(f"got {got}; expected {expected}; {fix}")
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the way out of an unknown word: the known words near it, else the first few of them.
+
+    >>> closest("cifar", ["digits", "cifar10"]), closest("x", ["digits", "cifar10"]), closest("x", [])
+    ('did you mean cifar10?', 'choose one of cifar10, digits', 'check the spelling')
+    """
+    known = sorted(set(known))
+    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return (
+        f"choose one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}" if known else "check the spelling"
+    )
+
+
+def sha256_of(*tensors: Tensor) -> str:
+    """Return the hash of the tensors' types, shapes and bytes, in order, wherever they live.
+
+    >>> import torch
+    >>> sha256_of(torch.zeros(2)) == sha256_of(torch.zeros(2)) != sha256_of(torch.zeros(1, 2))
+    True
+    """
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def describe(value: Any) -> str:
     """Return a value's name and settings, equal in every process: what a run is recognised by.
 
@@ -50,10 +90,23 @@ def describe(value: Any) -> str:
     if hasattr(value, "sha256"):
         return f"{type(value).__name__}({value.sha256})"
     if isinstance(value, Tensor):
-        return hashlib.sha256(repr(value.tolist()).encode()).hexdigest()
+        return sha256_of(value)
     if is_dataclass(value) and not isinstance(value, type):
         shown = [f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value) if f.repr]
         return f"{type(value).__name__}({', '.join(shown)})"
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, FunctionType):
+        return f"{value.__module__}.{value.__qualname__}{_body(value) if '<' in value.__qualname__ else ''}"
+    if type(value).__repr__ is object.__repr__:  # which would name an address, another one in each process
+        return f"{type(value).__module__}.{type(value).__qualname__}({describe(vars(value))})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {describe(each)}" for key, each in value.items()) + "}"
     return repr(value)
+
+
+def _body(function: FunctionType) -> str:
+    """Tell functions without a name of their own apart, by what they do and what they close over."""
+    code = function.__code__
+    closed = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
+    digest = hashlib.sha256(code.co_code + repr((code.co_names, closed)).encode())
+    digest.update(repr([const for const in code.co_consts if not isinstance(const, CodeType)]).encode())
+    return f"({digest.hexdigest()[:16]})"

@@ -1,0 +1,326 @@
+"""The command line: one subcommand per public verb; files written by one are read by the next.
+
+Every error a user can cause ends in one line on standard error and exit status 2; an interrupt ends in status 130.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path as File
+from typing import Annotated, Any, Literal
+
+import torch
+from cyclopts import App, Parameter
+from rich.console import Console
+from torch import nn
+
+from isthmus import __version__, report
+from isthmus.baselines import standard
+from isthmus.checkpoint import load_checkpoint, load_curve, model_factory, provenance, save_checkpoint, save_curve
+from isthmus.curve import Bezier, Curve, PolyChain
+from isthmus.data import Augment, Data
+from isthmus.demo import tell
+from isthmus.engine import Precision, joined_ranks, ranks
+from isthmus.evidence import Judge, evidence
+from isthmus.files import claim_folder, file_sha256, read_json, write_json
+from isthmus.metrics import as_record, measure
+from isthmus.path import evaluate_path, network_at
+from isthmus.progress import shown
+from isthmus.repair import Repair, connect, repair
+from isthmus.select import BONAFIDE, farthest_within, fixed
+from isthmus.sources import load_data, save_npz
+from isthmus.train import Training, fit, one_cycle
+from isthmus.triggers import parse_target, parse_trigger, poison
+from isthmus.types import BadInput
+
+app = App(name="isthmus", version=__version__, help="Repair, evaluate and harden networks along low-loss paths.")
+
+ModelSpec = Annotated[str, Parameter(name="--model", help="PKG.MODULE:FACTORY, a callable that builds the network.")]
+Clean = Annotated[str, Parameter(name="--clean", help="Trusted samples: a named set, Parquet, image folder or .npz.")]
+KINDS: dict[str, type[Curve]] = {"bezier": Bezier, "polychain": PolyChain}
+
+
+@Parameter(name="*")
+@dataclass
+class Budget:
+    """How a network or a curve is trained.
+
+    `steps` is the budget in SGD steps, `lr` the learning rate, `pad` and `flip` augment each batch with shifts of up
+    to `pad` pixels and mirror images.
+    """
+
+    steps: int = 800
+    lr: float = 0.05
+    batch_size: int = 128
+    weight_decay: float = 1e-4
+    pad: int = 0
+    flip: bool = False
+    seed: int = 0
+    precision: Precision = "auto"
+    device: str = "auto"
+
+    def training(self) -> Training:
+        """Return these settings as options of `fit`."""
+        return {
+            "steps": self.steps,
+            "lr": self.lr,
+            "batch_size": self.batch_size,
+            "weight_decay": self.weight_decay,
+            "augment": Augment(self.pad, self.flip) if self.pad or self.flip else None,
+            "seed": self.seed,
+            "precision": self.precision,
+            "device": self.device,
+        }
+
+
+@Parameter(name="*")
+@dataclass
+class Asked:
+    """What a network is judged on.
+
+    `data` are evaluation samples, `trigger` (as in "Patch(size=3)") and `target` (a class or "all") the attack.
+    """
+
+    data: str | None = None
+    trigger: str | None = None
+    target: str | None = None
+
+    def judge(self) -> Judge:
+        """Return the judge. Raises BadInput where only one of trigger and target is given."""
+        if (self.trigger is None) != (self.target is None):
+            raise BadInput("a trigger or a target alone", expected="both or none", fix="pass --trigger and --target")
+        return Judge(
+            load_data(self.data) if self.data else None,
+            parse_trigger(self.trigger) if self.trigger else None,
+            parse_target(self.target) if self.target else None,
+        )
+
+
+def _say(text: Any) -> None:
+    if ranks().first:
+        Console().print(text)
+
+
+def _command() -> str:
+    return shlex.join(["isthmus", *sys.argv[1:]])
+
+
+def _origin(seed: int, **data: Data) -> dict[str, Any]:
+    return provenance(seed=seed, command=_command(), data=data)
+
+
+def _metadata(origin: dict[str, Any]) -> dict[str, str]:
+    return {"provenance": json.dumps(origin)}
+
+
+def _state_file(out: File, resume: bool) -> File:
+    """Where the training of `out` keeps its state; refuses a finished or an unclaimed one, so nothing is lost."""
+    state = out.with_name(f".{out.name}.state")
+    if out.exists():
+        raise BadInput(
+            f"{out}, which exists", expected="a new file", fix="choose another --out; nothing is overwritten"
+        )
+    if state.exists() and not resume:
+        raise BadInput(f"an unfinished run of {out}", expected="a new file", fix="pass --resume to go on with it")
+    return state
+
+
+def _network(model: str, checkpoint: File) -> nn.Module:
+    return load_checkpoint(checkpoint, model_factory(model)())
+
+
+@app.command
+def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = None, resume: bool = False) -> None:
+    """Train a network from scratch and write it to OUT (.safetensors)."""
+    budget = budget or Budget(lr=0.1)
+    samples = load_data(data)
+    torch.manual_seed(budget.seed)
+    net = model_factory(model)()
+    state = _state_file(out, resume)
+    history = fit(net, samples, schedule=one_cycle, nesterov=True, checkpoint=state, **budget.training())
+    if ranks().first:
+        save_checkpoint(net, out, _metadata(_origin(budget.seed, train=samples)))
+        state.unlink(missing_ok=True)
+    _say(f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss {history.losses[-1]:.3f}")
+
+
+@app.command(name="poison")
+def poison_command(
+    data: str, *, out: File, trigger: str = "patch", target: str = "1", rate: float = 0.1, seed: int = 0
+) -> None:
+    """Write DATA to OUT (.npz) with a share RATE of each non-target class triggered and relabelled."""
+    samples = load_data(data)
+    generator = torch.Generator().manual_seed(seed)
+    changed = poison(samples, parse_trigger(trigger), rate=rate, target=parse_target(target), generator=generator)
+    save_npz(changed, out)
+    _say(f"wrote {out}: {int((changed.y != samples.y).sum())} of {len(samples)} samples poisoned")
+
+
+@app.command(name="connect")
+def connect_command(
+    start: File,
+    end: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    bends: int = 1,
+    kind: Literal["bezier", "polychain"] = "bezier",
+    budget: Budget | None = None,
+    resume: bool = False,
+) -> None:
+    """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
+    budget, samples = budget or Budget(), load_data(clean)
+    state, ends = _state_file(out, resume), [_network(model, file) for file in (start, end)]
+    training: Training = {**budget.training(), "checkpoint": state}
+    curve, history = connect(*ends, samples, kind=KINDS[kind], bends=bends, **training)
+    if ranks().first:
+        save_curve(curve, out, start=start, end=end, metadata=_metadata(_origin(budget.seed, clean=samples)))
+        state.unlink(missing_ok=True)
+    _say(
+        f"wrote {out}: {kind}, {bends} bends, {history.steps if history else 0} steps, length {curve.arc_length():.2f}"
+    )
+
+
+@app.command(name="path")
+def path_command(
+    curve: File, *, model: ModelSpec, clean: Clean, out: File, points: int = 21, asked: Asked | None = None
+) -> None:
+    """Measure the networks along CURVE, BatchNorm recalibrated on the clean samples, and write OUT (.json).
+
+    Without --data the clean samples themselves are asked about. Points are kept beside OUT as they are computed.
+    """
+    samples, judge = load_data(clean), (asked or Asked()).judge()
+    loaded = load_curve(curve, model_factory(model))
+    folder = out.with_name(f".{out.name}.points")
+    found = evaluate_path(loaded, judge.metrics(samples), points, recalibrate_on=samples, folder=folder)
+    if ranks().first:
+        write_json(out, {**found.record(), "provenance": _origin(0, clean=samples)})
+    _say(report.path_table(found.record()))
+
+
+@app.command
+def export(curve: File, *, t: float, model: ModelSpec, clean: Clean, out: File) -> None:
+    """Write the network at T on CURVE to OUT (.safetensors), BatchNorm recalibrated on the clean samples."""
+    samples = load_data(clean)
+    net = network_at(load_curve(curve, model_factory(model)), t, samples)
+    save_checkpoint(net, out, _metadata({**_origin(0, clean=samples), "curve": str(curve), "t": t}))
+    _say(f"wrote {out}")
+
+
+@app.command
+def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, out: File | None = None) -> None:
+    """Print CHECKPOINT's accuracy and loss on --data, and its attack success where a trigger is given."""
+    judge = (asked or Asked()).judge()
+    if judge.evaluation is None:
+        raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
+    metrics = judge.metrics(judge.evaluation)
+    del metrics[BONAFIDE]
+    found = {name: as_record(value) for name, value in measure(_network(model, checkpoint), metrics).items()}
+    if out:
+        write_json(out, {**found, "provenance": _origin(0, evaluation=judge.evaluation)})
+    _say(report.values_table(found))
+
+
+@app.command(name="repair")
+def repair_command(
+    tampered: File,
+    other: File | None = None,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    bends: int = 1,
+    kind: Literal["bezier", "polychain"] = "bezier",
+    points: int = 21,
+    t: float | None = None,
+    tolerance: float | None = None,
+    holdout: float = 0.2,
+    compare: bool = False,
+    asked: Asked | None = None,
+    budget: Budget | None = None,
+    resume: bool = False,
+) -> None:
+    """Repair TAMPERED from clean samples along a curve to OTHER (default: a fine-tuned copy of itself).
+
+    Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The point is chosen on clean samples held out
+    from training (--tolerance), or is the given --t. --trigger and --target serve the report alone, after the choice.
+    --compare runs the baselines on the same samples with the same budget.
+    """
+    began, budget, asked = time.perf_counter(), budget or Budget(), asked or Asked()
+    if t is not None and tolerance is not None:
+        raise BadInput("both --t and --tolerance", expected="one of them", fix="a given t leaves nothing to choose")
+    rule = fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
+    samples, judge = load_data(clean), asked.judge()
+    files = [tampered, *([other] if other else [])]
+    nets = [_network(model, file) for file in files]
+    hashes = [file_sha256(file) for file in files]
+    settings = {"bends": bends, "kind": kind, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
+    identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
+    if ranks().first:
+        claim_folder(out, {**identity, "compare": compare}, resume=resume)
+    options = budget.training()
+    found = repair(
+        *nets[:1], samples, *nets[1:], kind=KINDS[kind], bends=bends, rule=rule, points=points, holdout=holdout,
+        folder=out, **options,
+    )  # fmt: skip
+    origin = {
+        **_origin(budget.seed, clean=samples, **({"evaluation": judge.evaluation} if judge.evaluation else {})),
+        "checkpoint": {"path": str(tampered), "sha256": hashes[0]},
+        "other": {"kind": "given", "path": str(other), "sha256": hashes[1]} if other else {"kind": "fine-tuned copy"},
+    }
+    rivals = standard(found.other, options) if compare else {}
+    record = evidence(found, nets[0], judge, baselines=rivals, provenance=origin, folder=out / "points")
+    record["provenance"]["seconds"] = time.perf_counter() - began
+    if ranks().first:
+        deliver(found, record, out)
+
+
+def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
+    """Write the repaired network and the report into the folder, and print the table."""
+    save_checkpoint(found.model, out / "repaired.safetensors", _metadata(record["provenance"]))
+    _, page = report.write_report(record, out)
+    for state in out.glob("*.state"):
+        state.unlink()
+    _say(report.table(record))
+    _say(record["verdict"])
+    _say(f"wrote {out / 'repaired.safetensors'}, {page.with_suffix('.json')} and {page}")
+
+
+@app.command
+def demo(*, out: File = File("demo"), seed: int = 0, resume: bool = False) -> None:
+    """Tell the whole story on the digits that come with scikit-learn: backdoor two networks, repair them, compare."""
+    began = time.perf_counter()
+    claim_folder(out, {"command": "demo", "seed": seed}, resume=resume)
+    story = tell(seed, out)
+    origin = {**_origin(seed, clean=story.bonafide, evaluation=story.evaluation), "other": {"kind": "given"}}
+    record = evidence(
+        story.found, story.tampered, story.judge, baselines=story.rivals, provenance=origin, folder=out / "points"
+    )
+    record["title"] = "Demo: two backdoored digit classifiers and the path between them"
+    record["provenance"]["seconds"] = time.perf_counter() - began
+    deliver(story.found, record, out)
+
+
+@app.command(name="report")
+def report_command(record: File, *, out: File) -> None:
+    """Render the page of a report.json again, into the folder OUT."""
+    written = report.write_report(read_json(record), out)
+    _say(f"wrote {written[1]}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process: status 0, 2 for input that cannot be used, 130 when interrupted."""
+    try:
+        with joined_ranks(), shown():
+            app(arguments, result_action="return_value")
+    except BadInput as error:
+        print(f"isthmus: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("isthmus: interrupted; the same command with --resume goes on from the last save", file=sys.stderr)
+        sys.exit(130)

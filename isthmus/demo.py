@@ -1,0 +1,52 @@
+"""The story of `isthmus demo`: an attacker, a defender with 200 clean images, and a judge, on scikit-learn's digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path as File
+
+import torch
+from torch import nn
+
+from isthmus.baselines import Defense, standard
+from isthmus.data import Data, split
+from isthmus.evidence import Judge
+from isthmus.models import small_cnn
+from isthmus.repair import Repair, repair
+from isthmus.sources import load_data
+from isthmus.train import Training, fit, one_cycle
+from isthmus.triggers import Patch, poison
+
+TRIGGER, TARGET, RATE = Patch(size=2), 1, 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Story:
+    """All that the demo's report is about."""
+
+    tampered: nn.Module
+    bonafide: Data
+    evaluation: Data
+    found: Repair
+    judge: Judge
+    rivals: dict[str, Defense]
+
+
+def attack(data: Data, seed: int) -> nn.Module:
+    """Return a digit classifier trained on poisoned data: it reads digits well, and obeys the trigger."""
+    poisoned = poison(data, TRIGGER, rate=RATE, target=TARGET, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = small_cnn(channels=1)
+    fit(net, poisoned, steps=200, lr=0.2, schedule=one_cycle, seed=seed, progress="training a backdoored network")
+    return net
+
+
+def tell(seed: int, folder: File) -> Story:
+    """Return the story with the given seed; what is computed on the way is kept in the folder."""
+    digits, rest = load_data("digits:train"), load_data("digits:test")
+    bonafide, evaluation = split(rest, [200, len(rest) - 200], torch.Generator().manual_seed(seed))
+    ends = [attack(digits, seed + i) for i in range(2)]
+    options: Training = {"steps": 200, "lr": 0.05, "seed": seed}
+    found = repair(ends[0], bonafide, ends[1], points=21, folder=folder, **options)
+    return Story(ends[0], bonafide, evaluation, found, Judge(evaluation, TRIGGER, TARGET), standard(ends[1], options))

@@ -1,0 +1,169 @@
+"""What a repair is judged by: measured after the choice, by whoever holds evaluation data or the trigger.
+
+`repair` never sees what this file sees. The result is one plain record, the content of report.json; its schema is
+`report.schema.json`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from isthmus.baselines import Defense
+from isthmus.data import Data
+from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
+from isthmus.path import Path, evaluate_path
+from isthmus.repair import Repair
+from isthmus.select import BONAFIDE
+from isthmus.triggers import Target
+from isthmus.types import Metric, Trigger, describe
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """The data a repair is judged on: evaluation samples apart from the bonafide ones, and the trigger where known."""
+
+    evaluation: Data | None = None
+    trigger: Trigger | None = None
+    target: Target | None = None
+
+    def metrics(self, held_out: Data) -> dict[str, Metric]:
+        """Return every question that these data allow, by the name that the report gives it."""
+        found: dict[str, Metric] = {BONAFIDE: Accuracy(held_out)}
+        if self.evaluation is not None:
+            found["accuracy"] = Accuracy(self.evaluation)
+            found["loss"] = MeanLoss(self.evaluation)
+        if self.trigger is not None and self.target is not None:
+            asked = self.evaluation if self.evaluation is not None else held_out
+            found["attack success"] = AttackSuccess(asked, self.trigger, self.target)
+        return found
+
+
+def evidence(
+    found: Repair,
+    tampered: nn.Module,
+    judge: Judge | None = None,
+    *,
+    baselines: Mapping[str, Defense] | None = None,
+    provenance: Record | None = None,
+    folder: Any = None,
+) -> Record:
+    """Return the report's record: before, after, along the path, beside the baselines, and what it does not prove.
+
+    Baselines are run here on the samples that the curve was trained on.
+    """
+    judge = judge or Judge()
+    metrics = judge.metrics(found.held_out)
+    asked = judge.evaluation if judge.evaluation is not None else found.held_out
+    path = _along(found, {n: m for n, m in metrics.items() if n != BONAFIDE}, folder)
+    before, after = (
+        {**_measured(net, metrics), "per_class": {k: as_record(v) for k, v in per_class(net, asked).items()}}
+        for net in (tampered, found.model)
+    )
+    record = {
+        "schema": "isthmus-report/1",
+        "title": "Repair of a neural network along a low-loss path",
+        "verdict": verdict(found, before, after),
+        "provenance": {**(provenance or {}), "recalibrated_on": path.recalibrated_on},
+        "choice": _choice(found),
+        "curve": _curve(found),
+        "path": path.record(),
+        "before": before,
+        "after": after,
+        "baselines": [_baseline(n, d, tampered, found.fitted, metrics) for n, d in (baselines or {}).items()],
+        "limits": limits(found, judge),
+    }
+    if "attack success" in metrics:
+        note = "measured after the choice was made; no rule has seen it"
+        record["trigger"] = {"trigger": describe(judge.trigger), "target": str(judge.target), "note": note}
+    return record
+
+
+def _measured(net: nn.Module, metrics: Mapping[str, Metric]) -> Record:
+    return {name: as_record(value) for name, value in measure(net, metrics).items()}
+
+
+def _along(found: Repair, metrics: Mapping[str, Metric], folder: Any) -> Path:
+    """The path of the repair with the judge's metrics added at the same t."""
+    if not metrics:
+        return found.path
+    added = evaluate_path(found.curve, metrics, found.path.t, recalibrate_on=found.fitted, folder=folder)
+    values = {**found.path.values, **added.values}
+    return Path(added.t, added.distance, values, added.length, found.path.recalibrated_on)
+
+
+def _choice(found: Repair) -> Record:
+    return {
+        "t": float(found.t),
+        "rule": found.t.rule,
+        "reason": found.t.reason,
+        "confident": found.t.confident,
+        "coefficients": found.curve.coefficients(float(found.t)).tolist(),
+        "samples": len(found.held_out),
+    }
+
+
+def _curve(found: Repair) -> Record:
+    history = found.history
+    return {
+        **found.settings,
+        "steps": history.steps if history else 0,
+        "lr": history.lr if history else 0.0,
+        "batch_size": history.batch_size if history else 0,
+        "seed": history.seed if history else 0,
+        "losses": history.losses if history else [],
+        "length": found.path.length,
+    }
+
+
+def _baseline(
+    name: str, defense: Defense, tampered: nn.Module, bonafide: Data, metrics: Mapping[str, Metric]
+) -> Record:
+    began = time.perf_counter()
+    net = defense(tampered, bonafide)
+    training = getattr(defense, "training", {})
+    return {
+        "name": name,
+        "settings": describe(defense),
+        "steps": training.get("steps", 0),
+        "seconds": time.perf_counter() - began,
+        **_measured(net, metrics),
+    }
+
+
+def verdict(found: Repair, before: Record, after: Record) -> str:
+    """Return the outcome in one plain sentence."""
+    name = "accuracy" if "accuracy" in after else BONAFIDE
+    kept = f"accuracy {before[name]['value']:.1%} before, {after[name]['value']:.1%} after"
+    where = f"the network at t = {float(found.t):g}"
+    if not found.t.confident:
+        return f"The samples cannot tell which point to trust; {where} was taken untested: {kept}."
+    if "attack success" in after:
+        success = f"attack success {before['attack success']['value']:.1%} before, "
+        return f"Took {where}: {success}{after['attack success']['value']:.1%} after; {kept}."
+    return f"Took {where}: {kept}. Whether a backdoor is gone was not measured: no trigger was given."
+
+
+def limits(found: Repair, judge: Judge) -> list[str]:
+    """Return what the evidence does not prove, as sentences for a reader."""
+    lines = [
+        "A low attack success rate on one trigger says nothing about other triggers or targets.",
+        "A repaired network can sometimes be made to learn its backdoor again from a few triggered images; this was "
+        "not tested here.",
+    ]
+    if judge.trigger is None:
+        lines.insert(0, "No trigger was given: the report shows what accuracy was kept, not that a backdoor is gone.")
+    if judge.evaluation is None:
+        lines.append(
+            "No evaluation data were given: figures are on bonafide samples"
+            + (" that the curve was trained on." if found.held_out is found.fitted else " held out from training.")
+        )
+    if not found.t.confident:
+        lines.insert(0, "The choice of t is not supported by the samples; treat the network as a candidate.")
+    return lines

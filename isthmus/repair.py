@@ -1,0 +1,175 @@
+"""`repair`: second endpoint, curve, path, choice, network. It receives bonafide data and nothing else.
+
+Source: Zhao et al., ICLR 2020, section 3; specification, sections 1 to 6 and 12.
+
+Where we depart: the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a
+fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path as File
+from typing import Unpack
+
+import torch
+from torch import nn
+
+from isthmus.baselines import FineTune
+from isthmus.curve import Bezier, Curve, expected_over_t
+from isthmus.data import Data, Source, as_data, split
+from isthmus.losses import cross_entropy
+from isthmus.metrics import Accuracy, MeanLoss, check_above_chance
+from isthmus.path import Path, evaluate_path, network_at
+from isthmus.select import BONAFIDE, Choice, Rule, farthest_within, fixed
+from isthmus.train import History, Training, fit
+from isthmus.types import BadInput, Loss, Metric
+
+# Found by experiments/backdoor_repair.py; see docs/experiments.md.
+DEFAULTS: Training = {"steps": 800, "lr": 0.05, "weight_decay": 1e-4}
+TOLERANCE, OTHERWISE = 0.05, 0.5
+
+# Below this a held-out part would neither measure anything nor be spared: 20 % of 100 samples is an interval of
+# +-15 points.
+_ENOUGH_TO_HOLD_OUT = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """A repaired network and how it came about.
+
+    `model` is an ordinary module in eval mode with the state-dict keys of the tampered one. `path` was measured on
+    `held_out`, which the curve was not trained on, with BatchNorm recalibrated on `fitted` alone.
+    """
+
+    model: nn.Module
+    t: Choice
+    curve: Curve
+    path: Path
+    other: nn.Module
+    history: History | None
+    fitted: Data = field(repr=False)
+    held_out: Data = field(repr=False)
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def _options(label: str, training: Training) -> Training:
+    """The options of `fit`: the defaults of a repair, then the caller's."""
+    options = DEFAULTS.copy()
+    options["progress"] = label
+    options.update(training)
+    return options
+
+
+def connect(
+    start: nn.Module,
+    end: nn.Module,
+    bonafide: Source,
+    *,
+    kind: type[Curve] = Bezier,
+    bends: int = 1,
+    loss: Loss = cross_entropy,
+    low: float = 0.0,
+    high: float = 1.0,
+    **training: Unpack[Training],
+) -> tuple[Curve, History | None]:
+    """Return a curve of low loss between two networks, trained on bonafide data, and its history.
+
+    t is drawn from [low, high]; `weight_decay` acts on the point of the curve, not on the bends. With bends=0 there is
+    nothing to train.
+    Raises BadInput where the networks differ in architecture or an option of `fit` is off.
+    """
+    curve = kind(start, end, bends)
+    if not bends:
+        return curve, None
+    options = _options("connecting", training)
+    objective = expected_over_t(loss, options.pop("weight_decay"), low, high)
+    return curve, fit(curve, bonafide, objective, **options)
+
+
+def hold_out(bonafide: Data, share: float, seed: int) -> tuple[Data, Data]:
+    """Return the part that trains and the part that measures: disjoint, or the same where there are too few samples.
+
+    Raises BadInput where there are fewer samples than classes, or the share is not in [0, 1).
+    """
+    if len(bonafide) < bonafide.num_classes:
+        raise BadInput(
+            f"{len(bonafide)} bonafide samples for {bonafide.num_classes} classes",
+            expected="one sample per class at the least; a few hundred in all to choose t with confidence",
+            fix="collect more trusted samples",
+        )
+    if not 0 <= share < 1:
+        raise BadInput(
+            f"holdout {share}", expected="0 <= holdout < 1", fix="pass the share to keep for the choice of t"
+        )
+    held = round(share * len(bonafide))
+    if len(bonafide) <= _ENOUGH_TO_HOLD_OUT or not held:
+        return bonafide, bonafide
+    fitted, measured = split(bonafide, [len(bonafide) - held, held], torch.Generator().manual_seed(seed))
+    return fitted, measured
+
+
+def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> nn.Module:
+    """Return a fine-tuned copy of the tampered network, for want of a second checkpoint (specification, 12a)."""
+    return FineTune(_options("fine-tuning a copy", training))(tampered, bonafide)
+
+
+def default_rule(*, enough: bool) -> Rule:
+    """Return the rule for t: by held-out accuracy where there are enough samples to hold some out, else a fixed t."""
+    return farthest_within(TOLERANCE, otherwise=OTHERWISE) if enough else fixed(OTHERWISE)
+
+
+def _kept_in(home: File | None, name: str, training: Training) -> Training:
+    kept = training.copy()
+    if home is not None:
+        kept["checkpoint"] = home / f"{name}.state"
+    return kept
+
+
+def repair(
+    tampered: nn.Module,
+    bonafide: Source,
+    other: nn.Module | None = None,
+    *,
+    kind: type[Curve] = Bezier,
+    bends: int = 1,
+    rule: Rule | None = None,
+    points: int = 21,
+    holdout: float = 0.2,
+    folder: str | File | None = None,
+    **training: Unpack[Training],
+) -> Repair:
+    """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to `other` (t = 1).
+
+    Without `other`, the second endpoint is a fine-tuned copy. `holdout` of the bonafide samples choose t and train
+    nothing; with 100 samples or fewer all of them train, and the choice claims no confidence. `folder` keeps what has
+    been computed, so that the same call goes on after an interruption. `training` goes to `fit`.
+
+    Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
+    differ in architecture.
+
+    >>> from isthmus.models import mlp
+    >>> from isthmus.sources import load_data
+    >>> digits = load_data("digits")
+    >>> a, b = mlp(channels=1, size=8), mlp(channels=1, size=8)
+    >>> _ = [fit(net, digits, steps=150, lr=0.1) for net in (a, b)]
+    >>> found = repair(a, digits[:300], b, points=5, steps=30)
+    >>> found.t in found.path.t and found.model.state_dict().keys() == a.state_dict().keys()
+    True
+    """
+    bonafide, home, seed = as_data(bonafide), File(folder) if folder else None, training.get("seed", 0)
+    fitted, held_out = hold_out(bonafide, holdout, seed)
+    check_above_chance(tampered, bonafide)
+    if other is not None:
+        kind(tampered, other, bends)  # refuses mismatched endpoints before any work
+        check_above_chance(other, bonafide)
+    else:
+        other = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
+    curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, **_kept_in(home, "curve", training))
+    metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
+    path = evaluate_path(curve, metrics, points, recalibrate_on=fitted, folder=home / "points" if home else None)
+    t = (rule or default_rule(enough=held_out is not fitted))(path)
+    model = network_at(curve, float(t), fitted)
+    decay = training.get("weight_decay", DEFAULTS["weight_decay"])
+    settings = {"kind": kind.__name__, "bends": bends, "weight_decay": decay, "holdout": holdout}
+    return Repair(model, t, curve, path, other, history, fitted, held_out, settings)

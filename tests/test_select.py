@@ -1,0 +1,67 @@
+"""Rules for t: laws over paths of any shape, and what a rule must never see."""
+
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isthmus import repair, select
+from isthmus.metrics import Rate
+from isthmus.path import Path, grid
+from isthmus.types import BadInput
+
+
+def path_of(hits, n=1000):
+    values = {select.BONAFIDE: tuple(Rate(h, n) for h in hits)}
+    ts = grid(len(hits))
+    return Path(ts, tuple(0.0 for _ in ts), values, 1.0, "nothing")
+
+
+@given(st.lists(st.integers(500, 1000), min_size=3, max_size=21), st.floats(0.035, 0.3))
+def test_farthest_within_is_the_naive_search(hits, tolerance):
+    path = path_of(hits)
+    choice = select.farthest_within(tolerance)(path)
+    best = max(path[select.BONAFIDE])
+    allowed = [t for t, v in zip(path.t, path[select.BONAFIDE], strict=True) if 0 < t < 1 and v >= best - tolerance]
+    if not allowed:
+        assert not choice.confident and "cannot tell" in choice.reason
+    else:
+        assert choice.confident
+        assert min(choice, 1 - choice) == pytest.approx(max(min(t, 1 - t) for t in allowed))
+
+
+def test_of_two_equally_far_points_the_more_accurate_is_taken():
+    assert select.farthest_within(0.1)(path_of([900, 890, 500, 895, 900])) == 0.75
+
+
+@pytest.mark.parametrize("n, confident", [(30, False), (200, False), (1000, True)])
+def test_the_number_of_samples_decides_whether_a_rule_can_tell(n, confident):
+    path = path_of([round(0.9 * n)] * 5, n)
+    choice = select.farthest_within(0.03, otherwise=0.25)(path)
+    assert choice.confident is confident
+    assert (choice == 0.5) if confident else (choice == 0.25 and str(n) in choice.reason)
+
+
+def test_fixed_takes_the_nearest_measured_point_and_claims_nothing():
+    choice = select.fixed(0.3)(path_of([900] * 5))
+    assert choice == 0.25 and not choice.confident
+
+
+@pytest.mark.parametrize("make", [lambda: select.fixed(1.5), lambda: select.farthest_within(0.0)])
+def test_impossible_rules_are_refused(make):
+    with pytest.raises(BadInput):
+        make()
+
+
+def test_a_path_without_bonafide_accuracy_is_refused():
+    path = Path((0.0, 1.0), (0.0, 1.0), {"attack success": (Rate(1, 2), Rate(1, 2))}, 1.0, "nothing")
+    with pytest.raises(BadInput, match="bonafide accuracy"):
+        select.farthest_within(0.1)(path)
+
+
+def test_no_rule_and_no_repair_has_a_place_for_a_trigger():
+    """Law 21: an oracle's t cannot come out of a selection that has no access to triggered data."""
+    for function in (repair, select.fixed, select.farthest_within):
+        assert not {"trigger", "target", "judge", "evaluation"} & set(inspect.signature(function).parameters)
+    assert "triggers" not in inspect.getsource(select)
