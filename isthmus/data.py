@@ -38,6 +38,9 @@ class Data:
     def __post_init__(self) -> None:
         names = [str(i) for i in range(self.classes)] if isinstance(self.classes, int) else self.classes
         object.__setattr__(self, "classes", tuple(names))
+        for name, value in (("x", self.x), ("y", self.y)):
+            if not isinstance(value, Tensor):
+                raise BadInput(f"{name} of type {type(value).__name__}", expected="a tensor", fix="use as_data((x, y))")
         _check_images(self.x)
         _check_labels(self.y, len(self.x), self.num_classes)
         object.__setattr__(self, "y", self.y.long())
@@ -64,7 +67,11 @@ class Data:
         return self.x.float() / 255 if self.x.dtype == torch.uint8 else self.x.float()
 
     def with_floats(self, x: Tensor, y: Tensor | None = None) -> Data:
-        """Return data of the same kind (uint8 stays uint8) with new images, given as floats, and new labels."""
+        """Return data of the same kind (uint8 stays uint8) with new images, given as floats, and new labels.
+
+        Raises BadInput where the images leave [0, 1].
+        """
+        _check_images(x)  # before the rounding to bytes, which would wrap around
         x = (x * 255).round().to(torch.uint8) if self.x.dtype == torch.uint8 else x.to(self.x.dtype)
         return Data(x, self.y if y is None else y, self.classes)
 
@@ -95,9 +102,9 @@ def _check_images(x: Tensor) -> None:
 def _check_labels(y: Tensor, samples: int, classes: int) -> None:
     if y.ndim != 1 or len(y) != samples:
         raise BadInput(f"labels of shape {tuple(y.shape)}", expected=f"shape ({samples},)", fix="one label a sample")
-    if y.is_floating_point() and not bool((y == y.round()).all()):
+    if y.is_complex() or (y.is_floating_point() and not bool((y == y.long()).all())):  # also NaN and infinity
         raise BadInput("labels that are not whole numbers", expected="class indices", fix="pass int64 labels")
-    low, high = int(y.min()), int(y.max())
+    low, high = int(y.long().min()), int(y.long().max())
     if low < 0 or high >= classes:
         raise BadInput(
             f"labels from {low} to {high}",
@@ -106,18 +113,31 @@ def _check_labels(y: Tensor, samples: int, classes: int) -> None:
         )
 
 
+def _as_image(x: Any) -> Tensor:
+    """Return what is no tensor yet as one: a PIL image, (h, w) or (h, w, c), gets its channels first; else as it is."""
+    array = np.array(x)
+    if hasattr(x, "getbands"):  # what makes it a PIL image, without importing PIL
+        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return torch.as_tensor(array)
+
+
 def _gather(items: Iterable[Any]) -> tuple[Tensor, Tensor]:
     """Collect (x, y) pairs, single samples or whole batches, until they end."""
-    if hasattr(items, "__getitem__") and hasattr(items, "__len__"):  # a map-style dataset need not end by itself
-        items = (items[i] for i in range(len(items)))  # type: ignore[arg-type]
+    mapped: Any = items if hasattr(items, "__getitem__") and hasattr(items, "__len__") else None
     xs, ys = [], []
-    for x, y in items:
-        x, y = torch.as_tensor(np.asarray(x)) if not isinstance(x, Tensor) else x, torch.as_tensor(y)
+    # A map-style dataset need not end by itself.
+    for x, y in items if mapped is None else (mapped[i] for i in range(len(mapped))):
+        x, y = x if isinstance(x, Tensor) else _as_image(x), torch.as_tensor(y)
         xs.append(x if x.ndim == 4 else x[None])
         ys.append(y.reshape(-1))
     if not xs:
         raise BadInput("an empty data set", expected="pairs (x, y)", fix="check the path or the split")
     return torch.cat(xs), torch.cat(ys)
+
+
+def _count(y: Tensor) -> int:
+    """Return how many classes the labels need, 1 or more, whatever they are: to refuse them is up to Data."""
+    return max(1, int(y.long().max()) + 1) if y.numel() and not y.is_complex() else 1
 
 
 def as_data(source: Source, classes: Sequence[str] | int | None = None) -> Data:
@@ -131,19 +151,21 @@ def as_data(source: Source, classes: Sequence[str] | int | None = None) -> Data:
     """
     if isinstance(source, Data):
         return source
-    if isinstance(source, tuple):
-        x, y = (torch.as_tensor(part) for part in source)
-    else:
-        try:
-            x, y = _gather(source)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise BadInput(
-                f"a {type(source).__name__} that does not yield images with labels ({error})",
-                expected="pairs (x, y) of one image shape",
-                fix="pass Data(x, y, classes), or a Dataset or DataLoader of (tensor, int)",
-            ) from error
-    named = getattr(getattr(source, "dataset", source), "classes", None)
-    return Data(x, y, classes or named or int(y.max()) + 1)
+    try:
+        x, y = (torch.as_tensor(part) for part in source) if isinstance(source, tuple) else _gather(source)
+    except BadInput:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"a {type(source).__name__} that does not yield images with labels ({str(error).partition(chr(10))[0]})",
+            expected="pairs (x, y) of one image shape",
+            fix="pass Data(x, y, classes), or a Dataset or DataLoader of (tensor, int)",
+        ) from error
+    held: Any = source
+    while hasattr(held, "dataset"):  # a DataLoader of a Subset of a set that knows its classes
+        held = held.dataset
+    known = (classes, getattr(held, "classes", None), _count(y))
+    return Data(x, y, next(each for each in known if each is not None))
 
 
 def split(data: Data, sizes: Sequence[int], generator: torch.Generator) -> list[Data]:
