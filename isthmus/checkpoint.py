@@ -1,0 +1,719 @@
+"""Checkpoints in and out: what a file holds is read as tensors and never run.
+
+Networks are written as safetensors, with their origin in the file's metadata. They are read from safetensors, or from
+torch's own files as far as these hold tensors alone (`weights_only=True`). Everything that can be wrong with a file is
+found before one weight of a network changes. The only code that is ever called is the user's own: `model_factory`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import pickle
+import platform
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, Literal, Protocol, TypeVar, overload
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from isthmus.files import file_sha256, write_atomically
+from isthmus.types import BadInput, Params, closest
+
+M = TypeVar("M", bound=nn.Module)
+
+# Where training scripts put the state dict, the most common first; the averaged weights only where nothing else is.
+_NESTS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module", "model_state"),
+    *("model_weights", "state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema"),
+)
+_BENDS = "bends."
+
+
+class HashedData(Protocol):
+    """What `provenance` asks of a data set; `isthmus.data.Data` is one."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content."""
+
+    @property
+    def classes(self) -> Any:
+        """The names of the classes."""
+
+    def __len__(self) -> int: ...
+
+
+# ---- reading
+
+
+def _some(names: Iterable[str], limit: int = 3) -> str:
+    """Return the first few names and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file that is there, readable, and not empty."""
+    expected = "a checkpoint file"
+    if path.is_dir():
+        inside = [file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pt", ".pth", ".bin")]
+        fix = f"name the file inside it: {_some(inside)}" if inside else "name the file"
+        raise BadInput(f"{path}, a folder", expected=expected, fix=fix)
+    if not path.exists():
+        around = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise BadInput(f"{path}, which does not exist", expected=expected, fix=closest(path.name, around))
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise BadInput(f"{path}, which cannot be read ({error})", expected=expected, fix="check its rights") from error
+    if not head:
+        raise BadInput(f"{path}, which is empty (0 bytes)", expected=expected, fix="copy or download it again")
+    return head
+
+
+def _format(path: Path) -> Literal["safetensors", "torch"]:
+    """Tell by its first bytes, whatever its name, how a file is to be read."""
+    head = _head(path)
+    if head[8:9] == b"{":  # first: the length of the header, eight bytes, may begin like a zip or a pickle
+        return "safetensors"
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return "torch"
+    if head.startswith(b"version https://git-lfs"):
+        what, fix = "the Git LFS pointer to a file", "fetch the file itself: git lfs pull"
+    elif head.lstrip().startswith(b"<"):
+        what, fix = "a web page and no checkpoint", "the download went wrong: open the address and save the file"
+    else:
+        what, fix = "neither safetensors nor a torch file", "check the path, or copy it again"
+    raise BadInput(f"{path}, {what}", expected="safetensors, or a state dict saved by torch", fix=fix)
+
+
+def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"{path}, safetensors that are cut short or damaged ({_first_line(error)})",
+            expected="a whole file",
+            fix="copy or download it again",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _refusal(path: Path, error: Exception) -> BadInput:
+    """Say why torch did not read the file as tensors alone."""
+    harmless = "no code was run; have model.state_dict() saved alone, best as safetensors"
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named and named[1].startswith("torch.nn."):
+        got = f"{path}, a whole pickled network ({named[1]}), which only running its code could load"
+        return BadInput(got, expected="a state dict", fix=f"it was refused, {harmless}")
+    if named:
+        got = f"{path}, a pickle with code in it: loading it would call {named[1]}"
+        return BadInput(got, expected="tensors and nothing that runs", fix=f"it was refused, {harmless}")
+    if "TorchScript" in str(error):
+        return BadInput(f"{path}, a TorchScript archive, which is code", expected="a state dict", fix=harmless)
+    if isinstance(error, pickle.UnpicklingError):
+        got = f"{path}, a pickle that holds more than tensors, or is damaged"
+        return BadInput(got, expected="a state dict saved by torch", fix=f"it was refused, {harmless}")
+    return BadInput(
+        f"{path}, a torch file that is cut short or damaged ({_first_line(error)})",
+        expected="a whole file",
+        fix="copy or download it again",
+    )
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what an unpickler raises on a file that is cut short or made to harm is open-ended
+        raise _refusal(path, error) from error
+
+
+def _is_state(found: Any) -> bool:
+    return isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values())
+
+
+def _states(found: Any, depth: int = 4) -> list[tuple[str, Mapping[Any, Any]]]:
+    """Return the state dicts, by name, among what a training script saved: one that is nested, or itself, or several.
+
+    The depth is limited: a file made to harm may hold a mapping that holds itself.
+    """
+    if not isinstance(found, Mapping) or not depth:
+        return []
+    for name in _NESTS:
+        inner = _states(found.get(name), depth - 1)
+        if inner:
+            return inner
+    if _is_state(found):
+        return [("", found)]
+    return [(str(name), value) for name, value in found.items() if _is_state(value)]
+
+
+def _state_in(found: Any, path: Path) -> Params:
+    """Return the one state dict among what a training script saved."""
+    states = _states(found)
+    if not states:
+        held = f"entries {_some(map(str, found))}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        raise BadInput(f"{path}, which holds {held}", expected="a state dict", fix="save model.state_dict()")
+    if len(states) > 1:
+        raise BadInput(
+            f"{path}, which holds {len(states)} sets of weights ({_some(name for name, _ in states)})",
+            expected="the state dict of one network",
+            fix="save the one that is meant on its own",
+        )
+    return dict(states[0][1])
+
+
+def _check_entries(state: Mapping[Any, Any], path: Path | str) -> None:
+    """Refuse what is no ordinary tensor under a name."""
+    for name, value in state.items():
+        if not (
+            isinstance(name, str)
+            and isinstance(value, Tensor)
+            and (value.layout, value.is_quantized, value.is_meta) == (torch.strided, False, False)
+        ):
+            kind = f"{value.layout} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise BadInput(
+                f"{path}, where {name!r} is no ordinary tensor ({kind})",
+                expected="dense tensors by name",
+                fix="save the state dict of an ordinary, dense, unquantised network",
+            )
+
+
+def _read(path: Path) -> tuple[Params, dict[str, str]]:
+    """Return the tensors under the names they have in the file, and its metadata."""
+    if _format(path) == "safetensors":
+        state, metadata = _read_safetensors(path)
+    else:
+        state, metadata = _state_in(_read_torch(path), path), {}
+    _check_entries(state, path)
+    return {name: value.detach() for name, value in state.items()}, metadata
+
+
+def _without(part: str, state: Params) -> Params:
+    """Drop a part of the names wherever it stands, unless that would make two names one."""
+    renamed = {".".join(p for p in name.split(".") if p != part): value for name, value in state.items()}
+    return renamed if len(renamed) == len(state) and "" not in renamed else state
+
+
+def _shared_part(state: Params) -> str | None:
+    """Return the first part of all names where it is one and the same (`module`, `model`), else None."""
+    first = {name.partition(".")[0] for name in state}
+    return first.pop() if len(first) == 1 and all("." in name for name in state) else None
+
+
+def _without_first(state: Params) -> Params:
+    return {name.partition(".")[2]: value for name, value in state.items()}
+
+
+def _unwrapped(state: Params) -> Params:
+    """Drop what torch.compile and DataParallel put before the names, and the counter of an averaged model."""
+    state = _without("_orig_mod", state)
+    if _shared_part({n: v for n, v in state.items() if n != "n_averaged"}) == "module":
+        state = {n: v for n, v in state.items() if n != "n_averaged"}
+    while _shared_part(state) == "module":
+        state = _without_first(state)
+    return state
+
+
+def read_checkpoint(path: Path | str) -> tuple[Params, dict[str, str]]:
+    """Return a file's state dict, on the CPU, and its metadata (that of torch files is empty). No code in it is run.
+
+    Nested layouts (`state_dict`, `model`, `net`, ...) and the prefixes `module.` and `_orig_mod.` are unwrapped.
+    Raises BadInput where the file is missing, empty, a folder, cut short, a web page, or anything but tensors.
+    """
+    state, metadata = _read(Path(path))
+    return _unwrapped(state), metadata
+
+
+# ---- into a network
+
+
+def _renamings(state: Params) -> Iterator[Params]:
+    """Yield the state under its own names, then with less and less before, and at last between, the names."""
+    yield state
+    for shorter in (_unwrapped(state), _without("module", _unwrapped(state))):
+        yield shorter
+        while _shared_part(shorter):
+            shorter = _without_first(shorter)
+            yield shorter
+
+
+def _twins(module: nn.Module) -> dict[str, list[str]]:
+    """Return, for every state-dict key, all keys of the same tensor."""
+    owners: dict[int, list[str]] = {}
+    held = module.state_dict(keep_vars=True)
+    for name, tensor in held.items():
+        owners.setdefault(id(tensor), []).append(name)
+    return {name: owners[id(tensor)] for name, tensor in held.items()}
+
+
+def _check_keys(path: Path, state: Params, module: nn.Module, wanted: Params) -> None:
+    twins = _twins(module)
+    # Files older than torch 0.4.1 do not count the batches of BatchNorm, and of tied weights any one name will do.
+    missing = [
+        name
+        for name in wanted
+        if name.rpartition(".")[2] != "num_batches_tracked" and not any(twin in state for twin in twins[name])
+    ]
+    extra = state.keys() - wanted.keys()
+    if missing or extra:
+        lacks = f"lacks {len(missing)} of them ({_some(missing)})" if missing else ""
+        has = f"has {len(extra)} others ({_some(extra)})" if extra else ""
+        raise BadInput(
+            f"{path}, which {' and '.join(filter(None, [lacks, has]))}",
+            expected=f"the {len(wanted)} keys of {type(module).__name__}",
+            fix="pass the factory of the network that was saved, with its depth, width and classes",
+        )
+    for name, twin in ((name, twins[name][0]) for name in state):
+        if twin != name and twin in state and not torch.equal(state[name], state[twin]):
+            raise BadInput(
+                f"{path}, where {twin} and {name} differ",
+                expected=f"one value: {type(module).__name__} ties them",
+                fix="pass a factory that does not tie them",
+            )
+
+
+def _check_shapes(path: Path, state: Params, wanted: Params) -> None:
+    differing = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    if differing:
+        shown = [f"{n} {tuple(state[n].shape)} instead of {tuple(wanted[n].shape)}" for n in differing]
+        raise BadInput(
+            f"{path}, where {len(differing)} tensors have another shape: {_some(shown)}",
+            expected="the shapes of the network",
+            fix="pass the factory of the network that was saved, with its width and its number of classes",
+        )
+
+
+def _number(dtype: torch.dtype) -> str:
+    """Return the kind of number, within which a type may change without a change of meaning."""
+    if dtype == torch.bool:
+        return "truth value"
+    return "complex" if dtype.is_complex else "float" if dtype.is_floating_point else "integer"
+
+
+def _cast(path: Path, name: str, value: Tensor, target: Tensor) -> Tensor:
+    """Return the value in the type of the network's tensor. Raises BadInput where that would change what it means."""
+    if _number(value.dtype) != _number(target.dtype):
+        raise BadInput(
+            f"{path}, where {name} is of type {value.dtype}",
+            expected=f"{target.dtype}, or another {_number(target.dtype)} type",
+            fix="check that file and factory are of one network",
+        )
+    cast = value.to(target.dtype)
+    if not cast.is_floating_point() and not torch.equal(cast.to(value.dtype), value):
+        raise BadInput(
+            f"{path}, where {name} holds numbers beyond {target.dtype}",
+            expected="numbers that the network can hold",
+            fix="check that file and factory are of one network",
+        )
+    return cast
+
+
+def _is_finite(value: Tensor, target: Tensor) -> bool:
+    """Whether all numbers are finite, or infinite where the new network has the same (a mask of an attention)."""
+    value = value.float() if value.is_floating_point() and value.element_size() == 1 else value  # 8-bit floats
+    odd = ~torch.isfinite(value)
+    return not odd.any() or bool((value[odd] == target.detach().to(value)[odd]).all())
+
+
+def _checked(path: Path, state: Params, module: nn.Module) -> Params:
+    """Return the tensors, named and typed as the module's; raise BadInput at whatever does not fit."""
+    wanted: Params = module.state_dict()
+    _check_entries(wanted, type(module).__name__)
+    state = max(_renamings(state), key=lambda renamed: len(renamed.keys() & wanted.keys()))  # the first of the best
+    _check_keys(path, state, module, wanted)
+    _check_shapes(path, state, wanted)
+    cast = {name: _cast(path, name, value, wanted[name]) for name, value in state.items()}
+    odd = [name for name, value in cast.items() if not _is_finite(value, wanted[name])]
+    if odd:
+        grown = all(_is_finite(state[name], wanted[name]) for name in odd)
+        what = f"that {cast[odd[0]].dtype} cannot hold" if grown else "that are NaN or infinite"
+        raise BadInput(
+            f"{path}, where {len(odd)} tensors hold numbers {what}: {_some(odd)}",
+            expected="finite weights",
+            fix="build the network in a wider type" if grown else "take an earlier checkpoint: this run had diverged",
+        )
+    return cast
+
+
+@overload
+def load_checkpoint(path: Path | str) -> Params: ...
+@overload
+def load_checkpoint(path: Path | str, module: M) -> M: ...
+
+
+def load_checkpoint(path: Path | str, module: M | None = None) -> Params | M:
+    """Return the checkpoint's state dict; given a module, fill that with it and return the module, in eval mode.
+
+    Names may carry prefixes that all share (`module.`, `_orig_mod.`, `model.`, repeated and combined), floats may be
+    of another precision. A key may be missing where the module ties it to one that is there, and so may
+    `num_batches_tracked`. No code in the file is run, and on any error the module is as it was.
+
+    Raises BadInput where the file cannot be read (see `read_checkpoint`), keys are missing or unknown, shapes or kinds
+    of numbers differ, tied weights differ, or weights are not finite; each names the tensors.
+    """
+    if module is None:
+        return read_checkpoint(path)[0]
+    state, _ = _read(Path(path))
+    module.load_state_dict(_checked(Path(path), state, module), strict=False)
+    return module.eval()
+
+
+# ---- writing
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "isthmus": str(import_module(__package__).__version__),  # as the package states it, installed or not
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def provenance(
+    *, seed: int | None, command: str | Sequence[str], data: Mapping[str, HashedData], **more: Any
+) -> dict[str, Any]:
+    """Return where a result comes from, as plain JSON: versions, platform, seed, command, hash of each data set, time.
+
+    `more` is added as it is.
+
+    >>> origin = provenance(seed=1, command=["isthmus", "demo"], data={}, steps=800)
+    >>> origin["command"], origin["seed"], origin["steps"]
+    ('isthmus demo', 1, 800)
+    """
+    sets = {
+        name: {"sha256": each.sha256, "n": len(each), "classes": [str(label) for label in each.classes]}
+        for name, each in data.items()
+    }
+    return {
+        "versions": _versions(),
+        "platform": platform.platform(),
+        "seed": seed,
+        "command": command if isinstance(command, str) else shlex.join(command),
+        "data": sets,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    }
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    for key, value in metadata.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise BadInput(f"metadata {key!r}: {value!r}", expected="text by name", fix="pass json.dumps(value)")
+
+
+def _independent(state: Mapping[str, Tensor]) -> Params:
+    """Return the tensors on the CPU, contiguous, none sharing memory with another."""
+    seen: set[int] = set()
+    apart: Params = {}
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return apart
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order, in place.
+
+    The library writes it in an order that changes from call to call; files of the same content are to be the same.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
+
+
+def _write(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> Path:
+    versions = {f"{name}_version": version for name, version in _versions().items()}
+    tensors = _independent(state)
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt", **metadata, **versions})
+        except SafetensorError as error:  # of a full disk, too
+            raise OSError(_first_line(error)) from error
+        _sort_metadata(temporary)
+
+    return write_atomically(path, write)
+
+
+def save_checkpoint(
+    module: nn.Module | Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write a module's state dict, or a given one, as safetensors, whole or not at all, and return the path.
+
+    Every key is kept; tensors that share memory are written once each. The metadata goes into the file, with the
+    versions of isthmus, torch, Python and numpy. The same content gives the same bytes.
+    Raises BadInput where an entry is no dense tensor, the metadata is not text, or the file cannot be written.
+    """
+    state = module.state_dict() if isinstance(module, nn.Module) else module
+    _check_entries(state, type(module).__name__)
+    _check_metadata(metadata or {})
+    return _write(state, Path(path), metadata or {})
+
+
+# ---- curves
+
+
+def _check_end(curve: Any, t: float, path: Path, name: str) -> None:
+    """Refuse a file that is not the network at this end of the curve."""
+    net = curve.export(t)
+    held = {key: value.clone() for key, value in net.state_dict().items()}
+    load_checkpoint(path, net)
+    if not all(torch.equal(value, held[key]) for key, value in net.state_dict().items()):
+        raise BadInput(
+            f"{path}, which holds other weights than the {name} of the curve",
+            expected=f"the checkpoint of the network at t = {t:g}",
+            fix=f"save that network, curve.export({t:g}), and pass its file",
+        )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive
+        return path.resolve().as_posix()
+
+
+def save_curve(
+    curve: Any, path: Path | str, *, start: Path | str, end: Path | str, metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write a Curve's bends as safetensors, and its endpoints as references: path and SHA-256 of their checkpoints.
+
+    Each trainable parameter stands under `bends.NAME` with shape (bends, ...). `start` and `end` are the files of the
+    networks at t = 0 and t = 1; their paths are kept relative to the curve's file.
+    Raises BadInput where one of them holds another network, or as `save_checkpoint` does.
+    """
+    path = Path(path)
+    reference = {"kind": type(curve).__name__, "bends": str(len(curve.bends))}
+    for t, name, file in ((0.0, "start", Path(start)), (1.0, "end", Path(end))):
+        _check_end(curve, t, file, name)
+        reference |= {name: _relative(file, path.parent), f"{name}_sha256": file_sha256(file)}
+    moving = {name: p.shape for name, p in curve.export(0.0).named_parameters() if p.requires_grad}
+    parts = curve.bends.detach().split([shape.numel() for shape in moving.values()], dim=1) if moving else ()
+    bends = {
+        _BENDS + name: part.reshape(len(part), *shape)
+        for (name, shape), part in zip(moving.items(), parts, strict=True)
+    }
+    _check_metadata(metadata or {})
+    return _write(bends, path, {**(metadata or {}), **reference})
+
+
+def _endpoint(path: Path, name: str, metadata: Mapping[str, str], given: Path | str | None) -> Path:
+    """Return the file of an endpoint, found and unchanged."""
+    file = Path(given) if given is not None else path.parent / metadata[name]
+    if not file.is_file():
+        raise BadInput(
+            f"{path}, whose {name} {file} is not there", expected="its endpoints beside it", fix=f"pass {name}=FILE"
+        )
+    found, wanted = file_sha256(file), metadata[f"{name}_sha256"]
+    if found != wanted:
+        raise BadInput(
+            f"{file}, the {name} of {path}, which has changed (SHA-256 {found[:12]})",
+            expected=f"the file that the curve was saved with (SHA-256 {wanted[:12]})",
+            fix=f"restore it, or pass {name}=FILE",
+        )
+    return file
+
+
+def _curve_class(path: Path, kind: str) -> Any:
+    """Return the curve of that name among those this process knows; a file's word never makes one be imported."""
+    known: dict[str, type] = {}
+    found: list[type] = [import_module("isthmus.curve").Curve]  # by name: nouns do not import each other
+    for each in found:
+        found.extend(each.__subclasses__())
+        known[each.__name__] = each
+    known.pop("Curve")
+    if kind not in known:
+        raise BadInput(
+            f"{path}, a curve of unknown kind {kind!r}",
+            expected=f"one of {_some(known)}",
+            fix="import the module that defines it first",
+        )
+    return known[kind]
+
+
+def load_curve(
+    path: Path | str,
+    factory: Callable[[], nn.Module],
+    *,
+    start: Path | str | None = None,
+    end: Path | str | None = None,
+) -> Any:
+    """Return the Curve that `save_curve` wrote, between endpoints built by the factory from their checkpoints.
+
+    `start` and `end` say where the endpoints' files are now, where they have moved; their content must be the same.
+    Curves of the user's own are found by class name once their module is imported.
+    Raises BadInput where the file holds no curve, an endpoint is missing or has changed, or the factory builds
+    another network.
+    """
+    path = Path(path)
+    tensors, metadata = _read(path)
+    missing = {"kind", "bends", "start", "end", "start_sha256", "end_sha256"} - metadata.keys()
+    counts = {metadata.get("bends"), *(str(len(bend)) if bend.ndim else "" for bend in tensors.values())}
+    if missing or len(counts) > 1 or not metadata["bends"].isdecimal() or not all(name.startswith(_BENDS) for name in tensors):
+        raise BadInput(f"{path}, which holds no curve", expected="a file that save_curve wrote", fix="check the path")
+    ends = [_endpoint(path, name, metadata, given) for name, given in (("start", start), ("end", end))]
+    nets = [load_checkpoint(file, factory()) for file in ends]
+    moving = {name.removeprefix(_BENDS): bend for name, bend in tensors.items()}
+    params = dict(nets[0].named_parameters())
+    differing = [name for name, b in moving.items() if name not in params or params[name].shape != b.shape[1:]]
+    if differing:
+        raise BadInput(
+            f"{path}, whose bends do not fit the network ({_some(differing)})",
+            expected="the network that the curve was made of",
+            fix="pass its factory",
+        )
+    for name, p in params.items():
+        p.requires_grad_(name in moving)
+    curve = _curve_class(path, metadata["kind"])(*nets, bends=int(metadata["bends"]))
+    flat = [moving[name].reshape(len(curve.bends), p.numel()) for name, p in params.items() if name in moving]
+    with torch.no_grad():
+        curve.bends.copy_(torch.cat(flat, dim=1) if flat else curve.bends)
+    return curve.eval()
+
+
+# ---- the user's own network
+
+
+def _setting(spec: str, text: str) -> tuple[str, Any]:
+    """Return a `name=value` of a spec, the value as a number or a truth value where it reads as one."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise BadInput(
+            f"{text!r} in {spec!r}", expected="name=value", fix="write PKG.MODULE:FACTORY,depth=26,classes=10"
+        )
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    for read in (int, float):
+        try:
+            return name, read(value)
+        except ValueError:
+            pass
+    return name, value
+
+
+def _import(name: str) -> Any:
+    """Import the user's module; the current directory counts, as for `python -m`."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if not error.name or not (name == error.name or name.startswith(error.name + ".")):
+            raise BadInput(
+                f"module {name!r}, which needs {error.name}", expected="a module that imports", fix="install it"
+            ) from error
+        parent, _, last = name.rpartition(".")
+        places = getattr(sys.modules.get(parent), "__path__", None) if parent else [os.getcwd()]
+        around = [found.name for found in iter_modules(places)] if places else []
+        raise BadInput(
+            f"unknown module {name!r}",
+            expected="one that imports from here",
+            fix=f"run where it can be imported; {closest(last, around)}",
+        ) from error
+    except Exception as error:  # the user's code may raise anything
+        raise BadInput(
+            f"module {name!r}, which fails to import ({type(error).__name__}: {_first_line(error)})",
+            expected="a module that imports",
+            fix="correct it",
+        ) from error
+
+
+def _check_arguments(spec: str, factory: Callable[..., Any], named: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # of a builtin
+        return
+    names = list(signature.parameters)
+    anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    unknown = [name for name in named if name not in names and not anything]
+    try:
+        signature.bind(**named)
+    except TypeError as error:
+        takes = f"arguments of {spec.partition(':')[2].partition(',')[0]}{signature}"
+        fix = closest(unknown[0], names) if unknown else "pass it as ,name=value"
+        raise BadInput(f"{spec!r}: {error}", expected=takes, fix=fix) from error
+
+
+def _build(spec: str, factory: Callable[..., Any], named: Mapping[str, Any]) -> nn.Module:
+    try:
+        module = factory(**named)
+    except BadInput:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise BadInput(
+            f"{spec!r}, which fails ({type(error).__name__}: {_first_line(error)})",
+            expected="a callable that builds the network",
+            fix="correct it or its arguments",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise BadInput(
+            f"{spec!r}, which returns a {type(module).__name__}",
+            expected="a callable that returns a torch.nn.Module",
+            fix="return the network",
+        )
+    return module
+
+
+def model_factory(spec: str) -> Callable[[], nn.Module]:
+    """Return what builds the user's network: "PKG.MODULE:FACTORY", with arguments as "...:FACTORY,name=value,...".
+
+    The module is imported, from the current directory too: this runs the user's own code, never that of a checkpoint.
+    Values read as int, float, true, false or none where they can, else as text.
+    Raises BadInput where module, factory or argument is unknown, or what is called fails or returns no module.
+
+    >>> model_factory("isthmus.models:preact_resnet,depth=8,classes=3")().linear.out_features
+    3
+    """
+    target, *settings = spec.split(",")
+    place, _, name = target.partition(":")
+    if not place or not name:
+        raise BadInput(
+            f"model {spec!r}", expected="PKG.MODULE:FACTORY", fix="for example isthmus.models:preact_resnet,depth=20"
+        )
+    pairs = [_setting(spec, text) for text in settings]
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise BadInput(f"an argument twice in {spec!r}", expected="each argument once", fix="drop one")
+    module = _import(place)
+    factory = getattr(module, name, None)
+    if factory is None:
+        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise BadInput(f"{name!r}, unknown in {place}", expected="a callable of that module", fix=closest(name, known))
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise BadInput(
+            f"{target!r}, a {type(factory).__name__}", expected="a callable that builds the network", fix="wrap it: def"
+        )
+    _check_arguments(spec, factory, named)
+    return partial(_build, spec, factory, named)
