@@ -22,11 +22,12 @@ from torch import nn
 
 from isthmus import Augment, Data, fit, repair, split
 from isthmus.baselines import FinePrune, FineTune, FromScratch, GaussianNoise, StraightAverage
-from isthmus.checkpoint import load_checkpoint, provenance, save_checkpoint
+from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.files import read_json, write_json
 from isthmus.metrics import Accuracy, AttackSuccess, as_record, measure
 from isthmus.models import preact_resnet
 from isthmus.path import evaluate_path
+from isthmus.provenance import provenance
 from isthmus.sources import load_data
 from isthmus.train import Training, one_cycle
 from isthmus.triggers import Patch, Target, poison
@@ -97,8 +98,7 @@ def job(test: Data, weights: Path, setting: str, n: int, seed: int) -> None:
         rows[name] = {"steps": STEPS, "seconds": time.perf_counter() - began, **recorded(net, metrics)}
     write_json(file, {
         "setting": setting, "n": n, "seed": seed, "rows": rows, "path": path.record(), "chosen on": found.path.record(),
-        "provenance": provenance(seed=seed, command="experiments/backdoor_repair.py run",
-                                 data={"bonafide": bonafide, "judged": judged}),
+        "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged}),
     })  # fmt: skip
 
 

@@ -6,7 +6,6 @@ Every error a user can cause ends in one line on standard error and exit status 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -16,20 +15,22 @@ from typing import Annotated, Any, Literal
 import torch
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 from isthmus import __version__, report
 from isthmus.baselines import standard
-from isthmus.checkpoint import load_checkpoint, load_curve, model_factory, provenance, save_checkpoint, save_curve
+from isthmus.checkpoint import load_checkpoint, load_curve, model_factory, save_checkpoint, save_curve
 from isthmus.curve import Bezier, Curve, PolyChain
-from isthmus.data import Augment, Data
+from isthmus.data import Augment
 from isthmus.demo import tell
 from isthmus.engine import Precision, joined_ranks, ranks
 from isthmus.evidence import Judge, evidence
-from isthmus.files import claim_folder, file_sha256, read_json, write_json
+from isthmus.files import claimed, file_sha256, read_json, write_json
 from isthmus.metrics import as_record, measure
 from isthmus.path import evaluate_path, network_at
 from isthmus.progress import shown
+from isthmus.provenance import provenance
 from isthmus.repair import Repair, connect, repair
 from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.sources import load_data, save_npz
@@ -37,7 +38,12 @@ from isthmus.train import Training, fit, one_cycle
 from isthmus.triggers import parse_target, parse_trigger, poison
 from isthmus.types import BadInput
 
-app = App(name="isthmus", version=__version__, help="Repair, evaluate and harden networks along low-loss paths.")
+app = App(
+    name="isthmus",
+    version=__version__,
+    help="Repair, evaluate and harden networks along low-loss paths.",
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
+)
 
 ModelSpec = Annotated[str, Parameter(name="--model", help="PKG.MODULE:FACTORY, a callable that builds the network.")]
 Clean = Annotated[str, Parameter(name="--clean", help="Trusted samples: a named set, Parquet, image folder or .npz.")]
@@ -105,12 +111,13 @@ def _say(text: Any) -> None:
         Console().print(text)
 
 
-def _command() -> str:
-    return shlex.join(["isthmus", *sys.argv[1:]])
-
-
-def _origin(seed: int, **data: Data) -> dict[str, Any]:
-    return provenance(seed=seed, command=_command(), data=data)
+def _table(first: str, rows: list[tuple[str, dict[str, float]]]) -> Table:
+    """One row per network, one column per metric: the value, its 95 % interval, the counts."""
+    table = Table(first, *rows[0][1], caption="95 % intervals", caption_justify="left")
+    for head, values in rows:
+        cells = [report.shown(as_record(value), name) for name, value in values.items()]
+        table.add_row(head, *(f"{cell.main} ({cell.details})" for cell in cells))
+    return table
 
 
 def _metadata(origin: dict[str, Any]) -> dict[str, str]:
@@ -143,7 +150,7 @@ def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = Non
     state = _state_file(out, resume)
     history = fit(net, samples, schedule=one_cycle, nesterov=True, checkpoint=state, **budget.training())
     if ranks().first:
-        save_checkpoint(net, out, _metadata(_origin(budget.seed, train=samples)))
+        save_checkpoint(net, out, _metadata(provenance(budget.seed, {"train": samples})))
         state.unlink(missing_ok=True)
     _say(f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss {history.losses[-1]:.3f}")
 
@@ -179,7 +186,7 @@ def connect_command(
     training: Training = {**budget.training(), "checkpoint": state}
     curve, history = connect(*ends, samples, kind=KINDS[kind], bends=bends, **training)
     if ranks().first:
-        save_curve(curve, out, start=start, end=end, metadata=_metadata(_origin(budget.seed, clean=samples)))
+        save_curve(curve, out, start=start, end=end, metadata=_metadata(provenance(budget.seed, {"clean": samples})))
         state.unlink(missing_ok=True)
     _say(
         f"wrote {out}: {kind}, {bends} bends, {history.steps if history else 0} steps, length {curve.arc_length():.2f}"
@@ -199,8 +206,8 @@ def path_command(
     folder = out.with_name(f".{out.name}.points")
     found = evaluate_path(loaded, judge.metrics(samples), points, recalibrate_on=samples, folder=folder)
     if ranks().first:
-        write_json(out, {**found.record(), "provenance": _origin(0, clean=samples)})
-    _say(report.path_table(found.record()))
+        write_json(out, {**found.record(), "provenance": provenance(0, {"clean": samples})})
+    _say(_table("t", [(f"{t:g}", found.at(t)) for t in found.t]))
 
 
 @app.command
@@ -208,7 +215,7 @@ def export(curve: File, *, t: float, model: ModelSpec, clean: Clean, out: File) 
     """Write the network at T on CURVE to OUT (.safetensors), BatchNorm recalibrated on the clean samples."""
     samples = load_data(clean)
     net = network_at(load_curve(curve, model_factory(model)), t, samples)
-    save_checkpoint(net, out, _metadata({**_origin(0, clean=samples), "curve": str(curve), "t": t}))
+    save_checkpoint(net, out, _metadata({**provenance(0, {"clean": samples}), "curve": str(curve), "t": t}))
     _say(f"wrote {out}")
 
 
@@ -220,10 +227,11 @@ def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, 
         raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
     metrics = judge.metrics(judge.evaluation)
     del metrics[BONAFIDE]
-    found = {name: as_record(value) for name, value in measure(_network(model, checkpoint), metrics).items()}
+    found = measure(_network(model, checkpoint), metrics)
     if out:
-        write_json(out, {**found, "provenance": _origin(0, evaluation=judge.evaluation)})
-    _say(report.values_table(found))
+        values = {name: as_record(value) for name, value in found.items()}
+        write_json(out, {**values, "provenance": provenance(0, {"evaluation": judge.evaluation})})
+    _say(_table("network", [(checkpoint.name, found)]))
 
 
 @app.command(name="repair")
@@ -255,29 +263,27 @@ def repair_command(
     if t is not None and tolerance is not None:
         raise BadInput("both --t and --tolerance", expected="one of them", fix="a given t leaves nothing to choose")
     rule = fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
-    samples, judge = load_data(clean), asked.judge()
+    samples = load_data(clean)
+    judge = asked.judge().apart_from(samples)
+    judge.metrics(samples)  # refuses a trigger or target that does not fit, before any work
     files = [tampered, *([other] if other else [])]
     nets = [_network(model, file) for file in files]
     hashes = [file_sha256(file) for file in files]
     settings = {"bends": bends, "kind": kind, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
-    if ranks().first:
-        claim_folder(out, {**identity, "compare": compare}, resume=resume)
-    options = budget.training()
-    found = repair(
-        *nets[:1], samples, *nets[1:], kind=KINDS[kind], bends=bends, rule=rule, points=points, holdout=holdout,
-        folder=out, **options,
-    )  # fmt: skip
-    origin = {
-        **_origin(budget.seed, clean=samples, **({"evaluation": judge.evaluation} if judge.evaluation else {})),
-        "checkpoint": {"path": str(tampered), "sha256": hashes[0]},
-        "other": {"kind": "given", "path": str(other), "sha256": hashes[1]} if other else {"kind": "fine-tuned copy"},
-    }
-    rivals = standard(found.other, options) if compare else {}
-    record = evidence(found, nets[0], judge, baselines=rivals, provenance=origin, folder=out / "points")
-    record["provenance"]["seconds"] = time.perf_counter() - began
-    if ranks().first:
-        deliver(found, record, out)
+    options, curve = budget.training(), {"kind": KINDS[kind], "bends": bends}
+    with claimed(out, {**identity, "compare": compare}, resume=resume):
+        found = repair(nets[0], samples, *nets[1:], **curve, rule=rule, points=points, holdout=holdout, folder=out,
+                       **options)  # fmt: skip
+        origin = provenance(budget.seed, {"clean": samples, **({"evaluation": judge.evaluation} if asked.data else {})})
+        origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
+        given = {"kind": "given", "path": str(other), "sha256": hashes[-1]}
+        origin["other"] = given if other else {"kind": "fine-tuned copy"}
+        rivals = standard(found.other, options) if compare else {}
+        record = evidence(found, nets[0], judge, baselines=rivals, provenance=origin, folder=out / "points")
+        record["provenance"]["seconds"] = time.perf_counter() - began
+        if ranks().first:
+            deliver(found, record, out)
 
 
 def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
@@ -295,15 +301,16 @@ def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
 def demo(*, out: File = File("demo"), seed: int = 0, resume: bool = False) -> None:
     """Tell the whole story on the digits that come with scikit-learn: backdoor two networks, repair them, compare."""
     began = time.perf_counter()
-    claim_folder(out, {"command": "demo", "seed": seed}, resume=resume)
-    story = tell(seed, out)
-    origin = {**_origin(seed, clean=story.bonafide, evaluation=story.evaluation), "other": {"kind": "given"}}
-    record = evidence(
-        story.found, story.tampered, story.judge, baselines=story.rivals, provenance=origin, folder=out / "points"
-    )
-    record["title"] = "Demo: two backdoored digit classifiers and the path between them"
-    record["provenance"]["seconds"] = time.perf_counter() - began
-    deliver(story.found, record, out)
+    with claimed(out, {"command": "demo", "seed": seed}, resume=resume):
+        story = tell(seed, out)
+        origin = provenance(seed, {"clean": story.bonafide, "evaluation": story.evaluation})
+        origin["other"] = {"kind": "given"}
+        record = evidence(
+            story.found, story.tampered, story.judge, baselines=story.rivals, provenance=origin, folder=out / "points"
+        )
+        record["title"] = "Demo: two backdoored digit classifiers and the path between them"
+        record["provenance"]["seconds"] = time.perf_counter() - began
+        deliver(story.found, record, out)
 
 
 @app.command(name="report")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from isthmus.baselines import Defense
@@ -20,7 +21,7 @@ from isthmus.path import Path, evaluate_path
 from isthmus.repair import Repair
 from isthmus.select import BONAFIDE
 from isthmus.triggers import Target
-from isthmus.types import Metric, Trigger, describe
+from isthmus.types import BadInput, Metric, Trigger, describe
 
 Record = dict[str, Any]
 
@@ -32,6 +33,25 @@ class Judge:
     evaluation: Data | None = None
     trigger: Trigger | None = None
     target: Target | None = None
+    left_out: int = 0
+
+    def apart_from(self, bonafide: Data) -> Judge:
+        """Return the judge without those evaluation samples that are among the bonafide ones, image for image.
+
+        Raises BadInput where none is left.
+        """
+        if self.evaluation is None:
+            return self
+        known = {image.tobytes() for image in bonafide.floats().numpy()}
+        apart = [i for i, image in enumerate(self.evaluation.floats().numpy()) if image.tobytes() not in known]
+        if not apart:
+            raise BadInput(
+                "evaluation data that are all among the bonafide samples",
+                expected="samples that the repair has not seen",
+                fix="split them first: --clean SET#n=500 --data SET#skip=500",
+            )
+        left_out = len(self.evaluation) - len(apart)
+        return replace(self, evaluation=self.evaluation[torch.tensor(apart)], left_out=left_out) if left_out else self
 
     def metrics(self, held_out: Data) -> dict[str, Metric]:
         """Return every question that these data allow, by the name that the report gives it."""
@@ -164,6 +184,8 @@ def limits(found: Repair, judge: Judge) -> list[str]:
             "No evaluation data were given: figures are on bonafide samples"
             + (" that the curve was trained on." if found.held_out is found.fitted else " held out from training.")
         )
+    if judge.left_out:
+        lines.append(f"{judge.left_out} evaluation samples were left out, for they are among the bonafide ones.")
     if not found.t.confident:
         lines.insert(0, "The choice of t is not supported by the samples; treat the network as a candidate.")
     return lines

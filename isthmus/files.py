@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
             fix="free some space or choose another place; nothing was left half-written",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return path
 
 
@@ -58,6 +60,14 @@ def file_sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def differing(held: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Return how two descriptions of a run differ, in words; None where they are one run."""
+    for key in sorted(held.keys() | now.keys()):
+        if held.get(key) != now.get(key):
+            return f"{key}: {held.get(key)!r} there, {now.get(key)!r} now"
+    return None
+
+
 def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Path:
     """Make `folder` the home of the run that `identity` describes, and return it.
 
@@ -68,17 +78,35 @@ def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) 
     identity = json.loads(json.dumps(identity))
     if marker.exists():
         held = read_json(marker)
-        differing = sorted(k for k in held.keys() | identity.keys() if held.get(k) != identity.get(k))
-        if differing:
-            key = differing[0]
+        difference = differing(held, identity) if isinstance(held, dict) else f"{marker.name} is not one of ours"
+        if difference:
             raise BadInput(
-                f"{folder}, which holds a different run ({key}: {held.get(key)!r} there, {identity.get(key)!r} now)",
+                f"{folder}, which holds a different run ({difference})",
                 expected="a new folder or one of the same run",
                 fix="choose another --out",
             )
         if not resume:
             raise BadInput(f"{folder}, which holds this run already", expected="a new folder", fix="pass --resume")
-    elif folder.exists() and any(folder.iterdir()):
-        raise BadInput(f"{folder}, which is not empty", expected="a new or empty folder", fix="choose another --out")
+    elif folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        raise BadInput(f"{folder}, which is no empty folder", expected="a new or empty one", fix="choose another --out")
     write_json(marker, identity)
     return folder
+
+
+@contextmanager
+def claimed(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Iterator[Path]:
+    """Claim a folder for the length of a block; a block that refuses its input before it wrote anything gives it back.
+
+    Raises BadInput as `claim_folder` does.
+    """
+    folder = Path(folder)
+    fresh = not folder.exists()
+    claim_folder(folder, identity, resume=resume)
+    try:
+        yield folder
+    except BadInput:
+        if [file.name for file in folder.iterdir()] == ["run.json"]:
+            (folder / "run.json").unlink()
+            if fresh:
+                folder.rmdir()
+        raise

@@ -20,7 +20,7 @@ from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data, split
 from isthmus.losses import cross_entropy
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance
-from isthmus.path import Path, evaluate_path, network_at
+from isthmus.path import Path, evaluate_path, grid, network_at
 from isthmus.select import BONAFIDE, Choice, Rule, farthest_within, fixed
 from isthmus.train import History, Training, fit
 from isthmus.types import BadInput, Loss, Metric
@@ -159,15 +159,15 @@ def repair(
     """
     bonafide, home, seed = as_data(bonafide), File(folder) if folder else None, training.get("seed", 0)
     fitted, held_out = hold_out(bonafide, holdout, seed)
-    check_above_chance(tampered, bonafide)
-    if other is not None:
-        kind(tampered, other, bends)  # refuses mismatched endpoints before any work
-        check_above_chance(other, bonafide)
-    else:
+    ts = grid(points)
+    kind(tampered, other or tampered, bends)  # refuses impossible curves and mismatched endpoints before any work
+    for end in filter(None, (tampered, other)):
+        check_above_chance(end, bonafide)
+    if other is None:
         other = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
     curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, **_kept_in(home, "curve", training))
     metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
-    path = evaluate_path(curve, metrics, points, recalibrate_on=fitted, folder=home / "points" if home else None)
+    path = evaluate_path(curve, metrics, ts, recalibrate_on=fitted, folder=home / "points" if home else None)
     t = (rule or default_rule(enough=held_out is not fitted))(path)
     model = network_at(curve, float(t), fitted)
     decay = training.get("weight_decay", DEFAULTS["weight_decay"])

@@ -1,0 +1,43 @@
+"""Where a result comes from: what goes into every report and every file that is written."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from isthmus.data import Data
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes: isthmus, torch, python and numpy."""
+    return {
+        "isthmus": str(import_module("isthmus").__version__),  # as the package states it, installed or not
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
+    """Return versions, platform, seed, command line, time, and the hash, count and classes of each data set.
+
+    >>> provenance(1, {})["seed"]
+    1
+    """
+    sets = {name: {"sha256": d.sha256, "n": len(d), "classes": d.num_classes} for name, d in data.items()}
+    return {
+        **versions(),
+        "platform": platform.platform(),
+        "seed": seed,
+        "command": shlex.join(sys.argv),
+        "data": sets,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,232 @@
+"""The command line: the steps one after another, and one line for every way to go wrong."""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from isthmus.cli import main
+
+MODEL = "isthmus.models:small_cnn,channels=1,width=8"
+
+
+def isthmus(*arguments, folder):
+    """Run the command line from a folder, in this process; return its status, standard output and standard error."""
+    out, error, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            main([str(each) for each in arguments])
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), error.getvalue())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder in which every step has been taken once: poison, train, train."""
+    folder = tmp_path_factory.mktemp("home")
+    done = [
+        isthmus("poison", "digits:train", *TRIGGER, "--out", "bad.npz", folder=folder),
+        *(isthmus("train", "--model", MODEL, "--data", "bad.npz", "--out", f"{name}.safetensors", "--steps", 150,
+                  "--lr", 0.2, "--seed", seed, folder=folder) for seed, name in enumerate("ab")),
+    ]  # fmt: skip
+    for each in done:
+        assert each.returncode == 0, each.stderr
+    return folder
+
+
+TRIGGER = ("--trigger", "Patch(size=2)", "--target", 1)
+FAST = ("--steps", 20, "--lr", 0.05)
+
+
+def test_the_steps_one_by_one_read_each_others_files(home):
+    found = isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", *FAST,
+                    "--out", "curve.safetensors", folder=home)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    found = isthmus("path", "curve.safetensors", "--model", MODEL, "--clean", "digits:test", *TRIGGER, "--points", 5,
+                    "--out", "path.json", folder=home)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    path = json.loads((home / "path.json").read_text())
+    assert path["t"] == [0, 0.25, 0.5, 0.75, 1] and path["values"]["attack success"][0]["value"] > 0.9
+    found = isthmus("export", "curve.safetensors", "--t", 0.0, "--model", MODEL, "--clean", "digits:test",
+                    "--out", "start.safetensors", folder=home)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    first, start = load_file(home / "a.safetensors"), load_file(home / "start.safetensors")
+    assert first.keys() == start.keys() and all(torch.equal(v, start[k]) for k, v in first.items())
+    found = isthmus("evaluate", "start.safetensors", "--model", MODEL, "--data", "digits:test", *TRIGGER,
+                    "--out", "asked.json", folder=home)  # fmt: skip
+    assert found.returncode == 0 and "attack success" in found.stdout
+    asked = json.loads((home / "asked.json").read_text())
+    assert asked["attack success"] == path["values"]["attack success"][0]
+
+
+def test_repair_of_two_checkpoints_leaves_network_and_report(home):
+    found = isthmus("repair", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test#n=200",
+                    "--data", "digits:test#skip=200", *TRIGGER, *FAST, "--points", 3, "--compare", "--out", "two",
+                    folder=home)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert {"repaired.safetensors", "report.json", "report.html", "run.json"} <= set(os.listdir(home / "two"))
+    record = json.loads((home / "two/report.json").read_text())
+    assert len(record["baselines"]) == 7 and record["provenance"]["data"].keys() == {"clean", "evaluation"}
+    assert load_file(home / "two/repaired.safetensors").keys() == load_file(home / "a.safetensors").keys()
+
+
+def test_a_folder_is_never_overwritten_and_resume_goes_on(home):
+    repair = ("repair", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *FAST, "--points", 3,
+              "--out", "one")  # fmt: skip
+    assert isthmus(*repair, folder=home).returncode == 0
+    first = (home / "one/repaired.safetensors").read_bytes()
+    for arguments, says in [(repair, "--resume"), ((*repair, "--bends", 2, "--resume"), "bends")]:
+        refused = isthmus(*arguments, folder=home)
+        assert refused.returncode == 2 and says in refused.stderr, refused.stderr
+    assert isthmus(*repair, "--resume", folder=home).returncode == 0
+    again = load_file(home / "one/repaired.safetensors")
+    (home / "first.safetensors").write_bytes(first)
+    assert all(torch.equal(v, again[k]) for k, v in load_file(home / "first.safetensors").items())
+
+
+def test_control_c_loses_nothing(home):
+    arguments = ["repair", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", "--steps", "600",
+                 "--points", "3", "--out"]  # fmt: skip
+    command = [sys.executable, "-m", "isthmus", *arguments, "stopped"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        while not list((home / "stopped").glob("*.state")) and running.poll() is None:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, error = running.communicate(timeout=60)
+    assert running.returncode == 130 and "--resume" in error and "Traceback" not in error
+    assert isthmus(*arguments, "stopped", "--resume", folder=home).returncode == 0
+    assert isthmus(*arguments, "through", folder=home).returncode == 0
+    one, two = (load_file(home / name / "repaired.safetensors") for name in ("stopped", "through"))
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+
+
+class Code:
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def write_bad_files(folder):
+    good = load_file(folder / "a.safetensors")
+    (folder / "code.pt").write_bytes(pickle.dumps(Code()))
+    (folder / "cut.safetensors").write_bytes((folder / "a.safetensors").read_bytes()[:900])
+    name = next(k for k, v in good.items() if v.ndim == 4)
+    save_file({k: v for k, v in good.items() if k != name}, folder / "missing.safetensors")
+    save_file({**good, "extra.weight": torch.ones(2)}, folder / "extra.safetensors")
+    save_file({**good, name: torch.ones(3, 3)}, folder / "shape.safetensors")
+    save_file({**good, name: torch.full_like(good[name], float("nan"))}, folder / "nan.safetensors")
+    save_file({**good, "head.weight": torch.zeros_like(good["head.weight"])}, folder / "chance.safetensors")
+    images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
+    labels = np.arange(40) % 10
+    arrays = {"ok": (images, labels), "empty": (images[:0], labels[:0]), "few": (images[:5], labels[:5]),
+              "label": (images, labels + 7), "half": (images, labels + 0.5), "range": (images * 255, labels),
+              "flat": (images[:, 0, 0], labels), "colour": (np.repeat(images, 3, 1), labels)}  # fmt: skip
+    for key, (x, y) in arrays.items():
+        np.savez(folder / f"{key}.npz", x=x, y=y, classes=10)
+    return name
+
+
+@pytest.fixture(scope="module")
+def spoiled(home):
+    return home, write_bad_files(home)
+
+
+def refused(folder, *arguments):
+    """The one line that a refused command prints."""
+    found = isthmus(*arguments, folder=folder)
+    assert found.returncode == 2, (found.returncode, found.stdout, found.stderr)
+    assert found.stderr.startswith("isthmus: got ") and found.stderr.count("\n") == 1, found.stderr
+    assert "expected" in found.stderr
+    return found.stderr
+
+
+@pytest.mark.parametrize("checkpoint, says", [
+    ("code.pt", "code"), ("cut.safetensors", "cut.safetensors"), ("missing.safetensors", "{name}"),
+    ("extra.safetensors", "extra.weight"), ("shape.safetensors", "{name}"), ("nan.safetensors", "{name}"),
+    ("chance.safetensors", "chance"), ("nowhere.safetensors", "nowhere.safetensors"),
+])  # fmt: skip
+def test_a_bad_checkpoint_is_refused_in_one_line(checkpoint, says, spoiled):
+    folder, name = spoiled
+    error = refused(folder, "repair", checkpoint, "--model", MODEL, "--clean", "digits:test", "--out", "refused")
+    assert says.format(name=name) in error
+    assert not (folder / "executed").exists() and not (folder / "refused/report.json").exists()
+
+
+@pytest.mark.parametrize("data, says", [
+    ("empty.npz", "no images"), ("few.npz", "5 bonafide samples for 10 classes"), ("label.npz", "labels from 7 to 16"),
+    ("half.npz", "whole numbers"), ("range.npz", "[0, 1]"), ("flat.npz", "shape"), ("colour.npz", "shape"),
+    ("nowhere.npz", "nowhere.npz"), ("digit", "digits"),
+])  # fmt: skip
+def test_bad_data_are_refused_in_one_line(data, says, spoiled):
+    error = refused(spoiled[0], "repair", "a.safetensors", "--model", MODEL, "--clean", data, "--out", "refused")
+    assert says in error
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("--bends", -1), "bends = -1"), (("--t", 1.5), "t = 1.5"), (("--steps", 0), "steps = 0"), (("--lr", -1), "lr"),
+    (("--points", 1), "points"), (("--trigger", "star", "--target", 1), "star"), (("--trigger", "patch"), "both"),
+    (("--target", "x", "--trigger", "patch"), "'x'"), (("--holdout", 1.0), "holdout"),
+    (("--device", "abacus"), "abacus"),
+    (("--target", 99, "--trigger", "patch"), "99"), (("--t", 0.5, "--tolerance", 0.1), "both"),
+    (("--tolerance", 0.0), "tolerance"),
+])  # fmt: skip
+def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
+    repair = (
+        "repair",
+        "a.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        "--out",
+        "refused",
+        *arguments,
+    )
+    assert says in refused(spoiled[0], *(repair if "--steps" in arguments else (*repair, "--steps", 2)))
+
+
+@pytest.mark.parametrize("model, says", [
+    ("isthmus.models:smal_cnn", "small_cnn"), ("isthmus.modles:small_cnn", "isthmus.modles"), ("nonsense", "nonsense"),
+])  # fmt: skip
+def test_an_unknown_model_is_refused_in_one_line(model, says, spoiled):
+    assert says in refused(spoiled[0], "repair", "a.safetensors", "--model", model, "--clean", "digits:test",
+                           "--out", "refused")  # fmt: skip
+
+
+def test_endpoints_of_different_architectures_are_refused(spoiled):
+    folder, _ = spoiled
+    isthmus("train", "--model", MODEL.replace("8", "16"), "--data", "digits:train", "--steps", 1,
+            "--out", "wide.safetensors", folder=folder)  # fmt: skip
+    error = refused(folder, "repair", "a.safetensors", "wide.safetensors", "--model", MODEL, "--clean", "digits:test",
+                    "--out", "refused")  # fmt: skip
+    assert "wide.safetensors" in error and "shape" in error
+
+
+def test_help_answers_without_heavy_imports(tmp_path):
+    heavy = ("matplotlib", "sklearn", "pyarrow", "PIL")
+    code = "import sys; from isthmus.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += f"print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_two_processes_connect_as_one_run(home):
+    """`torchrun` trains one curve on two ranks and writes one file."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "isthmus", "connect",
+               "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", *map(str, FAST),
+               "--out", "ranks.safetensors"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("wrote") == 1 and (home / "ranks.safetensors").exists()

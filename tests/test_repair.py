@@ -1,0 +1,144 @@
+"""`repair` end to end on networks that train in seconds, and the evidence it is judged by."""
+
+import jsonschema
+import pytest
+import torch
+
+from isthmus import Bezier, Data, PolyChain, connect, fit, load_data, repair, split
+from isthmus.baselines import standard
+from isthmus.evidence import Judge, evidence
+from isthmus.metrics import Accuracy
+from isthmus.models import mlp, small_cnn
+from isthmus.repair import hold_out
+from isthmus.report import schema
+from isthmus.select import BONAFIDE, farthest_within, fixed
+from isthmus.train import one_cycle
+from isthmus.triggers import Patch, poison
+from isthmus.types import BadInput
+
+TRIGGER = Patch(size=2)
+FAST = {"steps": 100, "lr": 0.05, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def tampered():
+    data = load_data("digits:train")
+    bad = poison(data, TRIGGER, rate=0.1, target=1, generator=torch.Generator().manual_seed(0))
+    nets = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        nets.append(small_cnn(channels=1, width=16))
+        fit(nets[-1], bad, steps=150, lr=0.2, schedule=one_cycle, seed=seed)
+    return nets
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return split(load_data("digits:test"), [200, 300], torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def found(tampered, samples):
+    return repair(tampered[0], samples[0], tampered[1], points=11, **FAST)
+
+
+def test_the_backdoor_goes_and_the_accuracy_stays(tampered, samples, found):
+    record = evidence(found, tampered[0], Judge(samples[1], TRIGGER, 1))
+    assert record["before"]["attack success"]["value"] > 0.9
+    assert record["after"]["attack success"]["value"] < 0.1
+    assert record["after"]["accuracy"]["value"] > record["before"]["accuracy"]["value"] - 0.06
+
+
+def test_the_result_is_an_ordinary_network_and_is_the_one_that_was_measured(tampered, found):
+    assert found.model.state_dict().keys() == tampered[0].state_dict().keys()
+    assert type(found.model) is type(tampered[0]) and not found.model.training
+    assert found.path.at(float(found.t))[BONAFIDE] == Accuracy(found.held_out)(found.model)
+
+
+def test_the_samples_that_choose_are_not_those_that_train(samples, found):
+    chosen, fitted = ({tuple(x.flatten().tolist()) for x in part.x} for part in (found.held_out, found.fitted))
+    everything = {tuple(x.flatten().tolist()) for x in samples[0].x}
+    assert not chosen & fitted and chosen | fitted == everything
+
+
+@pytest.mark.parametrize("n, held", [(60, 0), (100, 0), (200, 40), (1000, 200)])
+def test_few_samples_are_all_trained_on(n, held):
+    data = Data(torch.arange(n).view(n, 1, 1, 1) / n, torch.arange(n) % 3, 3)
+    fitted, measured = hold_out(data, 0.2, seed=0)
+    assert (len(measured) == held and len(fitted) == n - held) if held else (fitted is data and measured is data)
+
+
+def test_with_few_samples_the_choice_claims_no_confidence(tampered, samples):
+    few = repair(tampered[0], samples[0][:60], tampered[1], points=3, **{**FAST, "steps": 5})
+    assert not few.t.confident
+    record = evidence(few, tampered[0])
+    assert "cannot tell" in record["verdict"] and "candidate" in record["limits"][0]
+
+
+def test_one_checkpoint_is_enough(tampered, samples):
+    found = repair(tampered[0], samples[0], points=3, rule=fixed(0.5), **{**FAST, "steps": 5})
+    assert found.t == 0.5 and found.other is not tampered[0]
+
+
+@pytest.mark.parametrize("kind", [Bezier, PolyChain])
+@pytest.mark.parametrize("bends", [0, 1, 2])
+def test_every_curve_serves(kind, bends, tampered, samples):
+    options = {**FAST, "steps": 5}
+    found = repair(tampered[0], samples[0], tampered[1], kind=kind, bends=bends, points=3, **options)
+    assert (found.history is None) == (bends == 0) and type(found.curve) is kind
+
+
+def test_an_interrupted_repair_goes_on_to_the_same_network(tampered, samples, found, tmp_path):
+    options = {**FAST, "points": 11, "folder": tmp_path}
+    first = repair(tampered[0], samples[0], tampered[1], **options)
+    point = sorted((tmp_path / "points").iterdir())[3]
+    point.unlink()
+    again = repair(tampered[0], samples[0], tampered[1], **options)
+    for one in (first, again):
+        assert all(torch.equal(v, found.model.state_dict()[k]) for k, v in one.model.state_dict().items())
+    assert again.path == found.path and point.exists()
+
+
+def test_training_in_an_interval_of_t_only(tampered, samples):
+    curve, history = connect(*tampered, samples[0], low=0.4, high=0.6, **{**FAST, "steps": 5})
+    assert history.steps == 5 and curve.bends.isfinite().all()
+
+
+@pytest.mark.parametrize("judge", ["nothing", "evaluation", "trigger alone", "all"])
+@pytest.mark.parametrize("compared", [False, True])
+def test_the_record_keeps_to_its_schema(judge, compared, tampered, samples, found):
+    judges = {"nothing": Judge(), "evaluation": Judge(samples[1]), "trigger alone": Judge(None, TRIGGER, 1),
+              "all": Judge(samples[1], TRIGGER, "all")}  # fmt: skip
+    rivals = standard(found.other, {"steps": 2, "lr": 0.01}) if compared else {}
+    record = evidence(found, tampered[0], judges[judge], baselines=rivals)
+    assert len(record["baselines"]) == len(rivals)
+    assert ("trigger" in record) == (judge in ("trigger alone", "all"))
+    jsonschema.validate({**record, "provenance": {**record["provenance"], **ORIGIN}}, schema())
+
+
+ORIGIN = {"isthmus": "0", "torch": "0", "python": "0", "numpy": "0", "platform": "any", "seed": 0, "command": "test",
+          "time": "2026-01-01T00:00:00+00:00", "data": {}, "seconds": 1.0}  # fmt: skip
+
+
+def at_chance(_):
+    torch.manual_seed(0)
+    return small_cnn(channels=1, width=16)
+
+
+@pytest.mark.parametrize("network, data, other, says", [
+    (at_chance, lambda d: d, None, "chance"),
+    (lambda nets: nets[0], lambda d: d[:8], None, "8 bonafide samples for 10 classes"),
+    (lambda nets: nets[0], lambda d: d, mlp(channels=1, size=8), "one architecture"),
+    (lambda nets: nets[0], lambda d: d, at_chance(None), "chance"),
+])  # fmt: skip
+def test_unusable_input_is_refused_before_any_training(network, data, other, says, tampered, samples, tmp_path):
+    with pytest.raises(BadInput, match=says):
+        repair(network(tampered), data(samples[0]), other, folder=tmp_path, **FAST)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_rule_of_ones_own(tampered, samples):
+    seen = []
+    rule = lambda path: seen.append(path) or farthest_within(0.9)(path)  # noqa: E731
+    found = repair(tampered[0], samples[0], tampered[1], points=3, rule=rule, **{**FAST, "steps": 5})
+    assert seen == [found.path] and set(found.path.values) == {BONAFIDE, "bonafide loss"}
