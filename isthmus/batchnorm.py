@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isthmus.data import Source, as_data
-from isthmus.engine import Precision, as_input, autocast, device_of, eval_mode, pass_size
+from isthmus.engine import Precision, as_input, autocast, device_of, eval_mode, pass_size, takes_channels_last
 
 
 class _Pooled:
@@ -27,7 +28,8 @@ class _Pooled:
 
     def add(self, x: Tensor) -> None:
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        variance, mean = (s.double() for s in torch.var_mean(x.float(), axes, correction=0))
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = (s.double() for s in torch.var_mean(x, axes, correction=0))
         count = x.numel() // x.shape[1]
         total, shift = self.count + count, mean - self.mean.to(mean)
         share = count / total
@@ -48,10 +50,7 @@ def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
 @contextmanager
 def _watched(layers: list[_BatchNorm]) -> Iterator[dict[_BatchNorm, _Pooled]]:
     pooled = {layer: _Pooled() for layer in layers}
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, args: pooled[layer].add(args[0]))  # type: ignore[arg-type]
-        for layer in layers
-    ]
+    hooks = [layer.register_forward_pre_hook(lambda layer, args: pooled[layer].add(args[0])) for layer in layers]
     try:
         yield pooled
     finally:
@@ -75,12 +74,13 @@ def recalibrate(
     if not layers:
         return module
     x, device = as_data(data).x, device_of(module)
+    last = takes_channels_last(module, x)
     with eval_mode(module), _watched(layers) as pooled, autocast(device, precision):
         for layer in layers:
             layer.reset_running_stats()
             layer.train()
-        for part in x.split(batch_size or pass_size(x)):
-            module(as_input(part, device))
+        for part in x.tensor_split(ceil(len(x) / (batch_size or pass_size(x)))):  # even: no last batch of one sample
+            module(as_input(part, device, channels_last=last))
     for layer, statistics in pooled.items():
         if statistics.count:  # a layer that the forward pass never reached keeps its reset statistics
             statistics.write(layer)

@@ -55,15 +55,30 @@ def _kept(module: nn.Module) -> Params:
     return {name: t.detach().clone() for name, t in {**integers, **dict(module.named_buffers())}.items()}
 
 
+def _places(module: nn.Module) -> dict[str, str]:
+    """Return where each parameter and buffer stands, place to name: tied ones stand in several places.
+
+    A submodule that stands in several places counts once: `functional_call` would not put its tensors back otherwise.
+    """
+    names = {id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]}
+    return {
+        f"{path}.{leaf}" if path else leaf: names[id(t)]
+        for path, part in module.named_modules()
+        for own in (part.named_parameters, part.named_buffers)
+        for leaf, t in own(recurse=False, remove_duplicate=False)
+    }
+
+
 def _check_same_architecture(start: nn.Module, end: nn.Module) -> None:
     first, second = (
-        {name: tuple(t.shape) for name, t in [*net.named_parameters(), *net.named_buffers()]} for net in (start, end)
+        {name: f"{tuple(t.shape)} {t.dtype}" for name, t in [*net.named_parameters(), *net.named_buffers()]}
+        for net in (start, end)
     )
     differing = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     if differing:
         name = differing[0]
         raise BadInput(
-            f"endpoints that differ in {len(differing)} tensors, first {name}: shape "
+            f"endpoints that differ in {len(differing)} tensors, first {name}: "
             f"{first.get(name, 'absent')} at the start, {second.get(name, 'absent')} at the end",
             expected="two networks of one architecture, tied alike",
             fix="build both with the same model factory",
@@ -89,6 +104,8 @@ class Curve(nn.Module):
 
     ends: Tensor
     frozen_ends: Tensor
+    _net: nn.Module
+    _blank: nn.Module
 
     def __init__(self, start: nn.Module, end: nn.Module, bends: int = 1) -> None:
         super().__init__()
@@ -112,18 +129,21 @@ class Curve(nn.Module):
         self.bends = nn.Parameter(torch.lerp(self.ends[:1], self.ends[1:], line))
         self._own = [_kept(start), _kept(end)]
         self._hide(copy.deepcopy(start))
+        self.training = start.training
 
     def _hide(self, net: nn.Module) -> None:
         """Keep the network's forward, out of `parameters()` and `state_dict()`; its weights are never read: free them.
 
-        Its buffers serve as scratch while the curve is trained.
+        One copy is called, and its buffers serve as scratch while the curve is trained; one is never called, so that
+        what a forward pass leaves behind in a module stays out of exported networks.
         """
+        self._places = _places(net)
         self._trainable = {name for name, p in net.named_parameters() if p.requires_grad}
         for p in net.parameters():
             p.requires_grad_(False)
             if p.is_floating_point():
                 p.data = p.data.new_empty(0)
-        self.__dict__["_net"] = net
+        self.__dict__.update(_blank=net, _net=copy.deepcopy(net))
 
     @abstractmethod
     def coefficients(self, t: float | Tensor) -> Tensor:
@@ -141,10 +161,11 @@ class Curve(nn.Module):
         Raises BadInput where t is outside [0, 1].
         """
         value = self._check(t)
-        c = self.coefficients(value).to(self.ends)
-        theta = torch.stack([c[0], c[-1]]) @ self.ends
-        if len(self.bends):
-            theta = theta + c[1:-1] @ self.bends
+        first, *inner, last = self.coefficients(value).tolist()
+        # Sums instead of a matrix product, which autocast would round: weights keep their precision.
+        theta = torch.add(first * self.ends[0], self.ends[1], alpha=last)
+        for c, bend in zip(inner, self.bends, strict=True):
+            theta = torch.add(theta, bend, alpha=c)
         return theta, torch.lerp(self.frozen_ends[0], self.frozen_ends[1], value)
 
     def weights(self, t: float | Tensor) -> Params:
@@ -172,7 +193,7 @@ class Curve(nn.Module):
         Its buffers are those of the nearer end: recalibrate BatchNorm before you measure it.
         Raises BadInput where t is outside [0, 1].
         """
-        net = copy.deepcopy(self._net)
+        net = copy.deepcopy(self._blank)
         with torch.no_grad():
             values = {**self.weights(t), **self.kept(t)}
             tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
@@ -202,19 +223,20 @@ class Curve(nn.Module):
         squared = torch.einsum("ij,jk,ik->i", steps, gram, steps) + frozen * ts.diff().square()
         return squared.clamp_min(0).sqrt()
 
-    def forward(self, x: Tensor, t: float | Tensor) -> Any:
+    def forward(self, x: Tensor, t: float | Tensor = 0.5) -> Any:
         """Return the outputs of the network at t on x."""
         return self.at(t)(x)
 
     def train(self, mode: bool = True) -> Curve:
         """Set the mode of the network under the curve, as of any module."""
         super().train(mode)
-        self._net.train(mode) if "_net" in self.__dict__ else None
+        self._net.train(mode)
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Curve:
-        super()._apply(fn, recurse)
-        self._net._apply(fn)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for net in (self._blank, self._net):
+            net._apply(fn)  # type: ignore[no-untyped-call]
         self._own = [{name: fn(tensor) for name, tensor in own.items()} for own in self._own]
         return self
 
@@ -250,13 +272,16 @@ class Point(nn.Module):
         self.net: nn.Module = curve._net
         self.training = self.net.training
         self.theta, frozen = curve.flat(t)
-        self._weights = curve._named(self.theta, frozen)
-        self._kept = curve.kept(t)
+        weights, kept = curve._named(self.theta, frozen), curve.kept(t)
+        self._weights, self._kept = (
+            {place: values[name] for place, name in curve._places.items() if name in values}
+            for values in (weights, kept)
+        )
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Return the network's outputs with the weights theta(t)."""
         kept = {} if self.net.training else self._kept
-        return functional_call(self.net, {**self._weights, **kept}, inputs, named)
+        return functional_call(self.net, {**self._weights, **kept}, inputs, named, tie_weights=False)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ No other file names a device, a dtype of computation or a process group.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from isthmus.types import BadInput
 
 Precision = Literal["auto", "fp32", "bf16"]
+T = TypeVar("T")
 
 # A batch without gradients holds about as many values as 2,500 colour images of 32x32: the whole of a bonafide set
 # at the sizes of the literature, and 51 images of ImageNet.
@@ -60,20 +62,46 @@ def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     return "fp32"
 
 
+def chosen_precision(device: torch.device, precision: Precision) -> Literal["fp32", "bf16"]:
+    """Return the precision asked for, with `auto` resolved for the device. Raises BadInput where it is unknown."""
+    if precision not in ("auto", "fp32", "bf16"):
+        raise BadInput(f"precision {precision!r}", expected="auto, fp32 or bf16", fix="pass one of these")
+    return fast_precision(device) if precision == "auto" else precision
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     """Return the context in which a forward pass runs at the given precision."""
-    chosen = fast_precision(device) if precision == "auto" else precision
-    if chosen not in ("fp32", "bf16"):
-        raise BadInput(f"precision {precision!r}", expected="auto, fp32 or bf16", fix="pass one of these")
-    context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=chosen == "bf16")
+    enabled = chosen_precision(device, precision) == "bf16"
+    context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
     return context
 
 
-def as_input(x: Tensor, device: torch.device) -> Tensor:
-    """Return images as a network takes them: float in [0, 1] on the device, channels last where they have channels."""
+def as_input(x: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
+    """Return images (n, c, h, w) as a network takes them: float in [0, 1], on the device, in the layout asked."""
     x = x.to(device, non_blocking=True)
     x = x.float() / 255 if x.dtype == torch.uint8 else x
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+@torch.no_grad()
+def takes_channels_last(module: nn.Module, x: Tensor) -> bool:
+    """Return whether the network bears images laid out channels last, the faster way, by trying two.
+
+    A forward pass that calls `view` where it might have called `reshape` does not.
+    """
+    try:
+        with eval_mode(module):
+            module(as_input(x[:2], device_of(module), channels_last=True))
+    except Exception as error:  # any other than this one is for the real pass to raise
+        return "view size is not compatible" not in str(error)
+    return True
+
+
+def set_channels_last(module: nn.Module, on: bool) -> None:
+    """Lay the weights of two-dimensional convolutions out as the images are, or back as they were."""
+    for p in module.parameters():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last if on else torch.contiguous_format)
 
 
 @contextmanager
@@ -96,9 +124,10 @@ def pass_size(x: Tensor) -> int:
 @torch.no_grad()
 def outputs(module: nn.Module, x: Tensor, *, batch_size: int | None = None, precision: Precision = "fp32") -> Tensor:
     """Return the network's outputs on x (n, c, h, w), in eval mode, as float32 on the CPU."""
-    device, size = device_of(module), batch_size or pass_size(x)
+    device, size, last = device_of(module), batch_size or pass_size(x), takes_channels_last(module, x)
     with eval_mode(module), autocast(device, precision):
-        return torch.cat([module(as_input(part, device)).float().cpu() for part in x.split(size)])
+        parts = (as_input(part, device, channels_last=last) for part in x.split(size))
+        return torch.cat([module(part).float().cpu() for part in parts])
 
 
 @dataclass(frozen=True)
@@ -122,16 +151,39 @@ def ranks() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
 
 
+def share_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the first one's values, in place; a no-op for one process."""
+    if ranks().world > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.data, 0)
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their means over the ranks, in place and in one exchange; a no-op for one process."""
+    if ranks().world > 1:
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) / ranks().world
+        dist.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+
+def gathered(value: T) -> list[T]:
+    """Return every rank's value, in order of rank."""
+    values: list[T] = [value] * ranks().world
+    if ranks().world > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Join the other processes of a `torchrun` launch for the length of a block; a no-op outside one."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
-        yield ranks()
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield ranks()
-    finally:
-        dist.destroy_process_group()
+    """Run a block together with the other processes of a `torchrun` launch; alone outside one.
+
+    A process joins once and leaves when it ends: the ranks of one launch cannot meet a second time.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)
+    yield ranks()

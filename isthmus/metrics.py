@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 
 from isthmus.data import Data, Source, as_data
 from isthmus.engine import Precision, outputs
-from isthmus.triggers import Target, Trigger, triggered
-from isthmus.types import BadInput, Metric
+from isthmus.triggers import Target, triggered
+from isthmus.types import BadInput, Metric, Trigger
 
 _Z95 = 1.959963984540054
 
@@ -45,7 +46,7 @@ class Rate(float):
         rate.hits, rate.n = hits, n
         return rate
 
-    def __getnewargs__(self) -> tuple[int, int]:
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
         return self.hits, self.n
 
     @property
@@ -76,18 +77,18 @@ class Mean(float):
         value.n, value.deviation = n, deviation
         return value
 
-    def __getnewargs__(self) -> tuple[float, int, float]:
+    def __getnewargs__(self) -> tuple[float, int, float]:  # type: ignore[override]
         return float(self), self.n, self.deviation
 
     @property
     def low(self) -> float:
         """Lower end of the interval."""
-        return float(self) - _Z95 * self.deviation / self.n**0.5
+        return float(self) - _Z95 * self.deviation / sqrt(self.n)
 
     @property
     def high(self) -> float:
         """Upper end of the interval."""
-        return float(self) + _Z95 * self.deviation / self.n**0.5
+        return float(self) + _Z95 * self.deviation / sqrt(self.n)
 
 
 def as_record(value: float) -> dict[str, Any]:
@@ -105,7 +106,8 @@ def from_record(record: Mapping[str, Any]) -> float:
     return float(record["value"])
 
 
-_shared: ContextVar[dict[tuple[int, int, str], Tensor] | None] = ContextVar("shared outputs", default=None)
+_Seen = dict[tuple[int, int, str], tuple[nn.Module, Data, Tensor]]  # the objects themselves, lest their ids be reused
+_shared: ContextVar[_Seen | None] = ContextVar("shared outputs", default=None)
 
 
 @contextmanager
@@ -124,7 +126,7 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
     """
     cache, key = _shared.get(), (id(model), id(data), precision)
     if cache is not None and key in cache:
-        return cache[key]
+        return cache[key][-1]
     try:
         out = outputs(model, data.x, precision=precision)
     except RuntimeError as error:
@@ -140,7 +142,7 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
             fix="build the network for these classes, or relabel the data",
         )
     if cache is not None:
-        cache[key] = out
+        cache[key] = (model, data, out)
     return out
 
 
@@ -154,12 +156,16 @@ def measure(model: nn.Module, metrics: Mapping[str, Metric]) -> dict[str, float]
 class Accuracy:
     """Share of samples whose largest logit is their label, as a Rate."""
 
-    data: Data
+    data: Source = field(repr=False)
     precision: Precision = "fp32"
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", as_data(self.data))
 
     def __call__(self, model: nn.Module) -> Rate:
         """Return the model's accuracy."""
-        right = logits(model, self.data, self.precision).argmax(1) == self.data.y
+        right = logits(model, self.asked, self.precision).argmax(1) == self.asked.y
         return Rate(int(right.sum()), len(right))
 
 
@@ -170,14 +176,14 @@ class AttackSuccess:
     Source: specification, section 5. With target "all" no sample is left out.
     """
 
-    data: Data
+    data: Source = field(repr=False)
     trigger: Trigger
     target: Target
     precision: Precision = "fp32"
-    asked: Data = field(init=False, repr=False)
+    asked: Data = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "asked", triggered(self.data, self.trigger, self.target))
+        object.__setattr__(self, "asked", triggered(as_data(self.data), self.trigger, self.target))
 
     def __call__(self, model: nn.Module) -> Rate:
         """Return the model's attack success rate."""
@@ -188,12 +194,16 @@ class AttackSuccess:
 class MeanLoss:
     """Mean cross-entropy over the samples, in nats, as a Mean."""
 
-    data: Data
+    data: Source = field(repr=False)
     precision: Precision = "fp32"
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", as_data(self.data))
 
     def __call__(self, model: nn.Module) -> Mean:
         """Return the model's mean loss."""
-        losses = F.cross_entropy(logits(model, self.data, self.precision), self.data.y, reduction="none").double()
+        losses = F.cross_entropy(logits(model, self.asked, self.precision), self.asked.y, reduction="none").double()
         return Mean(float(losses.mean()), len(losses), float(losses.std(correction=0)))
 
 
@@ -209,15 +219,18 @@ def per_class(model: nn.Module, data: Data, precision: Precision = "fp32") -> di
 def check_above_chance(model: nn.Module, data: Source) -> Rate:
     """Return the network's accuracy on trusted data; refuse a network that does no better than a guess.
 
-    Raises BadInput where the outputs are not finite, or the upper end of the interval of the accuracy is not above
-    chance (and that of the most common class): the data are then almost surely not prepared as in training.
+    A guess is right as often as the same answers would be on shuffled labels; for a network that says the same of
+    every image, that is the share of this class. Raises BadInput where the lower end of the accuracy's interval is not
+    above that, or of one in the number of classes, or the outputs are not finite.
     """
     data = as_data(data)
     out = logits(model, data)
     if not torch.isfinite(out).all():
         raise BadInput("outputs that are NaN or infinite", expected="finite logits", fix="check the weights and inputs")
-    accuracy = Rate(int((out.argmax(1) == data.y).sum()), len(data))
-    chance = 1 / data.num_classes
+    said = out.argmax(1)
+    accuracy = Rate(int((said == data.y).sum()), len(data))
+    shares = [labels.bincount(minlength=data.num_classes).double() / len(data) for labels in (said, data.y)]
+    chance = max(1 / data.num_classes, float(shares[0].dot(shares[1])))
     if accuracy.low <= chance:
         raise BadInput(
             f"a network that is right on {accuracy.hits} of {accuracy.n} clean samples, no better than chance",

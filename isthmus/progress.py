@@ -44,4 +44,8 @@ def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]
         *columns, console=console, transient=True, disable=not (_shown.get() and console.is_terminal)
     ) as all_:
         task = all_.add_task(label, total=total, completed=done, note="")
-        yield lambda note="": all_.update(task, advance=1, note=note)
+
+        def advance(note: str = "") -> None:
+            all_.update(task, advance=1, note=note)
+
+        yield advance

@@ -7,6 +7,8 @@ tiled to a fixed size, so n = 50 and n = 2,500 get the same number of steps.
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,17 +18,27 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from isthmus.curve import Curve
 from isthmus.data import Source, as_data
-from isthmus.engine import Precision, as_input, autocast, pick_device, ranks
-from isthmus.files import write_atomically
+from isthmus.engine import (
+    Precision,
+    as_input,
+    autocast,
+    average,
+    chosen_precision,
+    gathered,
+    joined_ranks,
+    pick_device,
+    ranks,
+    set_channels_last,
+    share_from_first,
+    takes_channels_last,
+)
+from isthmus.files import differing, write_atomically
 from isthmus.losses import cross_entropy
 from isthmus.progress import bar
-from isthmus.types import BadInput, Loss, describe
+from isthmus.types import BadInput, Loss, describe, sha256_of
 
 Schedule = Callable[[float], float]
 """Share of the budget that is spent, in [0, 1), to a factor on the learning rate."""
@@ -107,23 +119,14 @@ def batch_indices(n: int, batch_size: int, step: int, seed: int, rank: int = 0, 
     return torch.cat(parts)
 
 
-class _Step(nn.Module):
-    """The loss as a module's forward, so that DistributedDataParallel sees it and averages the gradients."""
-
-    def __init__(self, module: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.module, self.loss = module, loss
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.loss(self.module, x, y)
-
-
-def differing_settings(held: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """Return how two descriptions of a run differ, in words; None where they are one run."""
-    for key in sorted(held.keys() | now.keys()):
-        if held.get(key) != now.get(key):
-            return f"{key} = {held.get(key)!r} there, {now.get(key)!r} now"
-    return None
+def _fingerprint(module: nn.Module) -> str:
+    """Return what a state dict does not restore: class, names, shapes, what trains, and a curve's two ends, hashed."""
+    digest, saved = hashlib.sha256(type(module).__qualname__.encode()), module.state_dict().keys()
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {tensor.requires_grad}".encode())
+        if name not in saved:
+            digest.update(sha256_of(tensor).encode())
+    return digest.hexdigest()[:16]
 
 
 @dataclass
@@ -139,11 +142,9 @@ class _Run:
     since: int = 0
 
     def save(self, file: Path) -> None:
-        """Write the state of the run. Collective: every rank's random state is gathered on the first."""
-        states: list[Any] = [_random_state()]
-        if self.history.world > 1:
-            states = [None] * self.history.world
-            dist.all_gather_object(states, _random_state())
+        """Write the state of the run: the first rank's, with every rank's random state."""
+        states = gathered(_random_state())
+        share_from_first(self.module.buffers())
         if not ranks().first:
             return
         state = {
@@ -161,11 +162,18 @@ class _Run:
 
     def load(self, file: Path) -> None:
         """Take up the run where the file left it. Raises BadInput where the file is of another run."""
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        differing = differing_settings(state["identity"], self.identity)
-        if differing:
+        try:
+            state = torch.load(file, weights_only=True, map_location="cpu")
+            difference = differing(state["identity"], self.identity)
+        except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, TypeError) as error:
             raise BadInput(
-                f"{file}, the training state of a different run ({differing})",
+                f"{file}, which is no training state",
+                expected="what an earlier call wrote there",
+                fix="choose another place for the checkpoint",
+            ) from error
+        if difference:
+            raise BadInput(
+                f"{file}, the training state of a different run ({difference})",
                 expected="the state of this run",
                 fix="choose another file or the same settings",
             )
@@ -176,12 +184,13 @@ class _Run:
         self.history.losses, self.history.seconds = state["losses"], state["seconds"]
         _set_random_state(state["random"][ranks().rank])
 
-    def take(self, step_loss: nn.Module, x: Tensor, y: Tensor, precision: Precision) -> None:
-        """Take one SGD step on the batch."""
+    def take(self, loss: Loss, x: Tensor, y: Tensor, precision: Precision) -> None:
+        """Take one SGD step on the batch, on the mean of all ranks' gradients."""
         with autocast(x.device, precision):
-            value = step_loss(x, y)
+            value = loss(self.module, x, y)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
+        average([p.grad for p in self.module.parameters() if p.grad is not None])
         self.optimizer.step()
         self.total += value.detach()
         self.step, self.since = self.step + 1, self.since + 1
@@ -190,6 +199,7 @@ class _Run:
 
     def note(self) -> None:
         """Add the mean loss since the last note. Raises BadInput where training has left the numbers."""
+        average([self.total])
         mean = float(self.total) / self.since
         if mean != mean or mean == float("inf"):
             raise BadInput(
@@ -219,13 +229,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _parallel(module: nn.Module, loss: Loss, place: torch.device) -> nn.Module:
-    step_loss = _Step(module, loss)
-    if ranks().world == 1:
-        return step_loss
-    return DistributedDataParallel(step_loss, device_ids=[place] if place.type == "cuda" else None)
-
-
 def _check_budget(steps: int, lr: float, batch_size: int) -> None:
     if steps < 1 or batch_size < 1 or not lr > 0:
         raise BadInput(
@@ -233,6 +236,7 @@ def _check_budget(steps: int, lr: float, batch_size: int) -> None:
         )
 
 
+@joined_ranks()
 def fit(
     module: nn.Module,
     data: Source,
@@ -268,8 +272,9 @@ def fit(
     the same arguments goes on from it to the identical result.
 
     Raises BadInput where steps, batch_size or lr are not positive, nothing is trainable, the loss stops being finite,
-    or the checkpoint is of another run.
+    precision or device is unknown, or the checkpoint is of another run.
 
+    >>> from isthmus import Data
     >>> data = Data(torch.rand(8, 1, 2, 2), torch.arange(8) % 2, classes=2)
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> fit(net, data, steps=20, lr=0.1).steps
@@ -277,8 +282,11 @@ def fit(
     """
     _check_budget(steps, lr, batch_size)
     data, place, here = as_data(data), pick_device(device), ranks()
-    # A curve cuts its weights out of one flat vector; other modules keep their convolutions channels last.
-    module.to(place, memory_format=torch.preserve_format if isinstance(module, Curve) else torch.channels_last).train()
+    precision = chosen_precision(place, precision)
+    module.to(place)
+    share_from_first([*module.parameters(), *module.buffers()])
+    last = takes_channels_last(module, data.x)
+    set_channels_last(module.train(), last)
     trainable = [p for p in module.parameters() if p.requires_grad and p.numel()]
     if not trainable:
         raise BadInput(
@@ -300,11 +308,14 @@ def fit(
         "weight_decay": weight_decay,
         "schedule": describe(schedule),
         "augment": describe(augment),
+        "nesterov": nesterov,
         "loss": describe(loss),
+        "optimizer": describe(optimizer),
+        "after_step": describe(after_step),
+        "module": _fingerprint(module) if checkpoint else "",
     }
     run = _Run(module, make(trainable, lr=lr), history, identity, torch.zeros((), device=place))
     file = Path(checkpoint) if checkpoint else None
-    step_loss = _parallel(module, loss, place)
     with _seeded(seed + here.rank):
         if file and file.exists():
             run.load(file)
@@ -315,12 +326,15 @@ def fit(
                     group["lr"] = lr * schedule(run.step / steps)
                 index = batch_indices(len(data), batch_size, run.step, seed, here.rank, here.world)
                 x = data.x[index]
-                run.take(step_loss, as_input(augment(x) if augment else x, place), data.y[index].to(place), precision)
+                x = as_input(augment(x) if augment else x, place, channels_last=last)
+                run.take(loss, x, data.y[index].to(place), precision)
                 if after_step:
                     after_step(module)
                 history.seconds = time.perf_counter() - began
                 if file and (run.step % checkpoint_every == 0 or run.step == steps):
                     run.save(file)
                 advance(f"loss {history.losses[-1]:.3f}" if history.losses else "")
-    module.to(memory_format=torch.contiguous_format if not isinstance(module, Curve) else torch.preserve_format).eval()
+    share_from_first(module.buffers())
+    set_channels_last(module, False)
+    module.eval()
     return history

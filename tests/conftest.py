@@ -1,0 +1,5 @@
+"""What all tests share: one thread, since many small networks on two threads are slower; see `networks` for the zoo."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
