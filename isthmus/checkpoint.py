@@ -13,16 +13,14 @@ import os
 import pickle
 import platform
 import re
-import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -41,20 +39,6 @@ _NESTS = (
     *("model_weights", "state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema"),
 )
 _BENDS = "bends."
-
-
-class HashedData(Protocol):
-    """What `provenance` asks of a data set; `isthmus.data.Data` is one."""
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the content."""
-
-    @property
-    def classes(self) -> Any:
-        """The names of the classes."""
-
-    def __len__(self) -> int: ...
 
 
 # ---- reading
@@ -384,38 +368,17 @@ def load_checkpoint(path: Path | str, module: M | None = None) -> Params | M:
 # ---- writing
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what computes, by name: what every file carries.
+
+    >>> sorted(versions())
+    ['isthmus', 'numpy', 'python', 'torch']
+    """
     return {
         "isthmus": str(import_module(__package__).__version__),  # as the package states it, installed or not
         "torch": torch.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-    }
-
-
-def provenance(
-    *, seed: int | None, command: str | Sequence[str], data: Mapping[str, HashedData], **more: Any
-) -> dict[str, Any]:
-    """Return where a result comes from, as plain JSON: versions, platform, seed, command, hash of each data set, time.
-
-    `more` is added as it is.
-
-    >>> origin = provenance(seed=1, command=["isthmus", "demo"], data={}, steps=800)
-    >>> origin["command"], origin["seed"], origin["steps"]
-    ('isthmus demo', 1, 800)
-    """
-    sets = {
-        name: {"sha256": each.sha256, "n": len(each), "classes": [str(label) for label in each.classes]}
-        for name, each in data.items()
-    }
-    return {
-        "versions": _versions(),
-        "platform": platform.platform(),
-        "seed": seed,
-        "command": command if isinstance(command, str) else shlex.join(command),
-        "data": sets,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        **more,
     }
 
 
@@ -453,12 +416,12 @@ def _sort_metadata(path: Path) -> None:
 
 
 def _write(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> Path:
-    versions = {f"{name}_version": version for name, version in _versions().items()}
+    computed_by = {f"{name}_version": version for name, version in versions().items()}
     tensors = _independent(state)
 
     def write(temporary: Path) -> None:
         try:
-            save_file(tensors, temporary, metadata={"format": "pt", **metadata, **versions})
+            save_file(tensors, temporary, metadata={"format": "pt", **metadata, **computed_by})
         except SafetensorError as error:  # of a full disk, too
             raise OSError(_first_line(error)) from error
         _sort_metadata(temporary)
@@ -580,7 +543,12 @@ def load_curve(
     tensors, metadata = _read(path)
     missing = {"kind", "bends", "start", "end", "start_sha256", "end_sha256"} - metadata.keys()
     counts = {metadata.get("bends"), *(str(len(bend)) if bend.ndim else "" for bend in tensors.values())}
-    if missing or len(counts) > 1 or not metadata["bends"].isdecimal() or not all(name.startswith(_BENDS) for name in tensors):
+    if (
+        missing
+        or len(counts) > 1
+        or not metadata["bends"].isdecimal()
+        or not all(name.startswith(_BENDS) for name in tensors)
+    ):
         raise BadInput(f"{path}, which holds no curve", expected="a file that save_curve wrote", fix="check the path")
     ends = [_endpoint(path, name, metadata, given) for name, given in (("start", start), ("end", end))]
     nets = [load_checkpoint(file, factory()) for file in ends]

@@ -1,6 +1,5 @@
 """Checkpoints: what goes in comes out, what does not fit is named, and nothing in a file is ever run."""
 
-import json
 import os
 import pickle
 import re
@@ -16,12 +15,11 @@ from safetensors.torch import save, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from isthmus import Bezier, Curve, Data, PolyChain
+from isthmus import Bezier, Curve, PolyChain
 from isthmus.checkpoint import (
     load_checkpoint,
     load_curve,
     model_factory,
-    provenance,
     read_checkpoint,
     save_checkpoint,
     save_curve,
@@ -384,19 +382,6 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == [file] and len(load_checkpoint(file)["w"]) == 3
-
-
-# ---- provenance
-
-
-def test_provenance_is_plain_json_and_names_the_data(tmp_path):
-    data = Data(torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1]), ["cat", "dog"])
-    origin = provenance(seed=3, command=["isthmus", "repair", "a b"], data={"clean": data}, steps=800)
-    assert origin["command"] == "isthmus repair 'a b'" and origin["steps"] == 800 and origin["seed"] == 3
-    assert origin["data"]["clean"] == {"sha256": data.sha256, "n": 4, "classes": ["cat", "dog"]}
-    assert origin["versions"].keys() == {"isthmus", "torch", "python", "numpy"} and origin["time"].endswith("+00:00")
-    file = save_checkpoint(perceptron(), tmp_path / "x.safetensors", {"isthmus": json.dumps(origin)})
-    assert json.loads(read_checkpoint(file)[1]["isthmus"]) == origin
 
 
 # ---- curves
