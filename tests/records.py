@@ -1,0 +1,73 @@
+"""Records for the tests of the report: a full one, the same with parts taken away, and one with hostile names."""
+
+import copy
+import json
+from pathlib import Path
+
+from isthmus.metrics import Rate, as_record
+
+EXAMPLE = Path(__file__).with_name("report_example.json")  # figures made up for these tests
+HOSTILE = '<script>parent.harmed = 1</script> & "$x^2$" | *a* `b` [link](http://example.org) ]]> <!--'
+
+
+def example():
+    return json.loads(EXAMPLE.read_text())
+
+
+def classes(record, names):
+    for part, hits in (("before", 19), ("after", 18)):
+        rates = [as_record(Rate(hits - i, 20)) for i in range(7)]
+        record[part]["per_class"] = {name: rates[i % 7] for i, name in enumerate(names)}
+
+
+def points(record, count):
+    """The same path measured at `count` equally spaced t."""
+    path = record["path"]
+    index = [round(i * 10 / (count - 1)) for i in range(count)]
+    path["t"] = [i / (count - 1) for i in range(count)]
+    path["distance"] = [path["distance"][i] for i in index]
+    path["values"] = {name: [series[i] for i in index] for name, series in path["values"].items()}
+
+
+def variant(record, *, trigger=True, evaluation=True, baselines=True, confident=True, count=11, names=None):
+    """The example with parts taken away, as a repair without them would leave it."""
+    record = copy.deepcopy(record)
+    gone = ([] if trigger else ["attack success"]) + ([] if evaluation else ["accuracy", "loss"])
+    for part in (record["before"], record["after"], record["path"]["values"], *record["baselines"]):
+        for name in gone:
+            part.pop(name, None)
+    if not trigger:
+        del record["trigger"]
+    if not evaluation:
+        del record["provenance"]["data"]["evaluation"]
+    if not baselines:
+        record["baselines"], record["limits"], record["curve"]["losses"] = [], [], []
+        del record["provenance"]["checkpoint"], record["provenance"]["command"]
+    if names is not None:
+        classes(record, names)
+    record["choice"]["confident"] = confident
+    points(record, count)
+    return record
+
+
+def hostile(record):
+    """The example with every text that a user may have named replaced."""
+    record = variant(record, names=[HOSTILE, f"2 {HOSTILE}"])
+    for part, names in (
+        (record, ["title", "verdict"]),
+        (record["choice"], ["rule", "reason"]),
+        (record["trigger"], ["trigger", "target", "note"]),
+        (record["provenance"], ["command", "platform", "time", "recalibrated_on", "isthmus"]),
+        (record["provenance"]["checkpoint"], ["path"]),
+        (record["provenance"]["other"], ["kind"]),
+        (record["path"], ["recalibrated_on"]),
+        (record["curve"], ["kind"]),
+        (record["baselines"][0], ["name", "settings"]),
+    ):
+        part.update(dict.fromkeys(names, HOSTILE))
+    record["limits"] = [HOSTILE]
+    record["provenance"]["data"] = {HOSTILE: record["provenance"]["data"]["bonafide"]}
+    record["provenance"][HOSTILE] = {HOSTILE: HOSTILE}
+    record["path"]["values"][HOSTILE] = record["path"]["values"]["accuracy"]
+    record["after"][HOSTILE] = record["after"]["accuracy"]
+    return record
