@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from isthmus.types import BadInput
 
 
@@ -24,9 +26,9 @@ def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk in errors of their own
+    except (OSError, RuntimeError, SafetensorError) as error:  # in which torch and safetensors report a full disk
         raise BadInput(
-            f"{path}, which could not be written ({str(error).splitlines()[0]})",
+            f"{path}, which could not be written ({str(error).partition(chr(10))[0]})",
             expected="a folder that can be written, with room on the disk",
             fix="free some space or choose another place; nothing was left half-written",
         ) from error

@@ -129,9 +129,12 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
         return cache[key][-1]
     try:
         out = outputs(model, data.x, precision=precision)
-    except RuntimeError as error:
+    except BadInput:
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
         raise BadInput(
-            f"images of shape {tuple(data.x.shape[1:])} that the network cannot read ({str(error).splitlines()[0]})",
+            f"images of shape {tuple(data.x.shape[1:])} that the network cannot read ({why})",
             expected="the shape it was built for",
             fix="check the data and the model factory",
         ) from error

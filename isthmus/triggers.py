@@ -9,7 +9,7 @@ as hits, the all-targets shift runs modulo the number of classes, and triggers a
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,11 +40,11 @@ class Patch:
     def __call__(self, x: Tensor) -> Tensor:
         """Return x with the patch. Raises BadInput where it leaves the image or has the wrong number of channels."""
         height, width = x.shape[-2:]
-        row, column = self.at or (-self.size - 1, -self.size - 1)
-        row, column = row % height if row < 0 else row, column % width if column < 0 else column
-        if self.size < 1 or row + self.size > height or column + self.size > width:
+        at = self.at or (-self.size - 1, -self.size - 1)
+        row, column = (i + length if i < 0 else i for i, length in zip(at, (height, width), strict=True))
+        if min(row, column) < 0 or self.size < 1 or row + self.size > height or column + self.size > width:
             raise BadInput(
-                f"a {self.size}x{self.size} patch at ({row}, {column})",
+                f"a {self.size}x{self.size} patch at {at}",
                 expected=f"a patch inside the {height}x{width} image",
                 fix="choose size and at",
             )
@@ -148,7 +148,7 @@ def parse_trigger(text: str) -> Trigger:
     >>> parse_trigger("Patch(size=2, at=(0, 0))")
     Patch(size=2, at=(0, 0), value=1.0)
     """
-    kinds = {"patch": Patch, "blend": Blend}
+    kinds: dict[str, Callable[..., Trigger]] = {"patch": Patch, "blend": Blend}
     try:
         tree = ast.parse(text, mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
