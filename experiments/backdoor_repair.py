@@ -106,6 +106,32 @@ def recorded(net: nn.Module, metrics: dict[str, Accuracy | AttackSuccess]) -> di
     return {name: as_record(value) for name, value in measure(net, metrics).items()}
 
 
+def cell(rows: list[dict[str, dict[str, float]]], name: str) -> str:
+    """Mean over the seeds in percent, and the range."""
+    values = [100 * row[name]["value"] for row in rows]
+    return f"{sum(values) / len(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
+
+
+def table() -> str:
+    """Clean accuracy and attack success over the seeds, for every method and number of bonafide samples."""
+    lines = []
+    for setting in TARGETS:
+        jobs = [read_json(file) for file in sorted(RESULTS.glob(f"{setting}-n*.json"))]
+        if not jobs:
+            continue
+        lines += ["", f"## Target: {setting}", ""]
+        lines += ["| method | " + " | ".join(f"n = {n}" for n in SIZES) + " |", "|---|" + "---|" * len(SIZES)]
+        for name in jobs[0]["rows"]:
+            cells = []
+            for n in SIZES:
+                rows = [job["rows"][name] for job in jobs if job["n"] == n]
+                cells.append(f"{cell(rows, 'accuracy')} / {cell(rows, 'attack success')}" if rows else "")
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        chosen = [f"{job['rows']['path']['t']:g}" for n in SIZES for job in jobs if job["n"] == n]
+        lines += ["", f"t of the path, by n and seed: {', '.join(chosen)}"]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["endpoints", "run", "table"])

@@ -10,7 +10,7 @@ the same samples and number of steps, and has its BatchNorm recalibrated on the 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -89,7 +89,7 @@ class GaussianNoise:
     tampered network, w2 the `other`. Source: Zhao et al., ICLR 2020, section 3.2; specification, section 13.
     """
 
-    other: nn.Module
+    other: nn.Module = field(repr=False)
     variant: str = "between"
     scale: float = 1.0
     seed: int = 0
@@ -114,7 +114,7 @@ class GaussianNoise:
 class StraightAverage:
     """The midpoint of the straight segment to `other`: the average of the two networks, no training."""
 
-    other: nn.Module
+    other: nn.Module = field(repr=False)
     t: float = 0.5
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
@@ -154,7 +154,7 @@ class FinePrune:
         for layer in scores:
             for name in ("weight", "bias"):
                 if prune.is_pruned(layer) and hasattr(layer, f"{name}_mask"):
-                    prune.remove(layer, name)  # type: ignore[no-untyped-call]
+                    prune.remove(layer, name)
         return recalibrate(net, bonafide)
 
 
@@ -166,7 +166,7 @@ def _mask(layer: nn.Module, score: Tensor, share: float) -> None:
         value = getattr(layer, name)
         if value is not None:
             mask = keep.view(-1, *[1] * (value.ndim - 1)).expand_as(value)
-            prune.custom_from_mask(layer, name, mask)  # type: ignore[no-untyped-call]
+            prune.custom_from_mask(layer, name, mask)
 
 
 def _activity(net: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:

@@ -2,34 +2,27 @@
 
 Networks are written as safetensors, with their origin in the file's metadata. They are read from safetensors, or from
 torch's own files as far as these hold tensors alone (`weights_only=True`). Everything that can be wrong with a file is
-found before one weight of a network changes. The only code that is ever called is the user's own: `model_factory`.
+found before one weight of a network changes. No code is ever called.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
 import pickle
-import platform
 import re
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from importlib import import_module
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any, Literal, TypeVar, overload
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from isthmus.files import file_sha256, write_atomically
-from isthmus.types import BadInput, Params, closest
+from isthmus.files import write_atomically
+from isthmus.provenance import versions
+from isthmus.types import BadInput, Params, closest, first_line, some
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -38,17 +31,9 @@ _NESTS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module", "model_state"),
     *("model_weights", "state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema"),
 )
-_BENDS = "bends."
 
 
 # ---- reading
-
-
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    """Return the first few names and how many more there are."""
-    listed = sorted(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
 
 
 def _head(path: Path) -> bytes:
@@ -56,7 +41,7 @@ def _head(path: Path) -> bytes:
     expected = "a checkpoint file"
     if path.is_dir():
         inside = [file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pt", ".pth", ".bin")]
-        fix = f"name the file inside it: {_some(inside)}" if inside else "name the file"
+        fix = f"name the file inside it: {some(inside)}" if inside else "name the file"
         raise BadInput(f"{path}, a folder", expected=expected, fix=fix)
     if not path.exists():
         around = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -93,14 +78,10 @@ def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise BadInput(
-            f"{path}, safetensors that are cut short or damaged ({_first_line(error)})",
+            f"{path}, safetensors that are cut short or damaged ({first_line(error)})",
             expected="a whole file",
             fix="copy or download it again",
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _refusal(path: Path, error: Exception) -> BadInput:
@@ -119,7 +100,7 @@ def _refusal(path: Path, error: Exception) -> BadInput:
         got = f"{path}, a pickle that holds more than tensors, or is damaged"
         return BadInput(got, expected="a state dict saved by torch", fix=f"it was refused, {harmless}")
     return BadInput(
-        f"{path}, a torch file that is cut short or damaged ({_first_line(error)})",
+        f"{path}, a torch file that is cut short or damaged ({first_line(error)})",
         expected="a whole file",
         fix="copy or download it again",
     )
@@ -158,11 +139,11 @@ def _state_in(found: Any, path: Path) -> Params:
     """Return the one state dict among what a training script saved."""
     states = _states(found)
     if not states:
-        held = f"entries {_some(map(str, found))}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        held = f"entries {some(map(str, found))}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
         raise BadInput(f"{path}, which holds {held}", expected="a state dict", fix="save model.state_dict()")
     if len(states) > 1:
         raise BadInput(
-            f"{path}, which holds {len(states)} sets of weights ({_some(name for name, _ in states)})",
+            f"{path}, which holds {len(states)} sets of weights ({some(name for name, _ in states)})",
             expected="the state dict of one network",
             fix="save the one that is meant on its own",
         )
@@ -185,7 +166,7 @@ def _check_entries(state: Mapping[Any, Any], path: Path | str) -> None:
             )
 
 
-def _read(path: Path) -> tuple[Params, dict[str, str]]:
+def read_tensors(path: Path) -> tuple[Params, dict[str, str]]:
     """Return the tensors under the names they have in the file, and its metadata."""
     if _format(path) == "safetensors":
         state, metadata = _read_safetensors(path)
@@ -227,7 +208,7 @@ def read_checkpoint(path: Path | str) -> tuple[Params, dict[str, str]]:
     Nested layouts (`state_dict`, `model`, `net`, ...) and the prefixes `module.` and `_orig_mod.` are unwrapped.
     Raises BadInput where the file is missing, empty, a folder, cut short, a web page, or anything but tensors.
     """
-    state, metadata = _read(Path(path))
+    state, metadata = read_tensors(Path(path))
     return _unwrapped(state), metadata
 
 
@@ -263,8 +244,8 @@ def _check_keys(path: Path, state: Params, module: nn.Module, wanted: Params) ->
     ]
     extra = state.keys() - wanted.keys()
     if missing or extra:
-        lacks = f"lacks {len(missing)} of them ({_some(missing)})" if missing else ""
-        has = f"has {len(extra)} others ({_some(extra)})" if extra else ""
+        lacks = f"lacks {len(missing)} of them ({some(missing)})" if missing else ""
+        has = f"has {len(extra)} others ({some(extra)})" if extra else ""
         raise BadInput(
             f"{path}, which {' and '.join(filter(None, [lacks, has]))}",
             expected=f"the {len(wanted)} keys of {type(module).__name__}",
@@ -284,7 +265,7 @@ def _check_shapes(path: Path, state: Params, wanted: Params) -> None:
     if differing:
         shown = [f"{n} {tuple(state[n].shape)} instead of {tuple(wanted[n].shape)}" for n in differing]
         raise BadInput(
-            f"{path}, where {len(differing)} tensors have another shape: {_some(shown)}",
+            f"{path}, where {len(differing)} tensors have another shape: {some(shown)}",
             expected="the shapes of the network",
             fix="pass the factory of the network that was saved, with its width and its number of classes",
         )
@@ -335,7 +316,7 @@ def _checked(path: Path, state: Params, module: nn.Module) -> Params:
         grown = all(_is_finite(state[name], wanted[name]) for name in odd)
         what = f"that {cast[odd[0]].dtype} cannot hold" if grown else "that are NaN or infinite"
         raise BadInput(
-            f"{path}, where {len(odd)} tensors hold numbers {what}: {_some(odd)}",
+            f"{path}, where {len(odd)} tensors hold numbers {what}: {some(odd)}",
             expected="finite weights",
             fix="build the network in a wider type" if grown else "take an earlier checkpoint: this run had diverged",
         )
@@ -360,7 +341,7 @@ def load_checkpoint(path: Path | str, module: M | None = None) -> Params | M:
     """
     if module is None:
         return read_checkpoint(path)[0]
-    state, _ = _read(Path(path))
+    state, _ = read_tensors(Path(path))
     module.load_state_dict(_checked(Path(path), state, module), strict=False)
     return module.eval()
 
@@ -368,21 +349,8 @@ def load_checkpoint(path: Path | str, module: M | None = None) -> Params | M:
 # ---- writing
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what computes, by name: what every file carries.
-
-    >>> sorted(versions())
-    ['isthmus', 'numpy', 'python', 'torch']
-    """
-    return {
-        "isthmus": str(import_module(__package__).__version__),  # as the package states it, installed or not
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-
-
-def _check_metadata(metadata: Mapping[str, str]) -> None:
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Raise BadInput where metadata are not text by name, which is all that safetensors hold."""
     for key, value in metadata.items():
         if not (isinstance(key, str) and isinstance(value, str)):
             raise BadInput(f"metadata {key!r}: {value!r}", expected="text by name", fix="pass json.dumps(value)")
@@ -415,7 +383,8 @@ def _sort_metadata(path: Path) -> None:
             file.write(text.ljust(size))
 
 
-def _write(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> Path:
+def write_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> Path:
+    """Write tensors and metadata as safetensors, atomically, with the versions that computed them."""
     computed_by = {f"{name}_version": version for name, version in versions().items()}
     tensors = _independent(state)
 
@@ -423,7 +392,7 @@ def _write(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str])
         try:
             save_file(tensors, temporary, metadata={"format": "pt", **metadata, **computed_by})
         except SafetensorError as error:  # of a full disk, too
-            raise OSError(_first_line(error)) from error
+            raise OSError(first_line(error)) from error
         _sort_metadata(temporary)
 
     return write_atomically(path, write)
@@ -440,248 +409,5 @@ def save_checkpoint(
     """
     state = module.state_dict() if isinstance(module, nn.Module) else module
     _check_entries(state, type(module).__name__)
-    _check_metadata(metadata or {})
-    return _write(state, Path(path), metadata or {})
-
-
-# ---- curves
-
-
-def _check_end(curve: Any, t: float, path: Path, name: str) -> None:
-    """Refuse a file that is not the network at this end of the curve."""
-    net = curve.export(t)
-    held = {key: value.clone() for key, value in net.state_dict().items()}
-    load_checkpoint(path, net)
-    if not all(torch.equal(value, held[key]) for key, value in net.state_dict().items()):
-        raise BadInput(
-            f"{path}, which holds other weights than the {name} of the curve",
-            expected=f"the checkpoint of the network at t = {t:g}",
-            fix=f"save that network, curve.export({t:g}), and pass its file",
-        )
-
-
-def _relative(path: Path, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # on another drive
-        return path.resolve().as_posix()
-
-
-def save_curve(
-    curve: Any, path: Path | str, *, start: Path | str, end: Path | str, metadata: Mapping[str, str] | None = None
-) -> Path:
-    """Write a Curve's bends as safetensors, and its endpoints as references: path and SHA-256 of their checkpoints.
-
-    Each trainable parameter stands under `bends.NAME` with shape (bends, ...). `start` and `end` are the files of the
-    networks at t = 0 and t = 1; their paths are kept relative to the curve's file.
-    Raises BadInput where one of them holds another network, or as `save_checkpoint` does.
-    """
-    path = Path(path)
-    reference = {"kind": type(curve).__name__, "bends": str(len(curve.bends))}
-    for t, name, file in ((0.0, "start", Path(start)), (1.0, "end", Path(end))):
-        _check_end(curve, t, file, name)
-        reference |= {name: _relative(file, path.parent), f"{name}_sha256": file_sha256(file)}
-    moving = {name: p.shape for name, p in curve.export(0.0).named_parameters() if p.requires_grad}
-    parts = curve.bends.detach().split([shape.numel() for shape in moving.values()], dim=1) if moving else ()
-    bends = {
-        _BENDS + name: part.reshape(len(part), *shape)
-        for (name, shape), part in zip(moving.items(), parts, strict=True)
-    }
-    _check_metadata(metadata or {})
-    return _write(bends, path, {**(metadata or {}), **reference})
-
-
-def _endpoint(path: Path, name: str, metadata: Mapping[str, str], given: Path | str | None) -> Path:
-    """Return the file of an endpoint, found and unchanged."""
-    file = Path(given) if given is not None else path.parent / metadata[name]
-    if not file.is_file():
-        raise BadInput(
-            f"{path}, whose {name} {file} is not there", expected="its endpoints beside it", fix=f"pass {name}=FILE"
-        )
-    found, wanted = file_sha256(file), metadata[f"{name}_sha256"]
-    if found != wanted:
-        raise BadInput(
-            f"{file}, the {name} of {path}, which has changed (SHA-256 {found[:12]})",
-            expected=f"the file that the curve was saved with (SHA-256 {wanted[:12]})",
-            fix=f"restore it, or pass {name}=FILE",
-        )
-    return file
-
-
-def _curve_class(path: Path, kind: str) -> Any:
-    """Return the curve of that name among those this process knows; a file's word never makes one be imported."""
-    known: dict[str, type] = {}
-    found: list[type] = [import_module("isthmus.curve").Curve]  # by name: nouns do not import each other
-    for each in found:
-        found.extend(each.__subclasses__())
-        known[each.__name__] = each
-    known.pop("Curve")
-    if kind not in known:
-        raise BadInput(
-            f"{path}, a curve of unknown kind {kind!r}",
-            expected=f"one of {_some(known)}",
-            fix="import the module that defines it first",
-        )
-    return known[kind]
-
-
-def load_curve(
-    path: Path | str,
-    factory: Callable[[], nn.Module],
-    *,
-    start: Path | str | None = None,
-    end: Path | str | None = None,
-) -> Any:
-    """Return the Curve that `save_curve` wrote, between endpoints built by the factory from their checkpoints.
-
-    `start` and `end` say where the endpoints' files are now, where they have moved; their content must be the same.
-    Curves of the user's own are found by class name once their module is imported.
-    Raises BadInput where the file holds no curve, an endpoint is missing or has changed, or the factory builds
-    another network.
-    """
-    path = Path(path)
-    tensors, metadata = _read(path)
-    missing = {"kind", "bends", "start", "end", "start_sha256", "end_sha256"} - metadata.keys()
-    counts = {metadata.get("bends"), *(str(len(bend)) if bend.ndim else "" for bend in tensors.values())}
-    if (
-        missing
-        or len(counts) > 1
-        or not metadata["bends"].isdecimal()
-        or not all(name.startswith(_BENDS) for name in tensors)
-    ):
-        raise BadInput(f"{path}, which holds no curve", expected="a file that save_curve wrote", fix="check the path")
-    ends = [_endpoint(path, name, metadata, given) for name, given in (("start", start), ("end", end))]
-    nets = [load_checkpoint(file, factory()) for file in ends]
-    moving = {name.removeprefix(_BENDS): bend for name, bend in tensors.items()}
-    params = dict(nets[0].named_parameters())
-    differing = [name for name, b in moving.items() if name not in params or params[name].shape != b.shape[1:]]
-    if differing:
-        raise BadInput(
-            f"{path}, whose bends do not fit the network ({_some(differing)})",
-            expected="the network that the curve was made of",
-            fix="pass its factory",
-        )
-    for name, p in params.items():
-        p.requires_grad_(name in moving)
-    curve = _curve_class(path, metadata["kind"])(*nets, bends=int(metadata["bends"]))
-    flat = [moving[name].reshape(len(curve.bends), p.numel()) for name, p in params.items() if name in moving]
-    with torch.no_grad():
-        curve.bends.copy_(torch.cat(flat, dim=1) if flat else curve.bends)
-    return curve.eval()
-
-
-# ---- the user's own network
-
-
-def _setting(spec: str, text: str) -> tuple[str, Any]:
-    """Return a `name=value` of a spec, the value as a number or a truth value where it reads as one."""
-    name, equals, value = text.partition("=")
-    if not (equals and name.isidentifier()):
-        raise BadInput(
-            f"{text!r} in {spec!r}", expected="name=value", fix="write PKG.MODULE:FACTORY,depth=26,classes=10"
-        )
-    words: dict[str, Any] = {"true": True, "false": False, "none": None}
-    if value.lower() in words:
-        return name, words[value.lower()]
-    for read in (int, float):
-        try:
-            return name, read(value)
-        except ValueError:
-            pass
-    return name, value
-
-
-def _import(name: str) -> Any:
-    """Import the user's module; the current directory counts, as for `python -m`."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if not error.name or not (name == error.name or name.startswith(error.name + ".")):
-            raise BadInput(
-                f"module {name!r}, which needs {error.name}", expected="a module that imports", fix="install it"
-            ) from error
-        parent, _, last = name.rpartition(".")
-        places = getattr(sys.modules.get(parent), "__path__", None) if parent else [os.getcwd()]
-        around = [found.name for found in iter_modules(places)] if places else []
-        raise BadInput(
-            f"unknown module {name!r}",
-            expected="one that imports from here",
-            fix=f"run where it can be imported; {closest(last, around)}",
-        ) from error
-    except Exception as error:  # the user's code may raise anything
-        raise BadInput(
-            f"module {name!r}, which fails to import ({type(error).__name__}: {_first_line(error)})",
-            expected="a module that imports",
-            fix="correct it",
-        ) from error
-
-
-def _check_arguments(spec: str, factory: Callable[..., Any], named: Mapping[str, Any]) -> None:
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # of a builtin
-        return
-    names = list(signature.parameters)
-    anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    unknown = [name for name in named if name not in names and not anything]
-    try:
-        signature.bind(**named)
-    except TypeError as error:
-        takes = f"arguments of {spec.partition(':')[2].partition(',')[0]}{signature}"
-        fix = closest(unknown[0], names) if unknown else "pass it as ,name=value"
-        raise BadInput(f"{spec!r}: {error}", expected=takes, fix=fix) from error
-
-
-def _build(spec: str, factory: Callable[..., Any], named: Mapping[str, Any]) -> nn.Module:
-    try:
-        module = factory(**named)
-    except BadInput:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise BadInput(
-            f"{spec!r}, which fails ({type(error).__name__}: {_first_line(error)})",
-            expected="a callable that builds the network",
-            fix="correct it or its arguments",
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise BadInput(
-            f"{spec!r}, which returns a {type(module).__name__}",
-            expected="a callable that returns a torch.nn.Module",
-            fix="return the network",
-        )
-    return module
-
-
-def model_factory(spec: str) -> Callable[[], nn.Module]:
-    """Return what builds the user's network: "PKG.MODULE:FACTORY", with arguments as "...:FACTORY,name=value,...".
-
-    The module is imported, from the current directory too: this runs the user's own code, never that of a checkpoint.
-    Values read as int, float, true, false or none where they can, else as text.
-    Raises BadInput where module, factory or argument is unknown, or what is called fails or returns no module.
-
-    >>> model_factory("isthmus.models:preact_resnet,depth=8,classes=3")().linear.out_features
-    3
-    """
-    target, *settings = spec.split(",")
-    place, _, name = target.partition(":")
-    if not place or not name:
-        raise BadInput(
-            f"model {spec!r}", expected="PKG.MODULE:FACTORY", fix="for example isthmus.models:preact_resnet,depth=20"
-        )
-    pairs = [_setting(spec, text) for text in settings]
-    named = dict(pairs)
-    if len(named) < len(pairs):
-        raise BadInput(f"an argument twice in {spec!r}", expected="each argument once", fix="drop one")
-    module = _import(place)
-    factory = getattr(module, name, None)
-    if factory is None:
-        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise BadInput(f"{name!r}, unknown in {place}", expected="a callable of that module", fix=closest(name, known))
-    if isinstance(factory, nn.Module) or not callable(factory):
-        raise BadInput(
-            f"{target!r}, a {type(factory).__name__}", expected="a callable that builds the network", fix="wrap it: def"
-        )
-    _check_arguments(spec, factory, named)
-    return partial(_build, spec, factory, named)
+    check_metadata(metadata or {})
+    return write_tensors(state, Path(path), metadata or {})

@@ -20,12 +20,14 @@ from torch import nn
 
 from isthmus import __version__, report
 from isthmus.baselines import standard
-from isthmus.checkpoint import load_checkpoint, load_curve, model_factory, save_checkpoint, save_curve
+from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.curve import Bezier, Curve, PolyChain
+from isthmus.curvefile import load_curve, save_curve
 from isthmus.data import Augment
 from isthmus.demo import tell
 from isthmus.engine import Precision, joined_ranks, ranks
 from isthmus.evidence import Judge, evidence
+from isthmus.factory import model_factory
 from isthmus.files import claimed, file_sha256, read_json, write_json
 from isthmus.metrics import as_record, measure
 from isthmus.path import evaluate_path, network_at
@@ -148,7 +150,9 @@ def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = Non
     torch.manual_seed(budget.seed)
     net = model_factory(model)()
     state = _state_file(out, resume)
-    history = fit(net, samples, schedule=one_cycle, nesterov=True, checkpoint=state, **budget.training())
+    training = budget.training()
+    training.update({"schedule": one_cycle, "nesterov": True, "checkpoint": state})
+    history = fit(net, samples, **training)
     if ranks().first:
         save_checkpoint(net, out, _metadata(provenance(budget.seed, {"train": samples})))
         state.unlink(missing_ok=True)
@@ -182,9 +186,9 @@ def connect_command(
 ) -> None:
     """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
     budget, samples = budget or Budget(), load_data(clean)
-    state, ends = _state_file(out, resume), [_network(model, file) for file in (start, end)]
+    state, ends = _state_file(out, resume), (_network(model, start), _network(model, end))
     training: Training = {**budget.training(), "checkpoint": state}
-    curve, history = connect(*ends, samples, kind=KINDS[kind], bends=bends, **training)
+    curve, history = connect(ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, **training)
     if ranks().first:
         save_curve(curve, out, start=start, end=end, metadata=_metadata(provenance(budget.seed, {"clean": samples})))
         state.unlink(missing_ok=True)
@@ -271,11 +275,13 @@ def repair_command(
     hashes = [file_sha256(file) for file in files]
     settings = {"bends": bends, "kind": kind, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
-    options, curve = budget.training(), {"kind": KINDS[kind], "bends": bends}
+    options = budget.training()
     with claimed(out, {**identity, "compare": compare}, resume=resume):
-        found = repair(nets[0], samples, *nets[1:], **curve, rule=rule, points=points, holdout=holdout, folder=out,
-                       **options)  # fmt: skip
-        origin = provenance(budget.seed, {"clean": samples, **({"evaluation": judge.evaluation} if asked.data else {})})
+        found = repair(
+            nets[0], samples, nets[1] if other else None, kind=KINDS[kind], bends=bends, rule=rule, points=points,
+            holdout=holdout, folder=out, **options,
+        )  # fmt: skip
+        origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
         given = {"kind": "given", "path": str(other), "sha256": hashes[-1]}
         origin["other"] = given if other else {"kind": "fine-tuned copy"}

@@ -236,7 +236,7 @@ class Curve(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Curve:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for net in (self._blank, self._net):
-            net._apply(fn)  # type: ignore[no-untyped-call]
+            net._apply(fn)
         self._own = [{name: fn(tensor) for name, tensor in own.items()} for own in self._own]
         return self
 

@@ -47,6 +47,6 @@ def tell(seed: int, folder: File) -> Story:
     digits, rest = load_data("digits:train"), load_data("digits:test")
     bonafide, evaluation = split(rest, [200, len(rest) - 200], torch.Generator().manual_seed(seed))
     ends = [attack(digits, seed + i) for i in range(2)]
-    options: Training = {"steps": 200, "lr": 0.05, "seed": seed}
+    options: Training = {"steps": 200, "lr": 0.3, "seed": seed}
     found = repair(ends[0], bonafide, ends[1], points=21, folder=folder, **options)
     return Story(ends[0], bonafide, evaluation, found, Judge(evaluation, TRIGGER, TARGET), standard(ends[1], options))

@@ -21,7 +21,7 @@ from isthmus.path import Path, evaluate_path
 from isthmus.repair import Repair
 from isthmus.select import BONAFIDE
 from isthmus.triggers import Target
-from isthmus.types import BadInput, Metric, Trigger, describe
+from isthmus.types import BadInput, Metric, Trigger, describe, percent
 
 Record = dict[str, Any]
 
@@ -52,6 +52,10 @@ class Judge:
             )
         left_out = len(self.evaluation) - len(apart)
         return replace(self, evaluation=self.evaluation[torch.tensor(apart)], left_out=left_out) if left_out else self
+
+    def data(self) -> dict[str, Data]:
+        """Return the evaluation data by name, none where none were given."""
+        return {} if self.evaluation is None else {"evaluation": self.evaluation}
 
     def metrics(self, held_out: Data) -> dict[str, Metric]:
         """Return every question that these data allow, by the name that the report gives it."""
@@ -160,13 +164,13 @@ def _baseline(
 def verdict(found: Repair, before: Record, after: Record) -> str:
     """Return the outcome in one plain sentence."""
     name = "accuracy" if "accuracy" in after else BONAFIDE
-    kept = f"accuracy {before[name]['value']:.1%} before, {after[name]['value']:.1%} after"
+    kept = f"accuracy {percent(before[name]['value'])} before, {percent(after[name]['value'])} after"
     where = f"the network at t = {float(found.t):g}"
     if not found.t.confident:
         return f"The samples cannot tell which point to trust; {where} was taken untested: {kept}."
     if "attack success" in after:
-        success = f"attack success {before['attack success']['value']:.1%} before, "
-        return f"Took {where}: {success}{after['attack success']['value']:.1%} after; {kept}."
+        success = f"attack success {percent(before['attack success']['value'])} before, "
+        return f"Took {where}: {success}{percent(after['attack success']['value'])} after; {kept}."
     return f"Took {where}: {kept}. Whether a backdoor is gone was not measured: no trigger was given."
 
 

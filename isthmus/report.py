@@ -26,7 +26,7 @@ from rich.text import Text
 from isthmus import plot
 from isthmus.files import read_json, write_json, write_text
 from isthmus.plot import Record, is_loss, label
-from isthmus.types import BadInput
+from isthmus.types import BadInput, percent
 
 MEASURES = ("accuracy", "attack success", "bonafide accuracy", "loss", "bonafide loss")
 """The order in which measures are shown; others follow."""
@@ -115,16 +115,6 @@ def write_report(record: Record, folder: Path | str) -> tuple[Path, Path]:
 
 
 # ── numbers in words ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def percent(share: float) -> str:
-    """Return a share in percent, with as many decimals as it takes not to claim all or nothing wrongly.
-
-    >>> [percent(p).replace(_SPACE, " ") for p in (0.8412, 1.0, 0.9998, 0.0)]
-    ['84.1 %', '100.0 %', '99.98 %', '0.0 %']
-    """
-    digits = next((d for d in (1, 2, 3) if 0 < round(100 * share, d) < 100), 1)
-    return f"{100 * share:.{digits}f}{_SPACE}%"
 
 
 def nats(loss: float) -> str:

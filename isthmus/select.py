@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from isthmus.metrics import Rate
 from isthmus.path import Path
-from isthmus.types import BadInput
+from isthmus.types import BadInput, percent
 
 BONAFIDE = "bonafide accuracy"
 """The metric that rules read: accuracy on bonafide samples that the curve was not trained on."""
@@ -74,8 +74,9 @@ def farthest_within(tolerance: float, *, otherwise: float = 0.5) -> Rule:
             return Choice(t, rule=name, reason=f"cannot tell: {doubt}; took t = {t:g}, untested", confident=False)
         t = max(inner, key=lambda each: (round(min(each, 1 - each), 9), inner[each]))
         reason = (
-            f"t = {t:g} is the farthest point from both ends with an accuracy ({values[t]:.1%}) within "
-            f"{tolerance:.1%} of the best on the path ({best:.1%}), on {_count(best)} held-out bonafide samples"
+            f"t = {t:g} is the farthest point from both ends with an accuracy ({percent(values[t])}) within "
+            f"{percent(tolerance)} of the best on the path ({percent(best)}), "
+            f"on {_count(best)} held-out bonafide samples"
         )
         return Choice(t, rule=name, reason=reason, confident=True)
 
@@ -93,7 +94,7 @@ def _doubt(best: float, tolerance: float, *, any_left: bool) -> str:
     half = (best.high - best.low) / 2
     if half > tolerance:
         return (
-            f"{best.n} held-out samples pin an accuracy down to +-{half:.1%} only, more than the tolerance of "
-            f"{tolerance:.1%}"
+            f"{best.n} held-out samples pin an accuracy down to ±{percent(half)} only, more than the tolerance of "
+            f"{percent(tolerance)}"
         )
-    return "" if any_left else f"no interior point is within {tolerance:.1%} of the best accuracy, {best:.1%}"
+    return "" if any_left else f"no interior point is within {percent(tolerance)} of the best accuracy, {percent(best)}"

@@ -66,6 +66,30 @@ def closest(word: str, known: Iterable[str]) -> str:
     )
 
 
+def percent(share: float) -> str:
+    """Return a share in percent, with as many decimals as it takes not to claim all or nothing wrongly.
+
+    A space that does not break stands before the sign.
+
+    >>> [percent(p).replace("\u00a0", " ") for p in (0.8412, 1.0, 0.9998, 0.0)]
+    ['84.1 %', '100.0 %', '99.98 %', '0.0 %']
+    """
+    digits = next((d for d in (1, 2, 3) if 0 < round(100 * share, d) < 100), 1)
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """Return the first few names and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def sha256_of(*tensors: Tensor) -> str:
     """Return the hash of the tensors' types, shapes and bytes, in order, wherever they live.
 
@@ -96,7 +120,9 @@ def describe(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, FunctionType):
         return f"{value.__module__}.{value.__qualname__}{_body(value) if '<' in value.__qualname__ else ''}"
-    if type(value).__repr__ is object.__repr__:  # which would name an address, another one in each process
+    if (
+        getattr(type(value), "__repr__", None) is object.__repr__
+    ):  # which would name an address, another one in each process
         return f"{type(value).__module__}.{type(value).__qualname__}({describe(vars(value))})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {describe(each)}" for key, each in value.items()) + "}"

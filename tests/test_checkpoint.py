@@ -17,14 +17,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from isthmus import Bezier, Curve, PolyChain
-from isthmus.checkpoint import (
-    load_checkpoint,
-    load_curve,
-    model_factory,
-    read_checkpoint,
-    save_checkpoint,
-    save_curve,
-)
+from isthmus.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from isthmus.curvefile import load_curve, save_curve
+from isthmus.factory import model_factory
 from isthmus.types import BadInput
 
 

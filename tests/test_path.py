@@ -81,7 +81,8 @@ def test_a_cache_never_answers_for_another_curve_or_other_data(curve, data, tmp_
 
 
 @pytest.mark.parametrize("values, drop, barrier", [
-    ((1.0, 3.0, 2.0), False, 1.5), ((1.0, 1.0, 2.0), False, 0.0), ((0.9, 0.5, 0.7), True, 0.3), ((0.9, 0.9, 0.7), True, 0.0),
+    ((1.0, 3.0, 2.0), False, 1.5), ((1.0, 1.0, 2.0), False, 0.0),
+    ((0.9, 0.5, 0.7), True, 0.3), ((0.9, 0.9, 0.7), True, 0.0),
 ])  # fmt: skip
 def test_barrier_is_the_excess_over_the_line_between_the_ends(values, drop, barrier):
     path = Path((0.0, 0.5, 1.0), (0.0, 1.0, 2.0), {"m": values}, 2.0, "nothing")
@@ -109,7 +110,7 @@ def test_impossible_t_are_refused(t):
 
 def test_what_was_not_measured_is_named(curve, data):
     path = evaluate_path(curve, {"loss": MeanLoss(data)}, 3, recalibrate_on=data)
-    with pytest.raises(BadInput, match="'accuracy'.*'loss'"):
+    with pytest.raises(BadInput, match=r"'accuracy'.*'loss'"):
         path["accuracy"]
     with pytest.raises(BadInput, match=r"0\.3"):
         path.at(0.3)
