@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -84,7 +85,7 @@ class Training(TypedDict, total=False):
 
 @dataclass
 class History:
-    """What a training run was and how it went: mean loss of each tenth of the budget, steps, seconds, samples seen."""
+    """What a training run was and how it went: options, mean loss of each tenth of the budget, seconds."""
 
     steps: int
     lr: float
@@ -201,7 +202,7 @@ class _Run:
         """Add the mean loss since the last note. Raises BadInput where training has left the numbers."""
         average([self.total])
         mean = float(self.total) / self.since
-        if mean != mean or mean == float("inf"):
+        if not isfinite(mean):
             raise BadInput(
                 f"a loss of {mean} before step {self.step}",
                 expected="a finite loss",
