@@ -33,7 +33,7 @@ from isthmus.metrics import as_record, measure
 from isthmus.path import evaluate_path, network_at
 from isthmus.progress import shown
 from isthmus.provenance import provenance
-from isthmus.repair import Repair, connect, repair
+from isthmus.repair import DEFAULTS, HIGH, LOW, Repair, connect, plain, repair
 from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.sources import load_data, save_npz
 from isthmus.train import Training, fit, one_cycle
@@ -61,8 +61,8 @@ class Budget:
     to `pad` pixels and mirror images.
     """
 
-    steps: int = 800
-    lr: float = 0.05
+    steps: int = DEFAULTS["steps"]
+    lr: float = DEFAULTS["lr"]
     batch_size: int = 128
     weight_decay: float = 1e-4
     pad: int = 0
@@ -181,6 +181,8 @@ def connect_command(
     out: File,
     bends: int = 1,
     kind: Literal["bezier", "polychain"] = "bezier",
+    low: float = 0.0,
+    high: float = 1.0,
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
@@ -188,7 +190,7 @@ def connect_command(
     budget, samples = budget or Budget(), load_data(clean)
     state, ends = _state_file(out, resume), (_network(model, start), _network(model, end))
     training: Training = {**budget.training(), "checkpoint": state}
-    curve, history = connect(ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, **training)
+    curve, history = connect(ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, low=low, high=high, **training)
     if ranks().first:
         save_curve(curve, out, start=start, end=end, metadata=_metadata(provenance(budget.seed, {"clean": samples})))
         state.unlink(missing_ok=True)
@@ -249,6 +251,8 @@ def repair_command(
     bends: int = 1,
     kind: Literal["bezier", "polychain"] = "bezier",
     points: int = 21,
+    low: float = LOW,
+    high: float = HIGH,
     t: float | None = None,
     tolerance: float | None = None,
     holdout: float = 0.2,
@@ -259,7 +263,8 @@ def repair_command(
 ) -> None:
     """Repair TAMPERED from clean samples along a curve to OTHER (default: a fine-tuned copy of itself).
 
-    Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The point is chosen on clean samples held out
+    Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and measured where the
+    point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is chosen on clean samples held out
     from training (--tolerance), or is the given --t. --trigger and --target serve the report alone, after the choice.
     --compare runs the baselines on the same samples with the same budget.
     """
@@ -273,19 +278,20 @@ def repair_command(
     files = [tampered, *([other] if other else [])]
     nets = [_network(model, file) for file in files]
     hashes = [file_sha256(file) for file in files]
-    settings = {"bends": bends, "kind": kind, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
+    settings: dict[str, Any] = {"bends": bends, "kind": kind, "low": low, "high": high, "points": points}
+    settings |= {"t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
     options = budget.training()
     with claimed(out, {**identity, "compare": compare}, resume=resume):
         found = repair(
-            nets[0], samples, nets[1] if other else None, kind=KINDS[kind], bends=bends, rule=rule, points=points,
-            holdout=holdout, folder=out, **options,
+            nets[0], samples, nets[1] if other else None, kind=KINDS[kind], bends=bends, low=low, high=high, rule=rule,
+            points=points, holdout=holdout, folder=out, **options,
         )  # fmt: skip
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
         given = {"kind": "given", "path": str(other), "sha256": hashes[-1]}
         origin["other"] = given if other else {"kind": "fine-tuned copy"}
-        rivals = standard(found.other, options) if compare else {}
+        rivals = standard(found.other, plain(options)) if compare else {}
         record = evidence(found, nets[0], judge, baselines=rivals, provenance=origin, folder=out / "points")
         record["provenance"]["seconds"] = time.perf_counter() - began
         if ranks().first:

@@ -12,7 +12,8 @@ from isthmus.baselines import Defense, standard
 from isthmus.data import Data, split
 from isthmus.evidence import Judge
 from isthmus.models import small_cnn
-from isthmus.repair import Repair, repair
+from isthmus.repair import Repair, plain, repair
+from isthmus.select import farthest_within
 from isthmus.sources import load_data
 from isthmus.train import Training, fit, one_cycle
 from isthmus.triggers import Patch, poison
@@ -47,6 +48,8 @@ def tell(seed: int, folder: File) -> Story:
     digits, rest = load_data("digits:train"), load_data("digits:test")
     bonafide, evaluation = split(rest, [200, len(rest) - 200], torch.Generator().manual_seed(seed))
     ends = [attack(digits, seed + i) for i in range(2)]
-    options: Training = {"steps": 200, "lr": 0.3, "seed": seed}
-    found = repair(ends[0], bonafide, ends[1], points=21, folder=folder, **options)
-    return Story(ends[0], bonafide, evaluation, found, Judge(evaluation, TRIGGER, TARGET), standard(ends[1], options))
+    options: Training = {"steps": 300, "lr": 0.5, "seed": seed}
+    rule = farthest_within(0.05)  # 40 held-out digits cannot resolve less
+    found = repair(ends[0], bonafide, ends[1], rule=rule, folder=folder, **options)
+    judge, rivals = Judge(evaluation, TRIGGER, TARGET), standard(ends[1], plain(options))
+    return Story(ends[0], bonafide, evaluation, found, judge, rivals)

@@ -89,18 +89,18 @@ class Path:
         return cls(tuple(record["t"]), tuple(record["distance"]), values, record["length"], record["recalibrated_on"])
 
 
-def grid(t: int | Sequence[float]) -> tuple[float, ...]:
-    """Return the values of t: a count of equally spaced ones, or those given, in order and each once.
+def grid(t: int | Sequence[float], low: float = 0.0, high: float = 1.0) -> tuple[float, ...]:
+    """Return the values of t: a count of equally spaced ones from low to high, or those given, sorted, each once.
 
     Raises BadInput where the count is below 2 or a value is outside [0, 1].
 
-    >>> grid(3), grid([0.5, 0.1])
-    ((0.0, 0.5, 1.0), (0.1, 0.5))
+    >>> grid(3), grid(2, 0.1, 0.3), grid([0.5, 0.1])
+    ((0.0, 0.5, 1.0), (0.1, 0.3), (0.1, 0.5))
     """
     if isinstance(t, int):
         if t < 2:
             raise BadInput(f"{t} points", expected="2 or more, the ends among them", fix="pass t=21, or the values")
-        return tuple(round(i / (t - 1), 12) for i in range(t))
+        t = [round(low + (high - low) * i / (t - 1), 12) for i in range(t)]
     values = tuple(sorted({float(each) for each in t}))
     if not values or not 0 <= values[0] <= values[-1] <= 1:
         raise BadInput(f"t = {list(t)}", expected="values in [0, 1]", fix="pass points on the curve")

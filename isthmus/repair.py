@@ -26,8 +26,9 @@ from isthmus.train import History, Training, fit
 from isthmus.types import BadInput, Loss, Metric
 
 # Found by experiments/backdoor_repair.py; see docs/experiments.md.
-DEFAULTS: Training = {"steps": 800, "lr": 0.05, "weight_decay": 1e-4}
-TOLERANCE, OTHERWISE = 0.05, 0.5
+DEFAULTS: Training = {"steps": 800, "lr": 0.5, "weight_decay": 1e-4}
+LOW, HIGH = 0.1, 0.5
+TOLERANCE, OTHERWISE = 0.04, 0.14
 
 # Below this a held-out part would neither measure anything nor be spared: 20 % of 100 samples is an interval of
 # +-15 points.
@@ -69,8 +70,8 @@ def connect(
     kind: type[Curve] = Bezier,
     bends: int = 1,
     loss: Loss = cross_entropy,
-    low: float = 0.0,
-    high: float = 1.0,
+    low: float = LOW,
+    high: float = HIGH,
     **training: Unpack[Training],
 ) -> tuple[Curve, History | None]:
     """Return a curve of low loss between two networks, trained on bonafide data, and its history.
@@ -111,7 +112,18 @@ def hold_out(bonafide: Data, share: float, seed: int) -> tuple[Data, Data]:
 
 def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> nn.Module:
     """Return a fine-tuned copy of the tampered network, for want of a second checkpoint (specification, 12a)."""
-    return FineTune(_options("fine-tuning a copy", training))(tampered, bonafide)
+    return FineTune(plain(_options("fine-tuning a copy", training)))(tampered, bonafide)
+
+
+def plain(training: Training) -> Training:
+    """Return the budget of a curve as one for a network: a tenth of the learning rate.
+
+    A bend moves theta(t) by c(t)^2 times the step that plain training would take: 0.03 to 0.25 for t in [0.1, 0.5].
+    """
+    options = DEFAULTS.copy()
+    options.update(training)
+    options["lr"] = options["lr"] / 10
+    return options
 
 
 def default_rule(*, enough: bool) -> Rule:
@@ -133,6 +145,8 @@ def repair(
     *,
     kind: type[Curve] = Bezier,
     bends: int = 1,
+    low: float = LOW,
+    high: float = HIGH,
     rule: Rule | None = None,
     points: int = 21,
     holdout: float = 0.2,
@@ -141,9 +155,10 @@ def repair(
 ) -> Repair:
     """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to `other` (t = 1).
 
-    Without `other`, the second endpoint is a fine-tuned copy. `holdout` of the bonafide samples choose t and train
-    nothing; with 100 samples or fewer all of them train, and the choice claims no confidence. `folder` keeps what has
-    been computed, so that the same call goes on after an interruption. `training` goes to `fit`.
+    Without `other`, the second endpoint is a fine-tuned copy. The curve is trained where t is sought, in [low, high],
+    and measured at `points` equally spaced t there and at both ends. `holdout` of the bonafide samples choose t
+    and train nothing; with 100 samples or fewer all of them train, and the choice claims no confidence. `folder` keeps
+    what has been computed, so that the same call goes on after an interruption. `training` goes to `fit`.
 
     Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
     differ in architecture.
@@ -159,17 +174,19 @@ def repair(
     """
     bonafide, home, seed = as_data(bonafide), File(folder) if folder else None, training.get("seed", 0)
     fitted, held_out = hold_out(bonafide, holdout, seed)
-    ts = grid(points)
+    ts = (0.0, *grid(points, low, high), 1.0)
     kind(tampered, other or tampered, bends)  # refuses impossible curves and mismatched endpoints before any work
     for end in filter(None, (tampered, other)):
         check_above_chance(end, bonafide)
     if other is None:
         other = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
-    curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, **_kept_in(home, "curve", training))
+    options = _kept_in(home, "curve", training)
+    curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, low=low, high=high, **options)
     metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
-    path = evaluate_path(curve, metrics, ts, recalibrate_on=fitted, folder=home / "points" if home else None)
+    path = evaluate_path(curve, metrics, sorted({*ts}), recalibrate_on=fitted, folder=home / "points" if home else None)
     t = (rule or default_rule(enough=held_out is not fitted))(path)
     model = network_at(curve, float(t), fitted)
     decay = training.get("weight_decay", DEFAULTS["weight_decay"])
     settings = {"kind": kind.__name__, "bends": bends, "weight_decay": decay, "holdout": holdout}
+    settings |= {"low": low, "high": high}
     return Repair(model, t, curve, path, other, history, fitted, held_out, settings)
