@@ -129,7 +129,7 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
         return cache[key][-1]
     try:
         out = outputs(model, data.x, precision=precision)
-    except BadInput:
+    except (BadInput, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         why = str(error).partition("\n")[0]
