@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, Protocol
 
@@ -120,9 +121,11 @@ def describe(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, FunctionType):
         return f"{value.__module__}.{value.__qualname__}{_body(value) if '<' in value.__qualname__ else ''}"
-    if (
-        getattr(type(value), "__repr__", None) is object.__repr__
-    ):  # which would name an address, another one in each process
+    if isinstance(value, partial):
+        return f"partial({describe(value.func)}, {describe(value.args)}, {describe(value.keywords)})"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(describe, value))})"
+    if getattr(type(value), "__repr__", None) is object.__repr__:  # it would name an address, another in each process
         return f"{type(value).__module__}.{type(value).__qualname__}({describe(vars(value))})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {describe(each)}" for key, each in value.items()) + "}"

@@ -23,6 +23,7 @@ from isthmus import Augment, BadInput, Bezier, PolyChain, expected_over_t, fit
 from isthmus.engine import fast_precision
 from isthmus.losses import cross_entropy
 from isthmus.train import batch_indices, constant, garipov, one_cycle
+from isthmus.types import describe
 
 HERE = Path(__file__).parent
 fit = partial(fit, device="cpu")
@@ -295,6 +296,29 @@ def test_the_checkpoint_of_another_curve_loss_or_set_is_refused(curve, samples, 
     fit(Bezier(*pair("linear")), data(), expected_over_t(cross_entropy), checkpoint=tmp_path / "state", **BASE)
     with pytest.raises(BadInput, match=f"different run .{key}: "):
         fit(curve, samples, loss, checkpoint=tmp_path / "state", **BASE)
+
+
+class Plain:
+    def __init__(self, step) -> None:
+        self.step = step
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: partial(double, a, b=[double]),
+        lambda a: (a, [double, {"k": double}]),
+        lambda a: expected_over_t(partial(double, a)),
+        lambda a: lambda x: x * a,
+        lambda a: Plain(a),
+        lambda a: torch.full((2000,), float(a)).index_fill(0, torch.tensor([1000]), 7.0),
+        lambda a: torch.optim.SGD if a == 1 else torch.optim.Adam,
+    ],
+)
+def test_settings_are_recognised_by_what_they_say_not_where_they_lie(make):
+    one, again, other = describe(make(1)), describe(make(1)), describe(make(2))
+    assert one == again != other
+    assert " at 0x" not in one
 
 
 @pytest.mark.parametrize("content", [b"", b"not a state", "weights", "list"])
