@@ -1,28 +1,16 @@
 """Data: what is taken, what is refused and in which words, and what drawing and splitting keep."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
 from isthmus.data import Augment, Data, as_data, split
-from isthmus.types import BadInput
 
 X, Y = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2])
 nan = float("nan")
-
-
-def refused(call, *words):
-    """Return the one line with which a call is refused; it says what came, what was expected, and the way out."""
-    with pytest.raises(BadInput) as caught:
-        call()
-    message = str(caught.value)
-    assert re.fullmatch(r"got .+; expected .+; .+", message), message
-    assert all(word in message for word in words), message
-    return message
 
 
 @pytest.mark.parametrize(

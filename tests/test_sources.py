@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from isthmus.data import Data
 from isthmus.sources import NAMED, load_data, save_npz
-from isthmus.types import BadInput
 
 GENERATOR = np.random.default_rng(0)
 COLOUR = GENERATOR.integers(0, 256, (9, 5, 4, 3), dtype=np.uint8)  # (n, h, w, c), as image libraries have it
@@ -34,16 +34,6 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("ISTHMUS_CACHE", str(folder))
     return folder
-
-
-def refused(call, *words):
-    """Return the one line with which a call is refused; it says what came, what was expected, and the way out."""
-    with pytest.raises(BadInput) as caught:
-        call()
-    message = str(caught.value)
-    assert re.fullmatch(r"got .+; expected .+; .+", message), message
-    assert all(word in message for word in words), message
-    return message
 
 
 def png(array, mode=None):
