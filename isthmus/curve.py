@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -43,10 +43,93 @@ class _Layout:
         parts = [params[name].detach().reshape(-1).to(dtype) for name in self.names]
         return torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
 
-    def unflatten(self, flat: Tensor) -> Params:
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """Return views of a flat vector, one of each parameter's shape."""
         parts = flat.split([shape.numel() for shape in self.shapes]) if self.names else ()
-        cut = zip(self.names, parts, self.shapes, self.dtypes, strict=True)
-        return {name: part.view(shape).to(dtype) for name, part, shape, dtype in cut}
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def named(self, parts: Sequence[Tensor]) -> Params:
+        """Return what `cut` returned by name, in each parameter's own dtype."""
+        typed = zip(self.names, parts, self.dtypes, strict=True)
+        return {name: part.to(dtype) for name, part, dtype in typed}
+
+
+# Operands of so many values are combined at once: a few of them fit into a processor's caches, and a launch on a GPU
+# has enough to do.
+_CHUNK = 2**20
+
+
+class _Combine(torch.autograd.Function):
+    """theta = sum_k c_k P_k, its squared norm, and its cut into parameters, as one node of the graph.
+
+    Written out by hand for its cost: with D weights it reads every control point once and writes D values on the way
+    there; on the way back it reads the gradients and theta once and writes one gradient per bend, weight decay
+    included. Left to autograd, the same steps pass over the weights three times as often, into vectors of D values
+    that are fresh memory each time.
+    """
+
+    @staticmethod
+    def forward(bends: Tensor, ends: Tensor, c: tuple[float, ...], layout: _Layout) -> tuple[Tensor, ...]:
+        theta = torch.empty_like(ends[0])
+        first, *inner, last = c
+        squares = []
+        # Sums instead of a matrix product, which autocast would round: weights keep their precision.
+        for out, start, end, *middle in zip(*(v.split(_CHUNK) for v in (theta, *ends, *bends)), strict=True):
+            torch.mul(start, first, out=out).add_(end, alpha=last)
+            for each, bend in zip(inner, middle, strict=True):
+                out.add_(bend, alpha=each)
+            squares.append(out.dot(out))
+        return theta, torch.stack(squares).sum(), *layout.cut(theta)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, c, ctx.layout = inputs
+        ctx.inner = c[1:-1]
+        ctx.save_for_backward(output[0])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, of_theta: Tensor | None, of_square: Tensor | None, *of_parts: Tensor | None) -> Any:
+        (theta,) = ctx.saved_tensors
+        compose = _traced if torch.is_grad_enabled() else _written
+        return compose(ctx.layout, ctx.inner, theta, of_theta, of_square, of_parts), None, None, None
+
+
+def _written(
+    layout: _Layout,
+    inner: Sequence[float],
+    theta: Tensor,
+    of_theta: Tensor | None,
+    of_square: Tensor | None,
+    of_parts: Sequence[Tensor | None],
+) -> Tensor:
+    """Return the gradient of each bend: its coefficient times that of theta, (bends, n), written in place."""
+    grads = theta.new_empty(len(inner), len(theta))
+    for c, grad in zip(inner, grads, strict=True):
+        for out, part in zip(layout.cut(grad), of_parts, strict=True):
+            torch.mul(part, c, out=out) if part is not None else out.zero_()
+        if of_square is not None:
+            grad.addcmul_(theta, of_square, value=2 * c)
+        if of_theta is not None:
+            grad.add_(of_theta, alpha=c)
+    return grads
+
+
+def _traced(
+    layout: _Layout,
+    inner: Sequence[float],
+    theta: Tensor,
+    of_theta: Tensor | None,
+    of_square: Tensor | None,
+    of_parts: Sequence[Tensor | None],
+) -> Tensor:
+    """Return what `_written` does, by operations that can be differentiated once more."""
+    given = zip(of_parts, layout.shapes, strict=True)
+    parts = [part.reshape(-1) if part is not None else theta.new_zeros(shape.numel()) for part, shape in given]
+    grad = torch.cat(parts) if parts else torch.zeros_like(theta)
+    grad = grad if of_square is None else grad + 2 * of_square * theta
+    grad = grad if of_theta is None else grad + of_theta
+    return torch.stack([c * grad for c in inner])
 
 
 def _kept(module: nn.Module) -> Params:
@@ -160,20 +243,22 @@ class Curve(nn.Module):
 
         Raises BadInput where t is outside [0, 1].
         """
-        value = self._check(t)
-        first, *inner, last = self.coefficients(value).tolist()
-        # Sums instead of a matrix product, which autocast would round: weights keep their precision.
-        theta = torch.add(first * self.ends[0], self.ends[1], alpha=last)
-        for c, bend in zip(inner, self.bends, strict=True):
-            theta = torch.add(theta, bend, alpha=c)
-        return theta, torch.lerp(self.frozen_ends[0], self.frozen_ends[1], value)
+        return self._theta(t)[0], self._frozen_at(t)
 
     def weights(self, t: float | Tensor) -> Params:
         """Return theta(t) by parameter name, differentiable in the bends. Raises BadInput where t is outside [0, 1]."""
-        return self._named(*self.flat(t))
+        return self._theta(t)[2]
 
-    def _named(self, moving: Tensor, frozen: Tensor) -> Params:
-        return {**self._moving.unflatten(moving), **self._frozen.unflatten(frozen)}
+    def _theta(self, t: float | Tensor) -> tuple[Tensor, Tensor, Params]:
+        """Return the trainable part of theta(t) flat, its squared norm, and all of theta(t) by name."""
+        c = tuple(self.coefficients(self._check(t)).tolist())
+        bends = self.bends if len(self.bends) else self.bends.detach()
+        theta, square, *parts = _Combine.apply(bends, self.ends, c, self._moving)  # type: ignore[no-untyped-call]
+        frozen = self._frozen.named(self._frozen.cut(self._frozen_at(t)))
+        return theta, square, {**self._moving.named(parts), **frozen}
+
+    def _frozen_at(self, t: float | Tensor) -> Tensor:
+        return torch.lerp(self.frozen_ends[0], self.frozen_ends[1], self._check(t))
 
     def kept(self, t: float | Tensor) -> Params:
         """Return the buffers and integer parameters of the end nearer to t, which no point of a curve combines."""
@@ -264,15 +349,16 @@ class PolyChain(Curve):
 class Point(nn.Module):
     """The network at one t of a curve, as a live view; made by `Curve.at`.
 
-    `theta` is the flat vector of its trainable weights, shared by every forward pass through this view.
+    `theta` is the flat vector of its trainable weights, shared by every forward pass through this view;
+    `squared_norm` is theta's, whose gradient costs next to nothing beside that of the outputs.
     """
 
     def __init__(self, curve: Curve, t: float | Tensor) -> None:
         super().__init__()
         self.net: nn.Module = curve._net
         self.training = self.net.training
-        self.theta, frozen = curve.flat(t)
-        weights, kept = curve._named(self.theta, frozen), curve.kept(t)
+        self.theta, self.squared_norm, weights = curve._theta(t)
+        kept = curve.kept(t)
         self._weights, self._kept = (
             {place: values[name] for place, name in curve._places.items() if name in values}
             for values in (weights, kept)
@@ -299,7 +385,7 @@ class ExpectedOverT:
             raise BadInput(f"a {type(curve).__name__}", expected="a Curve", fix="wrap two endpoints in Bezier(a, b)")
         point = curve.at(self.low + (self.high - self.low) * float(torch.rand(())))
         value = self.loss(point, x, y)
-        return value + self.weight_decay / 2 * point.theta.dot(point.theta) if self.weight_decay else value
+        return value + self.weight_decay / 2 * point.squared_norm if self.weight_decay else value
 
 
 def expected_over_t(loss: Loss, weight_decay: float = 0.0, low: float = 0.0, high: float = 1.0) -> ExpectedOverT:
