@@ -15,13 +15,12 @@ from pathlib import Path as File
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from isthmus.batchnorm import batchnorm_layers, recalibrate
 from isthmus.curve import Curve
 from isthmus.data import Data, Source, as_data
-from isthmus.engine import Precision, ranks
+from isthmus.engine import Precision, gathered, ranks
 from isthmus.files import read_json, write_json
 from isthmus.metrics import as_record, from_record, measure
 from isthmus.progress import bar
@@ -162,10 +161,7 @@ def evaluate_path(
                 if file:
                     write_json(file, {name: as_record(v) for name, v in found[each].items()})
             advance(f"t = {each:g}")
-    if here.world > 1:
-        parts: list[dict[float, dict[str, float]]] = [{} for _ in range(here.world)]
-        dist.all_gather_object(parts, found)
-        found = {each: values for part in parts for each, values in part.items()}
+    found = {each: values for part in gathered(found) for each, values in part.items()}
     distance = tuple(curve.distance(each) for each in ts)
     values = {name: tuple(found[each][name] for each in ts) for name in metrics}
     return Path(ts, distance, values, curve.arc_length(), _recalibrated_on(curve, data, ends))

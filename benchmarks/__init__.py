@@ -1,0 +1,1 @@
+"""What the hot paths cost, against their floors: `python -m benchmarks`."""
