@@ -179,11 +179,15 @@ def gathered(value: T) -> list[T]:
 def joined_ranks() -> Iterator[Ranks]:
     """Run a block together with the other processes of a `torchrun` launch; alone outside one.
 
-    A process joins once and leaves when it ends: the ranks of one launch cannot meet a second time.
+    A process joins once and leaves when it ends: the ranks of one launch cannot meet a second time. The block that
+    joined ends for all ranks at once, since a connection that one side has left can bring the other down.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    joins = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
+    if joins:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(dist.destroy_process_group)
     yield ranks()
+    if joins:  # not where the block raised: another rank may never come
+        dist.barrier()
