@@ -40,6 +40,7 @@ CYCLES = ((391 * 16, 0.2), (391 * 4, 0.1))  # steps and peak learning rate of th
 SIZES, SEEDS, JUDGES = (2500, 1000, 500, 250, 50), (0, 1, 2), 5000
 TRAINING: Training = {"steps": 400, "weight_decay": 1e-4, "augment": Augment(2)}
 LOW, HIGH, PATH_LR = 0.1, 0.3, 0.5  # see docs/experiments.md for what else was tried
+FIXED = (0.1, 0.12, 0.14)
 SHOWN = (0.0, 0.1, 0.12, 0.14, 0.16, 0.2, 0.3, 0.5, 1.0)
 RESULTS = Path("results/backdoor_repair")
 Metrics, Rows = dict[str, Accuracy | AttackSuccess], dict[str, Any]
@@ -86,7 +87,7 @@ def rivals(other: nn.Module, training: Training) -> dict[str, Callable[[nn.Modul
     }
 
 
-def job(test: Data, weights: Path, setting: str, n: int, seed: int) -> None:
+def job(test: Data, weights: Path, setting: str, n: int, seed: int, only: str) -> None:
     """Repair with n bonafide samples: those of a smaller n are among those of a larger, the judges' are apart.
 
     Every row is written as soon as it is computed, and not computed again.
@@ -106,11 +107,12 @@ def job(test: Data, weights: Path, setting: str, n: int, seed: int) -> None:
         record |= walk(start, end, bonafide, metrics, training, record["rows"])
         write_json(file, record)
     for name, defense in rivals(end, training).items():
-        if name not in record["rows"]:
+        if name not in record["rows"] and name.startswith(only):
             began = time.perf_counter()
-            found = recorded(defense(start, bonafide), metrics)
+            net = defense(start, bonafide)
+            seconds = time.perf_counter() - began
             steps = getattr(defense, "training", {}).get("steps", 0)
-            record["rows"][name] = {"steps": steps, "seconds": time.perf_counter() - began, **found}
+            record["rows"][name] = {"steps": steps, "seconds": seconds, **recorded(net, metrics)}
             write_json(file, record)
 
 
@@ -135,6 +137,20 @@ def cell(rows: list[dict[str, dict[str, float]]], name: str) -> str:
     return f"{sum(values) / len(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
 
 
+def line(name: str, found: dict[int, list[Rows]]) -> str:
+    """A row of the table: accuracy / attack success for each number of samples, and how many seeds stand behind it."""
+    cells = [
+        f"{cell(rows, 'accuracy')} / {cell(rows, 'attack success')} ({len(rows)})" if rows else ""
+        for rows in found.values()
+    ]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def at(job: Rows, t: float) -> Rows:
+    """What was measured at one t of a job's path."""
+    return {name: values[job["path"]["t"].index(t)] for name, values in job["path"]["values"].items()}
+
+
 def table() -> str:
     """Clean accuracy and attack success over the seeds, for every method and number of bonafide samples."""
     lines = []
@@ -144,12 +160,14 @@ def table() -> str:
             continue
         lines += ["", f"## Target: {setting}", ""]
         lines += ["| method | " + " | ".join(f"n = {n}" for n in SIZES) + " |", "|---|" + "---|" * len(SIZES)]
-        for name in jobs[0]["rows"]:
-            cells = []
-            for n in SIZES:
-                rows = [job["rows"][name] for job in jobs if job["n"] == n]
-                cells.append(f"{cell(rows, 'accuracy')} / {cell(rows, 'attack success')}" if rows else "")
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        for name in dict.fromkeys(name for job in jobs for name in job["rows"]):
+            found = {n: [job["rows"][name] for job in jobs if job["n"] == n and name in job["rows"]] for n in SIZES}
+            lines.append(line("path, t by the rule" if name == "path" else name, found))
+            if name == "path":
+                for t in FIXED:
+                    lines.append(
+                        line(f"path, t = {t:g}", {n: [at(job, t) for job in jobs if job["n"] == n] for n in SIZES})
+                    )
         chosen = [f"{job['rows']['path']['t']:g}" for n in SIZES for job in jobs if job["n"] == n]
         lines += ["", f"t of the path, by n and seed: {', '.join(chosen)}"]
     return "\n".join(lines)
@@ -163,6 +181,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=list(TARGETS))
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--only", default="", help="of the baselines, run those whose name starts so")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     if args.what == "table":
@@ -178,7 +197,7 @@ def main() -> None:
         for seed in args.seeds or SEEDS:
             for setting in args.settings:
                 for n in args.sizes:
-                    job(test, args.weights, setting, n, seed)
+                    job(test, args.weights, setting, n, seed, args.only)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from isthmus.types import BadInput, Loss, Metric
 # Found by experiments/backdoor_repair.py; see docs/experiments.md.
 DEFAULTS: Training = {"steps": 800, "lr": 0.5, "weight_decay": 1e-4}
 LOW, HIGH = 0.1, 0.5
-TOLERANCE, OTHERWISE = 0.04, 0.14
+TOLERANCE, OTHERWISE = 0.04, 0.12
 
 # Below this a held-out part would neither measure anything nor be spared: 20 % of 100 samples is an interval of
 # +-15 points.
