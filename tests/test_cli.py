@@ -221,12 +221,18 @@ def test_help_answers_without_heavy_imports(tmp_path):
     assert found.stdout.splitlines()[-1] == "[]"
 
 
-def test_two_processes_connect_as_one_run(home):
-    """`torchrun` trains one curve on two ranks and writes one file."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "isthmus", "connect",
-               "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", *map(str, FAST),
-               "--out", "ranks.safetensors"]  # fmt: skip
+def test_two_processes_work_as_one(home):
+    """Under `torchrun` two ranks train one curve, share out the points of a path, and write each file once."""
+    connect = ["connect", "a.safetensors", "b.safetensors", *map(str, FAST), "--out", "ranks.safetensors"]
+    path = ["path", "ranks.safetensors", "--points", "3", "--out", "ranks.json"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "isthmus"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment, timeout=300)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("wrote") == 1 and (home / "ranks.safetensors").exists()
+    for arguments in (connect, path):
+        command = [*launch, *arguments, "--model", MODEL, "--clean", "digits:test"]
+        found = subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment, timeout=300)
+        assert found.returncode == 0, found.stderr
+    assert found.stdout.count("0.5") == 1
+    path[1], path[-1] = "ranks.safetensors", "alone.json"
+    assert isthmus(*path, "--model", MODEL, "--clean", "digits:test", folder=home).returncode == 0
+    together, alone = (json.loads((home / name).read_text()) for name in ("ranks.json", "alone.json"))
+    assert together["values"] == alone["values"]
