@@ -14,7 +14,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/core
-	$(BIN)/isthmus demo
+	$(BIN)/isthmus demo --resume
 
 test: .venv/dev lint
 	$(BIN)/python -m pytest -m "not slow"

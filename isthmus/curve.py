@@ -89,21 +89,18 @@ class _Combine(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, of_theta: Tensor | None, of_square: Tensor | None, *of_parts: Tensor | None) -> Any:
+    def backward(ctx: Any, *given: Tensor | None) -> Any:
         (theta,) = ctx.saved_tensors
         compose = _traced if torch.is_grad_enabled() else _written
-        return compose(ctx.layout, ctx.inner, theta, of_theta, of_square, of_parts), None, None, None
+        return compose(ctx.layout, ctx.inner, theta, given), None, None, None
 
 
-def _written(
-    layout: _Layout,
-    inner: Sequence[float],
-    theta: Tensor,
-    of_theta: Tensor | None,
-    of_square: Tensor | None,
-    of_parts: Sequence[Tensor | None],
-) -> Tensor:
-    """Return the gradient of each bend: its coefficient times that of theta, (bends, n), written in place."""
+def _written(layout: _Layout, inner: Sequence[float], theta: Tensor, given: Sequence[Tensor | None]) -> Tensor:
+    """Return the gradient of each bend: its coefficient times that of theta, (bends, n), written in place.
+
+    `given` are the gradients of what `_Combine` returned: theta, its squared norm, each parameter.
+    """
+    of_theta, of_square, *of_parts = given
     grads = theta.new_empty(len(inner), len(theta))
     for c, grad in zip(inner, grads, strict=True):
         for out, part in zip(layout.cut(grad), of_parts, strict=True):
@@ -115,17 +112,11 @@ def _written(
     return grads
 
 
-def _traced(
-    layout: _Layout,
-    inner: Sequence[float],
-    theta: Tensor,
-    of_theta: Tensor | None,
-    of_square: Tensor | None,
-    of_parts: Sequence[Tensor | None],
-) -> Tensor:
+def _traced(layout: _Layout, inner: Sequence[float], theta: Tensor, given: Sequence[Tensor | None]) -> Tensor:
     """Return what `_written` does, by operations that can be differentiated once more."""
-    given = zip(of_parts, layout.shapes, strict=True)
-    parts = [part.reshape(-1) if part is not None else theta.new_zeros(shape.numel()) for part, shape in given]
+    of_theta, of_square, *of_parts = given
+    shaped = zip(of_parts, layout.shapes, strict=True)
+    parts = [part.reshape(-1) if part is not None else theta.new_zeros(shape.numel()) for part, shape in shaped]
     grad = torch.cat(parts) if parts else torch.zeros_like(theta)
     grad = grad if of_square is None else grad + 2 * of_square * theta
     grad = grad if of_theta is None else grad + of_theta

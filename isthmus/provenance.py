@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,12 @@ def versions() -> dict[str, str]:
     }
 
 
+def _program() -> str:
+    """The program as a person calls it, without the place where it is installed."""
+    file = Path(sys.argv[0])
+    return f"python -m {file.parent.name}" if file.name == "__main__.py" else file.name
+
+
 def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
     """Return versions, platform, seed, command line, time, and the hash, count and classes of each data set.
 
@@ -37,7 +44,7 @@ def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
         **versions(),
         "platform": platform.platform(),
         "seed": seed,
-        "command": shlex.join(sys.argv),
+        "command": " ".join([_program(), shlex.join(sys.argv[1:])]),
         "data": sets,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
