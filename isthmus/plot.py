@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -140,16 +141,28 @@ def _path_of(source: Record | Path) -> tuple[list[float], dict[str, list[Record]
         raise BadInput("a record without a path", expected="a report or a Path", fix="pass what repair made") from error
 
 
+def _with_gaps(t: Sequence[float], *columns: Sequence[float]) -> tuple[list[float], ...]:
+    """Break every column where t leaps over what was never measured, so that no line pretends to know what is there."""
+    steps = [after - before for before, after in pairwise(t)]
+    leap = 4 * median(steps) if steps else math.inf
+    rows: list[tuple[float, ...]] = []
+    for i, row in enumerate(zip(t, *columns, strict=True)):
+        if i and row[0] - t[i - 1] > leap:
+            rows.append((row[0], *[math.nan] * len(columns)))
+        rows.append(row)
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
 def _draw_series(axes: Axes, t: Sequence[float], series: Mapping[str, Sequence[Record]]) -> None:
     others = iter(_OTHER_LOOKS * len(series))
     known = [name for name in _LOOKS if name in series]
     for name in dict.fromkeys([*known, *series]):
         values, look = series[name], _LOOKS.get(name) or next(others)
         colour = COLOURS[look.colour]
-        middle, low, high = _band(values)
-        axes.fill_between(t, low, high, color=colour, alpha=0.16, linewidth=0)
+        at, middle, low, high = _with_gaps(t, *_band(values))
+        axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(
-            t,
+            at,
             middle,
             color=colour,
             linestyle=look.dashes,

@@ -140,3 +140,12 @@ def test_the_svg_stands_alone_in_any_page(full):
     bare = re.sub(r"var\(--\w+, #\w+\)", "", svg)
     assert not [colour for colour in plot.COLOURS.values() if colour in bare]
     assert svg == plot.to_svg(plot.along_path(full), "first")
+
+
+def test_no_line_crosses_what_was_not_measured():
+    ts = (0.0, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 1.0)
+    path = Path(ts, (0.0,) * len(ts), {"accuracy": tuple(Rate(90 + i, 100) for i in range(len(ts)))}, 1.0, "nothing")
+    drawn = plot.along_path(path).axes[0].lines[0]
+    x, y = drawn.get_xdata(), drawn.get_ydata()
+    assert [t for t, value in zip(x, y, strict=True) if value != value] == [0.1, 1.0]  # a gap before each leap's end
+    assert [t for t, value in zip(x, y, strict=True) if value == value] == list(ts)
