@@ -30,7 +30,7 @@ from isthmus.evidence import Judge, evidence
 from isthmus.factory import model_factory
 from isthmus.files import claimed, file_sha256, read_json, write_json
 from isthmus.metrics import as_record, measure
-from isthmus.path import evaluate_path, network_at
+from isthmus.path import evaluate_path, grid, network_at
 from isthmus.progress import shown
 from isthmus.provenance import provenance
 from isthmus.repair import DEFAULTS, HIGH, LOW, Repair, connect, plain, repair
@@ -57,12 +57,19 @@ KINDS: dict[str, type[Curve]] = {"bezier": Bezier, "polychain": PolyChain}
 class Budget:
     """How a network or a curve is trained.
 
-    `steps` is the budget in SGD steps, `lr` the learning rate, `pad` and `flip` augment each batch with shifts of up
-    to `pad` pixels and mirror images.
+    :param steps: The budget, in SGD steps.
+    :param lr: Learning rate; by default 0.5 for a curve and 0.1 for a network.
+    :param batch_size: Samples per step and process.
+    :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights at t.
+    :param pad: Augment with shifts of up to so many pixels.
+    :param flip: Augment with mirror images.
+    :param seed: Of every random draw.
+    :param precision: Of forward passes in training; auto is bf16 where the hardware has it.
+    :param device: cpu, cuda, cuda:1, mps or auto.
     """
 
     steps: int = DEFAULTS["steps"]
-    lr: float = DEFAULTS["lr"]
+    lr: float | None = None
     batch_size: int = 128
     weight_decay: float = 1e-4
     pad: int = 0
@@ -71,11 +78,11 @@ class Budget:
     precision: Precision = "auto"
     device: str = "auto"
 
-    def training(self) -> Training:
-        """Return these settings as options of `fit`."""
+    def training(self, lr: float) -> Training:
+        """Return these settings as options of `fit`, with a learning rate for want of one."""
         return {
             "steps": self.steps,
-            "lr": self.lr,
+            "lr": lr if self.lr is None else self.lr,
             "batch_size": self.batch_size,
             "weight_decay": self.weight_decay,
             "augment": Augment(self.pad, self.flip) if self.pad or self.flip else None,
@@ -90,7 +97,9 @@ class Budget:
 class Asked:
     """What a network is judged on.
 
-    `data` are evaluation samples, `trigger` (as in "Patch(size=3)") and `target` (a class or "all") the attack.
+    :param data: Evaluation samples: a named set, Parquet, image folder or .npz, as "cifar10:test#skip=500".
+    :param trigger: The attacker's, as "patch", "Patch(size=3, at=(0, 0))" or "Blend(alpha=0.2)".
+    :param target: The class that triggered images are sent to, or "all".
     """
 
     data: str | None = None
@@ -145,12 +154,12 @@ def _network(model: str, checkpoint: File) -> nn.Module:
 @app.command
 def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = None, resume: bool = False) -> None:
     """Train a network from scratch and write it to OUT (.safetensors)."""
-    budget = budget or Budget(lr=0.1)
+    budget = budget or Budget()
     samples = load_data(data)
     torch.manual_seed(budget.seed)
     net = model_factory(model)()
     state = _state_file(out, resume)
-    training = budget.training()
+    training = budget.training(lr=0.1)
     training.update({"schedule": one_cycle, "nesterov": True, "checkpoint": state})
     history = fit(net, samples, **training)
     if ranks().first:
@@ -189,7 +198,7 @@ def connect_command(
     """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
     budget, samples = budget or Budget(), load_data(clean)
     state, ends = _state_file(out, resume), (_network(model, start), _network(model, end))
-    training: Training = {**budget.training(), "checkpoint": state}
+    training: Training = {**budget.training(DEFAULTS["lr"]), "checkpoint": state}
     curve, history = connect(ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, low=low, high=high, **training)
     if ranks().first:
         save_curve(curve, out, start=start, end=end, metadata=_metadata(provenance(budget.seed, {"clean": samples})))
@@ -266,7 +275,20 @@ def repair_command(
     Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and measured where the
     point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is chosen on clean samples held out
     from training (--tolerance), or is the given --t. --trigger and --target serve the report alone, after the choice.
-    --compare runs the baselines on the same samples with the same budget.
+
+    :param tampered: The checkpoint to repair: .safetensors, or a .pt file of tensors.
+    :param other: A second checkpoint of the same architecture.
+    :param out: A new folder for the network and the report.
+    :param bends: Interior control points of the curve.
+    :param kind: The curve.
+    :param low: Smallest t that is trained and measured.
+    :param high: Largest t that is trained and measured.
+    :param points: How many t are measured between low and high.
+    :param t: Take this point, without a choice.
+    :param tolerance: Take the point farthest from both ends whose accuracy is within so much of the best.
+    :param holdout: Share of the clean samples that choose t and train nothing.
+    :param compare: Run the baselines too, on the same samples with the same budget.
+    :param resume: Go on with the run that OUT holds.
     """
     began, budget, asked = time.perf_counter(), budget or Budget(), asked or Asked()
     if t is not None and tolerance is not None:
@@ -281,11 +303,12 @@ def repair_command(
     settings: dict[str, Any] = {"bends": bends, "kind": kind, "low": low, "high": high, "points": points}
     settings |= {"t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
-    options = budget.training()
+    options = budget.training(DEFAULTS["lr"])
+    ts = [*grid(points, low, high), *([t] if t is not None else [])]
     with claimed(out, {**identity, "compare": compare}, resume=resume):
         found = repair(
             nets[0], samples, nets[1] if other else None, kind=KINDS[kind], bends=bends, low=low, high=high, rule=rule,
-            points=points, holdout=holdout, folder=out, **options,
+            points=ts, holdout=holdout, folder=out, **options,
         )  # fmt: skip
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}

@@ -8,6 +8,7 @@ fixed t or by the attacker's trigger; with one checkpoint the second endpoint is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Unpack
@@ -148,7 +149,7 @@ def repair(
     low: float = LOW,
     high: float = HIGH,
     rule: Rule | None = None,
-    points: int = 21,
+    points: int | Sequence[float] = 21,
     holdout: float = 0.2,
     folder: str | File | None = None,
     **training: Unpack[Training],
@@ -156,9 +157,9 @@ def repair(
     """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to `other` (t = 1).
 
     Without `other`, the second endpoint is a fine-tuned copy. The curve is trained where t is sought, in [low, high],
-    and measured at `points` equally spaced t there and at both ends. `holdout` of the bonafide samples choose t
-    and train nothing; with 100 samples or fewer all of them train, and the choice claims no confidence. `folder` keeps
-    what has been computed, so that the same call goes on after an interruption. `training` goes to `fit`.
+    and measured at `points` (equally spaced t there, or the values) and at both ends. `holdout` of the bonafide samples
+    choose t and train nothing; with 100 samples or fewer all of them train, and the choice claims no confidence.
+    `folder` keeps what has been computed, so that the same call goes on after an interruption. `training` goes to `fit`.
 
     Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
     differ in architecture.

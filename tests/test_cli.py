@@ -81,6 +81,13 @@ def test_repair_of_two_checkpoints_leaves_network_and_report(home):
     assert load_file(home / "two/repaired.safetensors").keys() == load_file(home / "a.safetensors").keys()
 
 
+def test_a_given_t_is_taken_as_it_is(home):
+    given = isthmus("repair", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *FAST, "--points", 3,
+                    "--t", 0.07, "--out", "given", folder=home)  # fmt: skip
+    assert given.returncode == 0, given.stderr
+    assert json.loads((home / "given/report.json").read_text())["choice"]["t"] == 0.07
+
+
 def test_a_folder_is_never_overwritten_and_resume_goes_on(home):
     repair = ("repair", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *FAST, "--points", 3,
               "--out", "one")  # fmt: skip
