@@ -153,7 +153,14 @@ def at(job: Rows, t: float) -> Rows:
 
 def table() -> str:
     """Clean accuracy and attack success over the seeds, for every method and number of bonafide samples."""
-    lines = []
+    lines = [
+        "# Backdoor repair on CIFAR-10",
+        "",
+        "Clean accuracy / attack success in percent: mean [lowest, highest] over seeds (how many). Protocol A: n bonafide",
+        "samples from the test split, judged on 5,000 other test images; PreActResNet-20; 400 steps of 128 for every",
+        "method that trains. Made by `python experiments/backdoor_repair.py table`; settings and what did not work are in",
+        "[the log](../experiments.md), one file per job in `results/backdoor_repair/`.",
+    ]
     for setting in TARGETS:
         jobs = [read_json(file) for file in sorted(RESULTS.glob(f"{setting}-n*.json"))]
         if not jobs:

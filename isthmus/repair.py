@@ -159,7 +159,7 @@ def repair(
     Without `other`, the second endpoint is a fine-tuned copy. The curve is trained where t is sought, in [low, high],
     and measured at `points` (equally spaced t there, or the values) and at both ends. `holdout` of the bonafide samples
     choose t and train nothing; with 100 samples or fewer all of them train, and the choice claims no confidence.
-    `folder` keeps what has been computed, so that the same call goes on after an interruption. `training` goes to `fit`.
+    `folder` keeps what has been computed, so that the same call goes on after an interruption. `training` is `fit`'s.
 
     Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
     differ in architecture.
