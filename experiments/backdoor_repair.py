@@ -156,10 +156,11 @@ def table() -> str:
     lines = [
         "# Backdoor repair on CIFAR-10",
         "",
-        "Clean accuracy / attack success in percent: mean [lowest, highest] over seeds (how many). Protocol A: n",
-        "bonafide samples from the test split, judged on 5,000 other test images; PreActResNet-20; 400 steps of 128 for",
-        "every method that trains. Made by `python experiments/backdoor_repair.py table`; settings and what did not work",
-        "are in [the log](../experiments.md), one file per job in `results/backdoor_repair/`.",
+        "Clean accuracy / attack success in percent: mean [lowest, highest] over seeds (how many). Protocol",
+        "A: n bonafide samples from the test split, judged on 5,000 other test images; PreActResNet-20; 400",
+        "steps of 128 for every method that trains. Made by `python experiments/backdoor_repair.py table`;",
+        "settings and what did not work are in [the log](../experiments.md), one file per job in",
+        "`results/backdoor_repair/`.",
     ]
     for setting in TARGETS:
         jobs = [read_json(file) for file in sorted(RESULTS.glob(f"{setting}-n*.json"))]
