@@ -191,6 +191,33 @@ def test_weight_decay_acts_on_the_point_and_reaches_only_the_bends(t):
     assert not curve.ends.requires_grad
 
 
+@pytest.mark.parametrize("bends", [1, 3])
+@pytest.mark.parametrize("asked", ["weights", "theta", "norm", "all"])
+def test_a_point_has_the_first_and_second_derivatives_of_the_sum_that_it_is(bends, asked):
+    """A point's gradients are written out by hand; its naive twin leaves them to autograd."""
+    curve = scrambled(Bezier(*(net.double() for net in pair("batchnorm")), bends=bends))
+    c = curve.coefficients(0.3)
+    naive = c[0] * curve.ends[0] + c[-1] * curve.ends[1] + (c[1:-1, None] * curve.bends).sum(0)
+    point = curve.at(0.3)
+    given = torch.cat([w.reshape(-1) for w in point._weights.values()])
+    assert torch.allclose(point.theta, naive)
+
+    def value(weights, theta, norm):
+        parts = {"weights": (weights[40:] ** 3).sum(), "theta": (theta**3).sum(), "norm": norm**2}
+        return sum(parts.values()) if asked == "all" else parts[asked]
+
+    def derivatives(value):
+        (first,) = torch.autograd.grad(value, curve.bends, retain_graph=True)
+        (traced,) = torch.autograd.grad(value, curve.bends, create_graph=True)
+        return first, traced, *torch.autograd.grad((traced**2).sum(), curve.bends)
+
+    found = derivatives(value(given, point.theta, point.squared_norm))
+    wanted = derivatives(value(naive, naive, naive.dot(naive)))
+    for one, other in zip(found, wanted, strict=True):
+        assert other.any()
+        assert torch.allclose(one, other, rtol=1e-9)
+
+
 def test_the_weights_of_a_point_keep_their_precision_inside_autocast():
     curve = scrambled(Bezier(*pair("batchnorm"), bends=2))
     outside = curve.weights(0.3)
