@@ -3,6 +3,7 @@
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier, Curve, PolyChain, expected_over_t
 from isthmus.data import Augment, Data, as_data, split
+from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss
 from isthmus.path import Path, evaluate_path
 from isthmus.repair import Repair, connect, repair
@@ -28,6 +29,7 @@ __all__ = [
     "Repair",
     "as_data",
     "connect",
+    "cross_entropy",
     "evaluate_path",
     "expected_over_t",
     "fit",
@@ -35,5 +37,6 @@ __all__ = [
     "poison",
     "recalibrate",
     "repair",
+    "sharpness_aware",
     "split",
 ]

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from isthmus.types import BadInput, Loss, Params
+from isthmus.view import View, places
 
 
 @dataclass(frozen=True)
@@ -129,20 +129,6 @@ def _kept(module: nn.Module) -> Params:
     return {name: t.detach().clone() for name, t in {**integers, **dict(module.named_buffers())}.items()}
 
 
-def _places(module: nn.Module) -> dict[str, str]:
-    """Return where each parameter and buffer stands, place to name: tied ones stand in several places.
-
-    A submodule that stands in several places counts once: `functional_call` would not put its tensors back otherwise.
-    """
-    names = {id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    return {
-        f"{path}.{leaf}" if path else leaf: names[id(t)]
-        for path, part in module.named_modules()
-        for own in (part.named_parameters, part.named_buffers)
-        for leaf, t in own(recurse=False, remove_duplicate=False)
-    }
-
-
 def _check_same_architecture(start: nn.Module, end: nn.Module) -> None:
     first, second = (
         {name: f"{tuple(t.shape)} {t.dtype}" for name, t in [*net.named_parameters(), *net.named_buffers()]}
@@ -211,7 +197,7 @@ class Curve(nn.Module):
         One copy is called, and its buffers serve as scratch while the curve is trained; one is never called, so that
         what a forward pass leaves behind in a module stays out of exported networks.
         """
-        self._places = _places(net)
+        self._places = places(net)
         self._trainable = {name for name, p in net.named_parameters() if p.requires_grad}
         for p in net.parameters():
             p.requires_grad_(False)
@@ -337,7 +323,7 @@ class PolyChain(Curve):
         return (1 - (float(t) * last - torch.arange(last + 1, dtype=torch.float64)).abs()).clamp_min(0)
 
 
-class Point(nn.Module):
+class Point(View):
     """The network at one t of a curve, as a live view; made by `Curve.at`.
 
     `theta` is the flat vector of its trainable weights, shared by every forward pass through this view;
@@ -345,20 +331,9 @@ class Point(nn.Module):
     """
 
     def __init__(self, curve: Curve, t: float | Tensor) -> None:
-        super().__init__()
-        self.net: nn.Module = curve._net
-        self.training = self.net.training
-        self.theta, self.squared_norm, weights = curve._theta(t)
-        kept = curve.kept(t)
-        self._weights, self._kept = (
-            {place: values[name] for place, name in curve._places.items() if name in values}
-            for values in (weights, kept)
-        )
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Return the network's outputs with the weights theta(t)."""
-        kept = {} if self.net.training else self._kept
-        return functional_call(self.net, {**self._weights, **kept}, inputs, named, tie_weights=False)
+        theta, squared_norm, weights = curve._theta(t)
+        super().__init__(curve._net, weights, curve.kept(t), scratch={}, placed=curve._places)
+        self.theta, self.squared_norm = theta, squared_norm
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ def test_a_point_has_the_first_and_second_derivatives_of_the_sum_that_it_is(bend
     c = curve.coefficients(0.3)
     naive = c[0] * curve.ends[0] + c[-1] * curve.ends[1] + (c[1:-1, None] * curve.bends).sum(0)
     point = curve.at(0.3)
-    given = torch.cat([w.reshape(-1) for w in point._weights.values()])
+    given = torch.cat([w.reshape(-1) for w in point.weights.values()])
     assert torch.allclose(point.theta, naive)
 
     def value(weights, theta, norm):
