@@ -18,6 +18,7 @@ from isthmus.baselines import Defense
 from isthmus.data import Data
 from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
 from isthmus.path import Path, evaluate_path
+from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import Repair
 from isthmus.select import BONAFIDE
 from isthmus.triggers import Target
@@ -100,6 +101,7 @@ def evidence(
         "path": path.record(),
         "before": before,
         "after": after,
+        "permanence": _permanence(found, tampered, judge, metrics),
         "baselines": [_baseline(n, d, tampered, found.fitted, metrics) for n, d in (baselines or {}).items()],
         "limits": limits(found, judge),
     }
@@ -161,6 +163,17 @@ def _baseline(
     }
 
 
+def _permanence(found: Repair, tampered: nn.Module, judge: Judge, metrics: Mapping[str, Metric]) -> Record:
+    """Whether the repair lasts: the loss barrier back to the tampered network, and retraining with triggered images."""
+    record: Record = {"linear_barrier": linear_barrier(found.model, tampered, found.fitted)}
+    if judge.trigger is not None and judge.target is not None:
+        tries = [Reactivate(judge.trigger, judge.target, images) for images in IMAGES]
+        record["reactivation"] = [
+            {"images": each.images, **_measured(each(found.model, found.fitted), metrics)} for each in tries
+        ]
+    return record
+
+
 def verdict(found: Repair, before: Record, after: Record) -> str:
     """Return the outcome in one plain sentence."""
     name = "accuracy" if "accuracy" in after else BONAFIDE
@@ -178,10 +191,11 @@ def limits(found: Repair, judge: Judge) -> list[str]:
     """Return what the evidence does not prove, as sentences for a reader."""
     lines = [
         "A low attack success rate on one trigger says nothing about other triggers or targets.",
-        "A repaired network can sometimes be made to learn its backdoor again from a few triggered images; this was "
-        "not tested here.",
     ]
-    if judge.trigger is None:
+    if judge.trigger is not None:
+        lines.append("Re-activation was tried with one way of retraining; another may wake more.")
+    else:
+        lines.append("A repaired network can sometimes learn its backdoor again from a few triggered images.")
         lines.insert(0, "No trigger was given: the report shows what accuracy was kept, not that a backdoor is gone.")
     if judge.evaluation is None:
         lines.append(

@@ -326,7 +326,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     env.filters.update(
-        label=label, percent=percent, duration=duration, capital=capital, sentence=sentence, short=plot.short
+        label=label, percent=percent, duration=duration, capital=capital, sentence=sentence, short=plot.short, nats=nats
     )
     env.filters["facts"] = lambda part, *skip: list(facts(part, skip))
     env.globals.update(shown=shown, change=change, is_loss=is_loss, explained=EXPLAINED)
@@ -420,6 +420,10 @@ def to_markdown(record: Record) -> str:
         f"Chosen: t = {choice['t']:.4g} ({parts}), by {_markdown(choice['rule'])}:",
     ]
     lines[-1] += f" {_markdown(choice['reason'].rstrip('.'))}."
+    woken = record.get("permanence", {}).get("reactivation", [])
+    if woken:
+        tries = ", ".join(f"{row['images']}: {shown(row['attack success'], 'attack success').main}" for row in woken)
+        lines += ["", f"Attack success after retraining with so many triggered images: {tries}."]
     if record["limits"]:
         lines += ["", "What this does not prove:", "", *(f"- {_markdown(limit)}" for limit in record["limits"])]
     return "\n".join(lines).replace(_SPACE, " ") + "\n"

@@ -33,11 +33,12 @@ def variant(record, *, trigger=True, evaluation=True, baselines=True, confident=
     """The example with parts taken away, as a repair without them would leave it."""
     record = copy.deepcopy(record)
     gone = ([] if trigger else ["attack success"]) + ([] if evaluation else ["accuracy", "loss"])
-    for part in (record["before"], record["after"], record["path"]["values"], *record["baselines"]):
+    woken = record["permanence"]["reactivation"]
+    for part in (record["before"], record["after"], record["path"]["values"], *record["baselines"], *woken):
         for name in gone:
             part.pop(name, None)
     if not trigger:
-        del record["trigger"]
+        del record["trigger"], record["permanence"]["reactivation"]
     if not evaluation:
         del record["provenance"]["data"]["evaluation"]
     if not baselines:
