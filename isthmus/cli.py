@@ -33,7 +33,7 @@ from isthmus.metrics import as_record, measure
 from isthmus.path import evaluate_path, grid, network_at
 from isthmus.progress import shown
 from isthmus.provenance import provenance
-from isthmus.repair import DEFAULTS, HIGH, LOW, Repair, connect, plain, repair
+from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, Repair, connect, plain, repair
 from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.sources import load_data, save_npz
 from isthmus.train import Training, fit, one_cycle
@@ -57,7 +57,7 @@ KINDS: dict[str, type[Curve]] = {"bezier": Bezier, "polychain": PolyChain}
 class Budget:
     """How a network or a curve is trained.
 
-    :param steps: The budget, in SGD steps.
+    :param steps: The budget, in SGD steps; by default 400 for a curve and 800 for a network.
     :param lr: Learning rate; by default 0.5 for a curve and 0.1 for a network.
     :param batch_size: Samples per step and process.
     :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights at t.
@@ -68,7 +68,7 @@ class Budget:
     :param device: cpu, cuda, cuda:1, mps or auto.
     """
 
-    steps: int = DEFAULTS["steps"]
+    steps: int | None = None
     lr: float | None = None
     batch_size: int = 128
     weight_decay: float = 1e-4
@@ -78,10 +78,10 @@ class Budget:
     precision: Precision = "auto"
     device: str = "auto"
 
-    def training(self, lr: float) -> Training:
-        """Return these settings as options of `fit`, with a learning rate for want of one."""
+    def training(self, steps: int, lr: float) -> Training:
+        """Return these settings as options of `fit`, with steps and a learning rate for want of them."""
         return {
-            "steps": self.steps,
+            "steps": steps if self.steps is None else self.steps,
             "lr": lr if self.lr is None else self.lr,
             "batch_size": self.batch_size,
             "weight_decay": self.weight_decay,
@@ -159,7 +159,7 @@ def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = Non
     torch.manual_seed(budget.seed)
     net = model_factory(model)()
     state = _state_file(out, resume)
-    training = budget.training(lr=0.1)
+    training = budget.training(steps=800, lr=0.1)
     training.update({"schedule": one_cycle, "nesterov": True, "checkpoint": state})
     history = fit(net, samples, **training)
     if ranks().first:
@@ -190,6 +190,7 @@ def connect_command(
     out: File,
     bends: int = 1,
     kind: Literal["bezier", "polychain"] = "bezier",
+    rho: float = 0.0,
     low: float = 0.0,
     high: float = 1.0,
     budget: Budget | None = None,
@@ -198,8 +199,10 @@ def connect_command(
     """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
     budget, samples = budget or Budget(), load_data(clean)
     state, ends = _state_file(out, resume), (_network(model, start), _network(model, end))
-    training: Training = {**budget.training(DEFAULTS["lr"]), "checkpoint": state}
-    curve, history = connect(ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, low=low, high=high, **training)
+    training: Training = {**budget.training(DEFAULTS["steps"], DEFAULTS["lr"]), "checkpoint": state}
+    curve, history = connect(
+        ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, rho=rho, low=low, high=high, **training
+    )
     if ranks().first:
         save_curve(curve, out, start=start, end=end, metadata=_metadata(provenance(budget.seed, {"clean": samples})))
         state.unlink(missing_ok=True)
@@ -260,6 +263,7 @@ def repair_command(
     bends: int = 1,
     kind: Literal["bezier", "polychain"] = "bezier",
     points: int = 21,
+    rho: float = RHO,
     low: float = LOW,
     high: float = HIGH,
     t: float | None = None,
@@ -281,6 +285,7 @@ def repair_command(
     :param out: A new folder for the network and the report.
     :param bends: Interior control points of the curve.
     :param kind: The curve.
+    :param rho: Train the curve at the worst weights within so much, at two gradients a step; 0 for the plain loss.
     :param low: Smallest t that is trained and measured.
     :param high: Largest t that is trained and measured.
     :param points: How many t are measured between low and high.
@@ -300,21 +305,21 @@ def repair_command(
     files = [tampered, *([other] if other else [])]
     nets = [_network(model, file) for file in files]
     hashes = [file_sha256(file) for file in files]
-    settings: dict[str, Any] = {"bends": bends, "kind": kind, "low": low, "high": high, "points": points}
+    settings: dict[str, Any] = {"bends": bends, "kind": kind, "rho": rho, "low": low, "high": high, "points": points}
     settings |= {"t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
-    options = budget.training(DEFAULTS["lr"])
+    options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
     ts = [*grid(points, low, high), *([t] if t is not None else [])]
     with claimed(out, {**identity, "compare": compare}, resume=resume):
         found = repair(
-            nets[0], samples, nets[1] if other else None, kind=KINDS[kind], bends=bends, low=low, high=high, rule=rule,
-            points=ts, holdout=holdout, folder=out, **options,
+            nets[0], samples, nets[1] if other else None, kind=KINDS[kind], bends=bends, rho=rho, low=low, high=high,
+            rule=rule, points=ts, holdout=holdout, folder=out, **options,
         )  # fmt: skip
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
         given = {"kind": "given", "path": str(other), "sha256": hashes[-1]}
         origin["other"] = given if other else {"kind": "fine-tuned copy"}
-        rivals = standard(found.other, plain(options)) if compare else {}
+        rivals = standard(found.other, plain(options, rho)) if compare else {}
         record = evidence(found, nets[0], judge, baselines=rivals, provenance=origin, folder=out / "points")
         record["provenance"]["seconds"] = time.perf_counter() - began
         if ranks().first:

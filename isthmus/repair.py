@@ -2,8 +2,10 @@
 
 Source: Zhao et al., ICLR 2020, section 3; specification, sections 1 to 6 and 12.
 
-Where we depart: the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a
-fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made here.
+Where we depart: the curve is trained sharpness-aware, which removes the trigger nearer to the tampered end, where more
+accuracy is left, and where the data are so easy that the plain loss has no gradient; t is drawn where the answer is
+sought; the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a fixed t or
+by the attacker's trigger; with one checkpoint the second endpoint is made here.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import nn
 from isthmus.baselines import FineTune
 from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data, split
-from isthmus.losses import cross_entropy
+from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance
 from isthmus.path import Path, evaluate_path, grid, network_at
 from isthmus.select import BONAFIDE, Choice, Rule, farthest_within, fixed
@@ -27,7 +29,8 @@ from isthmus.train import History, Training, fit
 from isthmus.types import BadInput, Loss, Metric
 
 # Found by experiments/backdoor_repair.py; see docs/experiments.md.
-DEFAULTS: Training = {"steps": 800, "lr": 0.5, "weight_decay": 1e-4}
+DEFAULTS: Training = {"steps": 400, "lr": 0.5, "weight_decay": 1e-4}
+RHO = 0.5
 LOW, HIGH = 0.1, 0.5
 TOLERANCE, OTHERWISE = 0.04, 0.12
 
@@ -71,21 +74,23 @@ def connect(
     kind: type[Curve] = Bezier,
     bends: int = 1,
     loss: Loss = cross_entropy,
+    rho: float = RHO,
     low: float = LOW,
     high: float = HIGH,
     **training: Unpack[Training],
 ) -> tuple[Curve, History | None]:
     """Return a curve of low loss between two networks, trained on bonafide data, and its history.
 
-    t is drawn from [low, high]; `weight_decay` acts on the point of the curve, not on the bends. With bends=0 there is
-    nothing to train.
+    t is drawn from [low, high]; `weight_decay` acts on the point of the curve, not on the bends. The loss is taken at
+    the worst weights within `rho` of theta(t), at two gradients a step; rho=0 takes it at theta(t) itself, as the
+    papers do, at one. With bends=0 there is nothing to train.
     Raises BadInput where the networks differ in architecture or an option of `fit` is off.
     """
     curve = kind(start, end, bends)
     if not bends:
         return curve, None
     options = _options("connecting", training)
-    objective = expected_over_t(loss, options.pop("weight_decay"), low, high)
+    objective = expected_over_t(sharpness_aware(loss, rho) if rho else loss, options.pop("weight_decay"), low, high)
     return curve, fit(curve, bonafide, objective, **options)
 
 
@@ -113,17 +118,19 @@ def hold_out(bonafide: Data, share: float, seed: int) -> tuple[Data, Data]:
 
 def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> nn.Module:
     """Return a fine-tuned copy of the tampered network, for want of a second checkpoint (specification, 12a)."""
-    return FineTune(plain(_options("fine-tuning a copy", training)))(tampered, bonafide)
+    return FineTune(plain(_options("fine-tuning a copy", training), rho=0))(tampered, bonafide)
 
 
-def plain(training: Training) -> Training:
-    """Return the budget of a curve as one for a network: a tenth of the learning rate.
+def plain(training: Training, rho: float = RHO) -> Training:
+    """Return the budget of a curve as one for a network: as many gradients, a tenth of the learning rate.
 
-    A bend moves theta(t) by c(t)^2 times the step that plain training would take: 0.03 to 0.25 for t in [0.1, 0.5].
+    A sharpness-aware step (rho > 0) takes two gradients. A bend moves theta(t) by c(t)^2 times the step that plain
+    training would take: 0.03 to 0.25 for t in [0.1, 0.5].
     """
     options = DEFAULTS.copy()
     options.update(training)
     options["lr"] = options["lr"] / 10
+    options["steps"] *= 2 if rho else 1
     return options
 
 
@@ -146,6 +153,7 @@ def repair(
     *,
     kind: type[Curve] = Bezier,
     bends: int = 1,
+    rho: float = RHO,
     low: float = LOW,
     high: float = HIGH,
     rule: Rule | None = None,
@@ -156,9 +164,10 @@ def repair(
 ) -> Repair:
     """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to `other` (t = 1).
 
-    Without `other`, the second endpoint is a fine-tuned copy. The curve is trained where t is sought, in [low, high],
-    and measured at `points` (equally spaced t there, or the values) and at both ends. `holdout` of the bonafide samples
-    choose t and train nothing; with 100 samples or fewer all of them train, and the choice claims no confidence.
+    Without `other`, the second endpoint is a fine-tuned copy. The curve is trained sharpness-aware (`rho`, see
+    `connect`) where t is sought, in [low, high], and measured at `points` (equally spaced t there, or the values) and
+    at both ends. `holdout` of the bonafide samples choose t and train nothing; with 100 samples or fewer all of them
+    train, and the choice claims no confidence.
     `folder` keeps what has been computed, so that the same call goes on after an interruption. `training` is `fit`'s.
 
     Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
@@ -182,12 +191,12 @@ def repair(
     if other is None:
         other = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
     options = _kept_in(home, "curve", training)
-    curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, low=low, high=high, **options)
+    curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, rho=rho, low=low, high=high, **options)
     metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
     path = evaluate_path(curve, metrics, sorted({*ts}), recalibrate_on=fitted, folder=home / "points" if home else None)
     t = (rule or default_rule(enough=held_out is not fitted))(path)
     model = network_at(curve, float(t), fitted)
     decay = training.get("weight_decay", DEFAULTS["weight_decay"])
     settings = {"kind": kind.__name__, "bends": bends, "weight_decay": decay, "holdout": holdout}
-    settings |= {"low": low, "high": high}
+    settings |= {"rho": rho, "low": low, "high": high}
     return Repair(model, t, curve, path, other, history, fitted, held_out, settings)
