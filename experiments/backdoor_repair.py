@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from isthmus import Augment, Data, fit, repair, split
-from isthmus.baselines import FinePrune, FineTune, FromScratch, GaussianNoise, StraightAverage
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
+from isthmus.defenses import FinePrune, FineTune, FromScratch, GaussianNoise, StraightAverage
 from isthmus.engine import Precision
 from isthmus.files import read_json, write_json
 from isthmus.metrics import Accuracy, AttackSuccess, as_record, measure

@@ -16,9 +16,9 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from isthmus.baselines import FineTune
 from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data, split
+from isthmus.defenses import FineTune
 from isthmus.losses import cross_entropy
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance
 from isthmus.path import Path, evaluate_path, grid, network_at

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from isthmus import Bezier, Data, PolyChain, connect, fit, load_data, repair, split
-from isthmus.baselines import standard
+from isthmus.defenses import standard
 from isthmus.evidence import Judge, evidence
 from isthmus.metrics import Accuracy
 from isthmus.models import mlp, small_cnn
