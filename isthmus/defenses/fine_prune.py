@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.nn.utils.parametrize import is_parametrized
 
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source, as_data
@@ -36,7 +37,10 @@ class FinePrune:
     by: str = "norm"
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
-        """Return the pruned and fine-tuned copy. Raises BadInput where the share is not in [0, 1) or no conv exists."""
+        """Return the pruned and fine-tuned copy.
+
+        Raises BadInput where the share is not in [0, 1), or there is no convolution, or one is parametrised.
+        """
         if not 0 <= self.share < 1 or self.by not in ("norm", "dormancy"):
             raise BadInput(
                 f"share {self.share} by {self.by!r}", expected="0 <= share < 1, by norm or dormancy", fix="fix them"
@@ -45,6 +49,12 @@ class FinePrune:
         layers = [part for part in net.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
         if not layers:
             raise BadInput("a network without convolutions", expected="channels to prune", fix="choose another defense")
+        if any(is_parametrized(layer) for layer in layers):
+            raise BadInput(
+                "convolutions with a parametrised weight",
+                expected="plain weights to hold at zero",
+                fix="remove it first",
+            )
         if self.by == "norm":
             scores = {layer: layer.weight.detach().abs().flatten(1).sum(1) for layer in layers}
         else:

@@ -16,7 +16,7 @@ from torch import nn
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier
 from isthmus.data import Source
-from isthmus.types import BadInput
+from isthmus.types import BadInput, Defense
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class GaussianNoise:
     """Random points near the ends, no training: how much of the path's effect is mere perturbation.
 
     Variant "between": N((w1 + w2) / 2, |w1 - w2| / 2), elementwise. Variant "around": N(w1, |w1 - w2|). w1 is the
-    tampered network, w2 the `other`. Source: Zhao et al., ICLR 2020, section 3.2; specification, section 13.
+    tampered network, w2 the `other`: a network, or where there is one checkpoint only a defense that makes one, such
+    as fine-tuning. Source: Zhao et al., ICLR 2020, section 3.2; specification, section 13.
     """
 
-    other: nn.Module = field(repr=False)
+    other: nn.Module | Defense = field(repr=False)
     variant: str = "between"
     scale: float = 1.0
     seed: int = 0
@@ -37,9 +38,10 @@ class GaussianNoise:
         if self.variant not in ("between", "around"):
             raise BadInput(f"noise variant {self.variant!r}", expected="between or around", fix="choose one")
         middle = 0.5 if self.variant == "between" else 0.0
-        net = Bezier(tampered, self.other, bends=0).export(middle)
+        other = _network(self.other, tampered, bonafide)
+        net = Bezier(tampered, other, bends=0).export(middle)
         generator = torch.Generator().manual_seed(self.seed)
-        others = dict(self.other.named_parameters())
+        others = dict(other.named_parameters())
         with torch.no_grad():
             for (name, p), (_, w1) in zip(net.named_parameters(), tampered.named_parameters(), strict=True):
                 if p.is_floating_point():
@@ -50,11 +52,19 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class StraightAverage:
-    """The midpoint of the straight segment to `other`: the average of the two networks, no training."""
+    """The midpoint of the straight segment to `other`: the average of the two networks, no training.
 
-    other: nn.Module = field(repr=False)
+    `other` is a network or a defense that makes one.
+    """
+
+    other: nn.Module | Defense = field(repr=False)
     t: float = 0.5
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network at t on the segment."""
-        return recalibrate(Bezier(tampered, self.other, bends=0).export(self.t), bonafide)
+        other = _network(self.other, tampered, bonafide)
+        return recalibrate(Bezier(tampered, other, bends=0).export(self.t), bonafide)
+
+
+def _network(other: nn.Module | Defense, tampered: nn.Module, bonafide: Source) -> nn.Module:
+    return other if isinstance(other, nn.Module) else other(tampered, bonafide)

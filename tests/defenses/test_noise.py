@@ -3,9 +3,9 @@
 import pytest
 import torch
 from refusals import refused
-from victims import samples, victim
+from victims import TRAINING, samples, victim
 
-from isthmus.defenses import GaussianNoise, StraightAverage
+from isthmus.defenses import FineTune, GaussianNoise, StraightAverage
 
 
 @pytest.mark.parametrize("variant, centre, share", [("between", 0.5, 0.5), ("around", 0.0, 1.0)])
@@ -26,3 +26,13 @@ def test_the_average_is_the_average():
 
 def test_an_unknown_variant_is_refused():
     refused(lambda: GaussianNoise(victim(1), "beside")(victim(0), samples()), "beside")
+
+
+def test_the_other_end_may_be_made_by_a_defense():
+    tuned = FineTune(TRAINING)
+    made, given = GaussianNoise(tuned), GaussianNoise(tuned(victim(0), samples()))
+    one, two = (defense(victim(0), samples()).state_dict() for defense in (made, given))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert torch.equal(
+        StraightAverage(tuned, t=1.0)(victim(0), samples())[0].weight, tuned(victim(0), samples())[0].weight
+    )
