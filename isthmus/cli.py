@@ -19,11 +19,11 @@ from rich.table import Table
 from torch import nn
 
 from isthmus import __version__, report
-from isthmus.baselines import standard
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.curve import Bezier, Curve, PolyChain
 from isthmus.curvefile import load_curve, save_curve
 from isthmus.data import Augment
+from isthmus.defenses import standard
 from isthmus.demo import tell
 from isthmus.engine import Precision, joined_ranks, ranks
 from isthmus.evidence import Judge, evidence

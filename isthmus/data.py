@@ -187,6 +187,35 @@ def split(data: Data, sizes: Sequence[int], generator: torch.Generator) -> list[
     return [data[part] for part in order.split(list(sizes))]
 
 
+# Below this a held-out part would neither measure anything nor be spared: 20 % of 100 samples is an interval of
+# +-15 points.
+_ENOUGH_TO_HOLD_OUT = 100
+
+
+def hold_out(data: Data, share: float, seed: int) -> tuple[Data, Data]:
+    """Return the part that trains and the part that measures: disjoint, or the same where there are too few samples.
+
+    Raises BadInput where there are fewer samples than classes, or the share is not in [0, 1).
+
+    >>> data = Data(torch.zeros(200, 1, 2, 2), torch.arange(200) % 10, classes=10)
+    >>> [len(part) for part in hold_out(data, 0.2, seed=0)], [len(part) for part in hold_out(data[:50], 0.2, seed=0)]
+    ([160, 40], [50, 50])
+    """
+    if len(data) < data.num_classes:
+        raise BadInput(
+            f"{len(data)} bonafide samples for {data.num_classes} classes",
+            expected="one sample per class at the least; a few hundred in all to choose with confidence",
+            fix="collect more trusted samples",
+        )
+    if not 0 <= share < 1:
+        raise BadInput(f"holdout {share}", expected="0 <= holdout < 1", fix="pass the share to keep for the choice")
+    held = round(share * len(data))
+    if len(data) <= _ENOUGH_TO_HOLD_OUT or not held:
+        return data, data
+    fitted, measured = split(data, [len(data) - held, held], torch.Generator().manual_seed(seed))
+    return fitted, measured
+
+
 @dataclass(frozen=True)
 class Augment:
     """Random shift by up to `pad` pixels (zeros move in) and random horizontal flip, for whole batches of any type."""

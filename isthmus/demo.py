@@ -8,8 +8,8 @@ from pathlib import Path as File
 import torch
 from torch import nn
 
-from isthmus.baselines import Defense, standard
 from isthmus.data import Data, split
+from isthmus.defenses import standard
 from isthmus.evidence import Judge
 from isthmus.models import small_cnn
 from isthmus.repair import Repair, plain, repair
@@ -17,6 +17,7 @@ from isthmus.select import farthest_within
 from isthmus.sources import load_data
 from isthmus.train import Training, fit, one_cycle
 from isthmus.triggers import Patch, poison
+from isthmus.types import Defense
 
 TRIGGER, TARGET, RATE = Patch(size=2), 1, 0.1
 

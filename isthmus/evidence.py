@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from isthmus.baselines import Defense
 from isthmus.data import Data
 from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
 from isthmus.path import Path, evaluate_path
@@ -22,7 +21,7 @@ from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import Repair
 from isthmus.select import BONAFIDE
 from isthmus.triggers import Target
-from isthmus.types import BadInput, Metric, Trigger, describe, percent
+from isthmus.types import BadInput, Defense, Metric, Trigger, describe, percent
 
 Record = dict[str, Any]
 

@@ -15,28 +15,23 @@ from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Unpack
 
-import torch
 from torch import nn
 
-from isthmus.baselines import FineTune
 from isthmus.curve import Bezier, Curve, expected_over_t
-from isthmus.data import Data, Source, as_data, split
+from isthmus.data import Data, Source, as_data, hold_out
+from isthmus.defenses import FineTune
 from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance
 from isthmus.path import Path, evaluate_path, grid, network_at
 from isthmus.select import BONAFIDE, Choice, Rule, farthest_within, fixed
 from isthmus.train import History, Training, fit
-from isthmus.types import BadInput, Loss, Metric
+from isthmus.types import Loss, Metric
 
 # Found by experiments/backdoor_repair.py; see docs/experiments.md.
 DEFAULTS: Training = {"steps": 400, "lr": 0.5, "weight_decay": 1e-4}
 RHO = 0.5
 LOW, HIGH = 0.1, 0.5
 TOLERANCE, OTHERWISE = 0.04, 0.12
-
-# Below this a held-out part would neither measure anything nor be spared: 20 % of 100 samples is an interval of
-# +-15 points.
-_ENOUGH_TO_HOLD_OUT = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,28 +87,6 @@ def connect(
     options = _options("connecting", training)
     objective = expected_over_t(sharpness_aware(loss, rho) if rho else loss, options.pop("weight_decay"), low, high)
     return curve, fit(curve, bonafide, objective, **options)
-
-
-def hold_out(bonafide: Data, share: float, seed: int) -> tuple[Data, Data]:
-    """Return the part that trains and the part that measures: disjoint, or the same where there are too few samples.
-
-    Raises BadInput where there are fewer samples than classes, or the share is not in [0, 1).
-    """
-    if len(bonafide) < bonafide.num_classes:
-        raise BadInput(
-            f"{len(bonafide)} bonafide samples for {bonafide.num_classes} classes",
-            expected="one sample per class at the least; a few hundred in all to choose t with confidence",
-            fix="collect more trusted samples",
-        )
-    if not 0 <= share < 1:
-        raise BadInput(
-            f"holdout {share}", expected="0 <= holdout < 1", fix="pass the share to keep for the choice of t"
-        )
-    held = round(share * len(bonafide))
-    if len(bonafide) <= _ENOUGH_TO_HOLD_OUT or not held:
-        return bonafide, bonafide
-    fitted, measured = split(bonafide, [len(bonafide) - held, held], torch.Generator().manual_seed(seed))
-    return fitted, measured
 
 
 def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> nn.Module:

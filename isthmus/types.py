@@ -41,6 +41,15 @@ class Trigger(Protocol):
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
+class Defense(Protocol):
+    """A way to a network that can be trusted again: `(tampered, bonafide) -> repaired`, in eval mode.
+
+    `bonafide` is whatever `as_data` takes. The tampered network is left as it is; no trigger is ever seen.
+    """
+
+    def __call__(self, tampered: nn.Module, bonafide: Any, /) -> nn.Module: ...
+
+
 class BadInput(ValueError):
     """Input that cannot be used: says in one line what came, what was expected, and the way out.
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from isthmus import Bezier, Data, PolyChain, connect, fit, load_data, repair, split
-from isthmus.baselines import standard
+from isthmus.data import hold_out
+from isthmus.defenses import standard
 from isthmus.evidence import Judge, evidence
 from isthmus.metrics import Accuracy
 from isthmus.models import mlp, small_cnn
-from isthmus.repair import hold_out
 from isthmus.report import schema
 from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.train import one_cycle

@@ -1,0 +1,35 @@
+"""The budget of a defense is counted in gradient evaluations, so that none gets more than another for its name.
+
+One evaluation is one forward and one backward pass over a batch: what one step of plain training costs.
+"""
+
+from __future__ import annotations
+
+from isthmus.train import Training
+from isthmus.types import BadInput
+
+
+def steps_for(training: Training, *, cost: int) -> int:
+    """Return how many steps of `cost` gradient evaluations each the budget `training["steps"]` pays for.
+
+    Raises BadInput where it pays for none.
+
+    >>> steps_for({"steps": 800}, cost=2)
+    400
+    """
+    steps = training["steps"] // cost
+    if steps < 1:
+        raise BadInput(
+            f"a budget of {training['steps']} gradient evaluations",
+            expected=f"{cost} or more: what one step of this defense costs",
+            fix="raise steps",
+        )
+    return steps
+
+
+def spending(training: Training, steps: int, label: str) -> Training:
+    """Return the options of a training that is one part of a defense: so many steps, its state kept nowhere."""
+    options = training.copy()
+    options.pop("checkpoint", None)  # the parts of a defense would overwrite one another's state
+    options["steps"], options["progress"] = steps, label
+    return options
