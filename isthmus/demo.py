@@ -49,8 +49,8 @@ def tell(seed: int, folder: File) -> Story:
     digits, rest = load_data("digits:train"), load_data("digits:test")
     bonafide, evaluation = split(rest, [200, len(rest) - 200], torch.Generator().manual_seed(seed))
     ends = [attack(digits, seed + i) for i in range(2)]
-    options: Training = {"steps": 300, "lr": 0.5, "seed": seed}
+    options: Training = {"steps": 150, "lr": 0.5, "seed": seed}
     rule = farthest_within(0.05)  # 40 held-out digits cannot resolve less
-    found = repair(ends[0], bonafide, ends[1], rule=rule, folder=folder, **options)
+    found = repair(ends[0], bonafide, ends[1], rule=rule, high=0.3, folder=folder, **options)
     judge, rivals = Judge(evaluation, TRIGGER, TARGET), standard(ends[1], plain(options))
     return Story(ends[0], bonafide, evaluation, found, judge, rivals)

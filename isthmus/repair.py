@@ -28,10 +28,10 @@ from isthmus.train import History, Training, fit
 from isthmus.types import Loss, Metric
 
 # Found by experiments/backdoor_repair.py; see docs/experiments.md.
-DEFAULTS: Training = {"steps": 400, "lr": 0.5, "weight_decay": 1e-4}
-RHO = 0.5
-LOW, HIGH = 0.1, 0.5
-TOLERANCE, OTHERWISE = 0.04, 0.12
+DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4}
+RHO = 1.0
+LOW, HIGH = 0.1, 0.4
+TOLERANCE, OTHERWISE = 0.035, 0.15
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def plain(training: Training, rho: float = RHO) -> Training:
     """Return the budget of a curve as one for a network: as many gradients, a tenth of the learning rate.
 
     A sharpness-aware step (rho > 0) takes two gradients. A bend moves theta(t) by c(t)^2 times the step that plain
-    training would take: 0.03 to 0.25 for t in [0.1, 0.5].
+    training would take: 0.03 to 0.23 for t in [0.1, 0.4].
     """
     options = DEFAULTS.copy()
     options.update(training)
