@@ -6,9 +6,10 @@ includes how the maximiser moves with them, by fixed-point iterations on one ste
 
 Where we depart from the paper's code: the radius is given per pixel value, so that it fits images of any size (the
 published 10 for 3x32x32 is 0.18); the labels are the bonafide ones; delta is projected at every step (the code has no
-ball), and put on half of each batch (the code: on one image in a hundred; the paper: on all); the inner and the outer
-loss see the same batch; Adam starts anew and BatchNorm is recalibrated in every round, and a round is as long as the
-budget allows.
+ball), and so does the map whose fixed point it is taken for, since a maximiser on the sphere moves along the sphere;
+the series of the hypergradient is broken off where it diverges; delta is put on half of each batch (the code: on one
+image in a hundred; the paper: on all); the inner and the outer loss see the same batch; Adam starts anew and BatchNorm
+is recalibrated in every round, and a round is as long as the budget allows.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class IBAU:
             options["seed"] = self.training.get("seed", 0) + number
             delta = self.universal_perturbation(net, data, options)
             adam = partial(torch.optim.Adam, weight_decay=decay)
-            fit(net, data, _Unlearning(delta, self.iterations), optimizer=adam, **options)
+            fit(net, data, _Unlearning(delta, self._length(data), self.iterations), optimizer=adam, **options)
             recalibrate(net, data)
         return net.eval()
 
@@ -68,9 +69,11 @@ class IBAU:
         shifted = _Shifted(net, bonafide.x.shape[1:])
         options = training.copy()
         options.update({"lr": INNER_LR, "momentum": 0.0, "nesterov": False, "weight_decay": INNER_DECAY})
-        radius = self.radius * shifted.delta.numel() ** 0.5
-        fit(shifted, bonafide, _negative_loss, after_step=partial(_project, radius=radius), **options)
+        fit(shifted, bonafide, _negative_loss, after_step=partial(_project, radius=self._length(bonafide)), **options)
         return shifted.delta.detach()
+
+    def _length(self, bonafide: Data) -> float:
+        return float(self.radius * bonafide.x[0].numel() ** 0.5)
 
 
 class _Shifted(nn.Module):
@@ -94,7 +97,13 @@ def _negative_loss(shifted: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 @torch.no_grad()
 def _project(shifted: nn.Module, radius: float) -> None:
     assert isinstance(shifted, _Shifted)
-    shifted.delta.mul_((radius / shifted.delta.norm().clamp_min(1e-12)).clamp_max(1))
+    shifted.delta.copy_(into_ball(shifted.delta, radius))
+
+
+def into_ball(delta: Tensor, radius: float) -> Tensor:
+    """Return delta, or where it is longer than the ball's radius, scaled back to it."""
+    factor: Tensor = (radius / delta.norm().clamp_min(1e-12)).clamp_max(1)
+    return delta * factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +111,7 @@ class _Unlearning:
     """The loss with delta on half of each batch; its gradient is the implicit hypergradient."""
 
     delta: Tensor
+    radius: float
     iterations: int
 
     def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -116,7 +126,12 @@ class _Unlearning:
         weights = [p for p in net.parameters() if p.requires_grad and p.numel()]
         delta = self.delta.to(x)
         with eval_mode(net), sdpa_kernel(SDPBackend.MATH):  # the fast kernels of attention have no second derivative
-            value, gradient = hypergradient(inner, outer, delta, weights, rate=MAP_RATE, iterations=self.iterations)
+            value, gradient = hypergradient(
+                *(inner, outer, delta, weights),
+                rate=MAP_RATE,
+                iterations=self.iterations,
+                projection=partial(into_ball, radius=self.radius),
+            )
         return _with_gradient(value, weights, gradient)
 
 
@@ -128,11 +143,13 @@ def hypergradient(
     *,
     rate: float,
     iterations: int,
+    projection: Callable[[Tensor], Tensor] = lambda delta: delta,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return outer(delta) and the gradient in the weights of outer(delta*(weights)), delta* the minimiser of inner.
 
-    `delta` is taken for the fixed point of delta - rate inner'(delta). The inverse in the implicit function theorem is
-    a sum of as many terms of its Neumann series as there are iterations; 0 leaves the direct gradient alone.
+    `delta` is taken for the fixed point of projection(delta - rate inner'(delta)). The inverse in the implicit function
+    theorem is a sum of as many terms of its Neumann series as there are iterations, broken off where they cease to
+    shrink: then delta is no attracting fixed point, and the series has no sum. 0 leaves the direct gradient alone.
     Source: Zeng et al., section 4.2; Grazzi et al., ICML 2020, section 2 (fixed-point method).
     """
     delta = delta.detach().requires_grad_()
@@ -141,10 +158,13 @@ def hypergradient(
     if not iterations:
         return value.detach(), direct
     (slope,) = torch.autograd.grad(inner(delta), delta, create_graph=True)
-    step = delta - rate * slope
-    sought = of_delta
+    step = projection(delta - rate * slope)
+    term = sought = of_delta
     for _ in range(iterations - 1):
-        sought = of_delta + torch.autograd.grad(step, delta, sought, retain_graph=True)[0]
+        following = torch.autograd.grad(step, delta, term, retain_graph=True)[0]
+        if following.norm() >= term.norm():
+            break
+        term, sought = following, sought + following
     return value.detach(), [a + b for a, b in zip(direct, _gradients(step, weights, sought), strict=True)]
 
 

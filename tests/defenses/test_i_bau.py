@@ -1,14 +1,16 @@
 """I-BAU: the implicit gradient against brute force, the perturbation's ball, and what is unlearnt."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from networks import data, network
 from torch import nn
 
+from isthmus import fit, recalibrate
 from isthmus.defenses import IBAU
-from isthmus.defenses.i_bau import _Unlearning, hypergradient
+from isthmus.defenses.i_bau import _Unlearning, hypergradient, into_ball
 from isthmus.losses import cross_entropy
 
 OPTIONS = {"steps": 80, "lr": 0.001, "batch_size": 16, "precision": "fp32"}
@@ -53,6 +55,27 @@ def test_its_iterations_are_the_terms_of_the_neumann_series(iterations):
     assert torch.allclose(found, expected)
 
 
+def test_a_maximiser_on_the_sphere_moves_along_the_sphere():
+    """Brute force again: the farthest the ball goes along w, so delta* = r w / |w|, and outer = |d - c|^2 / 2."""
+    w, c = torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights, ball = w.requires_grad_(), partial(into_ball, radius=0.5)
+    outer = lambda d: (d - c).square().sum() / 2  # noqa: E731
+    delta = (0.5 * weights / weights.norm()).detach()
+    _, (found,) = hypergradient(
+        lambda d: -d @ weights, outer, delta, [weights], rate=0.1, iterations=500, projection=ball
+    )
+    (expected,) = torch.autograd.grad(outer(0.5 * weights / weights.norm()), weights)
+    assert torch.allclose(found, expected)
+
+
+def test_a_series_that_grows_is_broken_off():
+    saddle = torch.diag(torch.tensor([-1.0, 2.0]))  # no minimum: each term would be twice the last
+    weights = torch.ones(2, requires_grad=True)
+    args = (lambda d: d @ saddle @ d / 2 - d @ weights, lambda d: d[0], torch.ones(2), [weights])
+    few, many = (hypergradient(*args, rate=1.0, iterations=n)[1][0] for n in (1, 20))
+    assert torch.equal(few, many)
+
+
 def test_weights_that_the_loss_does_not_reach_get_no_gradient():
     used, idle = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
     _, grads = hypergradient(
@@ -75,7 +98,7 @@ def test_the_perturbation_stays_in_its_ball_and_hurts(radius):
 def test_the_loss_has_the_perturbation_on_half_of_the_batch_and_carries_the_hypergradient():
     net, images = network("batchnorm"), data(10)
     delta = 0.1 * torch.randn(1, 3, 8, 8)
-    value = _Unlearning(delta, 0)(net, images.x, images.y)
+    value = _Unlearning(delta, 9.0, 0)(net, images.x, images.y)
     x = torch.cat([images.x[:5] + delta, images.x[5:]])
     expected = cross_entropy(net, x, images.y)
     assert torch.allclose(value, expected)
@@ -86,11 +109,13 @@ def test_the_loss_has_the_perturbation_on_half_of_the_batch_and_carries_the_hype
 
 def test_afterwards_the_worst_perturbation_hurts_less():
     net, images = network("batchnorm"), data(120)
+    fit(net, images, steps=60, lr=0.1, batch_size=32, precision="fp32")  # an untrained network has nothing to lose
+    recalibrate(net, images)
     repaired = IBAU({**OPTIONS, "steps": 160, "lr": 0.005})(net, images)
     hurt = []
     for each in (net, repaired):
         delta = IBAU(OPTIONS).universal_perturbation(each, images, {**OPTIONS, "steps": 10})
-        hurt.append(float(cross_entropy(each, images.x + delta, images.y)))
+        hurt.append(cross_entropy(each, images.x + delta, images.y).item())
     assert hurt[1] < hurt[0]
 
 

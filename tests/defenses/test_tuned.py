@@ -58,7 +58,7 @@ def test_the_choice_is_the_last_setting_within_the_tolerance_of_the_best(toleran
     accuracies = [Accuracy(held_out)(Fixed(share)) for share in SHARES]
     expected = max(i for i, a in enumerate(accuracies) if max(accuracies) - a <= tolerance)
     tried = Tuned(Returning, SHARES, tolerance).attempt(Fixed(1.0), data)
-    assert tried.setting == SHARES[expected] and float(tried.model.right) == pytest.approx(SHARES[expected])
+    assert tried.setting == SHARES[expected] and tried.model.right.item() == pytest.approx(SHARES[expected])
     assert tried.accuracies == dict(enumerate(accuracies))
 
 
