@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from isthmus.comparison import compare
 from isthmus.data import Data
 from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
 from isthmus.path import Path, evaluate_path
@@ -86,6 +86,7 @@ def evidence(
     metrics = judge.metrics(found.held_out)
     asked = judge.evaluation if judge.evaluation is not None else found.held_out
     path = _along(found, {n: m for n, m in metrics.items() if n != BONAFIDE}, folder)
+    rows = compare(baselines or {}, tampered, found.fitted, metrics, folder=folder)
     before, after = (
         {**_measured(net, metrics), "per_class": {k: as_record(v) for k, v in per_class(net, asked).items()}}
         for net in (tampered, found.model)
@@ -101,8 +102,11 @@ def evidence(
         "before": before,
         "after": after,
         "permanence": _permanence(found, tampered, judge, metrics),
-        "baselines": [_baseline(n, d, tampered, found.fitted, metrics) for n, d in (baselines or {}).items()],
-        "limits": limits(found, judge),
+        "baselines": [row for row in rows if "refused" not in row],
+        "limits": [
+            *limits(found, judge),
+            *(f"{r['name']} was not run: {r['refused']}." for r in rows if "refused" in r),
+        ],
     }
     if "attack success" in metrics:
         note = "measured after the choice was made; no rule has seen it"
@@ -144,21 +148,6 @@ def _curve(found: Repair) -> Record:
         "seed": history.seed if history else 0,
         "losses": history.losses if history else [],
         "length": found.path.length,
-    }
-
-
-def _baseline(
-    name: str, defense: Defense, tampered: nn.Module, bonafide: Data, metrics: Mapping[str, Metric]
-) -> Record:
-    began = time.perf_counter()
-    net = defense(tampered, bonafide)
-    training = getattr(defense, "training", {})
-    return {
-        "name": name,
-        "settings": describe(defense),
-        "steps": training.get("steps", 0),
-        "seconds": time.perf_counter() - began,
-        **_measured(net, metrics),
     }
 
 
