@@ -66,7 +66,7 @@ def _room(delta: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
 
 
 def _outermost(inside: Callable[[Tensor], Tensor], top: Tensor) -> Tensor:
-    """Return the largest value in [0, top], (n,), that is inside, to the last bit; 0 is, and what is below one that is."""
+    """Return the largest value in [0, top], (n,), that is inside, to the last bit; all below one that is inside are."""
     low, high = torch.zeros_like(top), top
     for _ in range(62 if top.dtype == torch.float64 else 32):
         middle = (low + high) / 2
