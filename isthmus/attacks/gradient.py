@@ -142,7 +142,8 @@ def moved(ball: Ball, x: Tensor, delta: Tensor) -> Tensor:
 
 def inward(points: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradient without the values that would push a point out of the box [0, 1]."""
-    return gradient.masked_fill(((points >= 1) & (gradient > 0)) | ((points <= 0) & (gradient < 0)), 0.0)
+    top = 1 - 4 * torch.finfo(points.dtype).eps  # x + (1 - x) can be a little less than 1
+    return gradient.masked_fill(((points >= top) & (gradient > 0)) | ((points <= 0) & (gradient < 0)), 0.0)
 
 
 def fgsm(ball: Ball, seed: int | None = 0, precision: Precision | None = None) -> PGD:
