@@ -48,9 +48,10 @@ class Adversarial:
 def adversarial(attack: Attack, loss: Loss = cross_entropy) -> Adversarial:
     """Return the loss of adversarial training: min over weights of the loss on the worst inputs that `attack` finds.
 
-    The attack sees the network in eval mode and moves no buffer, the loss sees it as it is. On a point of a curve both
-    see the same t, so a robust path is `expected_over_t(adversarial(PGD(Linf(8 / 255), steps=7)))`. An attack that has
-    `for_training()` is used in that form. Source: Madry et al., ICLR 2018, Eq. 2.1; specification, section 8.
+    An attack that has `for_training()` is used in that form. It moves no buffer and computes no gradient of a weight.
+    On a point of a curve attack and loss see the same t, so a robust path is
+    `expected_over_t(adversarial(PGD(Linf(8 / 255), steps=7)))`.
+    Source: Madry et al., ICLR 2018, Eq. 2.1; specification, section 8.
     """
     return Adversarial(_for_training(attack), loss)
 
@@ -77,8 +78,8 @@ def trades(attack: Attack, beta: float = 6.0) -> Trades:
     The attack has to raise the divergence from the clean outputs: it is called with those, (n, classes) shares, in the
     place of labels, and its cross-entropy with them differs from the divergence by a constant. `PGD` takes them.
 
-    Where we depart: the clean outputs that the attack starts from are those of the training pass, not of another one in
-    eval mode. Raises BadInput where beta is negative.
+    Where we depart: the clean outputs that the attack starts from are those of the training pass, not of another one
+    in eval mode. Raises BadInput where beta is negative.
     """
     if not beta >= 0:
         raise BadInput(f"beta = {beta}", expected="0 or more", fix="6 is the paper's choice for CIFAR-10")

@@ -4,8 +4,8 @@ Source: Goodfellow et al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD); Wong
 start, for training); Maini et al., ICML 2020 (l1); specification, section 8.
 
 Where we depart: the random start is projected onto the box as well; each step is projected onto ball and box together;
-gradient values that point out of the box are dropped before the step, since an l1 step would be spent on them; the
-worst point seen is returned instead of the last one, and samples that are fooled leave the batch. In training (see
+gradient values that point out of the box are dropped before an l1 step, which would be spent on them; the worst point
+seen is returned instead of the last one, and samples that are fooled leave the batch. In training (see
 `PGD.for_training`) it is the last point after all steps, as in the papers.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from isthmus.attacks.objectives import Objective, cross_entropy
 from isthmus.attacks.victim import Seen, Victim, attacked, check_inputs, generator_of, under_attack
-from isthmus.balls import Ball
+from isthmus.balls import L1, Ball
 from isthmus.engine import Precision
 from isthmus.types import BadInput
 
@@ -36,7 +36,7 @@ class PGD:
     - "last": the last one, whatever it is. For training; the only one that can be weaker than no attack.
 
     `seed` None draws from the global generator. `precision` None is that of the surroundings, fp32 outside autocast.
-    `batch_statistics` normalises by the attacked batch in BatchNorm, as training does, without moving a buffer.
+    With `batch_statistics`, BatchNorm layers that are in train mode normalise by the batch; no buffer moves.
     y may be (n, classes) shares where the objective is the cross-entropy.
 
     Raises BadInput where steps or restarts are below 1, the step is not above 0, or the combination has no meaning.
@@ -80,8 +80,12 @@ class PGD:
             )
 
     def for_training(self) -> PGD:
-        """Return the attack as training uses it: one start, all steps, the last point, draws that differ each time."""
-        return replace(self, returns="last", restarts=1, seed=None)
+        """Return the attack as training uses it: one start, all steps, the last point, draws that differ each time.
+
+        BatchNorm normalises by the batch, as in the training pass: the running statistics of a live point of a curve
+        are those of an end, and an attack on these is an attack on another network (`docs/attacks.md` has figures).
+        """
+        return replace(self, returns="last", restarts=1, seed=None, batch_statistics=True)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x leaves [0, 1]."""
@@ -131,7 +135,8 @@ class PGD:
 
     def _step(self, x: Tensor, points: Tensor, gradient: Tensor) -> Tensor:
         step = 2.5 * self.ball.eps / self.steps if self.step is None else self.step
-        direction = self.ball.steepest(inward(points, gradient))
+        # An l1 step spent on values that cannot move is lost; the projections of l-inf and l2 are better left to it.
+        direction = self.ball.steepest(inward(points, gradient) if isinstance(self.ball, L1) else gradient)
         return moved(self.ball, x, points - x + step * direction)
 
 

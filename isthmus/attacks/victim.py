@@ -1,6 +1,7 @@
 """The network under attack, and what all attacks share: who is attacked, in which batches, which point is kept.
 
 A network is attacked as it is used: in eval mode, no buffer moves, and only the gradient in its inputs is computed.
+Its answer on a sample must not depend on the other samples of a batch, since samples leave it.
 Samples that the network already gets wrong are returned as they are, so no attack is weaker than none.
 """
 
@@ -23,10 +24,10 @@ from isthmus.types import BadInput
 def under_attack(model: nn.Module, *, batch_statistics: bool = False) -> Iterator[None]:
     """Run a block with the network in eval mode and its parameters frozen; put modes and flags back afterwards.
 
-    With `batch_statistics`, BatchNorm normalises by the batch at hand, as in training, and still no buffer moves.
+    With `batch_statistics`, BatchNorm layers that were in train mode normalise by the batch, and still no buffer moves.
     """
     params = [p for p in model.parameters() if p.requires_grad]
-    layers = batchnorm_layers(model) if batch_statistics else []
+    layers = [layer for layer in batchnorm_layers(model) if layer.training and batch_statistics]
     with eval_mode(model):
         try:
             for p in params:
