@@ -116,9 +116,9 @@ def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
             part.training = training
 
 
-def pass_size(x: Tensor) -> int:
-    """Return how many samples shaped like those of x (n, ...) one pass without gradients takes."""
-    return max(1, _PASS_VALUES // max(1, x[0].numel()))
+def pass_size(x: Tensor, *, gradients: bool = False) -> int:
+    """Return how many samples shaped like those of x (n, ...) one pass takes; with gradients it keeps activations."""
+    return max(1, _PASS_VALUES // (8 if gradients else 1) // max(1, x[0].numel()))
 
 
 @torch.no_grad()

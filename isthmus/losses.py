@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isthmus.types import BadInput, Loss, Params
+from isthmus.types import Attack, BadInput, Loss, Params
 from isthmus.view import View
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -20,8 +25,66 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     >>> round(cross_entropy(model, torch.ones(3, 2), torch.tensor([0, 1, 2])).item(), 4)  # log 4
     1.3863
     """
-    logits = model(x)
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
+    return F.cross_entropy(_wide(model(x)), y)
+
+
+def _for_training(attack: Attack) -> Attack:
+    """An attack that has a form for training (all steps, fresh draws) is used in it."""
+    form: Callable[[], Attack] | None = getattr(attack, "for_training", None)
+    return form() if form is not None else attack
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """The loss on attacked inputs. See `adversarial`."""
+
+    attack: Attack
+    loss: Loss = cross_entropy
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return loss(model, attack(model, x, y), y); no gradient passes through the attack."""
+        return self.loss(model, self.attack(model, x, y).detach(), y)
+
+
+def adversarial(attack: Attack, loss: Loss = cross_entropy) -> Adversarial:
+    """Return the loss of adversarial training: min over weights of the loss on the worst inputs that `attack` finds.
+
+    An attack that has `for_training()` is used in that form. It moves no buffer and computes no gradient of a weight.
+    On a point of a curve attack and loss see the same t, so a robust path is
+    `expected_over_t(adversarial(PGD(Linf(8 / 255), steps=7)))`.
+    Source: Madry et al., ICLR 2018, Eq. 2.1; specification, section 8.
+    """
+    return Adversarial(_for_training(attack), loss)
+
+
+@dataclass(frozen=True)
+class Trades:
+    """The loss of TRADES. See `trades`."""
+
+    attack: Attack
+    beta: float = 6.0
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return cross_entropy(f(x), y) + beta KL(f(x) || f(x_adv)), a mean over the batch."""
+        clean = _wide(model(x))
+        shares = clean.detach().softmax(1)
+        attacked = _wide(model(self.attack(model, x, shares).detach()))
+        divergence = F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
+        return F.cross_entropy(clean, y) + self.beta * divergence
+
+
+def trades(attack: Attack, beta: float = 6.0) -> Trades:
+    """Return the loss of TRADES, clean accuracy against robustness by beta (Zhang et al., ICML 2019, Eq. 5).
+
+    The attack has to raise the divergence from the clean outputs: it is called with those, (n, classes) shares, in the
+    place of labels, and its cross-entropy with them differs from the divergence by a constant. `PGD` takes them.
+
+    Where we depart: the clean outputs that the attack starts from are those of the training pass, not of another one
+    in eval mode. Raises BadInput where beta is negative.
+    """
+    if not beta >= 0:
+        raise BadInput(f"beta = {beta}", expected="0 or more", fix="6 is the paper's choice for CIFAR-10")
+    return Trades(_for_training(attack), beta)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from isthmus.data import Data, Source, as_data
-from isthmus.engine import Precision, outputs
+from isthmus.engine import Precision, as_input, device_of, outputs, pass_size, takes_channels_last
 from isthmus.triggers import Target, triggered
-from isthmus.types import BadInput, Metric, Trigger
+from isthmus.types import Attack, BadInput, Metric, Trigger
 
 _Z95 = 1.959963984540054
 
@@ -208,6 +208,66 @@ class MeanLoss:
         """Return the model's mean loss."""
         losses = F.cross_entropy(logits(model, self.asked, self.precision), self.asked.y, reduction="none").double()
         return Mean(float(losses.mean()), len(losses), float(losses.std(correction=0)))
+
+
+def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
+    """Return the data with the attacked inputs in place of the images, in batches sized to memory.
+
+    Raises BadInput where the attack returns other shapes, or leaves [0, 1].
+    """
+    device, last = device_of(model), takes_channels_last(model, data.x)
+    done = []
+    for x, y in zip(*(each.split(pass_size(data.x, gradients=True)) for each in (data.x, data.y)), strict=True):
+        x = as_input(x, device, channels_last=last)
+        done.append(attack(model, x, y.to(device)).detach().cpu())
+        if done[-1].shape != x.shape:
+            raise BadInput(
+                f"attacked inputs of shape {tuple(done[-1].shape)}",
+                expected=f"{tuple(x.shape)}",
+                fix="check the attack",
+            )
+    return Data(torch.cat(done), data.y, data.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class RobustAccuracy:
+    """Share of samples that are right after `attack` has done its worst to them, as a Rate.
+
+    Whether a sample is right is measured here, on what the attack returns, not by the attack. Robust accuracy holds
+    against the attack that was run: report which one.
+    """
+
+    data: Source = field(repr=False)
+    attack: Attack
+    precision: Precision = "fp32"
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", as_data(self.data))
+
+    def __call__(self, model: nn.Module) -> Rate:
+        """Return the model's accuracy under attack. Raises BadInput where the attack leaves [0, 1]."""
+        return Accuracy(attacked(model, self.asked, self.attack), self.precision)(model)
+
+
+@dataclass(frozen=True, eq=False)
+class RobustLoss:
+    """Mean cross-entropy on attacked inputs, in nats, as a Mean: the robustness loss (specification, section 8).
+
+    The attack has to look for the largest loss, not for the first mistake: `PGD(..., returns="worst")`.
+    """
+
+    data: Source = field(repr=False)
+    attack: Attack
+    precision: Precision = "fp32"
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", as_data(self.data))
+
+    def __call__(self, model: nn.Module) -> Mean:
+        """Return the model's mean loss under attack. Raises BadInput where the attack leaves [0, 1]."""
+        return MeanLoss(attacked(model, self.asked, self.attack), self.precision)(model)
 
 
 def per_class(model: nn.Module, data: Data, precision: Precision = "fp32") -> dict[str, Rate]:

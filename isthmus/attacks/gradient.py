@@ -1,0 +1,191 @@
+"""Attacks that climb along the input gradient with a fixed step: FGSM and PGD.
+
+Source: Goodfellow et al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD); Wong et al., ICLR 2020 (FGSM from a random
+start, for training); Maini et al., ICML 2020 (l1); specification, section 8.
+
+Where we depart: the random start is projected onto the box as well; each step is projected onto ball and box together;
+gradient values that point out of the box are dropped before an l1 step, which would be spent on them; the worst point
+seen is returned instead of the last one, and samples that are fooled leave the batch. In training (see
+`PGD.for_training`) it is the last point after all steps, as in the papers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.attacks.objectives import Objective, cross_entropy
+from isthmus.attacks.victim import Seen, Victim, attacked, check_inputs, generator_of, under_attack
+from isthmus.balls import L1, Ball
+from isthmus.engine import Precision
+from isthmus.types import BadInput
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent on an objective within a ball.
+
+    `steps` steps of length `step` (default 2.5 eps / steps; 2/255 for ten at 8/255), from `restarts` starts, the first
+    one too at random unless `random_start` is off. `returns` says which point:
+
+    - "fooled": one that fools, as soon as it is met; else the one of the highest objective. For robust accuracy.
+    - "worst": the one of the highest objective after all steps. For the robustness loss.
+    - "last": the last one, whatever it is. For training; the only one that can be weaker than no attack.
+
+    `seed` None draws from the global generator. `precision` None is that of the surroundings, fp32 outside autocast.
+    With `batch_statistics`, BatchNorm layers that are in train mode normalise by the batch; no buffer moves.
+    y may be (n, classes) shares where the objective is the cross-entropy.
+
+    Raises BadInput where steps or restarts are below 1, the step is not above 0, or the combination has no meaning.
+
+    >>> from isthmus.balls import Linf
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    >>> moved = PGD(Linf(0.1), steps=3)(net, x, y) - x
+    >>> bool(Linf(0.1).contains(moved).all())
+    True
+    """
+
+    ball: Ball
+    steps: int = 10
+    step: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    objective: Objective = cross_entropy
+    returns: Literal["fooled", "worst", "last"] = "fooled"
+    seed: int | None = 0
+    precision: Precision | None = None
+    batch_size: int | None = None
+    batch_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1 or (self.step is not None and not self.step >= 0):
+            raise BadInput(
+                f"steps = {self.steps}, restarts = {self.restarts}, step = {self.step}",
+                expected="steps and restarts of 1 or more, a step of 0 or more",
+                fix="leave step out for 2.5 eps / steps",
+            )
+        if self.returns not in ("fooled", "worst", "last"):
+            raise BadInput(f"returns = {self.returns!r}", expected="fooled, worst or last", fix="choose one")
+        if self.returns == "last" and self.restarts > 1:
+            raise BadInput(f"{self.restarts} restarts of which the last point counts", expected="one", fix="restarts=1")
+        if self.returns == "fooled" and self.batch_statistics:
+            raise BadInput(
+                "statistics of a batch that fooled samples leave",
+                expected="a batch that stays whole",
+                fix="pass returns='worst' or 'last'",
+            )
+
+    def for_training(self) -> PGD:
+        """Return the attack as training uses it: one start, all steps, the last point, draws that differ each time.
+
+        BatchNorm normalises by the batch, as in the training pass: the running statistics of a live point of a curve
+        are those of an end, and an attack on these is an attack on another network (`docs/attacks.md` has figures).
+        """
+        return replace(self, returns="last", restarts=1, seed=None, batch_statistics=True)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x leaves [0, 1]."""
+        if self.returns == "last":
+            return self._last(model, x, y)
+        return attacked(
+            model, x, y, self._search, score=self.objective, stops=self.returns == "fooled", seed=self.seed,
+            precision=self.precision, batch_size=self.batch_size, batch_statistics=self.batch_statistics,
+        )  # fmt: skip
+
+    def _last(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        check_inputs(x, y)
+        x = x.detach()
+        with under_attack(model, batch_statistics=self.batch_statistics):
+            victim, points = Victim(model, self.precision), self._start(x, generator_of(self.seed))
+            for _ in range(self.steps):
+                points = self._step(x, points, victim.gradient(points, y, self.objective)[1])
+        return points
+
+    def _search(
+        self, victim: Victim, x: Tensor, y: Tensor, _: Tensor, seen: Seen, generator: torch.Generator | None
+    ) -> None:
+        for _restart in range(self.restarts):
+            rows = seen.standing()
+            if not len(rows):
+                return
+            self._ascend(victim, x[rows], y[rows], rows, seen, generator)
+
+    def _ascend(
+        self, victim: Victim, x: Tensor, y: Tensor, rows: Tensor, seen: Seen, generator: torch.Generator | None
+    ) -> None:
+        points = self._start(x, generator)
+        for _ in range(self.steps):
+            _, gradient, logits = victim.gradient(points, y, self.objective)
+            wrong = seen.note(rows, points, logits)
+            if bool(wrong.any()):
+                rows, x, y, points, gradient = (each[~wrong] for each in (rows, x, y, points, gradient))
+                if not len(rows):
+                    return
+            points = self._step(x, points, gradient)
+        seen.note(rows, points, victim.logits(points))
+
+    def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        if not self.random_start:
+            return x.clone()
+        return moved(self.ball, x, self.ball.sample(x.shape, generator).to(x))
+
+    def _step(self, x: Tensor, points: Tensor, gradient: Tensor) -> Tensor:
+        step = 2.5 * self.ball.eps / self.steps if self.step is None else self.step
+        # An l1 step spent on values that cannot move is lost; the projections of l-inf and l2 are better left to it.
+        direction = self.ball.steepest(inward(points, gradient) if isinstance(self.ball, L1) else gradient)
+        return moved(self.ball, x, points - x + step * direction)
+
+
+def moved(ball: Ball, x: Tensor, delta: Tensor) -> Tensor:
+    """Return x plus the perturbation, projected onto ball and box together."""
+    return (x + ball.project(delta, -x, 1 - x)).clamp(0, 1)
+
+
+def inward(points: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient without the values that would push a point out of the box [0, 1]."""
+    top = 1 - 4 * torch.finfo(points.dtype).eps  # x + (1 - x) can be a little less than 1
+    return gradient.masked_fill(((points >= top) & (gradient > 0)) | ((points <= 0) & (gradient < 0)), 0.0)
+
+
+def fgsm(ball: Ball, seed: int | None = 0, precision: Precision | None = None) -> PGD:
+    """Return the fast gradient sign method: one step of length eps from the input itself (Goodfellow et al.)."""
+    return PGD(ball, steps=1, step=ball.eps, random_start=False, seed=seed, precision=precision)
+
+
+def random_fgsm(ball: Ball, seed: int | None = 0, precision: Precision | None = None) -> PGD:
+    """Return one step of length 1.25 eps from a random start, for fast training (Wong et al., Algorithm 3).
+
+    Watch it with `check_single_step`: training against it can collapse.
+    """
+    return PGD(ball, steps=1, step=1.25 * ball.eps, seed=seed, precision=precision)
+
+
+def check_single_step(
+    model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, steps: int = 10, share: float = 0.5
+) -> tuple[float, float]:
+    """Return the accuracy under FGSM and under PGD; refuse a network that has overfitted to single steps.
+
+    Catastrophic overfitting (Wong et al., section 5.4): within a few training steps a network learns to mislead the
+    single step, and is left without robustness. Raises BadInput where the accuracy under PGD with this many steps is
+    below `share` of that under FGSM.
+    """
+    single, many = (
+        float((_predicted(model, attack(model, x, y)) == y).double().mean())
+        for attack in (fgsm(ball), PGD(ball, steps=steps))
+    )
+    if many < share * single:
+        raise BadInput(
+            f"an accuracy of {many:.1%} under PGD-{steps} and {single:.1%} under one step: catastrophic overfitting",
+            expected=f"at least {share:g} of the latter",
+            fix="train with PGD of a few steps, a shorter step, or stop earlier",
+        )
+    return single, many
+
+
+def _predicted(model: nn.Module, x: Tensor) -> Tensor:
+    with under_attack(model):
+        return Victim(model).logits(x).argmax(1)
