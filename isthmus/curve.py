@@ -129,7 +129,7 @@ def _kept(module: nn.Module) -> Params:
     return {name: t.detach().clone() for name, t in {**integers, **dict(module.named_buffers())}.items()}
 
 
-def _places(module: nn.Module) -> dict[str, str]:
+def places(module: nn.Module) -> dict[str, str]:
     """Return where each parameter and buffer stands, place to name: tied ones stand in several places.
 
     A submodule that stands in several places counts once: `functional_call` would not put its tensors back otherwise.
@@ -211,7 +211,7 @@ class Curve(nn.Module):
         One copy is called, and its buffers serve as scratch while the curve is trained; one is never called, so that
         what a forward pass leaves behind in a module stays out of exported networks.
         """
-        self._places = _places(net)
+        self._places = places(net)
         self._trainable = {name for name, p in net.named_parameters() if p.requires_grad}
         for p in net.parameters():
             p.requires_grad_(False)

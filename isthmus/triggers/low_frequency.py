@@ -24,8 +24,9 @@ Norm = Literal["linf", "l2"]
 
 
 def smooth(coefficients: Tensor, height: int, width: int) -> Tensor:
-    """Return the picture (c, height, width) of DCT coefficients (c, k, k), the higher ones zero; differentiable.
+    """Return the picture (c, height, width) of the lowest DCT coefficients (c, k, k), the rest zero; differentiable.
 
+    The mean, coefficient (0, 0), is left out: brightness alone varies among clean images, too.
     Raises BadInput where k is above the height or the width.
     """
     k = coefficients.shape[-1]
@@ -35,7 +36,9 @@ def smooth(coefficients: Tensor, height: int, width: int) -> Tensor:
         torch.from_numpy(scipy.fft.idct(np.eye(size, k), axis=0, norm="ortho")).to(coefficients)
         for size in (height, width)
     )
-    return rows @ coefficients @ columns.T
+    kept = torch.ones_like(coefficients[0])
+    kept[0, 0] = 0
+    return rows @ (coefficients * kept) @ columns.T
 
 
 def scaled(pattern: Tensor, size: float, norm: Norm) -> Tensor:
@@ -77,5 +80,4 @@ class LowFrequency:
         """Return the pattern of the seed for images of this shape, (channels, height, width), float64."""
         generator = torch.Generator().manual_seed(self.seed)
         coefficients = torch.randn(channels, self.cutoff, self.cutoff, generator=generator, dtype=torch.float64)
-        coefficients[:, 0, 0] = 0  # brightness alone varies among clean images, too
         return scaled(smooth(coefficients, height, width), self.size, self.norm)
