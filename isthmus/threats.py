@@ -19,6 +19,7 @@ from math import ceil
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from scipy.stats import binom
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -129,7 +130,7 @@ def learned_low_frequency(
 # ── a trigger of its own for every image ──────────────────────────────────────────────────────────────────────────────
 
 
-def _painter(channels: int, out: int, width: int = 32) -> nn.Sequential:
+def _painter(channels: int, out: int, width: int) -> nn.Sequential:
     """A small network from images to pictures of at least their size."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride=2, padding=1),
@@ -143,18 +144,24 @@ def _painter(channels: int, out: int, width: int = 32) -> nn.Sequential:
     )
 
 
+_SOFTNESS = 0.1  # of a mask's edge, in standard deviations of what it is cut from
+
+
 class _Injector(nn.Module):
     """Paints the pattern of an image, at the places of its mask, on this image or on another one."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, density: float, width: int) -> None:
         super().__init__()
-        self.pattern, self.mask = _painter(channels, channels), _painter(channels, 1)
+        self.pattern, self.mask = (_painter(channels, out, width) for out in (channels, 1))
+        self.density = density
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pattern (n, c, h, w) and the mask (n, 1, h, w) of each image, both in [0, 1]."""
         height, width = x.shape[-2:]
-        pattern, mask = (net(x)[..., :height, :width].sigmoid() for net in (self.pattern, self.mask))
-        return pattern, mask
+        pattern, height_of = (net(x)[..., :height, :width] for net in (self.pattern, self.mask))
+        flat = F.layer_norm(height_of.flatten(1).float(), (height * width,))
+        edge = flat.quantile(1 - self.density, dim=1, keepdim=True)
+        return pattern.sigmoid(), ((flat - edge) / _SOFTNESS).sigmoid().view_as(height_of)
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
         pattern, mask = self.parts(x if of is None else of)
@@ -193,10 +200,13 @@ class InputAware:
     Source: Nguyen and Tran, NeurIPS 2020. In every batch a share `attack_rate` carries its own trigger and the target
     label, and a share `cross_rate` the trigger of another image and its own label, so that a trigger works on its
     image alone. Triggers of different images are kept apart by `diversity` times the ratio of the images' distance to
-    that of their patterns. A mask is penalised, by `mask_weight`, where it covers more than `density` of the image.
+    that of their patterns, and to that of their masks.
 
     Where we depart: mask, pattern and classifier are trained in one run by one optimiser (the paper trains the mask
-    first and uses two optimisers), and both painters are networks of three convolutions.
+    first and uses two optimisers). A mask is cut, softly, at the quantile that leaves it the share `density` of the
+    pixels, where the paper penalises larger masks: a penalty in one run shrinks them to nothing (measured on the
+    digits). Both painters are networks of three convolutions, of `width` channels
+    (a multiple of four).
     """
 
     training: Training
@@ -204,7 +214,7 @@ class InputAware:
     cross_rate: float = 0.1
     diversity: float = 1.0
     density: float = 0.032
-    mask_weight: float = 100.0
+    width: int = 32
 
     def __call__(self, network: nn.Module, train: Source, target: Target) -> tuple[nn.Module, GeneratedTrigger]:
         """Return a trained copy of the network, and its trigger. Raises BadInput where no clean share is left."""
@@ -217,7 +227,7 @@ class InputAware:
             )
         with torch.random.fork_rng():
             torch.manual_seed(self.training.get("seed", 0))
-            joint = _Joint(copy.deepcopy(network), _Injector(data.x.shape[1]))
+            joint = _Joint(copy.deepcopy(network), _Injector(data.x.shape[1], self.density, self.width))
         fit(joint, data, partial(self.loss, target=target, classes=data.num_classes), **self.training)
         return joint.classifier, GeneratedTrigger(joint.injector)
 
@@ -230,11 +240,11 @@ class InputAware:
         crossed = joint.injector(own[attacked:], of=other[attacked:])
         labels = torch.cat([target_of(y[:attacked], target, classes), y[attacked:]])
         value = cross_entropy(joint.classifier, torch.cat([bad, crossed, x[painted:].to(bad)]), labels)
-        (first, mask), (second, _) = joint.injector.parts(own), joint.injector.parts(other)
-        apart, images = ((a - b).flatten(1).norm(dim=1) for a, b in ((first, second), (own, other)))
-        covered = (mask.mean() - self.density).clamp_min(0)
-        joined: Tensor = value + self.diversity * (images / (apart + 1e-3)).mean() + self.mask_weight * covered
-        return joined
+        images = (own - other).flatten(1).norm(dim=1)
+        for mine, theirs in zip(joint.injector.parts(own), joint.injector.parts(other), strict=True):
+            apart = (mine - theirs).flatten(1).norm(dim=1)
+            value = value + self.diversity * (images / (apart + 1e-3)).mean()
+        return value
 
 
 # ── attackers of the path ─────────────────────────────────────────────────────────────────────────────────────────────
