@@ -164,8 +164,12 @@ class _Injector(nn.Module):
         return pattern.sigmoid(), ((flat - edge) / _SOFTNESS).sigmoid().view_as(height_of)
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
-        pattern, mask = self.parts(x if of is None else of)
-        return torch.lerp(x.to(pattern), pattern, mask).clamp(0, 1)
+        return _painted(x, *self.parts(x if of is None else of))
+
+
+def _painted(x: Tensor, pattern: Tensor, mask: Tensor) -> Tensor:
+    """Return the images with the patterns at the places of the masks."""
+    return torch.lerp(x.to(pattern), pattern, mask.to(pattern)).clamp(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,31 +221,42 @@ class InputAware:
     width: int = 32
 
     def __call__(self, network: nn.Module, train: Source, target: Target) -> tuple[nn.Module, GeneratedTrigger]:
-        """Return a trained copy of the network, and its trigger. Raises BadInput where no clean share is left."""
+        """Return a trained copy of the network, and its trigger. Raises BadInput where a setting is out of range."""
         data = as_data(train)
-        if min(self.attack_rate, self.cross_rate) <= 0 or self.attack_rate + self.cross_rate >= 1:
-            raise BadInput(
-                f"attack_rate {self.attack_rate}, cross_rate {self.cross_rate}",
-                expected="two shares above zero, together below one",
-                fix="lower them",
-            )
+        self._check()
         with torch.random.fork_rng():
             torch.manual_seed(self.training.get("seed", 0))
             joint = _Joint(copy.deepcopy(network), _Injector(data.x.shape[1], self.density, self.width))
         fit(joint, data, partial(self.loss, target=target, classes=data.num_classes), **self.training)
         return joint.classifier, GeneratedTrigger(joint.injector)
 
+    def _check(self) -> None:
+        if min(self.attack_rate, self.cross_rate) <= 0 or self.attack_rate + self.cross_rate >= 1:
+            raise BadInput(
+                f"attack_rate {self.attack_rate}, cross_rate {self.cross_rate}",
+                expected="two shares above zero, together below one",
+                fix="lower them",
+            )
+        if not 0 < self.density < 1 or self.width < 4 or self.width % 4:
+            raise BadInput(
+                f"density {self.density}, width {self.width}",
+                expected="0 < density < 1, and a multiple of four",
+                fix="choose them",
+            )
+
     def loss(self, joint: Any, x: Tensor, y: Tensor, *, target: Target, classes: int) -> Tensor:
         """Return what classifier, pattern and mask are trained on together, for one batch of two samples or more."""
         attacked = ceil(self.attack_rate * len(x))
         painted = attacked + ceil(self.cross_rate * len(x))
         own, other = x[:painted], x.roll(1, 0)[:painted]
-        bad = joint.injector(own[:attacked])
-        crossed = joint.injector(own[attacked:], of=other[attacked:])
+        patterns, masks = parts = joint.injector.parts(own)
+        foreign = joint.injector.parts(other)
+        bad = _painted(own[:attacked], patterns[:attacked], masks[:attacked])
+        crossed = _painted(own[attacked:], *(part[attacked:] for part in foreign))
         labels = torch.cat([target_of(y[:attacked], target, classes), y[attacked:]])
         value = cross_entropy(joint.classifier, torch.cat([bad, crossed, x[painted:].to(bad)]), labels)
         images = (own - other).flatten(1).norm(dim=1)
-        for mine, theirs in zip(joint.injector.parts(own), joint.injector.parts(other), strict=True):
+        for mine, theirs in zip(parts, foreign, strict=True):
             apart = (mine - theirs).flatten(1).norm(dim=1)
             value = value + self.diversity * (images / (apart + 1e-3)).mean()
         return value
