@@ -385,8 +385,8 @@ def invert(
     "patch": mask and pattern, by minimising the cross-entropy plus a weight times |mask|_1 that adapts to a success of
     `wanted`. "perturbation": a whole-image change of small l2 or l-inf (`norm` inf) norm; its ball adapts likewise, or
     has the given `radius` throughout, and then the most successful perturbation is kept. `steps` steps of Adam on
-    `batch_size` samples, all targets at once. Success is measured on `held_out`, else on the bonafide samples themselves, which
-    flatters it. Only gradients of the input are computed; the network is left as it was.
+    `batch_size` samples, all targets at once. Success is measured on `held_out`, else on the bonafide samples
+    themselves, which flatters it. Only gradients of the input are computed; the network is left as it was.
 
     Raises BadInput for options out of range, fewer samples than classes, samples of one class, and outputs that are
     not finite.
