@@ -43,7 +43,7 @@ Goal = int | Literal["any"]
 """Where a trigger leads: a class, or "any", away from the image's own class."""
 KINDS: tuple[Kind, ...] = ("patch", "perturbation")
 
-STEPS, BATCH, WANTED = 300, 32, 0.95  # of `invert`, which references have to share
+STEPS, BATCH, WANTED = 300, 32, 0.99  # of `invert`, which references have to share
 _WINDOW = 5  # steps over which success is counted before weight or radius changes
 _OPEN = -3.0  # logit of a mask at the start
 _MASK_LR, _DELTA_LR, _BETAS = 0.3, 0.02, (0.5, 0.9)
