@@ -123,6 +123,7 @@ def tests(known: References) -> dict[str, Test]:
         "Neural Cleanse: index > 2": lambda row: max(anomaly_index(sizes(row, "patch"))) > 2,
         "the same on log size": lambda row: max(anomaly_index([math.log(s) for s in sizes(row, "patch")])) > 2,
         **{f"p, {name}": only(name) for name in known.values},
+        "p, patch and perturbation": only("patch", "perturbation"),
         "p, all together": only(*known.values),
     }
 
