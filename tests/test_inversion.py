@@ -140,10 +140,10 @@ def test_the_network_is_left_as_it_was_and_only_inputs_get_gradients(name, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("batch_size", [16, 12000], ids=["one batch for all goals", "too large for all"])
+@pytest.mark.parametrize("batch_size", [16, 1500], ids=["one batch for all goals", "too large for all"])
 def test_a_goal_is_searched_alone_as_among_others_and_the_same_each_time(kind, batch_size):
     net, asked = network("linear"), data(48, dtype=torch.uint8)
-    options = {"kind": kind, "steps": 12, "batch_size": batch_size}
+    options = {"kind": kind, "steps": 12 if batch_size < 100 else 3, "batch_size": batch_size}
     together = invert(net, asked, targets=EVERY, **options)
     for one in together:
         (alone,) = invert(net, asked, targets=[one.target], **options)
@@ -205,7 +205,7 @@ def test_the_objective_is_the_mean_over_the_samples_that_count(goal):
 def test_a_mask_is_that_of_a_naive_search(target):
     """One class, one sample at a time, as in the paper: no batch of classes, no cleverness."""
     net, asked, steps, batch, wanted = network("groupnorm"), data(40), 25, 8, 0.75
-    noise = 0.1 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(5))
+    noise = 0.5 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(5))
     mask, pattern = (-3 + noise[:1]).requires_grad_(), noise.clone().requires_grad_()
     adam = torch.optim.Adam([mask, pattern], lr=0.3, betas=(0.5, 0.9))
     weight, best, hits, n = 1 / 64, None, 0, 0
@@ -227,11 +227,18 @@ def test_a_mask_is_that_of_a_naive_search(target):
                 best = last if best is None or last.sum() < best.sum() else best
             weight, hits, n = (weight * 1.5 if hits / n >= wanted else weight / 1.5), 0, 0
         adam.step()
-    (found,) = invert(net, asked, targets=[target], steps=steps, batch_size=batch, wanted=wanted, seed=5)
+    (found,) = invert(net, asked, targets=[target], steps=steps, batch_size=batch, wanted=wanted, starts=1, seed=5)
     expected = last if best is None else best
     assert torch.allclose(found.trigger.mask, expected, atol=1e-3)
     assert found.size == pytest.approx(expected.sum().item(), rel=1e-3)
     assert found.score == pytest.approx(0 if best is None else log(expected.sum().item() / 64), rel=1e-3)
+
+
+def test_of_several_starts_the_smallest_that_succeeds_is_kept():
+    net, asked, options = network("groupnorm"), data(40), {"steps": 40, "wanted": 0.8, "targets": EVERY}
+    one, three = (invert(net, asked, starts=n, **options) for n in (1, 3))
+    assert all(many.score <= single.score for single, many in zip(one, three, strict=True))
+    assert any(many.score < single.score for single, many in zip(one, three, strict=True))
 
 
 def test_triggers_equal_their_definitions():
@@ -336,6 +343,7 @@ def test_the_smallest_trigger_is_the_smallest_that_succeeds():
     (lambda: invert(network("linear"), Data(data(8).x, data(8).y, 5)), ["(8, 4)"]),
     (lambda: invert(network("linear"), data(8), kind="blend"), ["'blend'"]),
     (lambda: invert(network("linear"), data(8), steps=0), ["steps = 0"]),
+    (lambda: invert(network("linear"), data(8), starts=0), ["starts = 0"]),
     (lambda: invert(network("linear"), data(8), wanted=0), ["wanted = 0"]),
     (lambda: invert(network("linear"), data(8), norm=1), ["norm 1"]),
     (lambda: invert(network("linear"), data(8), radius=0), ["radius 0"]),
