@@ -116,6 +116,23 @@ def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
             part.training = training
 
 
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """Run a block in eval mode with no parameter requiring gradients, so that only gradients of the input are computed.
+
+    Each parameter's own flag and each submodule's own mode are put back afterwards.
+    """
+    flags = [(p, p.requires_grad) for p in module.parameters()]
+    for p, _ in flags:
+        p.requires_grad_(False)
+    try:
+        with eval_mode(module):
+            yield module
+    finally:
+        for p, required in flags:
+            p.requires_grad_(required)
+
+
 def pass_size(x: Tensor, *, gradients: bool = False) -> int:
     """Return how many samples shaped like those of x (n, ...) one pass takes; with gradients it keeps activations."""
     return max(1, _PASS_VALUES // (8 if gradients else 1) // max(1, x[0].numel()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from math import sqrt
 from typing import Any
 
@@ -191,6 +191,29 @@ class AttackSuccess:
     def __call__(self, model: nn.Module) -> Rate:
         """Return the model's attack success rate."""
         return Accuracy(self.asked, self.precision)(model)
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Share of samples on which a network gives the same answer as a reference network, as a Rate.
+
+    Labels are not read. The reference is asked once, when the metric is made, and not kept.
+    """
+
+    reference: InitVar[nn.Module]
+    data: Source = field(repr=False)
+    precision: Precision = "fp32"
+    asked: Data = field(init=False)
+    answers: Tensor = field(init=False)
+
+    def __post_init__(self, reference: nn.Module) -> None:
+        object.__setattr__(self, "asked", as_data(self.data))
+        object.__setattr__(self, "answers", logits(reference, self.asked, self.precision).argmax(1))
+
+    def __call__(self, model: nn.Module) -> Rate:
+        """Return the model's agreement with the reference."""
+        same = logits(model, self.asked, self.precision).argmax(1) == self.answers
+        return Rate(int(same.sum()), len(same))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from isthmus.engine import (
     device_of,
     eval_mode,
     fast_precision,
+    frozen,
     gathered,
     joined_ranks,
     outputs,
@@ -98,6 +99,21 @@ def test_modes_come_back_as_they_were_also_mixed_and_after_an_error():
     with pytest.raises(ZeroDivisionError), eval_mode(net):
         raise ZeroDivisionError
     assert [part.training for part in net.modules()] == modes
+
+
+def test_a_frozen_network_gives_its_input_gradients_and_its_weights_none():
+    net = network("frozen").train()
+    flags, x = [p.requires_grad for p in net.parameters()], data(4).x.requires_grad_()
+    with pytest.raises(ZeroDivisionError), frozen(net):
+        assert not any(p.requires_grad for p in net.parameters())
+        assert not net.training
+        net(x).sum().backward()
+        raise ZeroDivisionError
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is None for p in net.parameters())
+    assert [p.requires_grad for p in net.parameters()] == flags
+    assert set(flags) == {True, False}
+    assert net.training
 
 
 def test_precision_is_what_was_asked_for():

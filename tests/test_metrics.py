@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from isthmus import BadInput, Data
 from isthmus.metrics import (
     Accuracy,
+    Agreement,
     AttackSuccess,
     Mean,
     MeanLoss,
@@ -91,6 +92,18 @@ def test_metrics_equal_their_definitions():
     for name, rate in per_class(net, asked).items():
         members = asked.y == int(name)
         assert (rate.hits, rate.n) == (int((z.argmax(1)[members] == int(name)).sum()), int(members.sum()))
+
+
+def test_agreement_asks_for_the_same_answers_right_or_wrong():
+    asked, nets = data(50), [network("batchnorm", seed) for seed in (0, 1)]
+    said = [net(asked.x).argmax(1).tolist() for net in nets]
+    agreement = Agreement(nets[0], asked)
+    assert agreement(nets[1]).hits == sum(a == b for a, b in zip(*said, strict=True)) < 50
+    assert agreement(nets[0]) == 1.0
+    assert Agreement(nets[1], (asked.x, asked.y.flip(0)))(nets[0]).hits == agreement(nets[1]).hits
+    with torch.no_grad():
+        nets[0][-1].weight.neg_()
+    assert agreement(network("batchnorm", 0)) == 1.0, "the reference was asked when the question was made"
 
 
 def test_a_class_without_samples_has_no_rate():
