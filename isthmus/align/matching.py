@@ -67,7 +67,7 @@ def _rows(tensor: Tensor, place: Place) -> Tensor:
 
 
 def _gain(reference: nn.Module, module: nn.Module, group: Group) -> Tensor:
-    """Return the inner products of the reference's channels (rows) with the module's, over all parameters of a group."""
+    """Return the inner products of the reference's channels (rows) with the module's, over a group's parameters."""
     own, theirs = dict(module.named_parameters()), dict(reference.named_parameters())
     gain = torch.zeros(group.size, group.size, dtype=torch.float64)
     for place in group.places:
@@ -120,7 +120,7 @@ class _Watcher(TorchDispatchMode):
     """Keeps what the numbered products read and make within its block."""
 
     def __init__(self, wanted: set[tuple[int, bool]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.wanted, self.product = wanted, 0
         self.seen: dict[tuple[int, bool], Tensor] = {}
 

@@ -34,6 +34,12 @@ Blocks = dict[Key, tuple[Tensor, Tensor]]
 # The products that read weights. Their order is the same on every device, so they number the places to watch.
 PRODUCTS = {aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 _PASS = {aten._to_copy, aten.clone, aten.detach, aten.alias, aten.lift_fresh}
+_POINTWISE = {
+    aten.hardswish,
+    aten.hardswish_,
+    aten.mish_,
+    aten._prelu_kernel,
+}  # those that torch forgets to tag as such
 _TURNS = {aten.t, aten.transpose, aten.permute}
 _MOVES = {
     *(_TURNS | {aten.expand, aten.slice, aten.select, aten.unsqueeze, aten.squeeze, aten.split, aten.unbind}),
@@ -72,6 +78,7 @@ class Label:
     from_input: bool = True
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Label:
+        """Return the label after one and the same change of layout to both of its tensors."""
         return Label(function(self.atom), function(self.tag), self.from_input)
 
 
@@ -110,7 +117,7 @@ class Tracer(TorchDispatchMode):
     """Labels what the operations within its block make of the parameters and buffers of a module on the CPU."""
 
     def __init__(self, module: nn.Module, blocks: Blocks | None = None, leaves: frozenset[str] = frozenset()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         named = {**dict(module.named_buffers()), **dict(module.named_parameters())}
         self.tensors, self.blocks, self.leaves = named, dict(blocks or {}), leaves
         self.weights = {id(t): (name, tuple(range(t.ndim))) for name, t in named.items()}
@@ -118,6 +125,7 @@ class Tracer(TorchDispatchMode):
         self.alive: list[Any] = []  # what is labelled by its id must not give that id away
         self.places: dict[Key, tuple[Tensor, Tensor]] = {}
         self.color = torch.zeros(0, dtype=torch.int64)
+        self.owner = torch.zeros(0, dtype=torch.int64)  # which place an atom was made for
         self.edges: list[Tensor] = []
         self.pins: list[tuple[Tensor, str]] = []
         self.reads: list[Read] = []
@@ -137,7 +145,9 @@ class Tracer(TorchDispatchMode):
             atom, tag = self.blocks.get((name, axis), (torch.arange(size), torch.zeros(size, dtype=torch.int64)))
             atom = atom + len(self.color)
             self.places[name, axis] = (atom, tag)
-            self.color = torch.cat([self.color, torch.zeros(int(atom.max()) + 1 - len(self.color), dtype=torch.int64)])
+            new = torch.zeros(int(atom.max()) + 1 - len(self.color), dtype=torch.int64)
+            self.color = torch.cat([self.color, new])
+            self.owner = torch.cat([self.owner, new + len(self.places)])
             self._roots = None
             self.paint(atom, mix(crc32(f"{name} {axis}".encode()), tag))
         return self.places[name, axis]
@@ -198,6 +208,7 @@ class Tracer(TorchDispatchMode):
     # Labels of tensors.
 
     def known(self, tensor: Tensor) -> bool:
+        """Return whether a tensor stems from the input or from a parameter or buffer."""
         return id(tensor) in self.labels or id(tensor) in self.weights
 
     def of(self, tensor: Tensor) -> Label:
@@ -275,7 +286,8 @@ class Tracer(TorchDispatchMode):
             return
         if func._schema.is_mutable and op not in _BATCHNORM:
             base = args[0]._base
-            if torch.Tag.pointwise not in func.tags or (base is not None and base.numel() > args[0].numel()):
+            pointwise = torch.Tag.pointwise in func.tags or op in _POINTWISE
+            if not pointwise or (base is not None and base.numel() > args[0].numel()):
                 self.give_up([*tensors, base], [out, base], f"{op.__name__} writes into a part of it")
                 return
         rule = self._rule(op, func)
@@ -290,6 +302,7 @@ class Tracer(TorchDispatchMode):
             (_MOVES | {aten.view, aten._unsafe_view, aten.reshape}, self._move),
             ({aten.cat, aten.stack}, self._join),
             ({aten.constant_pad_nd}, self._pad),
+            ({aten.glu}, self._glu),
             (_SPATIAL, self._spatial),
             (_REDUCES, self._reduction),
             (_SOFTMAX, self._softmax),
@@ -304,10 +317,11 @@ class Tracer(TorchDispatchMode):
             ({aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}, lambda *_: True),
         ]
         rules = (rule for ops, rule in table if op in ops)
-        return next(rules, self._pointwise if torch.Tag.pointwise in func.tags else None)
+        return next(rules, self._pointwise if torch.Tag.pointwise in func.tags or op in _POINTWISE else None)
 
     def combined(self, labels: Sequence[Label], shape: Sequence[int]) -> Label:
         """Return the label of an elementwise function: its operands' channels are one."""
+        labels = [self._across(label, labels, shape) for label in labels]
         wide = [label.moved(lambda t: t.expand(tuple(shape))) for label in labels]
         atom = wide[0].atom
         for label in wide[1:]:
@@ -319,6 +333,29 @@ class Tracer(TorchDispatchMode):
             self.paint(label.atom, mix(self.node, tag))
         repeats = any(label.atom.numel() < atom.numel() and bool((label.atom >= 0).any()) for label in labels)
         return self._distinct(found) if repeats else found
+
+    def _across(self, label: Label, labels: Sequence[Label], shape: Sequence[int]) -> Label:
+        """Return a parameter's label, fixed where its elements are positions and not channels of what it meets.
+
+        So it is where one element meets several channels of one layer, or where a table meets what is fixed.
+        """
+        others = [other.atom for other in labels if other.from_input]
+        if label.from_input or not others or not bool((label.atom >= 0).any()):
+            return label
+        own = (1,) * (len(shape) - label.atom.ndim) + tuple(label.atom.shape)
+        crosses = sum(n > 1 for n in own) > 1 and not any(bool((atom >= 0).any()) for atom in others)
+        for atom in others:
+            atom = atom.expand(tuple(shape))
+            first = atom
+            for axis in (axis for axis, n in enumerate(own) if n == 1):
+                first = first.narrow(axis, 0, 1)
+            both = (atom >= 0) & (first >= 0)
+            owners = self.owner[atom.clamp_min(0)] == self.owner[first.clamp_min(0)]
+            crosses = crosses or bool((both & owners & (self.rooted(atom) != self.rooted(first))).any())
+        if not crosses:
+            return label
+        self.pin(label.atom, "it stands for positions, not for channels")
+        return Label(torch.full_like(label.atom, -1), mix(12, label.atom, label.tag), False)
 
     def _pointwise(self, op: Any, args: Any, kwargs: Any, out: Any) -> bool:
         if not isinstance(out, Tensor):
@@ -353,6 +390,13 @@ class Tracer(TorchDispatchMode):
         for tensor, atom, tag in zip(tree_leaves(out), atoms, tags, strict=True):
             moved = Label(atom, tag, label.from_input)
             self.put(tensor, self._distinct(moved) if atom.numel() > label.atom.numel() or indices else moved)
+        return True
+
+    def _glu(self, op: Any, args: Any, kwargs: Any, out: Any) -> bool:
+        """One half gates the other."""
+        label, axis = self.of(args[0]), args[1] if len(args) > 1 else -1
+        halves = zip(label.atom.chunk(2, axis), label.tag.chunk(2, axis), strict=True)
+        self.put(out, self.combined([Label(atom, tag, label.from_input) for atom, tag in halves], out.shape))
         return True
 
     def _join(self, op: Any, args: Any, kwargs: Any, out: Any) -> bool:
@@ -402,7 +446,7 @@ class Tracer(TorchDispatchMode):
         axes = [given] if isinstance(given, int) and not isinstance(given, bool) else given
         label = self.reduced(self.of(x), axes if axes else range(x.ndim))
         for tensor in tree_leaves(out):
-            self.put(tensor, label.moved(lambda t, shape=tensor.shape: t.reshape(shape)))
+            self.put(tensor, Label(label.atom.reshape(tensor.shape), label.tag.reshape(tensor.shape), label.from_input))
         return True
 
     def _softmax(self, op: Any, args: Any, kwargs: Any, out: Any) -> bool:
@@ -579,17 +623,23 @@ class Tracer(TorchDispatchMode):
     # Modules that are not looked into.
 
     def enter(self, name: str) -> None:
+        """Note that a submodule begins."""
         self.stack.append(name)
         self.muted += name in self.leaves
 
-    def leave(self, name: str, inputs: Any, out: Any) -> None:
+    def leave(self, name: str, part: nn.Module, inputs: Any, out: Any) -> None:
+        """Note that a submodule ends; one that is not looked into fixes all that it reads and makes."""
         self.stack.pop()
         if name in self.leaves:
             self.muted -= 1
             if not self.muted:
                 self.node += 1
                 tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-                self.give_up(tensors, out, f"{name} chooses its way by the values it gets")
+                self.give_up(
+                    [*tensors, *part.parameters(), *part.buffers()],
+                    out,
+                    f"{name} chooses its way by the values it gets",
+                )
 
 
 def _turned(op: Any, ndim: int, rest: Sequence[Any]) -> list[int]:
