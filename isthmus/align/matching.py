@@ -61,9 +61,10 @@ def _check_alike(reference: nn.Module, module: nn.Module) -> None:
 
 
 def _rows(tensor: Tensor, place: Place) -> Tensor:
-    """Return what belongs to each of a group's channels at one place, (size, values), float64."""
+    """Return what belongs to each of a group's channels at one place, (size, values), in single precision or better."""
     flat = tensor.reshape(-1) if place.axis is None else tensor.movedim(place.axis, 0)
-    return flat[place.index.to(tensor.device)].flatten(1).double()
+    flat = flat.to(torch.promote_types(tensor.dtype, torch.float32))
+    return flat[place.index.to(tensor.device)].flatten(1)
 
 
 def _gain(reference: nn.Module, module: nn.Module, group: Group) -> Tensor:
@@ -147,17 +148,17 @@ class _Correlation:
 
     def add(self, one: Tensor, other: Tensor) -> None:
         """Add samples of both networks, each (samples, size, block)."""
-        pair = [one.double(), other.double()]
+        pair = [one.float(), other.float()]
         if not self.count:
             self.shift = [x.mean(0) for x in pair]  # near the mean, so that little is lost in the differences below
-            self.sums = [torch.zeros_like(s) for s in self.shift]
-            self.squares = [torch.zeros_like(s[:, 0]) for s in self.shift]
-            self.cross = torch.zeros(one.shape[1], one.shape[1]).to(pair[0])
+            self.sums = [torch.zeros_like(s, dtype=torch.float64) for s in self.shift]
+            self.squares = [s.new_zeros(len(s)) for s in self.sums]
+            self.cross = self.sums[0].new_zeros(one.shape[1], one.shape[1])
         pair = [x - s for x, s in zip(pair, self.shift, strict=True)]
         self.count += len(one)
         self.sums = [s + x.sum(0) for s, x in zip(self.sums, pair, strict=True)]
         self.squares = [s + x.square().sum((0, 2)) for s, x in zip(self.squares, pair, strict=True)]
-        self.cross = self.cross + torch.einsum("nib,njb->ij", *pair)
+        self.cross = self.cross + torch.einsum("nib,njb->ij", *pair).double()
 
     def value(self) -> Tensor:
         """Return the correlations, the first network's channels as rows; 0 where a channel is constant."""
