@@ -20,12 +20,13 @@ from torch import nn
 from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data, hold_out
 from isthmus.defenses import FineTune
+from isthmus.endpoints import PermutedCopy
 from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance
 from isthmus.path import Path, evaluate_path, grid, network_at
 from isthmus.select import BONAFIDE, Choice, Rule, farthest_within, fixed
 from isthmus.train import History, Training, fit
-from isthmus.types import Loss, Metric
+from isthmus.types import BadInput, Defense, Loss, Metric, describe
 
 # Found by experiments/backdoor_repair.py; see docs/experiments.md.
 DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4}
@@ -39,7 +40,8 @@ class Repair:
     """A repaired network and how it came about.
 
     `model` is an ordinary module in eval mode with the state-dict keys of the tampered one. `path` was measured on
-    `held_out`, which the curve was not trained on, with BatchNorm recalibrated on `fitted` alone.
+    `held_out`, which the curve was not trained on, with BatchNorm recalibrated on `fitted` alone. `second` says where
+    `other`, the network at t = 1, is from.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class Repair:
     curve: Curve
     path: Path
     other: nn.Module
+    second: str
     history: History | None
     fitted: Data = field(repr=False)
     held_out: Data = field(repr=False)
@@ -89,9 +92,18 @@ def connect(
     return curve, fit(curve, bonafide, objective, **options)
 
 
-def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> nn.Module:
-    """Return a fine-tuned copy of the tampered network, for want of a second checkpoint (specification, 12a)."""
-    return FineTune(plain(_options("fine-tuning a copy", training), rho=0))(tampered, bonafide)
+def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> tuple[nn.Module, str]:
+    """Return a second endpoint for want of a second checkpoint, and what it is.
+
+    A randomly permuted copy, which costs no training and whose draw an attacker does not know; where nothing in the
+    network can be permuted, a fine-tuned copy (specification, section 12).
+    """
+    try:
+        made = PermutedCopy("random", seed=training.get("seed", 0))
+        return made(tampered, bonafide), "permuted copy"
+    except BadInput as error:
+        tuned = FineTune(plain(_options("fine-tuning a copy", training), rho=0))
+        return tuned(tampered, bonafide), f"fine-tuned copy, for a permuted one was refused: {error}"
 
 
 def plain(training: Training, rho: float = RHO) -> Training:
@@ -122,7 +134,7 @@ def _kept_in(home: File | None, name: str, training: Training) -> Training:
 def repair(
     tampered: nn.Module,
     bonafide: Source,
-    other: nn.Module | None = None,
+    other: nn.Module | Defense | None = None,
     *,
     kind: type[Curve] = Bezier,
     bends: int = 1,
@@ -137,7 +149,8 @@ def repair(
 ) -> Repair:
     """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to `other` (t = 1).
 
-    Without `other`, the second endpoint is a fine-tuned copy. The curve is trained sharpness-aware (`rho`, see
+    `other` is a network, or a way to make one of the tampered network and the bonafide samples (`endpoints`, or any
+    defense); without it, a permuted copy of the tampered network. The curve is trained sharpness-aware (`rho`, see
     `connect`) where t is sought, in [low, high], and measured at `points` (equally spaced t there, or the values) and
     at both ends. `holdout` of the bonafide samples choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence.
@@ -158,11 +171,16 @@ def repair(
     bonafide, home, seed = as_data(bonafide), File(folder) if folder else None, training.get("seed", 0)
     fitted, held_out = hold_out(bonafide, holdout, seed)
     ts = (0.0, *grid(points, low, high), 1.0)
-    kind(tampered, other or tampered, bends)  # refuses impossible curves and mismatched endpoints before any work
-    for end in filter(None, (tampered, other)):
+    known = other if isinstance(other, nn.Module) else tampered
+    kind(tampered, known, bends)  # refuses impossible curves and mismatched endpoints before any work
+    for end in {tampered, known}:
         check_above_chance(end, bonafide)
-    if other is None:
-        other = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
+    if isinstance(other, nn.Module):
+        second = "given"
+    elif other is not None:
+        other, second = other(tampered, fitted), describe(other)
+    else:
+        other, second = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
     options = _kept_in(home, "curve", training)
     curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, rho=rho, low=low, high=high, **options)
     metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
@@ -172,4 +190,28 @@ def repair(
     decay = training.get("weight_decay", DEFAULTS["weight_decay"])
     settings = {"kind": kind.__name__, "bends": bends, "weight_decay": decay, "holdout": holdout}
     settings |= {"rho": rho, "low": low, "high": high}
-    return Repair(model, t, curve, path, other, history, fitted, held_out, settings)
+    return Repair(model, t, curve, path, other, second, history, fitted, held_out, settings)
+
+
+@dataclass(frozen=True)
+class AlongPath:
+    """`repair` with the signature and the budget of a defense: `training["steps"]` counts gradient evaluations.
+
+    A sharpness-aware step takes two of them. `training["lr"]` is the curve's. What `other` may cost is not counted.
+    """
+
+    training: Training
+    other: nn.Module | Defense | None = None
+    rho: float = RHO
+    low: float = LOW
+    high: float = HIGH
+    rule: Rule | None = None
+
+    def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
+        """Return the network that `repair` chooses. Raises BadInput as `repair` does."""
+        options = _options("connecting", self.training)
+        options["steps"] = options["steps"] // (2 if self.rho else 1)
+        found = repair(
+            tampered, bonafide, self.other, rho=self.rho, low=self.low, high=self.high, rule=self.rule, **options
+        )
+        return found.model

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from isthmus.attacks.objectives import Objective
 from isthmus.batchnorm import batchnorm_layers
-from isthmus.engine import Precision, autocast, device_of, eval_mode, pass_size
+from isthmus.engine import Precision, autocast, device_of, frozen, pass_size
 from isthmus.types import BadInput
 
 
@@ -26,18 +26,13 @@ def under_attack(model: nn.Module, *, batch_statistics: bool = False) -> Iterato
 
     With `batch_statistics`, BatchNorm layers that were in train mode normalise by the batch, and still no buffer moves.
     """
-    params = [p for p in model.parameters() if p.requires_grad]
     layers = [layer for layer in batchnorm_layers(model) if layer.training and batch_statistics]
-    with eval_mode(model):
+    with frozen(model):
         try:
-            for p in params:
-                p.requires_grad_(False)
             for layer in layers:
                 layer.training, layer.track_running_stats = True, False
             yield
         finally:
-            for p in params:
-                p.requires_grad_(True)
             for layer in layers:
                 layer.track_running_stats = True
 
