@@ -18,27 +18,30 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from isthmus import __version__, report
+from isthmus import __version__, comparison, report
+from isthmus.align import align
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.curve import Bezier, Curve, PolyChain
 from isthmus.curvefile import load_curve, save_curve
-from isthmus.data import Augment
-from isthmus.defenses import standard
+from isthmus.data import Augment, hold_out
+from isthmus.defenses import FineTune, rivals, standard
 from isthmus.demo import tell
+from isthmus.endpoints import PermutedCopy, PerturbedCopy
 from isthmus.engine import Precision, joined_ranks, ranks
 from isthmus.evidence import Judge, evidence
 from isthmus.factory import model_factory
 from isthmus.files import claimed, file_sha256, read_json, write_json
-from isthmus.metrics import as_record, measure
+from isthmus.inversion import STEPS, inspect
+from isthmus.metrics import MeanLoss, as_record, from_record, measure
 from isthmus.path import evaluate_path, grid, network_at
 from isthmus.progress import shown
 from isthmus.provenance import provenance
-from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, Repair, connect, plain, repair
+from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, AlongPath, Repair, connect, plain, repair
 from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.sources import load_data, save_npz
 from isthmus.train import Training, fit, one_cycle
-from isthmus.triggers import parse_target, parse_trigger, poison
-from isthmus.types import BadInput
+from isthmus.triggers import changed, parse_target, parse_trigger, poison
+from isthmus.types import BadInput, Defense
 
 app = App(
     name="isthmus",
@@ -98,7 +101,8 @@ class Asked:
     """What a network is judged on.
 
     :param data: Evaluation samples: a named set, Parquet, image folder or .npz, as "cifar10:test#skip=500".
-    :param trigger: The attacker's, as "patch", "Patch(size=3, at=(0, 0))" or "Blend(alpha=0.2)".
+    :param trigger: The attacker's, as "patch", "Patch(size=3, at=(0, 0))" or "Blend(alpha=0.2)"; also sinusoid,
+        lowfrequency, warp.
     :param target: The class that triggered images are sent to, or "all".
     """
 
@@ -170,14 +174,36 @@ def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = Non
 
 @app.command(name="poison")
 def poison_command(
-    data: str, *, out: File, trigger: str = "patch", target: str = "1", rate: float = 0.1, seed: int = 0
+    data: str,
+    *,
+    out: File,
+    trigger: str = "patch",
+    target: str = "1",
+    rate: float = 0.1,
+    clean_label: bool = False,
+    cover: float = 0.0,
+    cover_trigger: str | None = None,
+    seed: int = 0,
 ) -> None:
-    """Write DATA to OUT (.npz) with a share RATE of each non-target class triggered and relabelled."""
+    """Write DATA to OUT (.npz) with a share RATE of each non-target class triggered and relabelled.
+
+    :param clean_label: Poison a share of the target class instead, and leave its labels.
+    :param cover: Share of the samples that carry --cover-trigger and keep their label.
+    :param cover_trigger: As --trigger; by default the trigger itself.
+    """
     samples = load_data(data)
-    generator = torch.Generator().manual_seed(seed)
-    changed = poison(samples, parse_trigger(trigger), rate=rate, target=parse_target(target), generator=generator)
-    save_npz(changed, out)
-    _say(f"wrote {out}: {int((changed.y != samples.y).sum())} of {len(samples)} samples poisoned")
+    poisoned = poison(
+        samples,
+        parse_trigger(trigger),
+        rate=rate,
+        target=parse_target(target),
+        generator=torch.Generator().manual_seed(seed),
+        clean_label=clean_label,
+        cover=cover,
+        cover_trigger=parse_trigger(cover_trigger) if cover_trigger else None,
+    )
+    save_npz(poisoned, out)
+    _say(f"wrote {out}: {int(changed(samples, poisoned).sum())} of {len(samples)} samples changed")
 
 
 @app.command(name="connect")
@@ -252,6 +278,17 @@ def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, 
     _say(_table("network", [(checkpoint.name, found)]))
 
 
+def _copy(second: str | None, options: Training) -> Defense | None:
+    """The way to a second endpoint that was asked for by name; None leaves it to `repair`."""
+    seed = options.get("seed", 0)
+    made: dict[str | None, Defense] = {
+        "permuted": PermutedCopy("random", seed),
+        "fine-tuned": FineTune(plain(options, rho=0)),
+        "perturbed": PerturbedCopy(seed=seed),
+    }
+    return made.get(second)
+
+
 @app.command(name="repair")
 def repair_command(
     tampered: File,
@@ -260,6 +297,7 @@ def repair_command(
     model: ModelSpec,
     clean: Clean,
     out: File,
+    second: Literal["permuted", "fine-tuned", "perturbed"] | None = None,
     bends: int = 1,
     kind: Literal["bezier", "polychain"] = "bezier",
     points: int = 21,
@@ -274,7 +312,7 @@ def repair_command(
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
-    """Repair TAMPERED from clean samples along a curve to OTHER (default: a fine-tuned copy of itself).
+    """Repair TAMPERED from clean samples along a curve to OTHER (default: a permuted copy of itself).
 
     Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and measured where the
     point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is chosen on clean samples held out
@@ -283,6 +321,7 @@ def repair_command(
     :param tampered: The checkpoint to repair: .safetensors, or a .pt file of tensors.
     :param other: A second checkpoint of the same architecture.
     :param out: A new folder for the network and the report.
+    :param second: For want of OTHER, the copy of TAMPERED that the curve leads to.
     :param bends: Interior control points of the curve.
     :param kind: The curve.
     :param rho: Train the curve at the worst weights within so much, at two gradients a step; 0 for the plain loss.
@@ -298,6 +337,8 @@ def repair_command(
     began, budget, asked = time.perf_counter(), budget or Budget(), asked or Asked()
     if t is not None and tolerance is not None:
         raise BadInput("both --t and --tolerance", expected="one of them", fix="a given t leaves nothing to choose")
+    if other and second:
+        raise BadInput(f"OTHER and --second {second}", expected="one of them", fix="a curve has one second endpoint")
     rule = fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
     samples = load_data(clean)
     judge = asked.judge().apart_from(samples)
@@ -306,21 +347,20 @@ def repair_command(
     nets = [_network(model, file) for file in files]
     hashes = [file_sha256(file) for file in files]
     settings: dict[str, Any] = {"bends": bends, "kind": kind, "rho": rho, "low": low, "high": high, "points": points}
-    settings |= {"t": t, "tolerance": tolerance, "holdout": holdout}
+    settings |= {"t": t, "tolerance": tolerance, "holdout": holdout, "second": second}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
     options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
     ts = [*grid(points, low, high), *([t] if t is not None else [])]
     with claimed(out, {**identity, "compare": compare}, resume=resume):
         found = repair(
-            nets[0], samples, nets[1] if other else None, kind=KINDS[kind], bends=bends, rho=rho, low=low, high=high,
-            rule=rule, points=ts, holdout=holdout, folder=out, **options,
+            nets[0], samples, nets[1] if other else _copy(second, options), kind=KINDS[kind], bends=bends, rho=rho,
+            low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out, **options,
         )  # fmt: skip
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
-        given = {"kind": "given", "path": str(other), "sha256": hashes[-1]}
-        origin["other"] = given if other else {"kind": "fine-tuned copy"}
-        rivals = standard(found.other, plain(options, rho)) if compare else {}
-        record = evidence(found, nets[0], judge, baselines=rivals, provenance=origin, folder=out / "points")
+        origin["other"] = {"kind": found.second, **({"path": str(other), "sha256": hashes[-1]} if other else {})}
+        baselines = standard(found.other, plain(options, rho)) if compare else {}
+        record = evidence(found, nets[0], judge, baselines=baselines, provenance=origin, folder=out / "points")
         record["provenance"]["seconds"] = time.perf_counter() - began
         if ranks().first:
             deliver(found, record, out)
@@ -335,6 +375,105 @@ def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
     _say(report.table(record))
     _say(record["verdict"])
     _say(f"wrote {out / 'repaired.safetensors'}, {page.with_suffix('.json')} and {page}")
+
+
+@app.command(name="compare")
+def compare_command(
+    tampered: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    asked: Asked | None = None,
+    budget: Budget | None = None,
+    resume: bool = False,
+) -> None:
+    """Repair TAMPERED by the path and by nine other defenses, and write OUT/compare.json.
+
+    Same samples, same budget, no trigger: --trigger and --target measure afterwards. Without --data a fifth of the
+    clean samples is kept back to measure on. Every row is kept as soon as it is computed.
+
+    :param out: A new folder for the table.
+    :param resume: Go on with the run that OUT holds.
+    """
+    budget, asked, samples = budget or Budget(), asked or Asked(), load_data(clean)
+    judge = asked.judge().apart_from(samples)
+    fitted, held_out = (samples, samples) if judge.evaluation else hold_out(samples, 0.2, budget.seed)
+    metrics = judge.metrics(held_out)
+    if judge.evaluation:
+        del metrics[BONAFIDE]
+    net, options = _network(model, tampered), budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
+    spent = plain(options)
+    defenses = {"path": AlongPath({**options, "steps": spent["steps"]}), **rivals(spent)}
+    identity = {"model": model, "checkpoint": file_sha256(tampered), "clean": samples.sha256}
+    with claimed(out, {**identity, **vars(budget), **vars(asked)}, resume=resume):
+        before = measure(net, metrics)
+        rows = comparison.compare(defenses, net, fitted, metrics, folder=out / "rows")
+        origin = provenance(budget.seed, {"clean": fitted, **judge.data()})
+        if ranks().first:
+            kept = {name: as_record(value) for name, value in before.items()}
+            write_json(out / "compare.json", {"provenance": origin, "as received": kept, "rows": rows})
+    found = [(row["name"], {n: from_record(row[n]) for n in metrics}) for row in rows if "refused" not in row]
+    _say(_table("network", [("as received", before), *found]))
+    for row in rows:
+        if "refused" in row:
+            _say(f"{row['name']} was not run: {row['refused']}")
+
+
+@app.command(name="inspect")
+def inspect_command(
+    checkpoint: File, *, model: ModelSpec, clean: Clean, steps: int = STEPS, seed: int = 0, out: File | None = None
+) -> None:
+    """Say whether CHECKPOINT obeys an oddly small trigger, which class it leads to, and at what false-alarm rate.
+
+    :param steps: The budget of each search; the references that come with isthmus are of the default.
+    """
+    samples = load_data(clean)
+    found = inspect(_network(model, checkpoint), samples, steps=steps, seed=seed)
+    if out:
+        triggers = [
+            {"kind": e.kind, "target": e.target, "size": e.size, "score": e.score, "success": as_record(e.success)}
+            for e in found.found
+        ]
+        record = {"decision": found.decision, "reason": found.reason, "p": found.p, "suspect": found.suspect}
+        write_json(out, {**record, "triggers": triggers, "provenance": provenance(seed, {"clean": samples})})
+    table = Table("Trigger", "Leads to", "Size", "Success", caption="the smallest trigger found of each kind and class")
+    for each in found.found:
+        table.add_row(each.kind, str(each.target), f"{each.size:.3g}", report.shown(as_record(each.success), "").main)
+    _say(table)
+    _say(f"{found.decision}: {found.reason}")
+
+
+@app.command(name="align")
+def align_command(
+    reference: File,
+    network: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    by: Literal["activations", "weights"] = "activations",
+    seed: int = 0,
+) -> None:
+    """Permute the channels of NETWORK to match REFERENCE, computing the same, and write OUT (.safetensors).
+
+    What cannot be permuted is listed with the reason.
+    """
+    samples, (first, second) = load_data(clean), (_network(model, file) for file in (reference, network))
+    found = align(first, second, samples, by=by, seed=seed)
+    origin = provenance(seed, {"clean": samples})
+    save_checkpoint(found.model, out, _metadata({**origin, "aligned to": str(reference), "by": by}))
+    barriers = [
+        evaluate_path(Bezier(first, each, bends=0), {"loss": MeanLoss(samples)}, 11, recalibrate_on=samples)
+        for each in (second, found.model)
+    ]
+    was, now = (each.barrier("loss") for each in barriers)
+    for name, reason in found.fixed.items():
+        _say(f"{name} stays: {reason}")
+    _say(
+        f"wrote {out}: {found.moved:.0%} of the channels moved; loss barrier of the straight line {was:.3f} before, "
+        f"{now:.3f} after"
+    )
 
 
 @app.command

@@ -1,8 +1,8 @@
 """The second endpoint where there is one checkpoint: a copy of the tampered network, far enough to build a curve to.
 
 Source: Zhao et al., ICLR 2020, appendix G (fine-tuned copy, `defenses.FineTune`); Peng et al., ICML 2025 (permuted
-copy); specification, section 12. Each is `(tampered, bonafide) -> network`, the signature of a defense, and so is whatever a
-user supplies instead.
+copy); specification, section 12. Each is `(tampered, bonafide) -> network`, the signature of a defense, and so is
+whatever a user supplies instead.
 
 Where we depart: the permutation is found for any network that can be followed, and a copy that would compute anything
 else is refused.

@@ -88,6 +88,61 @@ def test_a_given_t_is_taken_as_it_is(home):
     assert json.loads((home / "given/report.json").read_text())["choice"]["t"] == 0.07
 
 
+@pytest.mark.parametrize("second, says", [(None, "permuted"), ("fine-tuned", "FineTune"), ("perturbed", "Perturbed")])
+def test_one_checkpoint_is_enough(second, says, home):
+    chosen = ("--second", second) if second else ()
+    found = isthmus("repair", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *FAST, *chosen,
+                    "--points", 3, "--out", f"alone-{second}", folder=home)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    record = json.loads((home / f"alone-{second}/report.json").read_text())
+    assert says in record["provenance"]["other"]["kind"]
+
+
+def test_every_defense_is_a_row_and_rows_are_kept(home):
+    arguments = ["compare", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *TRIGGER, *FAST,
+                 "--out", "side by side"]  # fmt: skip
+    found = isthmus(*arguments, folder=home)
+    assert found.returncode == 0, found.stderr
+    record = json.loads((home / "side by side/compare.json").read_text())
+    assert [row["name"] for row in record["rows"]][:2] == ["path", "fine-tune"] and len(record["rows"]) == 10
+    assert {row["steps"] for row in record["rows"] if row["name"] in ("path", "fine-tune")} == {40}
+    assert record["as received"]["attack success"]["value"] > 0.9 and "path" in found.stdout
+    assert "accuracy" not in record["as received"]  # no evaluation data were given
+    assert isthmus(*arguments, folder=home).returncode == 2
+    assert isthmus(*arguments, "--resume", folder=home).returncode == 0
+    assert json.loads((home / "side by side/compare.json").read_text())["rows"] == record["rows"]
+
+
+def test_a_network_is_inspected_and_nothing_is_claimed_without_references(home):
+    found = isthmus("inspect", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=64", "--steps", 10,
+                    "--out", "inspected.json", folder=home)  # fmt: skip
+    assert found.returncode == 0 and "cannot tell" in found.stdout, found.stderr
+    record = json.loads((home / "inspected.json").read_text())
+    assert record["decision"] == "cannot tell" and len(record["triggers"]) == 22
+
+
+def test_an_aligned_network_is_closer_and_computes_the_same(home):
+    found = isthmus("align", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test#n=200",
+                    "--by", "weights", "--out", "aligned.safetensors", folder=home)  # fmt: skip
+    assert found.returncode == 0 and "loss barrier" in found.stdout, found.stderr
+    first, second, aligned = (load_file(home / f"{name}.safetensors") for name in ("a", "b", "aligned"))
+    away = [
+        sum(float((each[k].float() - first[k].float()).square().sum()) for k in first) for each in (second, aligned)
+    ]
+    assert away[1] < away[0]
+    for name in ("b", "aligned"):
+        isthmus("evaluate", f"{name}.safetensors", "--model", MODEL, "--data", "digits:test", "--out", f"{name}.json",
+                folder=home)  # fmt: skip
+    one, two = (json.loads((home / f"{name}.json").read_text()) for name in ("b", "aligned"))
+    assert one["accuracy"] == two["accuracy"]
+
+
+def test_clean_labels_stay(home):
+    found = isthmus("poison", "digits:train", "--trigger", "sinusoid", "--target", 1, "--clean-label", "--rate", 0.5,
+                    "--out", "sig.npz", folder=home)  # fmt: skip
+    assert found.returncode == 0 and "of 1297 samples changed" in found.stdout, found.stderr
+
+
 def test_a_folder_is_never_overwritten_and_resume_goes_on(home):
     repair = ("repair", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *FAST, "--points", 3,
               "--out", "one")  # fmt: skip

@@ -6,10 +6,12 @@ import torch
 
 from isthmus import Bezier, Data, PolyChain, connect, fit, load_data, repair, split
 from isthmus.data import hold_out
-from isthmus.defenses import standard
+from isthmus.defenses import FineTune, standard
+from isthmus.endpoints import PerturbedCopy
 from isthmus.evidence import Judge, evidence
 from isthmus.metrics import Accuracy
 from isthmus.models import mlp, small_cnn
+from isthmus.repair import AlongPath
 from isthmus.report import schema
 from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.train import one_cycle
@@ -79,8 +81,33 @@ def test_with_few_samples_the_choice_claims_no_confidence(tampered, samples):
 
 
 def test_one_checkpoint_is_enough(tampered, samples):
-    found = repair(tampered[0], samples[0], points=3, rule=fixed(0.5), **{**FAST, "steps": 5})
-    assert found.t == 0.5 and found.other is not tampered[0]
+    """Without a second one the curve leads to a copy that computes the same, elsewhere."""
+    found = repair(tampered[0], samples[0], points=3, rule=fixed(0.4), **{**FAST, "steps": 5})
+    assert found.t == 0.4 and found.second == "permuted copy" and found.curve.distance(1.0) > 1
+    asked = Accuracy(samples[0])
+    assert asked(found.other) == asked(tampered[0])
+
+
+@pytest.mark.parametrize("other", [PerturbedCopy(0.5), FineTune({"steps": 2, "lr": 0.1})])
+def test_whatever_makes_a_network_makes_a_second_endpoint(other, tampered, samples):
+    found = repair(tampered[0], samples[0], other, points=3, **{**FAST, "steps": 5})
+    assert type(other).__name__ in found.second
+    expected = other(tampered[0], found.fitted).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.other.state_dict().items())
+
+
+def test_where_nothing_can_be_permuted_the_copy_is_fine_tuned(samples):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    fit(net, samples[0], steps=60, lr=0.1)
+    found = repair(net, samples[0], points=3, **{**FAST, "steps": 5})
+    assert found.second.startswith("fine-tuned copy")
+
+
+def test_as_a_defense_it_spends_what_the_others_spend(tampered, samples):
+    options = {**FAST, "steps": 6}
+    found = repair(tampered[0], samples[0], rho=1.0, **options)
+    defended = AlongPath({**options, "steps": 12})(tampered[0], samples[0])
+    assert all(torch.equal(v, defended.state_dict()[name]) for name, v in found.model.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", [Bezier, PolyChain])
