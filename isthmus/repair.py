@@ -10,9 +10,10 @@ by the attacker's trigger; with one checkpoint the second endpoint is made here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as File
+from statistics import median
 from typing import Unpack
 
 from torch import nn
@@ -21,6 +22,7 @@ from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data, hold_out
 from isthmus.defenses import FineTune
 from isthmus.endpoints import PermutedCopy
+from isthmus.inversion import KINDS, InvertedSuccess, invert
 from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance
 from isthmus.path import Path, evaluate_path, grid, network_at
@@ -33,6 +35,10 @@ DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4}
 RHO = 1.0
 LOW, HIGH = 0.1, 0.4
 TOLERANCE, OTHERWISE = 0.035, 0.15
+
+
+Watch = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
+"""Makes further metrics for a rule to read, of the tampered network, the samples that train and those that measure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +125,25 @@ def plain(training: Training, rho: float = RHO) -> Training:
     return options
 
 
+STAND_INS = "inverted trigger success"
+
+
+def stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
+    """Return the defender's stand-in for the attack success rate: how well the oddest trigger still works.
+
+    Triggers are inverted on the tampered network, patches and whole-image perturbations, from the samples that train;
+    of those that lead to a class, or away from every class, the one that is smallest beside the median of its kind is
+    asked on the samples that measure. For `repair(..., watch=stand_ins, rule=settled(STAND_INS))`.
+    """
+    gaps = []
+    for kind in KINDS:
+        found = invert(tampered, fitted, kind=kind, targets=[*range(fitted.num_classes), "any"])
+        middle = median(each.score for each in found)
+        gaps += [(middle - each.score, each) for each in found]
+    oddest = max(gaps, key=lambda each: each[0])[1]
+    return {STAND_INS: InvertedSuccess(held_out, [oddest])}
+
+
 def default_rule(*, enough: bool) -> Rule:
     """Return the rule for t: by held-out accuracy where there are enough samples to hold some out, else a fixed t."""
     return farthest_within(TOLERANCE, otherwise=OTHERWISE) if enough else fixed(OTHERWISE)
@@ -142,6 +167,7 @@ def repair(
     low: float = LOW,
     high: float = HIGH,
     rule: Rule | None = None,
+    watch: Watch | None = None,
     points: int | Sequence[float] = 21,
     holdout: float = 0.2,
     folder: str | File | None = None,
@@ -153,7 +179,8 @@ def repair(
     defense); without it, a permuted copy of the tampered network. The curve is trained sharpness-aware (`rho`, see
     `connect`) where t is sought, in [low, high], and measured at `points` (equally spaced t there, or the values) and
     at both ends. `holdout` of the bonafide samples choose t and train nothing; with 100 samples or fewer all of them
-    train, and the choice claims no confidence.
+    train, and the choice claims no confidence. `watch` adds metrics to the path for `rule` to read, see
+    `stand_ins`.
     `folder` keeps what has been computed, so that the same call goes on after an interruption. `training` is `fit`'s.
 
     Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
@@ -184,6 +211,7 @@ def repair(
     options = _kept_in(home, "curve", training)
     curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, rho=rho, low=low, high=high, **options)
     metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
+    metrics |= watch(tampered, fitted, held_out) if watch else {}
     path = evaluate_path(curve, metrics, sorted({*ts}), recalibrate_on=fitted, folder=home / "points" if home else None)
     t = (rule or default_rule(enough=held_out is not fitted))(path)
     model = network_at(curve, float(t), fitted)

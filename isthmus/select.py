@@ -83,6 +83,38 @@ def farthest_within(tolerance: float, *, otherwise: float = 0.5) -> Rule:
     return rule
 
 
+def settled(of: str, share: float = 0.1, *, otherwise: float = 0.5) -> Rule:
+    """Return the rule: the smallest t from which a metric has fallen by all but `share` of what it falls on the path.
+
+    For a metric that stands in for the attack success rate: it starts high at the tampered end, and where it has
+    settled, going farther costs accuracy for nothing. t = 1 may be tampered with too and does not count, nor what comes
+    after the metric's lowest point. Where the fall is within the samples' intervals the choice is `otherwise`, not
+    confident. Source: ours; its regret is in docs/results. Raises BadInput where the path lacks the metric, or share is
+    not in (0, 1).
+    """
+    if not 0 < share < 1:
+        raise BadInput(f"share {share}", expected="a share in (0, 1)", fix="pass 0.1 for nine tenths of the fall")
+
+    def rule(path: Path) -> Choice:
+        name = f"settled({of!r}, {share:g})"
+        values = {t: v for t, v in zip(path.t, path[of], strict=True) if t < 1}
+        start, floor = values[min(values)], min(values.values())
+        if not getattr(start, "low", start) > getattr(floor, "high", floor):
+            t = min(path.t, key=lambda each: abs(each - otherwise))
+            reason = f"cannot tell: {of} does not fall beyond doubt, from {percent(start)} to {percent(floor)}"
+            return Choice(t, rule=name, reason=f"{reason}; took t = {t:g}, untested", confident=False)
+        line = floor + share * (start - floor)
+        low = min(values, key=lambda each: values[each])
+        t = next(t for t in values if all(v <= line for later, v in values.items() if t <= later <= low))
+        reason = (
+            f"from t = {t:g} on, {of} ({percent(values[t])}) has fallen by {percent(1 - share)} or more of what it "
+            f"falls on the path, from {percent(start)} to {percent(floor)}"
+        )
+        return Choice(t, rule=name, reason=reason, confident=True)
+
+    return rule
+
+
 def _count(value: float) -> int:
     return value.n if isinstance(value, Rate) else 0
 

@@ -1,19 +1,20 @@
 """`repair` end to end on networks that train in seconds, and the evidence it is judged by."""
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 
-from isthmus import Bezier, Data, PolyChain, connect, fit, load_data, repair, split
+from isthmus import Bezier, Data, PolyChain, connect, evaluate_path, fit, load_data, repair, split
 from isthmus.data import hold_out
 from isthmus.defenses import FineTune, standard
 from isthmus.endpoints import PerturbedCopy
 from isthmus.evidence import Judge, evidence
-from isthmus.metrics import Accuracy
+from isthmus.metrics import Accuracy, AttackSuccess
 from isthmus.models import mlp, small_cnn
-from isthmus.repair import AlongPath
+from isthmus.repair import STAND_INS, AlongPath, stand_ins
 from isthmus.report import schema
-from isthmus.select import BONAFIDE, farthest_within, fixed
+from isthmus.select import BONAFIDE, farthest_within, fixed, settled
 from isthmus.train import one_cycle
 from isthmus.triggers import Patch, poison
 from isthmus.types import BadInput
@@ -101,6 +102,19 @@ def test_where_nothing_can_be_permuted_the_copy_is_fine_tuned(samples):
     fit(net, samples[0], steps=60, lr=0.1)
     found = repair(net, samples[0], points=3, **{**FAST, "steps": 5})
     assert found.second.startswith("fine-tuned copy")
+
+
+def test_the_stand_in_for_the_trigger_falls_where_the_attack_does(tampered, samples):
+    """No rule sees the trigger; what it sees instead falls with it, if a little earlier: a stand-in is weaker."""
+    options = {**FAST, "steps": 100}
+    found = repair(tampered[0], samples[0], tampered[1], watch=stand_ins, rule=settled(STAND_INS), **options)
+    attack = evaluate_path(
+        found.curve, {"attack": AttackSuccess(samples[1], TRIGGER, 1)}, found.path.t, recalibrate_on=found.fitted
+    )
+    assert found.t.confident and found.t.rule.startswith("settled")
+    before, after = attack.at(0.0)["attack"], attack.at(float(found.t))["attack"]
+    assert before > 0.9 and after < 0.25
+    assert np.corrcoef(found.path[STAND_INS][:-1], attack["attack"][:-1])[0, 1] > 0.8
 
 
 def test_as_a_defense_it_spends_what_the_others_spend(tampered, samples):

@@ -48,7 +48,29 @@ def test_fixed_takes_the_nearest_measured_point_and_claims_nothing():
     assert choice == 0.25 and not choice.confident
 
 
-@pytest.mark.parametrize("make", [lambda: select.fixed(1.5), lambda: select.farthest_within(0.0)])
+@given(st.lists(st.integers(0, 1000), min_size=3, max_size=21), st.floats(0.02, 0.5))
+def test_settled_is_the_naive_search(hits, share):
+    path = path_of(hits)
+    choice = select.settled(select.BONAFIDE, share)(path)
+    values = path[select.BONAFIDE][:-1]
+    start, floor = values[0], min(values)
+    assert choice.confident == (start.low > floor.high)
+    if choice.confident:
+        i = path.t.index(choice)
+        assert max(values[i : values.index(floor) + 1]) <= floor + share * (start - floor)
+        assert i == 0 or max(values[i - 1 :]) > floor + share * (start - floor)
+    else:
+        assert "cannot tell" in choice.reason and choice == min(path.t, key=lambda t: abs(t - 0.5))
+
+
+def test_settled_goes_no_farther_than_it_must_and_does_not_look_at_the_end():
+    hits = [990, 800, 300, 80, 60, 50, 55, 60, 400, 700, 990]
+    assert select.settled(select.BONAFIDE, 0.1)(path_of([*hits[:8], 60, 60, 990])) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: select.fixed(1.5), lambda: select.farthest_within(0.0), lambda: select.settled("x", 1.0)]
+)
 def test_impossible_rules_are_refused(make):
     with pytest.raises(BadInput):
         make()
@@ -62,6 +84,6 @@ def test_a_path_without_bonafide_accuracy_is_refused():
 
 def test_no_rule_and_no_repair_has_a_place_for_a_trigger():
     """Law 21: an oracle's t cannot come out of a selection that has no access to triggered data."""
-    for function in (repair, select.fixed, select.farthest_within):
+    for function in (repair, select.fixed, select.farthest_within, select.settled):
         assert not {"trigger", "target", "judge", "evaluation"} & set(inspect.signature(function).parameters)
     assert "triggers" not in inspect.getsource(select)
