@@ -26,7 +26,8 @@ from torch import nn
 
 from isthmus import Augment, Blend, Data, Patch, fit, load_data, poison, split
 from isthmus.files import read_json, write_json
-from isthmus.inversion import KINDS, References, anomaly_index, inspect, p_value
+from isthmus.inspection import References, anomaly_index, inspect, p_value
+from isthmus.inversion import KINDS
 from isthmus.metrics import Accuracy, AttackSuccess, Rate, as_record, measure
 from isthmus.models import preact_resnet, small_cnn
 from isthmus.provenance import provenance

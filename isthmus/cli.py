@@ -31,7 +31,8 @@ from isthmus.engine import Precision, joined_ranks, ranks
 from isthmus.evidence import Judge, evidence
 from isthmus.factory import model_factory
 from isthmus.files import claimed, file_sha256, read_json, write_json
-from isthmus.inversion import STEPS, inspect
+from isthmus.inspection import inspect, read_references
+from isthmus.inversion import BATCH, STEPS
 from isthmus.metrics import MeanLoss, as_record, from_record, measure
 from isthmus.path import evaluate_path, grid, network_at
 from isthmus.progress import shown
@@ -422,14 +423,27 @@ def compare_command(
 
 @app.command(name="inspect")
 def inspect_command(
-    checkpoint: File, *, model: ModelSpec, clean: Clean, steps: int = STEPS, seed: int = 0, out: File | None = None
+    checkpoint: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    references: File | None = None,
+    steps: int = STEPS,
+    batch_size: int = BATCH,
+    seed: int = 0,
+    out: File | None = None,
 ) -> None:
     """Say whether CHECKPOINT obeys an oddly small trigger, which class it leads to, and at what false-alarm rate.
 
-    :param steps: The budget of each search; the references that come with isthmus are of the default.
+    The rate is among clean networks searched alike (docs/inspection.md); without such references nothing is claimed.
+
+    :param references: What clean networks gave, of experiments/inspection.py; by default what comes with isthmus.
+    :param steps: The budget of each search; the references that come with isthmus are of 120 steps of 16.
+    :param batch_size: Samples per step.
     """
-    samples = load_data(clean)
-    found = inspect(_network(model, checkpoint), samples, steps=steps, seed=seed)
+    samples, network = load_data(clean), _network(model, checkpoint)
+    known = read_references(references)[0] if references else None
+    found = inspect(network, samples, clean=known, steps=steps, batch_size=batch_size, seed=seed)
     if out:
         triggers = [
             {"kind": e.kind, "target": e.target, "size": e.size, "score": e.score, "success": as_record(e.success)}

@@ -1,8 +1,7 @@
-"""Trigger inversion: the smallest trigger that a network obeys, class by class, and whether one is oddly small.
+"""Trigger inversion: the smallest trigger that a network obeys, class by class: a stand-in for the real one.
 
-Source: Wang et al., Neural Cleanse, IEEE S&P 2019, sections IV and V (mask and pattern, weight of the mask's norm,
-anomaly index); Moosavi-Dezfooli et al., CVPR 2017 (universal perturbations), here targeted. p-value: Vovk et al.,
-Algorithmic Learning in a Random World, 2005 (conformal prediction).
+Source: Wang et al., Neural Cleanse, IEEE S&P 2019, section IV (mask and pattern, weight of the mask's norm);
+Moosavi-Dezfooli et al., CVPR 2017 (universal perturbations), here targeted.
 
 Where we depart:
 - Masks start nearly closed (5 %), not half open. From a half open mask the search ends in a natural feature of the
@@ -13,32 +12,25 @@ Where we depart:
   drive the search nor count. The whole-image perturbation's ball shrinks and grows in place of a weight.
 - Besides one trigger per class, one is sought that leads every image away from its own class ("any"): what a backdoor
   that sends each class elsewhere obeys, where no single class has a small trigger.
-- Verdicts do not rest on the median absolute deviation, which ten classes pin down badly, nor on a threshold of 2. How
-  many times smaller than the median the smallest trigger is, is compared with the same figures of clean networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from math import inf, log, sqrt
-from pathlib import Path
-from statistics import median
-from typing import Any, Literal, Protocol, TypedDict, Unpack
+from typing import Literal, Protocol, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from isthmus.data import Data, Source, as_data
 from isthmus.engine import Precision, as_input, autocast, device_of, frozen, pass_size, takes_channels_last
-from isthmus.files import read_json
 from isthmus.metrics import Accuracy, AttackSuccess, Rate, logits
 from isthmus.progress import bar
 from isthmus.train import batch_indices
 from isthmus.triggers import eligible
-from isthmus.types import BadInput, Trigger, percent
+from isthmus.types import BadInput, Trigger
 
 Kind = Literal["patch", "perturbation"]
 Goal = int | Literal["any"]
@@ -426,233 +418,6 @@ def invert(
                 success = _question(judged, triggers[row], goal)(model)
                 found.append(Inverted(triggers[row], goal, kind, sizes[row], score, success))
     return tuple(found)
-
-
-# ---- the verdict
-
-
-def anomaly_index(sizes: Sequence[float]) -> tuple[float, ...]:
-    """Return (median - size) / (1.4826 MAD) for each size: Neural Cleanse's index, positive where a size is small.
-
-    All zeros where the deviation is zero. Raises BadInput for fewer than three sizes or one that is not finite.
-
-    >>> [round(index, 2) for index in anomaly_index([1.0, 9.0, 10.0, 11.0, 12.0])]
-    [6.07, 0.67, 0.0, -0.67, -1.35]
-    """
-    values = np.asarray(sizes, dtype=float)
-    if len(values) < 3 or not np.isfinite(values).all():
-        raise BadInput(
-            f"{len(values)} sizes", expected="three finite ones or more", fix="a small outlier needs others beside it"
-        )
-    off = np.median(values) - values
-    scale = 1.4826 * float(np.median(np.abs(off)))
-    return tuple((off / scale if scale > 0 else 0 * off).tolist())
-
-
-def statistics(found: Sequence[Inverted]) -> dict[str, float]:
-    """Return by kind how many times smaller, as a natural logarithm, the oddest trigger is than the median of classes.
-
-    "patch" and "perturbation" are about the smallest trigger of a class, "patch, any" and "perturbation, any" about the
-    one that leads away from every class. Raises BadInput for fewer than three classes.
-    """
-    result: dict[str, float] = {}
-    for kind in dict.fromkeys(each.kind for each in found):
-        scores = [each.score for each in found if each.kind == kind and each.target != "any"]
-        if len(scores) < 3:
-            raise BadInput(f"{len(scores)} classes", expected="three or more", fix="an outlier needs others beside it")
-        result[kind] = median(scores) - min(scores)
-        result |= {f"{kind}, any": median(scores) - e.score for e in found if e.kind == kind and e.target == "any"}
-    return result
-
-
-@dataclass(frozen=True)
-class References:
-    """The statistics of clean networks, one value per network under each name, and what they were measured on.
-
-    `settings` are those of the search with the image shape and the number of classes: a network inspected otherwise
-    cannot be compared.
-    """
-
-    networks: str
-    settings: Mapping[str, Any]
-    values: Mapping[str, Sequence[float]]
-
-    def __post_init__(self) -> None:
-        lengths = {len(values) for values in self.values.values()}
-        if len(lengths) != 1 or not all(np.isfinite(list(values)).all() for values in self.values.values()):
-            raise BadInput(
-                f"references with {sorted(lengths)} values",
-                expected="a finite value under every name for each clean network",
-                fix="make them with `references`",
-            )
-
-    def __len__(self) -> int:
-        return len(next(iter(self.values.values())))
-
-    def record(self) -> dict[str, Any]:
-        """Return them as plain JSON; `read_references` reads it."""
-        values = {name: list(each) for name, each in self.values.items()}
-        return {"networks": self.networks, "settings": dict(self.settings), "values": values}
-
-
-def read_references(file: Path | str | None = None) -> tuple[References, ...]:
-    """Return the references in a JSON file, by default those that come with the package (docs/inspection.md).
-
-    Raises BadInput where the file is missing or holds no references.
-    """
-    path = resources.files("isthmus").joinpath("references.json") if file is None else file
-    held = read_json(str(path))
-    try:
-        return tuple(References(each["networks"], each["settings"], each["values"]) for each in held["references"])
-    except (LookupError, TypeError, AttributeError) as error:
-        raise BadInput(
-            f"{path}, which holds no references", expected="what `References.record` gives", fix="choose another file"
-        ) from error
-
-
-def p_value(found: Mapping[str, float], references: References) -> float:
-    """Return the share of clean networks, this one counted among them, that are at least as odd in some statistic.
-
-    The statistics are standardised over the references and this network together, and the largest is compared. For a
-    clean network that is exchangeable with the references, the chance of a value of a or less is at most a, whatever
-    the distribution (conformal p-value). Raises BadInput where names differ.
-    """
-    if found.keys() != references.values.keys():
-        raise BadInput(
-            f"statistics {sorted(found)}", expected=f"{sorted(references.values)}", fix="inspect with the same kinds"
-        )
-    oddness = _standardised(found, references).max(1)
-    return float((oddness >= oddness[-1]).mean())
-
-
-def _standardised(found: Mapping[str, float], references: References) -> np.ndarray[Any, Any]:
-    """Return (references + 1, statistics), mean 0 and deviation 1 in each column, this network last."""
-    rows = np.array([[*references.values[name], value] for name, value in found.items()]).T
-    return np.asarray((rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12))
-
-
-@dataclass(frozen=True, eq=False)
-class Inspection:
-    """What an inspection found.
-
-    `decision` is "suspicious", "not suspicious" or "cannot tell"; `p` the false-alarm rate at which it would be called
-    suspicious, None where no references apply; `suspect` the goal of the oddest trigger; `index` Neural Cleanse's
-    anomaly index of each class by kind; `found` the triggers; `statistics` and `settings` what references hold.
-    """
-
-    decision: str
-    reason: str
-    p: float | None
-    suspect: Goal
-    index: Mapping[str, tuple[float, ...]]
-    statistics: Mapping[str, float]
-    settings: Mapping[str, Any]
-    found: tuple[Inverted, ...] = field(repr=False)
-
-
-def _survey(
-    model: nn.Module, data: Data, kinds: Sequence[Kind], held_out: Source | None, search: Search
-) -> tuple[Inverted, ...]:
-    if data.num_classes < 3:
-        raise BadInput(f"{data.num_classes} classes", expected="three or more", fix="an outlier needs others beside it")
-    goals: tuple[Goal, ...] = (*range(data.num_classes), "any")
-    return tuple(
-        each for kind in kinds for each in invert(model, data, kind=kind, targets=goals, held_out=held_out, **search)
-    )
-
-
-def _settings(data: Data, search: Search) -> dict[str, Any]:
-    full: dict[str, Any] = {
-        "steps": STEPS,
-        "batch_size": BATCH,
-        "wanted": WANTED,
-        "starts": STARTS,
-        "norm": 2.0,
-        **search,
-    }
-    kept = {name: full[name] for name in ("steps", "batch_size", "wanted", "starts")} | {
-        "norm": str(float(full["norm"]))
-    }
-    return {**kept, "image": list(data.x.shape[1:]), "classes": data.num_classes}
-
-
-def references(
-    networks: Sequence[nn.Module],
-    bonafide: Source,
-    *,
-    name: str,
-    kinds: Sequence[Kind] = KINDS,
-    **search: Unpack[Search],
-) -> References:
-    """Return the references that clean networks give: train them as the suspect was trained, on data you trust.
-
-    Raises BadInput as `inspect` does.
-    """
-    data = as_data(bonafide)
-    found = [statistics(_survey(net, data, kinds, None, search)) for net in networks]
-    if not found:
-        raise BadInput("no clean networks", expected="twenty or so", fix="train some on data you trust")
-    return References(name, _settings(data, search), {key: [each[key] for each in found] for key in found[0]})
-
-
-def inspect(
-    model: nn.Module,
-    bonafide: Source,
-    *,
-    clean: References | None = None,
-    level: float = 0.05,
-    kinds: Sequence[Kind] = KINDS,
-    held_out: Source | None = None,
-    **search: Unpack[Search],
-) -> Inspection:
-    """Return whether a network obeys an oddly small trigger, of which class, and at what false-alarm rate.
-
-    It is suspicious where p, its rank among the `clean` references (those of the package by default, where image shape,
-    number of classes and settings fit), is at most `level`. The decision is "cannot tell" where no references fit, or
-    they are fewer than 1 / level - 1. "not suspicious" does not say that there is no backdoor: docs/inspection.md has
-    the share of each attack that is found. `search` goes to `invert`.
-
-    Raises BadInput as `invert` does, and for fewer than three classes or a level outside (0, 1).
-    """
-    if not 0 < level < 1 or not kinds:
-        raise BadInput(f"level {level}, kinds {kinds}", expected="0 < level < 1, one kind or more", fix="choose them")
-    data = as_data(bonafide)
-    found = _survey(model, data, kinds, held_out, search)
-    values, settings = statistics(found), _settings(data, search)
-    known = read_references() if clean is None else (clean,)
-    fitting = [each for each in known if dict(each.settings) == settings and each.values.keys() == values.keys()]
-    p = p_value(values, fitting[0]) if fitting else None
-    suspect = _oddest(found, values, fitting[0] if fitting else None)
-    decision, reason = _decide(p, fitting[0] if fitting else None, level, suspect)
-    index: dict[str, tuple[float, ...]] = {
-        kind: anomaly_index([each.size for each in found if each.kind == kind and each.target != "any"])
-        for kind in kinds
-    }
-    return Inspection(decision, reason, p, suspect.target, index, values, settings, found)
-
-
-def _oddest(found: Sequence[Inverted], values: Mapping[str, float], clean: References | None) -> Inverted:
-    """Return the trigger behind the statistic that stands out most; without references, the smallest of a class."""
-    if clean is None:
-        names = [name for name in values if not name.endswith(", any")]
-        name = max(names, key=lambda each: values[each])
-    else:
-        name = list(values)[int(_standardised(values, clean)[-1].argmax())]
-    kind, _, any_ = name.partition(", ")
-    return min((e for e in found if e.kind == kind and (e.target == "any") == bool(any_)), key=lambda e: e.score)
-
-
-def _decide(p: float | None, clean: References | None, level: float, suspect: Inverted) -> tuple[str, str]:
-    where = "leads away from every class" if suspect.target == "any" else f"leads to class {suspect.target}"
-    odd = f"the oddest trigger is a {suspect.kind} of size {suspect.size:.3g} that {where}"
-    if p is None or clean is None:
-        return "cannot tell", f"no references for such images, classes and settings; {odd}"
-    rank = f"{len(clean)} clean networks ({clean.networks})"
-    if 1 / (len(clean) + 1) > level:
-        return "cannot tell", f"{rank} cannot resolve a false-alarm rate of {percent(level)}; {odd}"
-    if p <= level:
-        return "suspicious", f"{odd}; among {rank} and this one, {percent(p)} are as odd"
-    return "not suspicious", f"among {rank} and this one, {percent(p)} are as odd; {odd}; no proof of a clean network"
 
 
 # ---- questions for the choice of t
