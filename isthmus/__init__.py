@@ -1,10 +1,13 @@
 """isthmus repairs, evaluates and hardens neural networks along low-loss paths between them."""
 
+from isthmus.align import permuted_copy
+from isthmus.balls import L1, L2, Linf
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier, Curve, PolyChain, expected_over_t
 from isthmus.data import Augment, Data, as_data, split
-from isthmus.losses import cross_entropy, sharpness_aware
-from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss
+from isthmus.inspection import inspect
+from isthmus.losses import adversarial, cross_entropy, sharpness_aware, trades
+from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, RobustAccuracy
 from isthmus.path import Path, evaluate_path
 from isthmus.repair import Repair, connect, repair
 from isthmus.sources import load_data
@@ -14,6 +17,8 @@ from isthmus.types import BadInput
 
 __version__ = "0.1.0"
 __all__ = [
+    "L1",
+    "L2",
     "Accuracy",
     "AttackSuccess",
     "Augment",
@@ -22,21 +27,27 @@ __all__ = [
     "Blend",
     "Curve",
     "Data",
+    "Linf",
     "MeanLoss",
     "Patch",
     "Path",
     "PolyChain",
     "Repair",
+    "RobustAccuracy",
+    "adversarial",
     "as_data",
     "connect",
     "cross_entropy",
     "evaluate_path",
     "expected_over_t",
     "fit",
+    "inspect",
     "load_data",
+    "permuted_copy",
     "poison",
     "recalibrate",
     "repair",
     "sharpness_aware",
     "split",
+    "trades",
 ]
