@@ -218,6 +218,7 @@ def connect_command(
     bends: int = 1,
     kind: Literal["bezier", "polychain"] = "bezier",
     rho: float = 0.0,
+    adaptive: bool = True,
     low: float = 0.0,
     high: float = 1.0,
     budget: Budget | None = None,
@@ -228,8 +229,9 @@ def connect_command(
     state, ends = _state_file(out, resume), (_network(model, start), _network(model, end))
     training: Training = {**budget.training(DEFAULTS["steps"], DEFAULTS["lr"]), "checkpoint": state}
     curve, history = connect(
-        ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, rho=rho, low=low, high=high, **training
-    )
+        ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, rho=rho, adaptive=adaptive, low=low, high=high,
+        **training,
+    )  # fmt: skip
     if ranks().first:
         save_curve(curve, out, start=start, end=end, metadata=_metadata(provenance(budget.seed, {"clean": samples})))
         state.unlink(missing_ok=True)
@@ -303,6 +305,7 @@ def repair_command(
     kind: Literal["bezier", "polychain"] = "bezier",
     points: int = 21,
     rho: float = RHO,
+    adaptive: bool = True,
     low: float = LOW,
     high: float = HIGH,
     t: float | None = None,
@@ -326,6 +329,7 @@ def repair_command(
     :param bends: Interior control points of the curve.
     :param kind: The curve.
     :param rho: Train the curve at the worst weights within so much, at two gradients a step; 0 for the plain loss.
+    :param adaptive: Measure --rho in units of each weight's size.
     :param low: Smallest t that is trained and measured.
     :param high: Largest t that is trained and measured.
     :param points: How many t are measured between low and high.
@@ -347,15 +351,15 @@ def repair_command(
     files = [tampered, *([other] if other else [])]
     nets = [_network(model, file) for file in files]
     hashes = [file_sha256(file) for file in files]
-    settings: dict[str, Any] = {"bends": bends, "kind": kind, "rho": rho, "low": low, "high": high, "points": points}
-    settings |= {"t": t, "tolerance": tolerance, "holdout": holdout, "second": second}
+    settings: dict[str, Any] = {"bends": bends, "kind": kind, "rho": rho, "adaptive": adaptive, "second": second}
+    settings |= {"low": low, "high": high, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
     options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
     ts = [*grid(points, low, high), *([t] if t is not None else [])]
     with claimed(out, {**identity, "compare": compare}, resume=resume):
         found = repair(
             nets[0], samples, nets[1] if other else _copy(second, options), kind=KINDS[kind], bends=bends, rho=rho,
-            low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out, **options,
+            adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out, **options,
         )  # fmt: skip
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}

@@ -32,7 +32,7 @@ from isthmus.types import BadInput, Defense, Loss, Metric, describe
 
 # Found by experiments/backdoor_repair.py; see docs/experiments.md.
 DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4}
-RHO = 1.0
+RHO = 2.0
 LOW, HIGH = 0.1, 0.4
 TOLERANCE, OTHERWISE = 0.035, 0.15
 
@@ -79,6 +79,7 @@ def connect(
     bends: int = 1,
     loss: Loss = cross_entropy,
     rho: float = RHO,
+    adaptive: bool = True,
     low: float = LOW,
     high: float = HIGH,
     **training: Unpack[Training],
@@ -86,15 +87,17 @@ def connect(
     """Return a curve of low loss between two networks, trained on bonafide data, and its history.
 
     t is drawn from [low, high]; `weight_decay` acts on the point of the curve, not on the bends. The loss is taken at
-    the worst weights within `rho` of theta(t), at two gradients a step; rho=0 takes it at theta(t) itself, as the
-    papers do, at one. With bends=0 there is nothing to train.
+    the worst weights within `rho` of theta(t), at two gradients a step, where `adaptive` in units of each weight's
+    size; rho=0 takes it at theta(t) itself, as the papers do, at one. With bends=0 there is nothing to train.
     Raises BadInput where the networks differ in architecture or an option of `fit` is off.
     """
     curve = kind(start, end, bends)
     if not bends:
         return curve, None
     options = _options("connecting", training)
-    objective = expected_over_t(sharpness_aware(loss, rho) if rho else loss, options.pop("weight_decay"), low, high)
+    objective = expected_over_t(
+        sharpness_aware(loss, rho, adaptive=adaptive) if rho else loss, options.pop("weight_decay"), low, high
+    )
     return curve, fit(curve, bonafide, objective, **options)
 
 
@@ -164,6 +167,7 @@ def repair(
     kind: type[Curve] = Bezier,
     bends: int = 1,
     rho: float = RHO,
+    adaptive: bool = True,
     low: float = LOW,
     high: float = HIGH,
     rule: Rule | None = None,
@@ -176,11 +180,11 @@ def repair(
     """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to `other` (t = 1).
 
     `other` is a network, or a way to make one of the tampered network and the bonafide samples (`endpoints`, or any
-    defense); without it, a permuted copy of the tampered network. The curve is trained sharpness-aware (`rho`, see
-    `connect`) where t is sought, in [low, high], and measured at `points` (equally spaced t there, or the values) and
-    at both ends. `holdout` of the bonafide samples choose t and train nothing; with 100 samples or fewer all of them
-    train, and the choice claims no confidence. `watch` adds metrics to the path for `rule` to read, see
-    `stand_ins`.
+    defense); without it, a permuted copy of the tampered network. The curve is trained sharpness-aware (`rho` and
+    `adaptive`, see `connect`) where t is sought, in [low, high], and measured at `points` (equally spaced t there, or
+    the values) and at both ends. `holdout` of the bonafide samples choose t and train nothing; with 100 samples or
+    fewer all of them train, and the choice claims no confidence. `watch` adds metrics to the path for `rule` to read,
+    see `stand_ins`.
     `folder` keeps what has been computed, so that the same call goes on after an interruption. `training` is `fit`'s.
 
     Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
@@ -209,7 +213,9 @@ def repair(
     else:
         other, second = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
     options = _kept_in(home, "curve", training)
-    curve, history = connect(tampered, other, fitted, kind=kind, bends=bends, rho=rho, low=low, high=high, **options)
+    curve, history = connect(
+        tampered, other, fitted, kind=kind, bends=bends, rho=rho, adaptive=adaptive, low=low, high=high, **options
+    )
     metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
     metrics |= watch(tampered, fitted, held_out) if watch else {}
     path = evaluate_path(curve, metrics, sorted({*ts}), recalibrate_on=fitted, folder=home / "points" if home else None)
@@ -217,7 +223,7 @@ def repair(
     model = network_at(curve, float(t), fitted)
     decay = training.get("weight_decay", DEFAULTS["weight_decay"])
     settings = {"kind": kind.__name__, "bends": bends, "weight_decay": decay, "holdout": holdout}
-    settings |= {"rho": rho, "low": low, "high": high}
+    settings |= {"rho": rho, "adaptive": adaptive, "low": low, "high": high}
     return Repair(model, t, curve, path, other, second, history, fitted, held_out, settings)
 
 
@@ -231,6 +237,7 @@ class AlongPath:
     training: Training
     other: nn.Module | Defense | None = None
     rho: float = RHO
+    adaptive: bool = True
     low: float = LOW
     high: float = HIGH
     rule: Rule | None = None
@@ -240,6 +247,14 @@ class AlongPath:
         options = _options("connecting", self.training)
         options["steps"] = options["steps"] // (2 if self.rho else 1)
         found = repair(
-            tampered, bonafide, self.other, rho=self.rho, low=self.low, high=self.high, rule=self.rule, **options
+            tampered,
+            bonafide,
+            self.other,
+            rho=self.rho,
+            adaptive=self.adaptive,
+            low=self.low,
+            high=self.high,
+            rule=self.rule,
+            **options,
         )
         return found.model

@@ -119,7 +119,7 @@ def test_the_stand_in_for_the_trigger_falls_where_the_attack_does(tampered, samp
 
 def test_as_a_defense_it_spends_what_the_others_spend(tampered, samples):
     options = {**FAST, "steps": 6}
-    found = repair(tampered[0], samples[0], rho=1.0, **options)
+    found = repair(tampered[0], samples[0], **options)
     defended = AlongPath({**options, "steps": 12})(tampered[0], samples[0])
     assert all(torch.equal(v, defended.state_dict()[name]) for name, v in found.model.state_dict().items())
 
