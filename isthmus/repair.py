@@ -34,7 +34,7 @@ from isthmus.types import BadInput, Defense, Loss, Metric, describe
 DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4}
 RHO = 2.0
 LOW, HIGH = 0.1, 0.4
-TOLERANCE, OTHERWISE = 0.035, 0.15
+TOLERANCE, OTHERWISE = 0.05, 0.15
 
 
 Watch = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
