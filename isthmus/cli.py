@@ -190,7 +190,7 @@ def poison_command(
 
     :param clean_label: Poison a share of the target class instead, and leave its labels.
     :param cover: Share of the samples that carry --cover-trigger and keep their label.
-    :param cover_trigger: As --trigger; by default the trigger itself.
+    :param cover_trigger: As --trigger; goes with --cover.
     """
     samples = load_data(data)
     poisoned = poison(

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from isthmus.data import Source, as_data
+from isthmus.data import Data, Source, as_data
 from isthmus.engine import ranks
 from isthmus.files import read_json, write_json
 from isthmus.metrics import as_record, measure
@@ -47,20 +47,20 @@ def compare(
         if file and file.exists():
             rows.append(read_json(file))
             continue
-        rows.append({"name": name, "settings": describe(defense), **_row(defense, tampered, bonafide, metrics)})
+        rows.append({"name": name, "settings": describe(defense), **_row(defense, tampered, data, metrics)})
         if file and ranks().first:
             write_json(file, rows[-1])
     return rows
 
 
-def _row(defense: Defense, tampered: nn.Module, bonafide: Source, metrics: Mapping[str, Metric]) -> Row:
+def _row(defense: Defense, tampered: nn.Module, bonafide: Data, metrics: Mapping[str, Metric]) -> Row:
     began = time.perf_counter()
     try:
         net = defense(tampered, bonafide)
     except BadInput as refusal:
         return {"refused": str(refusal)}
     return {
-        "steps": getattr(defense, "training", {}).get("steps", 0),
+        "steps": (getattr(defense, "training", None) or {}).get("steps", 0),
         "seconds": time.perf_counter() - began,
         **{name: as_record(value) for name, value in measure(net, metrics).items()},
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from isthmus.comparison import compare
+from isthmus.comparison import Row, compare
 from isthmus.data import Data
 from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
 from isthmus.path import Path, evaluate_path
@@ -87,6 +87,7 @@ def evidence(
     asked = judge.evaluation if judge.evaluation is not None else found.held_out
     path = _along(found, {n: m for n, m in metrics.items() if n != BONAFIDE}, folder)
     rows = compare(baselines or {}, tampered, found.fitted, metrics, folder=folder)
+    woken = compare(_reactivations(judge), found.model, found.fitted, metrics, folder=folder)
     before, after = (
         {**_measured(net, metrics), "per_class": {k: as_record(v) for k, v in per_class(net, asked).items()}}
         for net in (tampered, found.model)
@@ -101,11 +102,11 @@ def evidence(
         "path": path.record(),
         "before": before,
         "after": after,
-        "permanence": _permanence(found, tampered, judge, metrics),
+        "permanence": _permanence(found, tampered, woken, metrics),
         "baselines": [row for row in rows if "refused" not in row],
         "limits": [
             *limits(found, judge),
-            *(f"{r['name']} was not run: {r['refused']}." for r in rows if "refused" in r),
+            *(f"{r['name']} was not run: {r['refused']}." for r in [*rows, *woken] if "refused" in r),
         ],
     }
     if "attack success" in metrics:
@@ -151,13 +152,21 @@ def _curve(found: Repair) -> Record:
     }
 
 
-def _permanence(found: Repair, tampered: nn.Module, judge: Judge, metrics: Mapping[str, Metric]) -> Record:
+def _reactivations(judge: Judge) -> dict[str, Defense]:
+    """Ways to wake the backdoor, for whoever holds the trigger."""
+    if judge.trigger is None or judge.target is None:
+        return {}
+    return {f"re-activation with {k} images": Reactivate(judge.trigger, judge.target, k) for k in IMAGES}
+
+
+def _permanence(found: Repair, tampered: nn.Module, woken: list[Row], metrics: Mapping[str, Metric]) -> Record:
     """Whether the repair lasts: the loss barrier back to the tampered network, and retraining with triggered images."""
     record: Record = {"linear_barrier": linear_barrier(found.model, tampered, found.fitted)}
-    if judge.trigger is not None and judge.target is not None:
-        tries = [Reactivate(judge.trigger, judge.target, images) for images in IMAGES]
+    if woken:
         record["reactivation"] = [
-            {"images": each.images, **_measured(each(found.model, found.fitted), metrics)} for each in tries
+            {"images": images, **{name: row[name] for name in metrics}}
+            for images, row in zip(IMAGES, woken, strict=True)
+            if "refused" not in row
         ]
     return record
 

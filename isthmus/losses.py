@@ -108,15 +108,16 @@ class SharpnessAware:
     def ascent(self, weights: Params, grads: Params) -> Params:
         """Return the step of length rho along the gradient; where adaptive, in units of each weight's size."""
         if not self.adaptive:
-            scale = self.rho / _norm(grads)
+            scale = self.rho / norm_of(grads)
             return {name: scale * g for name, g in grads.items()}
         scaled = {name: weights[name].abs() * g for name, g in grads.items()}
-        scale = self.rho / _norm(scaled)
+        scale = self.rho / norm_of(scaled)
         return {name: scale * weights[name].abs() * g for name, g in scaled.items()}
 
 
-def _norm(tensors: Params) -> Tensor:
-    norms = torch.stack([t.norm() for t in tensors.values()])
+def norm_of(tensors: Params) -> Tensor:
+    """Return the Euclidean norm of all tensors together, without a gradient; never zero, so that it can divide."""
+    norms = torch.stack([t.detach().norm() for t in tensors.values()])
     norm: Tensor = norms.norm().clamp_min(torch.finfo(norms.dtype).tiny)
     return norm
 

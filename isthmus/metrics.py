@@ -253,12 +253,8 @@ def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
 
 
 @dataclass(frozen=True, eq=False)
-class RobustAccuracy:
-    """Share of samples that are right after `attack` has done its worst to them, as a Rate.
-
-    Whether a sample is right is measured here, on what the attack returns, not by the attack. Robust accuracy holds
-    against the attack that was run: report which one.
-    """
+class _UnderAttack:
+    """The data that a network is asked about once `attack` has done its worst to them."""
 
     data: Source = field(repr=False)
     attack: Attack
@@ -267,6 +263,15 @@ class RobustAccuracy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "asked", as_data(self.data))
+
+
+@dataclass(frozen=True, eq=False)
+class RobustAccuracy(_UnderAttack):
+    """Share of samples that are right after `attack` has done its worst to them, as a Rate.
+
+    Whether a sample is right is measured here, on what the attack returns, not by the attack. Robust accuracy holds
+    against the attack that was run: report which one.
+    """
 
     def __call__(self, model: nn.Module) -> Rate:
         """Return the model's accuracy under attack. Raises BadInput where the attack leaves [0, 1]."""
@@ -274,19 +279,11 @@ class RobustAccuracy:
 
 
 @dataclass(frozen=True, eq=False)
-class RobustLoss:
+class RobustLoss(_UnderAttack):
     """Mean cross-entropy on attacked inputs, in nats, as a Mean: the robustness loss (specification, section 8).
 
     The attack has to look for the largest loss, not for the first mistake: `PGD(..., returns="worst")`.
     """
-
-    data: Source = field(repr=False)
-    attack: Attack
-    precision: Precision = "fp32"
-    asked: Data = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "asked", as_data(self.data))
 
     def __call__(self, model: nn.Module) -> Mean:
         """Return the model's mean loss under attack. Raises BadInput where the attack leaves [0, 1]."""

@@ -21,6 +21,7 @@ from torch import nn
 from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data, hold_out
 from isthmus.defenses import FineTune
+from isthmus.defenses.budget import steps_for
 from isthmus.endpoints import PermutedCopy
 from isthmus.inversion import KINDS, InvertedSuccess, invert
 from isthmus.losses import cross_entropy, sharpness_aware
@@ -204,7 +205,7 @@ def repair(
     ts = (0.0, *grid(points, low, high), 1.0)
     known = other if isinstance(other, nn.Module) else tampered
     kind(tampered, known, bends)  # refuses impossible curves and mismatched endpoints before any work
-    for end in {tampered, known}:
+    for end in dict.fromkeys((tampered, known)):
         check_above_chance(end, bonafide)
     if isinstance(other, nn.Module):
         second = "given"
@@ -245,7 +246,7 @@ class AlongPath:
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network that `repair` chooses. Raises BadInput as `repair` does."""
         options = _options("connecting", self.training)
-        options["steps"] = options["steps"] // (2 if self.rho else 1)
+        options["steps"] = steps_for(options, cost=2 if self.rho else 1)
         found = repair(
             tampered,
             bonafide,

@@ -27,7 +27,7 @@ from isthmus.batchnorm import batchnorm_layers, recalibrate
 from isthmus.curve import Bezier, expected_over_t
 from isthmus.data import Data, Source, as_data
 from isthmus.engine import as_input, device_of, eval_mode, outputs, takes_channels_last
-from isthmus.losses import cross_entropy
+from isthmus.losses import cross_entropy, norm_of
 from isthmus.metrics import AttackSuccess, Rate
 from isthmus.train import Training, fit
 from isthmus.triggers import LowFrequency, Target, eligible, poison, target_of
@@ -381,16 +381,9 @@ class Hardened:
         moving = {name: p for name, p in weights.items() if p.requires_grad}
         found = torch.autograd.grad(attacked(weights), list(moving.values()), allow_unused=True)
         ascent = {name: g for name, g in zip(moving, found, strict=True) if g is not None}
-        length, reach = (_norm(list(each.values())) for each in (ascent, moving))
-        scale = self.gamma * reach / length.clamp_min(torch.finfo(length.dtype).tiny)
+        scale = self.gamma * norm_of(moving) / norm_of(ascent)
         moved = {name: p + (scale * ascent[name]).to(p) if name in ascent else p for name, p in weights.items()}
         return clean + self.weight * attacked(moved)
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """Return the Euclidean norm of all tensors together, without a gradient."""
-    norm: Tensor = torch.stack([tensor.detach().float().norm() for tensor in tensors]).norm()
-    return norm
 
 
 @dataclass(frozen=True)

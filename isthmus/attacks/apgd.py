@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from isthmus.attacks.gradient import moved
 from isthmus.attacks.objectives import Objective, TargetedDLR, cross_entropy, dlr, margin, ranked
-from isthmus.attacks.victim import Seen, Victim, attacked
-from isthmus.balls import L2, Ball, Linf
+from isthmus.attacks.victim import Seen, Victim, attacked, check_ball
+from isthmus.balls import Ball
 from isthmus.engine import Precision
 from isthmus.types import BadInput
 
@@ -97,6 +97,7 @@ class APGD:
     are those of `PGD`. Raises BadInput for an l1 ball, an unknown objective, or budgets below 1; when called, for fewer
     than 3 ("dlr") or 4 ("targeted") classes.
 
+    >>> from isthmus.balls import Linf
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
     >>> bool(Linf(0.1).contains(APGD(Linf(0.1), steps=5)(net, x, y) - x).all())
@@ -113,8 +114,7 @@ class APGD:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ball, Linf | L2):
-            raise BadInput(f"{self.ball}", expected="an Linf or L2 ball for APGD", fix="use PGD, which takes any ball")
+        check_ball(self.ball, "APGD")
         if self.objective not in ("ce", "dlr", "targeted"):
             raise BadInput(f"objective {self.objective!r}", expected="ce, dlr or targeted", fix="choose one")
         if min(self.steps, self.restarts, self.targets) < 1:

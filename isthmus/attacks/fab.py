@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from isthmus.attacks.gradient import moved
 from isthmus.attacks.objectives import margin, ranked, towards
-from isthmus.attacks.victim import Seen, Victim, attacked
-from isthmus.balls import L2, Ball, Linf
+from isthmus.attacks.victim import Seen, Victim, attacked, check_ball
+from isthmus.balls import Ball, Linf
 from isthmus.engine import Precision
 from isthmus.types import BadInput
 
@@ -58,6 +58,7 @@ class FAB:
 
     The first restart begins at the input, further ones at random. Raises BadInput for an l1 ball or budgets below 1.
 
+    >>> from isthmus.balls import L2
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
     >>> bool(L2(0.1).contains(FAB(L2(0.1), steps=5)(net, x, y) - x).all())
@@ -73,8 +74,7 @@ class FAB:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ball, Linf | L2):
-            raise BadInput(f"{self.ball}", expected="an Linf or L2 ball for FAB", fix="use PGD, which takes any ball")
+        check_ball(self.ball, "FAB")
         if min(self.steps, self.restarts, self.targets) < 1:
             raise BadInput("a budget below 1", expected="steps, restarts and targets of 1 or more", fix="raise it")
 

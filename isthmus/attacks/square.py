@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from isthmus.attacks.gradient import moved
 from isthmus.attacks.objectives import margin
-from isthmus.attacks.victim import Seen, Victim, attacked
+from isthmus.attacks.victim import Seen, Victim, attacked, check_ball
 from isthmus.balls import L2, Linf
 from isthmus.engine import Precision
 from isthmus.types import BadInput
@@ -46,10 +46,7 @@ class Square:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ball, Linf | L2):
-            raise BadInput(
-                f"{self.ball}", expected="an Linf or L2 ball for Square", fix="use PGD, which takes any ball"
-            )
+        check_ball(self.ball, "Square")
         if self.queries < 1 or self.restarts < 1 or not 0 < self.p <= 1:
             raise BadInput(
                 f"queries = {self.queries}, restarts = {self.restarts}, p = {self.p}",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.attacks.objectives import Objective
+from isthmus.balls import L2, Ball, Linf
 from isthmus.batchnorm import batchnorm_layers
 from isthmus.engine import Precision, autocast, device_of, frozen, pass_size
 from isthmus.types import BadInput
@@ -128,6 +129,12 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
                 expected="values in [0, 1]",
                 fix="put normalisation into the network as its first layer",
             )
+
+
+def check_ball(ball: Ball, attack: str) -> None:
+    """Raise BadInput where the ball is neither l-inf nor l2, the only ones that the attack is made for."""
+    if not isinstance(ball, Linf | L2):
+        raise BadInput(f"{ball}", expected=f"an Linf or L2 ball for {attack}", fix="use PGD, which takes any ball")
 
 
 def generator_of(seed: int | None) -> torch.Generator | None:
