@@ -16,6 +16,7 @@ from isthmus.defenses.ft_sam import FTSAM
 from isthmus.defenses.i_bau import IBAU
 from isthmus.defenses.nad import NAD
 from isthmus.defenses.noise import GaussianNoise, StraightAverage
+from isthmus.defenses.tsc import TSC
 from isthmus.defenses.tuned import Tuned
 from isthmus.train import Training
 from isthmus.types import Defense
@@ -26,6 +27,7 @@ __all__ = [
     "FTSAM",
     "IBAU",
     "NAD",
+    "TSC",
     "Defense",
     "FinePrune",
     "FineTune",
@@ -57,12 +59,12 @@ def standard(other: nn.Module, training: Training) -> dict[str, Defense]:
 def rivals(training: Training) -> dict[str, Defense]:
     """Return by name the defenses that a repair of one checkpoint has to beat, at one budget.
 
-    `training["steps"]` counts gradient evaluations, and `training["lr"]` is that of SGD on the network; ANP's masks and
-    I-BAU's Adam have their published rates. Other settings are the published ones, see docs/defenses.md. For the noise,
-    the second end is a fine-tuned copy.
+    `training["steps"]` counts gradient evaluations, and `training["lr"]` is that of SGD on the network; ANP's masks,
+    I-BAU's Adam and TSC's curves have their published rates. Other settings are the published ones, see
+    docs/defenses.md. For the noise, the second end is a fine-tuned copy.
     """
-    masks, adam = training.copy(), training.copy()
-    masks["lr"], adam["lr"] = 0.2, 0.001
+    masks, adam, curves = training.copy(), training.copy(), training.copy()
+    masks["lr"], adam["lr"], curves["lr"] = 0.2, 0.001, 0.02
     return {
         "fine-tune": FineTune(training),
         "fine-prune": FinePrune(training, by="dormancy"),
@@ -71,6 +73,7 @@ def rivals(training: Training) -> dict[str, Defense]:
         "ANP": ANP(masks),
         "NAD": NAD(training),
         "CLP": CLP(),
+        "TSC": TSC(curves),
         "noise": GaussianNoise(FineTune(training), "around"),
         "from scratch": FromScratch(training),
     }

@@ -23,6 +23,7 @@ REFUSED = {
     "ANP": ZOO.keys() - {"batchnorm", "batchnorm1d", "tied", "frozen"},
     "NAD": {"linear", "batchnorm1d", "tied", "lstm"},
     "CLP": ZOO.keys() - {"batchnorm", "frozen"},
+    "TSC": {"linear", "lstm"},
     "from scratch": {"attention", "mixed", "weightnorm"},
 }
 
