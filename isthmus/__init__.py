@@ -7,7 +7,7 @@ from isthmus.curve import Bezier, Curve, PolyChain, expected_over_t
 from isthmus.data import Augment, Data, as_data, split
 from isthmus.inspection import inspect
 from isthmus.losses import adversarial, cross_entropy, sharpness_aware, trades
-from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, RobustAccuracy
+from isthmus.metrics import Accuracy, AttackSuccess, InjectionSuccess, MeanLoss, RobustAccuracy
 from isthmus.path import Path, evaluate_path
 from isthmus.repair import Repair, connect, repair
 from isthmus.sources import load_data
@@ -27,6 +27,7 @@ __all__ = [
     "Blend",
     "Curve",
     "Data",
+    "InjectionSuccess",
     "Linf",
     "MeanLoss",
     "Patch",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,46 @@ def split(data: Data, sizes: Sequence[int], generator: torch.Generator) -> list[
     order = torch.randperm(len(data), generator=generator)[: sum(sizes)]
     assert len(order.unique()) == sum(sizes), "parts overlap"
     return [data[part] for part in order.split(list(sizes))]
+
+
+def _pixels(data: Data) -> list[bytes]:
+    return [image.tobytes() for image in data.floats().cpu().numpy()]
+
+
+def among(data: Data, others: Data) -> Tensor:
+    """Return for each image whether it is one of the others, pixel for pixel and whatever the labels, (n,) bool."""
+    known = set(_pixels(others))
+    return torch.tensor([image in known for image in _pixels(data)])
+
+
+def repeated(data: Data) -> Tensor:
+    """Return for each image whether it has come before, (n,) bool.
+
+    >>> repeated(Data(torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1, 1), torch.tensor([0, 0, 1]), 2)).tolist()
+    [False, False, True]
+    """
+    images = _pixels(data)
+    first = {image: i for i, image in reversed(list(enumerate(images)))}
+    return torch.tensor([first[image] != i for i, image in enumerate(images)])
+
+
+def check_disjoint(**parts: Data) -> None:
+    """Raise BadInput where two of the named parts share an image, whatever its labels: one would give away the other.
+
+    >>> whole = Data(torch.arange(4).view(4, 1, 1, 1) / 4, torch.tensor([0, 1, 0, 1]), 2)
+    >>> check_disjoint(pool=whole[:1], bonafide=whole[1:2], evaluation=whole[2:])
+    >>> check_disjoint(pool=whole[:2], bonafide=whole[1:2])
+    Traceback (most recent call last):
+    isthmus.types.BadInput: got 1 of 2 pool samples that are among the bonafide ones; expected disjoint data; ...
+    """
+    for (name, data), (other, others) in combinations(parts.items(), 2):
+        shared = int(among(data, others).sum())
+        if shared:
+            raise BadInput(
+                f"{shared} of {len(data)} {name} samples that are among the {other} ones",
+                expected="disjoint data",
+                fix="split them first: SET#n=500 and SET#skip=500",
+            )
 
 
 # Below this a held-out part would neither measure anything nor be spared: 20 % of 100 samples is an interval of

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from isthmus.comparison import Row, compare
-from isthmus.data import Data
-from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
+from isthmus.data import Data, among, check_disjoint
+from isthmus.metrics import Accuracy, AttackSuccess, InjectionSuccess, MeanLoss, as_record, measure, per_class
 from isthmus.path import Path, evaluate_path
 from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import Repair
@@ -28,34 +27,48 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """The data a repair is judged on: evaluation samples apart from the bonafide ones, and the trigger where known."""
+    """The data a repair is judged on: evaluation samples apart from the bonafide ones, and what is known of the attack.
+
+    That is a trigger with its target, or images with their injected labels (`errors`), or both. Raises BadInput where
+    errors are among the evaluation samples.
+    """
 
     evaluation: Data | None = None
     trigger: Trigger | None = None
     target: Target | None = None
+    errors: Data | None = None
     left_out: int = 0
+
+    def __post_init__(self) -> None:
+        check_disjoint(**self.data())
+
+    def check(self, bonafide: Data) -> None:
+        """Raise BadInput where injected errors are among the bonafide samples: a repair would train on the answer."""
+        if self.errors is not None:
+            check_disjoint(errors=self.errors, bonafide=bonafide)
 
     def apart_from(self, bonafide: Data) -> Judge:
         """Return the judge without those evaluation samples that are among the bonafide ones, image for image.
 
-        Raises BadInput where none is left.
+        Raises BadInput where none is left, and as `check` does.
         """
+        self.check(bonafide)
         if self.evaluation is None:
             return self
-        known = {image.tobytes() for image in bonafide.floats().numpy()}
-        apart = [i for i, image in enumerate(self.evaluation.floats().numpy()) if image.tobytes() not in known]
-        if not apart:
+        apart = (~among(self.evaluation, bonafide)).nonzero().squeeze(1)
+        if not len(apart):
             raise BadInput(
                 "evaluation data that are all among the bonafide samples",
                 expected="samples that the repair has not seen",
                 fix="split them first: --clean SET#n=500 --data SET#skip=500",
             )
         left_out = len(self.evaluation) - len(apart)
-        return replace(self, evaluation=self.evaluation[torch.tensor(apart)], left_out=left_out) if left_out else self
+        return replace(self, evaluation=self.evaluation[apart], left_out=left_out) if left_out else self
 
     def data(self) -> dict[str, Data]:
-        """Return the evaluation data by name, none where none were given."""
-        return {} if self.evaluation is None else {"evaluation": self.evaluation}
+        """Return evaluation data and errors by name, as far as they were given."""
+        given = {"evaluation": self.evaluation, "errors": self.errors}
+        return {name: data for name, data in given.items() if data is not None}
 
     def metrics(self, held_out: Data) -> dict[str, Metric]:
         """Return every question that these data allow, by the name that the report gives it."""
@@ -66,6 +79,8 @@ class Judge:
         if self.trigger is not None and self.target is not None:
             asked = self.evaluation if self.evaluation is not None else held_out
             found["attack success"] = AttackSuccess(asked, self.trigger, self.target)
+        if self.errors is not None:
+            found["injection success"] = InjectionSuccess(self.errors)
         return found
 
 
@@ -83,6 +98,7 @@ def evidence(
     Baselines are run here on the samples that the curve was trained on.
     """
     judge = judge or Judge()
+    judge.check(found.fitted)
     metrics = judge.metrics(found.held_out)
     asked = judge.evaluation if judge.evaluation is not None else found.held_out
     path = _along(found, {n: m for n, m in metrics.items() if n != BONAFIDE}, folder)
@@ -109,9 +125,11 @@ def evidence(
             *(f"{r['name']} was not run: {r['refused']}." for r in [*rows, *woken] if "refused" in r),
         ],
     }
+    note = "measured after the choice was made; no rule has seen it"
     if "attack success" in metrics:
-        note = "measured after the choice was made; no rule has seen it"
         record["trigger"] = {"trigger": describe(judge.trigger), "target": str(judge.target), "note": note}
+    if judge.errors is not None:
+        record["errors"] = {"n": len(judge.errors), "note": note}
     return record
 
 
@@ -178,9 +196,10 @@ def verdict(found: Repair, before: Record, after: Record) -> str:
     where = f"the network at t = {float(found.t):g}"
     if not found.t.confident:
         return f"The samples cannot tell which point to trust; {where} was taken untested: {kept}."
-    if "attack success" in after:
-        success = f"attack success {percent(before['attack success']['value'])} before, "
-        return f"Took {where}: {success}{percent(after['attack success']['value'])} after; {kept}."
+    tampering = [name for name in ("attack success", "injection success") if name in after]
+    if tampering:
+        moved = (f"{n} {percent(before[n]['value'])} before, {percent(after[n]['value'])} after" for n in tampering)
+        return f"Took {where}: {'; '.join(moved)}; {kept}."
     return f"Took {where}: {kept}. Whether a backdoor is gone was not measured: no trigger was given."
 
 
@@ -194,6 +213,8 @@ def limits(found: Repair, judge: Judge) -> list[str]:
     else:
         lines.append("A repaired network can sometimes learn its backdoor again from a few triggered images.")
         lines.insert(0, "No trigger was given: the report shows what accuracy was kept, not that a backdoor is gone.")
+    if judge.errors is not None:
+        lines.append(f"Injected errors were asked about at {len(judge.errors)} images; others may be left elsewhere.")
     if judge.evaluation is None:
         lines.append(
             "No evaluation data were given: figures are on bonafide samples"

@@ -193,6 +193,31 @@ class AttackSuccess:
         return Accuracy(self.asked, self.precision)(model)
 
 
+_RESOLVED = 20  # with fewer errors one of them is more than five points
+
+
+@dataclass(frozen=True, eq=False)
+class InjectionSuccess:
+    """Share of the images with an injected error that are still predicted as their injected label, as a Rate.
+
+    `errors` are those images with the injected labels. Source: specification, section 7 (injection accuracy). Raises
+    BadInput for fewer than 20 errors, whose share resolves nothing.
+    """
+
+    errors: Source = field(repr=False)
+    precision: Precision = "fp32"
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", as_data(self.errors))
+        if len(self.asked) < _RESOLVED:
+            raise BadInput(f"{len(self.asked)} injected errors", expected=f"{_RESOLVED} or more", fix="inject more")
+
+    def __call__(self, model: nn.Module) -> Rate:
+        """Return the share of the errors that the model still makes."""
+        return Accuracy(self.asked, self.precision)(model)
+
+
 @dataclass(frozen=True, eq=False)
 class Agreement:
     """Share of samples on which a network gives the same answer as a reference network, as a Rate.

@@ -28,12 +28,13 @@ from isthmus.files import read_json, write_json, write_text
 from isthmus.plot import Record, is_loss, label
 from isthmus.types import BadInput, percent
 
-MEASURES = ("accuracy", "attack success", "bonafide accuracy", "loss", "bonafide loss")
+MEASURES = ("accuracy", "attack success", "injection success", "bonafide accuracy", "loss", "bonafide loss")
 """The order in which measures are shown; others follow."""
 
 EXPLAINED = {
     "accuracy": "on evaluation data; higher is better",
     "attack success": "of triggered inputs from other classes, the share sent to the target; lower is better",
+    "injection success": "of the images with an injected error, the share that still shows it; lower is better",
     "bonafide accuracy": "on trusted samples, those that t was chosen with; higher is better",
 }
 FACTS = {"other": "second endpoint", "recalibrated_on": "BatchNorm recalibrated on", "lr": "learning rate"}

@@ -6,13 +6,13 @@ under the network by place, once each, for `functional_call` by itself would not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isthmus.types import Params
+from isthmus.types import BadInput, Params, closest
 
 
 def places(module: nn.Module) -> dict[str, str]:
@@ -27,6 +27,25 @@ def places(module: nn.Module) -> dict[str, str]:
         for own in (part.named_parameters, part.named_buffers)
         for leaf, t in own(recurse=False, remove_duplicate=False)
     }
+
+
+def parameters_at(module: nn.Module, names: Iterable[str]) -> Params:
+    """Return the floating-point parameters that the names stand for, of layers or single ones, by their own names.
+
+    The empty name stands for all of them. Raises BadInput where a name stands for none.
+
+    >>> list(parameters_at(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), ["1", "0.bias"]))
+    ['1.weight', '1.bias', '0.bias']
+    """
+    held = {name: p for name, p in module.named_parameters() if p.is_floating_point() and p.numel()}
+    found: Params = {}
+    for asked in names:
+        part = {name: p for name, p in held.items() if not asked or name == asked or name.startswith(f"{asked}.")}
+        if not part:
+            known = [*held, *(name.rpartition(".")[0] for name in held)]
+            raise BadInput(f"no parameters at {asked!r}", expected="a layer or a parameter", fix=closest(asked, known))
+        found |= part
+    return found
 
 
 class View(nn.Module):
