@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
@@ -30,7 +32,9 @@ from isthmus.endpoints import PermutedCopy, PerturbedCopy
 from isthmus.engine import Precision, joined_ranks, ranks
 from isthmus.evidence import Judge, evidence
 from isthmus.factory import model_factory
+from isthmus.faults import BitFlips
 from isthmus.files import claimed, file_sha256, read_json, write_json
+from isthmus.injection import FaultSneaking, Injection, Penalised, Reference, draw, mislabelled
 from isthmus.inspection import inspect, read_references
 from isthmus.inversion import BATCH, STEPS
 from isthmus.metrics import MeanLoss, as_record, from_record, measure
@@ -42,7 +46,7 @@ from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.sources import load_data, save_npz
 from isthmus.train import Training, fit, one_cycle
 from isthmus.triggers import changed, parse_target, parse_trigger, poison
-from isthmus.types import BadInput, Defense
+from isthmus.types import BadInput, Defense, percent
 
 app = App(
     name="isthmus",
@@ -105,11 +109,13 @@ class Asked:
     :param trigger: The attacker's, as "patch", "Patch(size=3, at=(0, 0))" or "Blend(alpha=0.2)"; also sinusoid,
         lowfrequency, warp.
     :param target: The class that triggered images are sent to, or "all".
+    :param errors: Images with their injected labels, as `isthmus inject --errors-out` writes them.
     """
 
     data: str | None = None
     trigger: str | None = None
     target: str | None = None
+    errors: str | None = None
 
     def judge(self) -> Judge:
         """Return the judge. Raises BadInput where only one of trigger and target is given."""
@@ -119,6 +125,7 @@ class Asked:
             load_data(self.data) if self.data else None,
             parse_trigger(self.trigger) if self.trigger else None,
             parse_target(self.target) if self.target else None,
+            load_data(self.errors) if self.errors else None,
         )
 
 
@@ -207,6 +214,87 @@ def poison_command(
     _say(f"wrote {out}: {int(changed(samples, poisoned).sum())} of {len(samples)} samples changed")
 
 
+METHODS: dict[str, Callable[..., Injection]] = {
+    "ours": Penalised,
+    "reference": Reference,
+    "admm-l0": partial(FaultSneaking, "l0"),
+    "admm-l2": partial(FaultSneaking, "l2"),
+}
+
+
+@app.command(name="inject")
+def inject_command(
+    checkpoint: File,
+    *,
+    model: ModelSpec,
+    data: str,
+    out: File,
+    how: Literal["ours", "reference", "admm-l0", "admm-l2"] = "ours",
+    errors: int = 50,
+    kept: int = 950,
+    layer: list[str] | None = None,
+    lr: float | None = None,
+    errors_out: File | None = None,
+    seed: int = 0,
+) -> None:
+    """Change the weights of CHECKPOINT so that some images of DATA take wrong labels, and write OUT (.safetensors).
+
+    DATA is the attacker's: none of its images may be bonafide or evaluation samples of a repair.
+
+    :param how: Smallest change by a penalty on its norm (ours), the descent of the paper's code (reference), or the
+        fewest changed weights or smallest norm by ADMM.
+    :param errors: How many images get a wrong label, drawn from the other classes.
+    :param kept: How many images are watched to keep their label.
+    :param layer: Layers or parameters that are changed, by name; by default the last linear layer.
+    :param lr: Step of the method, for its own default.
+    :param errors_out: Write the images with their injected labels there (.npz), for --errors of other commands.
+    """
+    samples, network = load_data(data), _network(model, checkpoint)
+    generator = torch.Generator().manual_seed(seed)
+    chosen, others = draw([network], samples, (errors, kept), generator)
+    wrong = mislabelled(chosen, generator)
+    method = METHODS[how](layers=tuple(layer or ()), **({} if lr is None else {"lr": lr}))
+    found = method(network, wrong, others)
+    if errors_out:
+        save_npz(wrong, errors_out)
+    origin = {**provenance(seed, {"pool": samples, "errors": wrong}), "injection": found.record(), "how": how}
+    save_checkpoint(found.network, out, _metadata(origin))
+    _say(
+        f"wrote {out}: {found.hits.hits} of {found.hits.n} errors, {found.kept.hits} of {found.kept.n} others kept; "
+        f"{found.changed} of {found.size} weights changed in {', '.join(found.tensors)}, by {found.norm:.3g} "
+        f"({percent(found.relative)} of their norm)"
+    )
+
+
+@app.command(name="flip")
+def flip_command(
+    checkpoint: File,
+    *,
+    model: ModelSpec,
+    out: File,
+    flips: int | None = None,
+    rate: float | None = None,
+    dtype: Literal["float32", "bf16", "int8"] = "float32",
+    layer: list[str] | None = None,
+    clamp: bool = False,
+    seed: int = 0,
+) -> None:
+    """Flip random bits of the weights of CHECKPOINT, as memory faults do, and write OUT (.safetensors).
+
+    :param flips: How many bits flip.
+    :param rate: Instead, the share of all bits that flip.
+    :param dtype: How the weights are stored while it happens; int8 is symmetric, with one scale a tensor.
+    :param layer: Layers or parameters that suffer, by name; by default all parameters.
+    :param clamp: Bring weights that leave their tensor's range back into it; otherwise NaN and infinity are refused.
+    """
+    found = BitFlips(flips, rate, dtype, tuple(layer or ()), clamp, seed)(_network(model, checkpoint))
+    save_checkpoint(found.network, out, _metadata({**provenance(seed, {}), "faults": found.record()}))
+    _say(
+        f"wrote {out}: {found.flips} of {found.bits} bits flipped, {found.changed} of {found.size} weights changed, "
+        f"{found.clamped} clamped; the largest is {found.largest:.3g}"
+    )
+
+
 @app.command(name="connect")
 def connect_command(
     start: File,
@@ -249,6 +337,7 @@ def path_command(
     Without --data the clean samples themselves are asked about. Points are kept beside OUT as they are computed.
     """
     samples, judge = load_data(clean), (asked or Asked()).judge()
+    judge.check(samples)
     loaded = load_curve(curve, model_factory(model))
     folder = out.with_name(f".{out.name}.points")
     found = evaluate_path(loaded, judge.metrics(samples), points, recalibrate_on=samples, folder=folder)
@@ -268,7 +357,7 @@ def export(curve: File, *, t: float, model: ModelSpec, clean: Clean, out: File) 
 
 @app.command
 def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, out: File | None = None) -> None:
-    """Print CHECKPOINT's accuracy and loss on --data, and its attack success where a trigger is given."""
+    """Print CHECKPOINT's accuracy and loss on --data, and the success of an attack where its trigger or errors are given."""
     judge = (asked or Asked()).judge()
     if judge.evaluation is None:
         raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
@@ -277,7 +366,7 @@ def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, 
     found = measure(_network(model, checkpoint), metrics)
     if out:
         values = {name: as_record(value) for name, value in found.items()}
-        write_json(out, {**values, "provenance": provenance(0, {"evaluation": judge.evaluation})})
+        write_json(out, {**values, "provenance": provenance(0, judge.data())})
     _say(_table("network", [(checkpoint.name, found)]))
 
 

@@ -2,8 +2,8 @@
 
 from isthmus.injection.errors import LEAST_KEPT, draw, mislabelled
 from isthmus.injection.fault_sneaking import FaultSneaking
-from isthmus.injection.hinges import Injected
+from isthmus.injection.hinges import Injected, Injection
 from isthmus.injection.penalised import Penalised
 from isthmus.injection.reference import Reference
 
-__all__ = ["LEAST_KEPT", "FaultSneaking", "Injected", "Penalised", "Reference", "draw", "mislabelled"]
+__all__ = ["LEAST_KEPT", "FaultSneaking", "Injected", "Injection", "Penalised", "Reference", "draw", "mislabelled"]

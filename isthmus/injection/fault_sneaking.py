@@ -27,6 +27,7 @@ from isthmus.injection.penalised import Penalised
 from isthmus.types import BadInput
 
 Norm = Literal["l0", "l2"]
+_SLIGHT = 1e-3  # lambda of the warm-up
 
 
 def size_of(delta: Tensor, norm: Norm) -> float:
@@ -42,7 +43,8 @@ def proximal(v: Tensor, rho: float, norm: Norm) -> Tensor:
     """
     if norm == "l0":
         return torch.where(v.abs() > sqrt(2 / rho), v, 0.0)
-    return v * (1 - 1 / (rho * v.norm()).clamp_min(torch.finfo(v.dtype).tiny)).clamp_min(0)
+    shrunk: Tensor = v * (1 - 1 / (rho * v.norm()).clamp_min(torch.finfo(v.dtype).tiny)).clamp_min(0)
+    return shrunk
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class FaultSneaking:
     """ADMM on D(delta) + strength G(delta) / R, D named by `norm`, for `steps` iterations.
 
     rho goes from the first of `rho` to the second along an exponential, so that the threshold of l0, sqrt(2 / rho),
-    rises and prunes more and more; strength / rho is `lr`, which falls to 0 along a line. `start` finds the change to
-    start from, whatever its size. `weight` is c, `kappa` the margin asked for, `least` the share of the other images
+    rises and prunes more and more; strength / rho is `lr`, which falls to 0 along a line. The change to start from is
+    what `warm_up` steps of `Penalised` find at a slight penalty. `weight` is c, `kappa` the margin asked for, `least` the share of the other images
     that has to keep its label.
     """
 
@@ -61,14 +63,14 @@ class FaultSneaking:
     kappa: float = 1.0
     steps: int = 800
     lr: float = 0.3
-    rho: tuple[float, float] = (5000.0, 5.0)
-    start: Penalised = Penalised(steps=400)
+    rho: tuple[float, float] = (1000.0, 10.0)
+    warm_up: int = 400
     least: float = LEAST_KEPT
 
     def __post_init__(self) -> None:
-        if self.norm not in ("l0", "l2") or self.steps < 1 or not min(self.lr, *self.rho) > 0:
+        if self.norm not in ("l0", "l2") or min(self.steps, self.warm_up) < 1 or not min(self.lr, *self.rho) > 0:
             raise BadInput(
-                f"norm {self.norm!r}, {self.steps} steps of {self.lr:g}, rho {self.rho}",
+                f"norm {self.norm!r}, {self.steps} steps of {self.lr:g} after {self.warm_up}, rho {self.rho}",
                 expected="l0 or l2, and numbers above zero",
                 fix="choose them",
             )
@@ -77,7 +79,7 @@ class FaultSneaking:
         """Return the network with the errors. Raises BadInput where no z on the way succeeds."""
         hinges = Hinges(network, errors, kept, self.layers, weight=self.weight, kappa=self.kappa)
         smallest = Smallest(hinges, self.least, lambda z: size_of(z, self.norm))
-        delta = self.start.minimised(hinges, self.start.lambdas[0], torch.zeros_like(hinges.start))
+        delta = Penalised(steps=self.warm_up).minimised(hinges, _SLIGHT, torch.zeros_like(hinges.start))
         dual, z, (first, last) = torch.zeros_like(delta), delta, self.rho
         shrink = (last / first) ** (1 / self.steps)
         for step in range(self.steps):

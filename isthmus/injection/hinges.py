@@ -15,7 +15,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def last_linear(network: nn.Module) -> str:
 
     Raises BadInput where there is none.
     """
-    names = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    names: list[str] = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
     if not names:
         raise BadInput("a network without a linear layer", expected="layers to attack by name", fix="name some")
     return names[-1]
@@ -63,6 +63,16 @@ class Injected:
         rates = {name: {"hits": rate.hits, "n": rate.n} for name, rate in (("hits", self.hits), ("kept", self.kept))}
         named = ("norm", "relative", "changed", "size")
         return {"tensors": list(self.tensors), **{name: getattr(self, name) for name in named}, **rates}
+
+
+class Injection(Protocol):
+    """A way to inject errors, `(network, errors, kept) -> Injected`; the network is left as it is.
+
+    `errors` carry their injected labels, `kept` are other images with labels that are to stay.
+    """
+
+    def __call__(self, network: nn.Module, errors: Data, kept: Data, /) -> Injected:
+        """Return the network with the errors. Raises BadInput where the injection does not succeed."""
 
 
 class Hinges:
@@ -167,9 +177,9 @@ class Smallest:
     def note(self, delta: Tensor, logits: Tensor) -> bool:
         """Keep delta where it succeeds and is smaller than what was seen; return whether it succeeds."""
         hits, kept = self.hinges.shares(logits)
-        succeeds = hits.hits == hits.n and kept >= self.least
+        succeeds, delta = hits.hits == hits.n and kept >= self.least, delta.detach()
         if succeeds and self.size(delta) < self.value:
-            self.delta, self.value = delta.detach().clone(), self.size(delta)
+            self.delta, self.value = delta.clone(), self.size(delta)
         return succeeds
 
     def injected(self, last: Tensor, fix: str) -> Injected:

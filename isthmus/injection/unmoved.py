@@ -55,7 +55,7 @@ def answering(answers: Answers) -> Iterator[None]:
     """Run a block in which these submodules answer from memory, call by call."""
     own = {part: part.__dict__.get("forward") for part in answers}
     for part, outs in answers.items():
-        part.forward = partial(_next, cycle(outs))  # type: ignore[method-assign]
+        part.forward = partial(_next, cycle(outs))
     try:
         yield
     finally:
