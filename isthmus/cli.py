@@ -43,7 +43,7 @@ from isthmus.progress import shown
 from isthmus.provenance import provenance
 from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, AlongPath, Repair, connect, plain, repair
 from isthmus.select import BONAFIDE, farthest_within, fixed
-from isthmus.sources import load_data, save_npz
+from isthmus.sources import check_npz, load_data, save_npz
 from isthmus.train import Training, fit, one_cycle
 from isthmus.triggers import changed, parse_target, parse_trigger, poison
 from isthmus.types import BadInput, Defense, percent
@@ -249,6 +249,8 @@ def inject_command(
     :param lr: Step of the method, for its own default.
     :param errors_out: Write the images with their injected labels there (.npz), for --errors of other commands.
     """
+    if errors_out:
+        check_npz(errors_out)
     samples, network = load_data(data), _network(model, checkpoint)
     generator = torch.Generator().manual_seed(seed)
     chosen, others = draw([network], samples, (errors, kept), generator)
@@ -357,7 +359,7 @@ def export(curve: File, *, t: float, model: ModelSpec, clean: Clean, out: File) 
 
 @app.command
 def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, out: File | None = None) -> None:
-    """Print CHECKPOINT's accuracy and loss on --data, and the success of an attack where its trigger or errors are given."""
+    """Print CHECKPOINT's accuracy and loss on --data, and attack and injection success where they can be asked."""
     judge = (asked or Asked()).judge()
     if judge.evaluation is None:
         raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
