@@ -175,7 +175,7 @@ def test_every_method_succeeds_by_its_own_definition_and_reports_what_it_did(how
     assert found.hits >= 0.95 if how == "reference" else (found.hits == 1 and found.kept >= 0.99)
     after = found.network.state_dict()
     moved = {name for name, v in after.items() if not torch.equal(v, before[name])}
-    assert moved == set(found.tensors) and all(p.requires_grad for p in found.network.parameters())
+    assert moved and moved <= set(found.tensors) and all(p.requires_grad for p in found.network.parameters())
     change = torch.cat([(after[name] - before[name]).reshape(-1) for name in found.tensors])
     assert found.norm == pytest.approx(float(change.norm())) and found.changed == int((change != 0).sum())
     assert found.size == len(change) and found.record()["hits"] == {"hits": found.hits.hits, "n": 20}
