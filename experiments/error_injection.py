@@ -1,4 +1,4 @@
-"""Table: undoing errors injected into the weights of both ends, from clean samples alone (specification, sections 7, 14 E3).
+"""Table: undoing errors injected into both ends, from clean samples alone (specification, sections 7 and 14 E3).
 
     python experiments/error_injection.py ends --data DIR      train the two clean ends, then inject errors into them
     python experiments/error_injection.py run --data DIR       one result file per setting, number of samples and seed
@@ -62,16 +62,20 @@ class Scale:
 
     @property
     def name(self) -> str:
+        """The scale's folder."""
         return f"preact{self.depth}-width{self.width}-side{self.side}-steps{self.steps}"
 
     @property
     def results(self) -> Path:
+        """Where its results go."""
         return Path("results/error_injection") / self.name
 
     def network(self) -> nn.Module:
+        """A fresh network."""
         return preact_resnet(self.depth, width=self.width)
 
     def load(self, file: Path) -> nn.Module:
+        """The network in a file."""
         return load_checkpoint(file, self.network())
 
     def data(self, folder: Path, part: str) -> Data:
@@ -83,6 +87,7 @@ class Scale:
         return data[~repeated(data)] if part == "test" else data
 
     def file(self, name: str) -> Path:
+        """Where weights and errors of that name are kept."""
         return self.weights / self.name / name
 
 
@@ -124,8 +129,8 @@ def chosen(setting: str, nets: list[nn.Module], pool: Data, errors: int, kept: i
 def inject(scale: Scale, nets: list[nn.Module], test: Data, setting: str, seed: int, args: argparse.Namespace) -> None:
     """Inject the errors of one setting and seed into both ends."""
     pool, _, judged = parts(test, seed)
-    layer = args.layer or f"blocks.{(scale.depth - 2) // 2 - 1}.conv2"
-    method = Penalised(layers=(layer,), steps=args.attack_steps, rounds=args.rounds)
+    layers = args.layer or [f"blocks.{(scale.depth - 2) // 2 - 1}.conv2"]
+    method = Penalised(layers=tuple(layers), steps=args.attack_steps, rounds=args.rounds)
     for end, net, (wrong, others) in zip(
         ENDS, nets, chosen(setting, nets, pool, args.errors, args.kept, seed), strict=True
     ):
@@ -159,8 +164,9 @@ def job(scale: Scale, test: Data, setting: str, n: int, seed: int, args: argpars
         record = read_json(file)
     else:
         origin = provenance(seed, {"bonafide": bonafide, "judged": judged, "errors": own, "other errors": other})
-        record = {"setting": setting, "n": n, "seed": seed, "gradients": args.gradients, "provenance": origin,
-                  "rows": {"as received": recorded(start, metrics), "the other end": recorded(end, metrics)}}  # fmt: skip
+        rows = {"as received": recorded(start, metrics), "the other end": recorded(end, metrics)}
+        settings = {"setting": setting, "n": n, "seed": seed, "gradients": args.gradients}
+        record = {**settings, "provenance": origin, "rows": rows}
     if "path" not in record["rows"]:
         record |= walk(start, end, bonafide, metrics, training, record["rows"])
         write_json(file, record)
@@ -242,9 +248,9 @@ def table() -> str:
     lines = [
         "# Errors injected into CIFAR-10 networks, and what repairs leave of them",
         "",
-        "Clean accuracy in percent (mean over seeds), the errors left of those injected into the network as received, and",
-        "of those of the other end (sums over seeds; how many seeds). Protocol A; the same samples and gradients for every",
-        "method that trains. Made by `python experiments/error_injection.py table`; one file per job in",
+        "Clean accuracy in percent (mean over seeds), the errors left of those injected into the network as received,",
+        "and of those of the other end (sums over seeds; how many seeds). Protocol A; the same samples and gradients",
+        "for every method that trains. Made by `python experiments/error_injection.py table`; one file per job in",
         "`results/error_injection/`.",
     ]
     for folder in sorted(Path("results/error_injection").glob("*/")):
@@ -267,7 +273,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gradients", type=int, default=200, help="of every repair")
     parser.add_argument("--errors", type=int, default=50)
     parser.add_argument("--kept", type=int, default=950)
-    parser.add_argument("--layer", help="that is attacked; by default the last convolution")
+    parser.add_argument("--layer", nargs="+", help="what is attacked; by default the last convolution")
     parser.add_argument("--attack-steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
