@@ -41,15 +41,14 @@ _ROWS = 32  # vectors of the size of an image that a chunk holds per sample, bes
 
 # Nodes of autograd's graph, without "Backward": what is linear in each of its inputs, or in pieces; and what is a
 # product of some of its inputs, of which at most one may depend on the image.
-_LINEAR = set(
-    """Add AddRelu Sub Rsub Neg Sum Mean Cumsum View UnsafeView ReshapeAlias ReshapeCopy Alias Clone ToCopy Expand Repeat
-    Permute Transpose T Select Slice Narrow NarrowCopy Index IndexSelect Gather Squeeze Unsqueeze Split SplitWithSizes
-    Unbind Cat Stack Roll Flip Rot90 Unfold Im2Col Col2Im Diagonal AsStrided PixelShuffle PixelUnshuffle ChannelShuffle
-    ConstantPadNd ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D
-    AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D UpsampleNearest1D UpsampleNearest2D UpsampleNearestExact2D
-    UpsampleBilinear2D UpsampleBicubic2D UpsampleLinear1D MaskedFill Where
-    Relu LeakyRelu PreluKernel Threshold Hardtanh Clamp ClampMin ClampMax Abs Max Min Amax Amin Maximum Minimum
-    MaxPool2D MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D AdaptiveMaxPool3D""".split()
+_LINEAR = re.compile(
+    "Add|AddRelu|Sub|Rsub|Neg|Sum|Mean|Cumsum|Clone|ToCopy|Alias|View|UnsafeView|ReshapeAlias|ReshapeCopy|AsStrided|"
+    "Expand|Repeat|Permute|Transpose|T|Flip|Rot90|Roll|Select|Slice|Narrow|NarrowCopy|Index|IndexSelect|Gather|Where|"
+    "MaskedFill|Squeeze|Unsqueeze|Split|SplitWithSizes|Unbind|Cat|Stack|Unfold|Im2Col|Col2Im|Diagonal|PixelShuffle|"
+    r"PixelUnshuffle|ChannelShuffle|ConstantPadNd|(Reflection|Replication)Pad\dD|(Adaptive)?AvgPool\dD|"
+    r"Upsample(Nearest|NearestExact|Linear|Bilinear|Trilinear|Bicubic)\dD|"
+    "Relu|LeakyRelu|PreluKernel|Threshold|Hardtanh|Clamp|ClampMin|ClampMax|Abs|Max|Min|Amax|Amin|Maximum|Minimum|"
+    r"(Adaptive)?MaxPool\dD(WithIndices)?"
 )
 _FACTORS = {
     **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Linear", "MkldnnLinear"), slice(0, 2)),
@@ -93,7 +92,7 @@ def _is_linear(node: Any, reached: list[bool]) -> bool:
         return sum(reached[_FACTORS[name]]) <= 1
     if name in _BATCHNORM:
         return not getattr(node, "_saved_training", True) and not any(reached[1:])
-    return name in _LINEAR or (name == "Div" and not any(reached[1:]))
+    return bool(_LINEAR.fullmatch(name)) or (name == "Div" and not any(reached[1:]))
 
 
 @dataclass(frozen=True, eq=False)
