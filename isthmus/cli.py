@@ -18,23 +18,27 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from isthmus import __version__, comparison, report
+from isthmus import __version__, comparison, plot, report
+from isthmus import landscape as surroundings
 from isthmus.align import align
+from isthmus.attacks import PGD
+from isthmus.balls import Linf
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.curve import Bezier, Curve, PolyChain
 from isthmus.curvefile import load_curve, save_curve
-from isthmus.data import Augment, hold_out
+from isthmus.data import Augment, Data, hold_out
 from isthmus.defenses import FineTune, rivals, standard
 from isthmus.demo import tell
 from isthmus.endpoints import PermutedCopy, PerturbedCopy
 from isthmus.engine import Precision, joined_ranks, ranks
 from isthmus.evidence import Judge, evidence
 from isthmus.factory import model_factory
-from isthmus.files import claimed, file_sha256, read_json, write_json
+from isthmus.files import claimed, file_sha256, read_json, write_json, write_text
 from isthmus.inspection import inspect, read_references
 from isthmus.inversion import BATCH, STEPS
 from isthmus.metrics import MeanLoss, as_record, from_record, measure
 from isthmus.path import evaluate_path, grid, network_at
+from isthmus.plane import Plane, evaluate_plane
 from isthmus.progress import shown
 from isthmus.provenance import provenance
 from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, AlongPath, Repair, connect, plain, repair
@@ -42,7 +46,7 @@ from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.sources import load_data, save_npz
 from isthmus.train import Training, fit, one_cycle
 from isthmus.triggers import changed, parse_target, parse_trigger, poison
-from isthmus.types import BadInput, Defense
+from isthmus.types import BadInput, Defense, describe
 
 app = App(
     name="isthmus",
@@ -120,6 +124,42 @@ class Asked:
             parse_trigger(self.trigger) if self.trigger else None,
             parse_target(self.target) if self.target else None,
         )
+
+
+@Parameter(name="*")
+@dataclass
+class Surroundings:
+    """Robustness and curvature along the path.
+
+    :param landscape: Measure them too: loss under PGD, input-Hessian, gradient norms, and what goes with what.
+    :param eps: Radius of the l-inf ball of PGD, in units of the image; by default 8/255.
+    :param attack_steps: Steps of PGD; by default 10.
+    :param landscape_samples: On the first so many samples; by default 500.
+    """
+
+    landscape: bool = False
+    eps: float | None = None
+    attack_steps: int | None = None
+    landscape_samples: int | None = None
+
+    def attack(self) -> PGD | None:
+        """Return the attack; None where no landscape was asked for. Raises BadInput for its options without it."""
+        given = (self.eps, self.attack_steps, self.landscape_samples)
+        if not self.landscape:
+            if given != (None, None, None):
+                raise BadInput("options of a landscape", expected="--landscape", fix="pass --landscape, or neither")
+            return None
+        _ = self.samples  # refuses
+        eps = 8 / 255 if self.eps is None else self.eps
+        return PGD(Linf(eps), steps=10 if self.attack_steps is None else self.attack_steps, returns="worst")
+
+    @property
+    def samples(self) -> int:
+        """How many samples are asked. Raises BadInput where there are none."""
+        found = 500 if self.landscape_samples is None else self.landscape_samples
+        if found < 1:
+            raise BadInput(f"--landscape-samples {found}", expected="1 or more", fix="leave it out for 500")
+        return found
 
 
 def _say(text: Any) -> None:
@@ -242,19 +282,86 @@ def connect_command(
 
 @app.command(name="path")
 def path_command(
-    curve: File, *, model: ModelSpec, clean: Clean, out: File, points: int = 21, asked: Asked | None = None
+    curve: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    points: int = 21,
+    asked: Asked | None = None,
+    around: Surroundings | None = None,
 ) -> None:
     """Measure the networks along CURVE, BatchNorm recalibrated on the clean samples, and write OUT (.json).
 
     Without --data the clean samples themselves are asked about. Points are kept beside OUT as they are computed.
     """
+    around = around or Surroundings()
+    attack = around.attack()
     samples, judge = load_data(clean), (asked or Asked()).judge()
     loaded = load_curve(curve, model_factory(model))
     folder = out.with_name(f".{out.name}.points")
     found = evaluate_path(loaded, judge.metrics(samples), points, recalibrate_on=samples, folder=folder)
+    record = found.record()
+    if attack is not None:
+        questions = surroundings.landscape_metrics((judge.evaluation or samples)[: around.samples], attack)
+        measured = evaluate_path(loaded, questions, points, recalibrate_on=samples, folder=folder)
+        record["landscape"] = surroundings.record(measured, describe(attack))
     if ranks().first:
-        write_json(out, {**found.record(), "provenance": provenance(0, {"clean": samples})})
+        write_json(out, {**record, "provenance": provenance(0, {"clean": samples})})
     _say(_table("t", [(f"{t:g}", found.at(t)) for t in found.t]))
+    if attack is not None:
+        _say_landscape(record["landscape"])
+
+
+def _say_landscape(part: dict[str, Any]) -> None:
+    for table in report.landscape_tables(part):
+        _say(table)
+    for caveat in part["caveats"]:
+        _say(f"- {caveat}")
+
+
+@app.command(name="plane")
+def plane_command(
+    first: File,
+    second: File,
+    third: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    points: int = 11,
+    margin: float = 0.2,
+    asked: Asked | None = None,
+    around: Surroundings | None = None,
+) -> None:
+    """Measure the plane through three networks and write OUT (.json), with a contour plot (.svg) of each metric beside it.
+
+    Without --data the clean samples themselves are asked about. The plane of a curve with one bend is that through its
+    ends and the network that `isthmus export` gives at t = 0.5.
+
+    :param points: Points along each side of the grid.
+    :param margin: How far the grid reaches beyond the networks, as a share of their extent.
+    """
+    around = around or Surroundings()
+    attack = around.attack()
+    samples, judge = load_data(clean), (asked or Asked()).judge()
+    plane = Plane(*(_network(model, file) for file in (first, second, third)))
+    metrics = judge.metrics(samples)
+    if attack is not None:
+        asked_of: Data = (judge.evaluation or samples)[: around.samples]
+        metrics |= surroundings.landscape_metrics(asked_of, attack)
+    elif judge.evaluation is None:
+        metrics["bonafide loss"] = MeanLoss(samples)
+    found = evaluate_plane(plane, metrics, points, recalibrate_on=samples, margin=margin).record()
+    if not ranks().first:
+        return
+    write_json(out, {**found, "provenance": provenance(0, {"clean": samples})})
+    names = [file.stem for file in (first, second, third)]
+    for name in metrics:
+        figure = plot.contours(found, name, corners=names)
+        drawn = out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg")
+        write_text(drawn, plot.to_svg(figure, drawn.stem).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))
+    _say(f"wrote {out} and {len(metrics)} contour plots beside it")
 
 
 @app.command
@@ -313,6 +420,7 @@ def repair_command(
     holdout: float = 0.2,
     compare: bool = False,
     asked: Asked | None = None,
+    around: Surroundings | None = None,
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
@@ -340,6 +448,8 @@ def repair_command(
     :param resume: Go on with the run that OUT holds.
     """
     began, budget, asked = time.perf_counter(), budget or Budget(), asked or Asked()
+    around = around or Surroundings()
+    attack = around.attack()
     if t is not None and tolerance is not None:
         raise BadInput("both --t and --tolerance", expected="one of them", fix="a given t leaves nothing to choose")
     if other and second:
@@ -356,7 +466,7 @@ def repair_command(
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
     options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
     ts = [*grid(points, low, high), *([t] if t is not None else [])]
-    with claimed(out, {**identity, "compare": compare}, resume=resume):
+    with claimed(out, {**identity, "compare": compare, **(vars(around) if attack else {})}, resume=resume):
         found = repair(
             nets[0], samples, nets[1] if other else _copy(second, options), kind=KINDS[kind], bends=bends, rho=rho,
             adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out, **options,
@@ -365,7 +475,10 @@ def repair_command(
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
         origin["other"] = {"kind": found.second, **({"path": str(other), "sha256": hashes[-1]} if other else {})}
         baselines = standard(found.other, plain(options, rho)) if compare else {}
-        record = evidence(found, nets[0], judge, baselines=baselines, provenance=origin, folder=out / "points")
+        record = evidence(
+            found, nets[0], judge, baselines=baselines, landscape=attack, landscape_samples=around.samples,
+            provenance=origin, folder=out / "points",
+        )  # fmt: skip
         record["provenance"]["seconds"] = time.perf_counter() - began
         if ranks().first:
             deliver(found, record, out)
@@ -378,6 +491,8 @@ def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
     for state in out.glob("*.state"):
         state.unlink()
     _say(report.table(record))
+    if "landscape" in record:
+        _say_landscape(record["landscape"])
     _say(record["verdict"])
     _say(f"wrote {out / 'repaired.safetensors'}, {page.with_suffix('.json')} and {page}")
 

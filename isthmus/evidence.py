@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from isthmus import landscape as surroundings
 from isthmus.comparison import Row, compare
 from isthmus.data import Data
 from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
@@ -21,7 +22,7 @@ from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import Repair
 from isthmus.select import BONAFIDE
 from isthmus.triggers import Target
-from isthmus.types import BadInput, Defense, Metric, Trigger, describe, percent
+from isthmus.types import Attack, BadInput, Defense, Metric, Trigger, describe, percent
 
 Record = dict[str, Any]
 
@@ -75,12 +76,15 @@ def evidence(
     judge: Judge | None = None,
     *,
     baselines: Mapping[str, Defense] | None = None,
+    landscape: Attack | None = None,
+    landscape_samples: int = 500,
     provenance: Record | None = None,
     folder: Any = None,
 ) -> Record:
     """Return the report's record: before, after, along the path, beside the baselines, and what it does not prove.
 
-    Baselines are run here on the samples that the curve was trained on.
+    Baselines are run here on the samples that the curve was trained on. With `landscape`, an attack that looks for the
+    largest loss, robustness and curvature along the path are measured on so many samples (`isthmus.landscape`).
     """
     judge = judge or Judge()
     metrics = judge.metrics(found.held_out)
@@ -109,6 +113,10 @@ def evidence(
             *(f"{r['name']} was not run: {r['refused']}." for r in [*rows, *woken] if "refused" in r),
         ],
     }
+    if landscape is not None:
+        questions = surroundings.landscape_metrics(asked[:landscape_samples], landscape)
+        around = evaluate_path(found.curve, questions, found.path.t, recalibrate_on=found.fitted, folder=folder)
+        record["landscape"] = surroundings.record(around, describe(landscape))
     if "attack success" in metrics:
         note = "measured after the choice was made; no rule has seen it"
         record["trigger"] = {"trigger": describe(judge.trigger), "target": str(judge.target), "note": note}
