@@ -304,7 +304,7 @@ def path_command(
     record = found.record()
     if attack is not None:
         questions = surroundings.landscape_metrics((judge.evaluation or samples)[: around.samples], attack)
-        measured = evaluate_path(loaded, questions, points, recalibrate_on=samples, folder=folder)
+        measured = evaluate_path(loaded, questions, points, recalibrate_on=samples, ends="recalibrated", folder=folder)
         record["landscape"] = surroundings.record(measured, describe(attack))
     if ranks().first:
         write_json(out, {**record, "provenance": provenance(0, {"clean": samples})})
@@ -334,7 +334,7 @@ def plane_command(
     asked: Asked | None = None,
     around: Surroundings | None = None,
 ) -> None:
-    """Measure the plane through three networks and write OUT (.json), with a contour plot (.svg) of each metric beside it.
+    """Measure the plane through three networks and write OUT (.json), and each metric as a contour plot (.svg).
 
     Without --data the clean samples themselves are asked about. The plane of a curve with one bend is that through its
     ends and the network that `isthmus export` gives at t = 0.5.

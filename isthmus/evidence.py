@@ -115,7 +115,9 @@ def evidence(
     }
     if landscape is not None:
         questions = surroundings.landscape_metrics(asked[:landscape_samples], landscape)
-        around = evaluate_path(found.curve, questions, found.path.t, recalibrate_on=found.fitted, folder=folder)
+        around = evaluate_path(
+            found.curve, questions, found.path.t, recalibrate_on=found.fitted, ends="recalibrated", folder=folder
+        )
         record["landscape"] = surroundings.record(around, describe(landscape))
     if "attack success" in metrics:
         note = "measured after the choice was made; no rule has seen it"

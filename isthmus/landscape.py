@@ -63,6 +63,7 @@ class Bound:
 def landscape_metrics(data: Source, attack: Attack) -> dict[str, Metric]:
     """Return the questions of the landscape by name, all about the same samples, for `measure` and `evaluate_path`.
 
+    Measure with `ends="recalibrated"`: statistics of another origin at the ends alone would look like a step in t.
     One run of the attack and one computation of the derivatives serve all of them. The attack has to look for the
     largest loss: `PGD(ball, returns="worst")`; one that has a `ball` adds the bounds of the quadratic model in it.
     """
