@@ -176,9 +176,10 @@ def table(results: Path) -> str:
         "# The robustness landscape of standard-loss paths",
         "",
         f"CIFAR-10, PreActResNet ({settings}); PGD, l-inf {EPS * 255:g}/255. Values are means over",
-        "independent paths, brackets 95 % intervals of Student's t over paths. BatchNorm is recalibrated at every t, ends",
-        "included. A barrier is the greatest excess over the straight line between the ends. p: circular shifts, combined by Fisher's method. Made by",
-        "`python experiments/landscape.py table`, one file per path in `results/landscape/`.",
+        "independent paths, brackets 95 % intervals (Student) over paths. BatchNorm is recalibrated at every t, the",
+        "ends included. A barrier is the greatest excess over the straight line between the ends. p: circular shifts,",
+        "combined by Fisher's method. Made by `python experiments/landscape.py table`, one file per path in",
+        "`results/landscape/`.",
         *ends_table(results),
     ]
     for setting in SETTINGS:

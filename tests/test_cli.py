@@ -13,8 +13,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from safetensors.torch import load_file, save_file
 
+from isthmus import report
 from isthmus.cli import main
 
 MODEL = "isthmus.models:small_cnn,channels=1,width=8"
@@ -135,6 +137,37 @@ def test_an_aligned_network_is_closer_and_computes_the_same(home):
                 folder=home)  # fmt: skip
     one, two = (json.loads((home / f"{name}.json").read_text()) for name in ("b", "aligned"))
     assert one["accuracy"] == two["accuracy"]
+
+
+def test_the_landscape_is_measured_drawn_and_told(home):
+    around = ("--landscape", "--eps", 0.1, "--attack-steps", 2, "--landscape-samples", 40)
+    isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", *FAST,
+            "--out", "around.safetensors", folder=home)  # fmt: skip
+    along = ("path", "around.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", "--points", 5)
+    found = isthmus(*along, *around, "--out", "around.json", folder=home)
+    assert found.returncode == 0 and "Pearson" in found.stdout and "one hump" in found.stdout, found.stderr
+    part = json.loads((home / "around.json").read_text())["landscape"]
+    assert part["values"]["lambda_max"][2]["n"] == 40 and len(part["correlations"]) == 5
+    refused = isthmus(*along, "--eps", 0.1, "--out", "no.json", folder=home)
+    assert refused.returncode == 2 and "--landscape" in refused.stderr
+    found = isthmus("repair", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *FAST,
+                    "--points", 4, *around, "--out", "landscape", folder=home)  # fmt: skip
+    assert found.returncode == 0 and "Robustness loss against" in found.stdout, found.stderr
+    page = (home / "landscape/report.html").read_text()
+    assert "Robustness along the path" in page and page.count("<svg class") == 6
+    Draft202012Validator(report.schema()).validate(json.loads((home / "landscape/report.json").read_text()))
+
+
+def test_a_plane_is_measured_and_drawn(home):
+    isthmus("train", "--model", MODEL, "--data", "bad.npz", "--out", "third.safetensors", "--steps", 10, "--seed", 9,
+            folder=home)  # fmt: skip
+    plane = ("plane", "a.safetensors", "b.safetensors", "third.safetensors", "--model", MODEL, "--points", 3)
+    found = isthmus(*plane, "--clean", "digits:test#n=100", "--out", "plane.json", folder=home)
+    assert found.returncode == 0, found.stderr
+    record = json.loads((home / "plane.json").read_text())
+    assert len(record["values"]["bonafide loss"][0]) == 3 and len(record["corners"]) == 3
+    drawn = (home / "plane-bonafide-loss.svg").read_text()
+    assert drawn.startswith("<svg xmlns=") and "third" in drawn
 
 
 def test_clean_labels_stay(home):

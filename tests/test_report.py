@@ -10,7 +10,7 @@ from itertools import product
 
 import pytest
 from jsonschema import Draft202012Validator
-from records import HOSTILE, example, hostile, variant
+from records import HOSTILE, example, hostile, surrounded, variant
 from rich.console import Console
 
 from isthmus import report
@@ -322,3 +322,14 @@ def test_identifiers_are_unique_and_references_lead_somewhere(page):
 
 def test_the_page_is_small(page):
     assert len(page) < 200_000
+
+
+def test_a_landscape_is_shown_where_there_is_one(quick):
+    record = surrounded(example())
+    VALIDATOR.validate(record)
+    text = seen(record)
+    assert "Robustness along the path" in text and "Robustness along the path" not in seen(example())
+    assert all(caveat in text for caveat in record["landscape"]["caveats"])
+    assert "λ_max" in text and "‖g‖₁ and λ_max" in text
+    record["landscape"]["correlations"], record["landscape"]["explained"] = [], {}
+    assert "Pearson" not in seen(record)
