@@ -310,7 +310,7 @@ def landscape(source: Record, *, width: float = 7.4) -> Figure:
             each.locator_params(axis="y", nbins=4) if each.get_yscale() == "linear" else None
         axes[1].set_ylim(-0.02, 1.02)
         axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
-        axes[-1].set_xlabel("t")
+        axes[-1].set_xlabel("point t on the path")
         axes[-1].set_xlim(-0.02, 1.02)
         handles = [handle for each in axes for handle in each.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside upper left", ncols=3 if width > 5 else 2)
