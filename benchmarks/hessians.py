@@ -78,6 +78,7 @@ def measure(rounds: int, images: int = 1000) -> list[dict[str, Any]]:
             ),
         },
         rounds,
+        warmup=0,  # both have just run once
     )
     alone = [seconds * images / few for seconds in took["alone"]]
     return [{

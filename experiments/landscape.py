@@ -216,7 +216,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=1000, help="test images that are asked about")
     parser.add_argument("--recalibrate", type=int, default=2500, help="training images for BatchNorm")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.2)
+    parser.add_argument("--lr", type=float, default=0.2, help="of a regular end")
     parser.add_argument("--robust-lr", type=float, default=0.2)
     parser.add_argument("--curve-lr", type=float, default=0.1)
     parser.add_argument("--precision", default="fp32")

@@ -343,7 +343,8 @@ def contours(source: Record, name: str, *, corners: Sequence[str] = ("1", "2", "
         figure.colorbar(filled, ax=axes, label=label(name) + (" (nats)" if is_loss(name) else ""), format="%.3g")
         for (x, y), text in zip(source["corners"], corners, strict=True):
             axes.plot(x, y, "o", color="white", markeredgecolor=COLOURS["ink"], markersize=6)
-            axes.annotate(short(text, 20), (x, y), (5, 5), textcoords="offset points", color="white", weight="bold")
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+            axes.annotate(short(text, 20), (x, y), (6, 6), textcoords="offset points", bbox=box)
         axes.set_aspect("equal")
         axes.set_xlabel("distance in weight space")
         axes.tick_params(length=0)
