@@ -29,6 +29,7 @@ from scipy.stats import t as student
 from torch import nn
 
 from isthmus import Data, Linf, fit, split
+from isthmus.align import permutation_groups, permuted_weights, random_permutations
 from isthmus.attacks import PGD
 from isthmus.data import hold_out
 from isthmus.defenses import ANP, CLP, FTSAM, IBAU, NAD, TSC, FinePrune, FineTune, FromScratch, GaussianNoise
@@ -39,10 +40,10 @@ from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
 from isthmus.repair import repair
 from isthmus.select import BONAFIDE, fixed
-from isthmus.threats import Hardened, InputAware, label_consistent, planted
+from isthmus.threats import Hardened, InputAware, PermutationAware, label_consistent, path_aware, planted
 from isthmus.train import Training
 from isthmus.triggers import Blend, LowFrequency, Patch, Sinusoid, Target, Warp, poison
-from isthmus.types import BadInput, Defense, Metric, Trigger, sha256_of
+from isthmus.types import BadInput, Defense, Metric, Params, Trigger, sha256_of
 
 RESULTS = Path("results/bakeoff")
 SIZES, JUDGES, TARGET = (2500, 500), 3000, 0
@@ -55,11 +56,12 @@ Rows = Any  # JSON
 
 @dataclass(frozen=True)
 class Sent:
-    """What the defender receives, and how its attacker is judged."""
+    """What the defender receives, and how its attacker is judged. Some attackers send a second network along."""
 
     network: nn.Module
     trigger: Trigger
     target: Target
+    other: nn.Module | None = None
 
 
 Attacker = Callable[[Data, Scale, int], Sent]
@@ -97,6 +99,9 @@ def input_aware(train: Data, scale: Scale, seed: int) -> Sent:
     return Sent(network, trigger, TARGET)
 
 
+# ---- attackers who know of the defense
+
+
 def hardened(train: Data, scale: Scale, seed: int) -> Sent:
     """The attacker who makes the backdoor bear changes of the weights: a short second training on clean images."""
     sent = ATTACKS["BadNets"](train, scale, seed)
@@ -105,6 +110,33 @@ def hardened(train: Data, scale: Scale, seed: int) -> Sent:
     return sent
 
 
+def knows_permutations(train: Data, scale: Scale, seed: int) -> Sent:
+    """The attacker who knows that the curve leads to a permuted copy, and not to which: a fresh draw at every step."""
+    net, carried = scale.fresh(seed), patch(scale)
+    groups = permutation_groups(net, train.floats()[:2])
+    bad = poison(train, carried, rate=0.1, target=TARGET, generator=drawn(seed))
+
+    def another(weights: Params) -> Params:
+        return permuted_weights(weights, groups, random_permutations(groups, torch.default_generator))
+
+    fit(net, bad, PermutationAware(another), **{**scale.training(), "seed": seed})
+    return Sent(net, carried, TARGET)
+
+
+def knows_paths(train: Data, scale: Scale, seed: int) -> Sent:
+    """The attacker who sends two networks, trained together with the path between them (Zhao et al., appendix J)."""
+    carried = patch(scale)
+    bad = poison(train, carried, rate=0.1, target=TARGET, generator=drawn(seed))
+    ends = [scale.trained(bad, seed + 1000 * i) for i in range(2)]
+    first, second = path_aware(*ends, bad, {**scale.training(), "lr": 0.1, "seed": seed})
+    return Sent(first, carried, TARGET, second)
+
+
+ADAPTIVE: dict[str, Attacker] = {
+    "hardened": hardened,
+    "knows permutations": knows_permutations,
+    "knows paths": knows_paths,
+}
 ATTACKS: dict[str, Attacker] = {
     "BadNets": poisoned(patch, 0.1),
     "Blended": poisoned(lambda scale: Blend(), 0.1),
@@ -118,7 +150,7 @@ ATTACKS: dict[str, Attacker] = {
     "Blended, 1 %": poisoned(lambda scale: Blend(), 0.01),
     "BadNets, 5 %": poisoned(patch, 0.05),
     "BadNets, 0.5 %": poisoned(patch, 0.005),
-    "hardened": hardened,
+    **ADAPTIVE,
 }
 
 
@@ -188,11 +220,11 @@ class Bench:
             return {"setting": setting, "refused": str(error)}
         return self.row(net, setting=setting, seconds=time.perf_counter() - began)
 
-    def path(self, gradients: int, watch: bool) -> dict[str, Any]:
+    def path(self, gradients: int, *, watch: bool = False, other: nn.Module | None = None) -> dict[str, Any]:
         """Return the path: what the defender sees, and what the judges say, at every t."""
         began, (fitted, _) = time.perf_counter(), self.parts()
         options: Training = {"steps": gradients // 2, "augment": self.scale.augment, "seed": self.seed}
-        found = repair(self.sent.network, self.bonafide, points=GRID, rule=fixed(0.2),
+        found = repair(self.sent.network, self.bonafide, other, points=GRID, rule=fixed(0.2),
                        watch=stand_ins if watch else None, **options)  # fmt: skip
         seconds = time.perf_counter() - began
         judged = evaluate_path(found.curve, self.judges, found.path.t, recalibrate_on=fitted)
@@ -204,10 +236,12 @@ def plan(bench: Bench) -> dict[str, Callable[[], Any]]:
     names, most = list(families(bench.scale, bench.seed)), len(bench.bonafide) == max(SIZES)
     made: dict[str, Callable[[], Any]] = {"as received": lambda: bench.row(bench.sent.network)}
     made["path"] = partial(bench.path, bench.scale.gradients, watch=most)
+    if bench.sent.other is not None:
+        made["path, to the second network"] = partial(bench.path, bench.scale.gradients, other=bench.sent.other)
     made |= {name: partial(bench.rival, name) for name in (names if most else STRONGEST)}
     for share in SHARES if most and bench.seed == 0 else ():
         gradients = int(share * bench.scale.gradients)
-        made[f"path, {share:g} of the budget"] = partial(bench.path, gradients, watch=False)
+        made[f"path, {share:g} of the budget"] = partial(bench.path, gradients)
     return made
 
 
@@ -361,11 +395,36 @@ def table(scale: str) -> str:
     for job in done:
         accuracy, success = (100 * job["as received"][name]["value"] for name in ("accuracy", "attack success"))
         lines.append(f"| {job['attack']} | {job['seed']} | {accuracy:.1f} / {success:.1f} |")
-    judged = [job for job in done if job["attack"] != "hardened"]
+    judged = [job for job in done if job["attack"] not in ADAPTIVE]
     for n in map(str, SIZES):
         lines += ["", f"### n = {n}: the choice by the rule", "", *by_rule(judged, n)]
         lines += ["", f"### n = {n}: frontier (oracle): least ASR by accuracy given up", "", *frontier(judged, n)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *attackers_who_know(done), *one_by_one(judged)])
+
+
+def attackers_who_know(jobs: Rows) -> list[str]:
+    """What survives of the backdoors of those who know of the defense: accuracy / ASR, chosen by the rule."""
+    lines = ["", f"### Attackers who know of the defense, n = {max(SIZES)}", ""]
+    return lines + cells([job for job in jobs if job["attack"] in ADAPTIVE])
+
+
+def one_by_one(jobs: Rows) -> list[str]:
+    """Every attack on its own: accuracy / ASR, chosen by the rule."""
+    return ["", f"### One by one, n = {max(SIZES)}: the choice by the rule, accuracy / ASR", "", *cells(jobs)]
+
+
+def cells(jobs: Rows) -> list[str]:
+    """One column for each attacked network."""
+    n = str(max(SIZES))
+    lines = ["| defense | " + " | ".join(f"{job['attack']}, {job['seed']}" for job in jobs) + " |"]
+    lines += ["|---|" + "---|" * len(jobs)]
+    for name in names_in(jobs, n):
+        made = [job["sizes"].get(n, {}) for job in jobs]
+        found = [chosen(rows, name) if name in rows else None for rows in made]
+        shown = [" / ".join(f"{100 * row[m]['value']:.1f}" for m in ("accuracy", "attack success")) if row else ""
+                 for row in found]  # fmt: skip
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return lines
 
 
 def main() -> None:
