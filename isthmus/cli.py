@@ -393,7 +393,7 @@ def compare_command(
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
-    """Repair TAMPERED by the path and by nine other defenses, and write OUT/compare.json.
+    """Repair TAMPERED by the path and by ten other defenses, and write OUT/compare.json.
 
     Same samples, same budget, no trigger: --trigger and --target measure afterwards. Without --data a fifth of the
     clean samples is kept back to measure on. Every row is kept as soon as it is computed.
