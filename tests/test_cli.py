@@ -229,6 +229,23 @@ def test_a_bad_checkpoint_is_refused_in_one_line(checkpoint, says, spoiled):
     assert not (folder / "executed").exists() and not (folder / "refused/report.json").exists()
 
 
+@pytest.mark.parametrize("command", [
+    ("connect", "chance.safetensors", "a.safetensors", "--out", "never.safetensors"),
+    ("connect", "a.safetensors", "chance.safetensors", "--out", "never.safetensors"),
+    ("compare", "chance.safetensors", "--out", "never"), ("inspect", "chance.safetensors", "--out", "never.json"),
+])  # fmt: skip
+def test_a_network_at_chance_is_refused_before_any_work(command, spoiled):
+    assert "chance" in refused(spoiled[0], *command, "--model", MODEL, "--clean", "digits:test#n=200")
+    assert not list(spoiled[0].glob("never*"))
+
+
+@pytest.mark.parametrize("model, data, says", [
+    (MODEL, "colour.npz", "shape (3, 8, 8)"), (f"{MODEL},classes=5", "digits:train", "(1, 10)"),
+])  # fmt: skip
+def test_images_that_do_not_fit_the_network_are_refused_before_training(model, data, says, spoiled):
+    assert says in refused(spoiled[0], "train", "--model", model, "--data", data, "--out", "refused.safetensors")
+
+
 @pytest.mark.parametrize("data, says", [
     ("empty.npz", "no images"), ("few.npz", "5 bonafide samples for 10 classes"), ("label.npz", "labels from 7 to 16"),
     ("half.npz", "whole numbers"), ("range.npz", "[0, 1]"), ("flat.npz", "shape"), ("colour.npz", "shape"),
