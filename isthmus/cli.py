@@ -28,7 +28,7 @@ from isthmus.data import Augment, hold_out
 from isthmus.defenses import FineTune, rivals, standard
 from isthmus.demo import tell
 from isthmus.endpoints import PermutedCopy, PerturbedCopy
-from isthmus.engine import Precision, joined_ranks, ranks
+from isthmus.engine import Precision, joined_ranks, pick_device, ranks
 from isthmus.evidence import Judge, evidence
 from isthmus.factory import model_factory
 from isthmus.files import claimed, file_sha256, read_json, write_json
@@ -87,17 +87,18 @@ class Budget:
     weight_decay: float = 1e-4
     pad: int = 0
     flip: bool = False
-    seed: int = 0
+    seed: Annotated[int, Parameter(validator=_usable)] = 0
     precision: Precision = "auto"
     device: str = "auto"
 
     def training(self, steps: int, lr: float) -> Training:
         """Return these settings as options of `fit`, with steps and a learning rate for want of them.
 
-        Raises BadInput where they are no budget, so that no work is done in vain.
+        Raises BadInput where they are no budget or no device of this machine, so that no work is done in vain.
         """
         steps, lr = steps if self.steps is None else self.steps, lr if self.lr is None else self.lr
         check_budget(steps, lr, self.batch_size, self.weight_decay)
+        pick_device(self.device)
         return {
             "steps": steps,
             "lr": lr,

@@ -262,7 +262,8 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
     (("--target", "x", "--trigger", "patch"), "'x'"), (("--holdout", 1.0), "holdout"),
     (("--device", "abacus"), "abacus"),
     (("--target", 99, "--trigger", "patch"), "99"), (("--t", 0.5, "--tolerance", 0.1), "both"),
-    (("--tolerance", 0.0), "tolerance"),
+    (("--tolerance", 0.0), "tolerance"), (("--lr", "nan"), "lr"), (("--weight-decay", -1), "weight_decay"),
+    (("--pad", -1), "pad = -1"), (("--pad", 8), "8x8"), (("--trigger", "", "--target", 1), "''"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
     repair = (
@@ -277,6 +278,38 @@ def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
         *arguments,
     )
     assert says in refused(spoiled[0], *(repair if "--steps" in arguments else (*repair, "--steps", 2)))
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("repair", "a.safetensors", "--rho", "nan"), "finite"), (("repair", "a.safetensors", "--seed", 2**70), "2^40"),
+    (("repair", "a.safetensors", "--kind", "spline"), "bezier"), (("repair",), "--tampered"),
+    (("repare", "a.safetensors"), "repair"), (("train", "--steps", "many"), "many"), (("train", "--step", 3), "--step"),
+])  # fmt: skip
+def test_what_the_command_line_cannot_read_is_refused_in_one_line(arguments, says, tmp_path):
+    found = isthmus(*arguments, "--model", MODEL, "--clean", "digits", "--out", "refused", folder=tmp_path)
+    assert found.returncode == 2 and says in found.stderr and found.stderr.count("\n") == 1, found.stderr
+
+
+@pytest.mark.parametrize("command", [
+    ("poison", "digits:train"), ("evaluate", "a.safetensors", "--model", MODEL, "--data", "digits:test"),
+    ("align", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test"),
+    ("inspect", "a.safetensors", "--model", MODEL, "--clean", "digits:test"),
+    ("train", "--model", MODEL, "--data", "digits:train"),
+    *((verb, "curve.safetensors", *more, "--model", MODEL, "--clean", "digits:test")
+      for verb, more in (("export", ("--t", 0.5)), ("path", ()))),
+])  # fmt: skip
+def test_no_file_is_overwritten(command, home):
+    kept = (home / "b.safetensors").read_bytes()
+    isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", "--bends", 0,
+            "--out", "curve.safetensors", folder=home)  # fmt: skip
+    assert "b.safetensors, which exists" in refused(home, *command, "--out", "b.safetensors")
+    assert (home / "b.safetensors").read_bytes() == kept
+
+
+def test_a_curve_is_not_judged_on_the_samples_that_set_its_statistics(home):
+    same = ("--clean", "digits:test#n=200", "--data", "digits:test#n=200")
+    error = refused(home, "path", "curve.safetensors", "--model", MODEL, *same, "--out", "same.json")
+    assert "SET#skip" in error
 
 
 @pytest.mark.parametrize("model, says", [
