@@ -283,7 +283,8 @@ def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
 @pytest.mark.parametrize("arguments, says", [
     (("repair", "a.safetensors", "--rho", "nan"), "finite"), (("repair", "a.safetensors", "--seed", 2**70), "2^40"),
     (("repair", "a.safetensors", "--kind", "spline"), "bezier"), (("repair",), "--tampered"),
-    (("repare", "a.safetensors"), "repair"), (("train", "--steps", "many"), "many"), (("train", "--step", 3), "--step"),
+    (("repare", "a.safetensors"), "repair"), (("repair", "a.safetensors", "--steps", "many"), "many"),
+    (("repair", "a.safetensors", "--step", 3), "--step"),
 ])  # fmt: skip
 def test_what_the_command_line_cannot_read_is_refused_in_one_line(arguments, says, tmp_path):
     found = isthmus(*arguments, "--model", MODEL, "--clean", "digits", "--out", "refused", folder=tmp_path)
