@@ -9,11 +9,12 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
 import torch
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -27,27 +28,35 @@ from isthmus.data import Augment, hold_out
 from isthmus.defenses import FineTune, rivals, standard
 from isthmus.demo import tell
 from isthmus.endpoints import PermutedCopy, PerturbedCopy
-from isthmus.engine import Precision, joined_ranks, ranks
+from isthmus.engine import Precision, joined_ranks, pick_device, ranks
 from isthmus.evidence import Judge, evidence
 from isthmus.factory import model_factory
 from isthmus.files import claimed, file_sha256, read_json, write_json
 from isthmus.inspection import inspect, read_references
 from isthmus.inversion import BATCH, STEPS
-from isthmus.metrics import MeanLoss, as_record, from_record, measure
+from isthmus.metrics import MeanLoss, as_record, check_above_chance, from_record, logits, measure
 from isthmus.path import evaluate_path, grid, network_at
 from isthmus.progress import shown
 from isthmus.provenance import provenance
 from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, AlongPath, Repair, connect, plain, repair
 from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.sources import load_data, save_npz
-from isthmus.train import Training, fit, one_cycle
+from isthmus.train import Training, check_budget, fit, one_cycle
 from isthmus.triggers import changed, parse_target, parse_trigger, poison
 from isthmus.types import BadInput, Defense
+
+
+def _usable(type_: Any, value: Any) -> None:
+    """Refuse numbers that no option means: NaN, infinity, and integers that no random generator takes as a seed."""
+    if isinstance(value, (int, float)) and not (isfinite(value) and abs(value) < 2**40):
+        raise ValueError("Expected a finite number below 2^40.")
+
 
 app = App(
     name="isthmus",
     version=__version__,
     help="Repair, evaluate and harden networks along low-loss paths.",
+    default_parameter=Parameter(validator=_usable),
     suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 
@@ -78,15 +87,21 @@ class Budget:
     weight_decay: float = 1e-4
     pad: int = 0
     flip: bool = False
-    seed: int = 0
+    seed: Annotated[int, Parameter(validator=_usable)] = 0
     precision: Precision = "auto"
     device: str = "auto"
 
     def training(self, steps: int, lr: float) -> Training:
-        """Return these settings as options of `fit`, with steps and a learning rate for want of them."""
+        """Return these settings as options of `fit`, with steps and a learning rate for want of them.
+
+        Raises BadInput where they are no budget or no device of this machine, so that no work is done in vain.
+        """
+        steps, lr = steps if self.steps is None else self.steps, lr if self.lr is None else self.lr
+        check_budget(steps, lr, self.batch_size, self.weight_decay)
+        pick_device(self.device)
         return {
-            "steps": steps if self.steps is None else self.steps,
-            "lr": lr if self.lr is None else self.lr,
+            "steps": steps,
+            "lr": lr,
             "batch_size": self.batch_size,
             "weight_decay": self.weight_decay,
             "augment": Augment(self.pad, self.flip) if self.pad or self.flip else None,
@@ -116,9 +131,9 @@ class Asked:
         if (self.trigger is None) != (self.target is None):
             raise BadInput("a trigger or a target alone", expected="both or none", fix="pass --trigger and --target")
         return Judge(
-            load_data(self.data) if self.data else None,
-            parse_trigger(self.trigger) if self.trigger else None,
-            parse_target(self.target) if self.target else None,
+            load_data(self.data) if self.data is not None else None,
+            parse_trigger(self.trigger) if self.trigger is not None else None,
+            parse_target(self.target) if self.target is not None else None,
         )
 
 
@@ -140,13 +155,17 @@ def _metadata(origin: dict[str, Any]) -> dict[str, str]:
     return {"provenance": json.dumps(origin)}
 
 
+def _new(out: File) -> File:
+    """Refuse a file that exists, before any work."""
+    if out.exists() or not out.name:
+        got = f"{out}, which exists" if out.name else "an empty name"
+        raise BadInput(got, expected="a new file", fix="choose another --out; nothing is overwritten")
+    return out
+
+
 def _state_file(out: File, resume: bool) -> File:
     """Where the training of `out` keeps its state; refuses a finished or an unclaimed one, so nothing is lost."""
-    state = out.with_name(f".{out.name}.state")
-    if out.exists():
-        raise BadInput(
-            f"{out}, which exists", expected="a new file", fix="choose another --out; nothing is overwritten"
-        )
+    state = _new(out).with_name(f".{out.name}.state")
     if state.exists() and not resume:
         raise BadInput(f"an unfinished run of {out}", expected="a new file", fix="pass --resume to go on with it")
     return state
@@ -163,6 +182,7 @@ def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = Non
     samples = load_data(data)
     torch.manual_seed(budget.seed)
     net = model_factory(model)()
+    logits(net, samples[:1])  # refuses images and classes that the network does not fit
     state = _state_file(out, resume)
     training = budget.training(steps=800, lr=0.1)
     training.update({"schedule": one_cycle, "nesterov": True, "checkpoint": state})
@@ -192,7 +212,7 @@ def poison_command(
     :param cover: Share of the samples that carry --cover-trigger and keep their label.
     :param cover_trigger: As --trigger; goes with --cover.
     """
-    samples = load_data(data)
+    samples, out = load_data(data), _new(out)
     poisoned = poison(
         samples,
         parse_trigger(trigger),
@@ -227,6 +247,8 @@ def connect_command(
     """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
     budget, samples = budget or Budget(), load_data(clean)
     state, ends = _state_file(out, resume), (_network(model, start), _network(model, end))
+    for each in ends:
+        check_above_chance(each, samples)
     training: Training = {**budget.training(DEFAULTS["steps"], DEFAULTS["lr"]), "checkpoint": state}
     curve, history = connect(
         ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, rho=rho, adaptive=adaptive, low=low, high=high,
@@ -248,9 +270,9 @@ def path_command(
 
     Without --data the clean samples themselves are asked about. Points are kept beside OUT as they are computed.
     """
-    samples, judge = load_data(clean), (asked or Asked()).judge()
-    loaded = load_curve(curve, model_factory(model))
-    folder = out.with_name(f".{out.name}.points")
+    samples = load_data(clean)
+    judge, loaded = (asked or Asked()).judge().apart_from(samples), load_curve(curve, model_factory(model))
+    folder = _new(out).with_name(f".{out.name}.points")
     found = evaluate_path(loaded, judge.metrics(samples), points, recalibrate_on=samples, folder=folder)
     if ranks().first:
         write_json(out, {**found.record(), "provenance": provenance(0, {"clean": samples})})
@@ -260,7 +282,7 @@ def path_command(
 @app.command
 def export(curve: File, *, t: float, model: ModelSpec, clean: Clean, out: File) -> None:
     """Write the network at T on CURVE to OUT (.safetensors), BatchNorm recalibrated on the clean samples."""
-    samples = load_data(clean)
+    samples, out = load_data(clean), _new(out)
     net = network_at(load_curve(curve, model_factory(model)), t, samples)
     save_checkpoint(net, out, _metadata({**provenance(0, {"clean": samples}), "curve": str(curve), "t": t}))
     _say(f"wrote {out}")
@@ -274,6 +296,7 @@ def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, 
         raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
     metrics = judge.metrics(judge.evaluation)
     del metrics[BONAFIDE]
+    out = _new(out) if out else None
     found = measure(_network(model, checkpoint), metrics)
     if out:
         values = {name: as_record(value) for name, value in found.items()}
@@ -393,7 +416,7 @@ def compare_command(
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
-    """Repair TAMPERED by the path and by nine other defenses, and write OUT/compare.json.
+    """Repair TAMPERED by the path and by ten other defenses, and write OUT/compare.json.
 
     Same samples, same budget, no trigger: --trigger and --target measure afterwards. Without --data a fifth of the
     clean samples is kept back to measure on. Every row is kept as soon as it is computed.
@@ -408,6 +431,7 @@ def compare_command(
     if judge.evaluation:
         del metrics[BONAFIDE]
     net, options = _network(model, tampered), budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
+    check_above_chance(net, samples)
     spent = plain(options)
     defenses = {"path": AlongPath({**options, "steps": spent["steps"]}), **rivals(spent)}
     identity = {"model": model, "checkpoint": file_sha256(tampered), "clean": samples.sha256}
@@ -445,7 +469,8 @@ def inspect_command(
     :param steps: The budget of each search; the references that come with isthmus are of 120 steps of 16.
     :param batch_size: Samples per step.
     """
-    samples, network = load_data(clean), _network(model, checkpoint)
+    samples, network, out = load_data(clean), _network(model, checkpoint), _new(out) if out else None
+    check_above_chance(network, samples)
     known = read_references(references)[0] if references else None
     found = inspect(network, samples, clean=known, steps=steps, batch_size=batch_size, seed=seed)
     if out:
@@ -477,7 +502,8 @@ def align_command(
 
     What cannot be permuted is listed with the reason.
     """
-    samples, (first, second) = load_data(clean), (_network(model, file) for file in (reference, network))
+    samples, out = load_data(clean), _new(out)
+    first, second = (_network(model, file) for file in (reference, network))
     found = align(first, second, samples, by=by, seed=seed)
     origin = provenance(seed, {"clean": samples})
     save_checkpoint(found.model, out, _metadata({**origin, "aligned to": str(reference), "by": by}))
@@ -521,9 +547,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process: status 0, 2 for input that cannot be used, 130 when interrupted."""
     try:
         with joined_ranks(), shown():
-            app(arguments, result_action="return_value")
+            app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except BadInput as error:
         print(f"isthmus: {error}", file=sys.stderr)
+        sys.exit(2)
+    except CycloptsError as error:
+        print(f"isthmus: {' '.join(str(error).split())} See isthmus --help.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("isthmus: interrupted; the same command with --resume goes on from the last save", file=sys.stderr)

@@ -23,7 +23,8 @@ from isthmus.types import BadInput, sha256_of
 class Data:
     """Labelled images: x (n, c, h, w) uint8, or float in [0, 1]; y (n,) int64 in 0 .. classes - 1.
 
-    `classes` is a count or the names of the classes, and is kept as names.
+    `classes` is a count or the names of the classes, and is kept as names; float64 images are kept as float32, which
+    is what networks take.
     Raises BadInput where shapes, types, ranges or labels are off, or there is nothing.
 
     >>> data = Data(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), classes=2)
@@ -44,6 +45,8 @@ class Data:
         _check_images(self.x)
         _check_labels(self.y, len(self.x), self.num_classes)
         object.__setattr__(self, "y", self.y.long())
+        if self.x.dtype == torch.float64:
+            object.__setattr__(self, "x", self.x.float())
 
     def __len__(self) -> int:
         return len(self.x)
@@ -218,14 +221,23 @@ def hold_out(data: Data, share: float, seed: int) -> tuple[Data, Data]:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random shift by up to `pad` pixels (zeros move in) and random horizontal flip, for whole batches of any type."""
+    """Random shift by up to `pad` pixels (zeros move in) and random horizontal flip, for whole batches of any type.
+
+    Raises BadInput where pad is negative, and, when called, where a shift would leave nothing of the image.
+    """
 
     pad: int = 4
     flip: bool = True
 
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise BadInput(f"pad = {self.pad}", expected="0 or more pixels", fix="pass pad=4, or 0 for no shift")
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return x (n, c, h, w), each sample moved on its own, by draws from the global generator."""
         n, _, h, w = x.shape
+        if self.pad >= min(h, w):
+            raise BadInput(f"pad = {self.pad} for {h}x{w} images", expected="less than their size", fix="lower pad")
         top, left = torch.randint(0, 2 * self.pad + 1, (2, n, 1))
         rows, columns = top + torch.arange(h), left + torch.arange(w)
         if self.flip:

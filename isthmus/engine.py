@@ -112,6 +112,7 @@ def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
     try:
         yield module
     finally:
+        module.train(modes[0][1])  # a curve's network is not among its modules; it hears of the mode in this way alone
         for part, training in modes:
             part.training = training
 

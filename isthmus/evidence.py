@@ -25,6 +25,9 @@ from isthmus.types import BadInput, Defense, Metric, Trigger, describe, percent
 
 Record = dict[str, Any]
 
+STILL_WORKS = 0.1
+"""The attack success rate from which on a report says that the backdoor still works."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judge:
@@ -172,16 +175,22 @@ def _permanence(found: Repair, tampered: nn.Module, woken: list[Row], metrics: M
 
 
 def verdict(found: Repair, before: Record, after: Record) -> str:
-    """Return the outcome in one plain sentence."""
-    name = "accuracy" if "accuracy" in after else BONAFIDE
-    kept = f"accuracy {percent(before[name]['value'])} before, {percent(after[name]['value'])} after"
+    """Return the outcome in one plain sentence; where the trigger still works, it says so first.
+
+    That is where the attack success rate is above a tenth beyond doubt.
+    """
+    name, attack = "accuracy" if "accuracy" in after else BONAFIDE, "attack success"
+    asked = {attack: "attack success", name: "accuracy"} if attack in after else {name: "accuracy"}
+    figures = "; ".join(
+        f"{words} {percent(before[each]['value'])} before, {percent(after[each]['value'])} after"
+        for each, words in asked.items()
+    )
+    works = ", on which the backdoor still works" if attack in after and after[attack]["low"] > STILL_WORKS else ""
     where = f"the network at t = {float(found.t):g}"
     if not found.t.confident:
-        return f"The samples cannot tell which point to trust; {where} was taken untested: {kept}."
-    if "attack success" in after:
-        success = f"attack success {percent(before['attack success']['value'])} before, "
-        return f"Took {where}: {success}{percent(after['attack success']['value'])} after; {kept}."
-    return f"Took {where}: {kept}. Whether a backdoor is gone was not measured: no trigger was given."
+        return f"The samples cannot tell which point to trust; taken untested was {where}{works}: {figures}."
+    unasked = "" if attack in after else " Whether a backdoor is gone was not measured: no trigger was given."
+    return f"Took {where}{works}: {figures}.{unasked}"
 
 
 def limits(found: Repair, judge: Judge) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import torch
 import torch.nn.functional as F
@@ -134,6 +135,6 @@ def sharpness_aware(loss: Loss = cross_entropy, rho: float = 0.5, *, adaptive: b
     >>> bool(sharpness_aware(rho=0.1)(net, x, y) > cross_entropy(net, x, y))
     True
     """
-    if not rho > 0:
-        raise BadInput(f"rho = {rho:g}", expected="a radius above 0", fix="pass rho=0.5, or the plain loss")
+    if not 0 < rho < inf:
+        raise BadInput(f"rho = {rho:g}", expected="a finite radius above 0", fix="pass rho=0.5, or the plain loss")
     return SharpnessAware(loss, rho, adaptive)

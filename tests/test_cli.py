@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from isthmus.cli import main
+from isthmus.defenses import rivals
 
 MODEL = "isthmus.models:small_cnn,channels=1,width=8"
 
@@ -104,7 +105,7 @@ def test_every_defense_is_a_row_and_rows_are_kept(home):
     found = isthmus(*arguments, folder=home)
     assert found.returncode == 0, found.stderr
     record = json.loads((home / "side by side/compare.json").read_text())
-    assert [row["name"] for row in record["rows"]][:2] == ["path", "fine-tune"] and len(record["rows"]) == 10
+    assert [row["name"] for row in record["rows"]] == ["path", *rivals({"steps": 1})]
     assert {row["steps"] for row in record["rows"] if row["name"] in ("path", "fine-tune")} == {40}
     assert record["as received"]["attack success"]["value"] > 0.9 and "path" in found.stdout
     assert "accuracy" not in record["as received"]  # no evaluation data were given
@@ -228,6 +229,23 @@ def test_a_bad_checkpoint_is_refused_in_one_line(checkpoint, says, spoiled):
     assert not (folder / "executed").exists() and not (folder / "refused/report.json").exists()
 
 
+@pytest.mark.parametrize("command", [
+    ("connect", "chance.safetensors", "a.safetensors", "--out", "never.safetensors"),
+    ("connect", "a.safetensors", "chance.safetensors", "--out", "never.safetensors"),
+    ("compare", "chance.safetensors", "--out", "never"), ("inspect", "chance.safetensors", "--out", "never.json"),
+])  # fmt: skip
+def test_a_network_at_chance_is_refused_before_any_work(command, spoiled):
+    assert "chance" in refused(spoiled[0], *command, "--model", MODEL, "--clean", "digits:test#n=200")
+    assert not list(spoiled[0].glob("never*"))
+
+
+@pytest.mark.parametrize("model, data, says", [
+    (MODEL, "colour.npz", "shape (3, 8, 8)"), (f"{MODEL},classes=5", "digits:train", "(1, 10)"),
+])  # fmt: skip
+def test_images_that_do_not_fit_the_network_are_refused_before_training(model, data, says, spoiled):
+    assert says in refused(spoiled[0], "train", "--model", model, "--data", data, "--out", "refused.safetensors")
+
+
 @pytest.mark.parametrize("data, says", [
     ("empty.npz", "no images"), ("few.npz", "5 bonafide samples for 10 classes"), ("label.npz", "labels from 7 to 16"),
     ("half.npz", "whole numbers"), ("range.npz", "[0, 1]"), ("flat.npz", "shape"), ("colour.npz", "shape"),
@@ -244,7 +262,8 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
     (("--target", "x", "--trigger", "patch"), "'x'"), (("--holdout", 1.0), "holdout"),
     (("--device", "abacus"), "abacus"),
     (("--target", 99, "--trigger", "patch"), "99"), (("--t", 0.5, "--tolerance", 0.1), "both"),
-    (("--tolerance", 0.0), "tolerance"),
+    (("--tolerance", 0.0), "tolerance"), (("--lr", "nan"), "lr"), (("--weight-decay", -1), "weight_decay"),
+    (("--pad", -1), "pad = -1"), (("--pad", 8), "8x8"), (("--trigger", "", "--target", 1), "''"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
     repair = (
@@ -259,6 +278,39 @@ def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
         *arguments,
     )
     assert says in refused(spoiled[0], *(repair if "--steps" in arguments else (*repair, "--steps", 2)))
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("repair", "a.safetensors", "--rho", "nan"), "finite"), (("repair", "a.safetensors", "--seed", 2**70), "2^40"),
+    (("repair", "a.safetensors", "--kind", "spline"), "bezier"), (("repair",), "--tampered"),
+    (("repare", "a.safetensors"), "repair"), (("repair", "a.safetensors", "--steps", "many"), "many"),
+    (("repair", "a.safetensors", "--step", 3), "--step"),
+])  # fmt: skip
+def test_what_the_command_line_cannot_read_is_refused_in_one_line(arguments, says, tmp_path):
+    found = isthmus(*arguments, "--model", MODEL, "--clean", "digits", "--out", "refused", folder=tmp_path)
+    assert found.returncode == 2 and says in found.stderr and found.stderr.count("\n") == 1, found.stderr
+
+
+@pytest.mark.parametrize("command", [
+    ("poison", "digits:train"), ("evaluate", "a.safetensors", "--model", MODEL, "--data", "digits:test"),
+    ("align", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test"),
+    ("inspect", "a.safetensors", "--model", MODEL, "--clean", "digits:test"),
+    ("train", "--model", MODEL, "--data", "digits:train"),
+    *((verb, "curve.safetensors", *more, "--model", MODEL, "--clean", "digits:test")
+      for verb, more in (("export", ("--t", 0.5)), ("path", ()))),
+])  # fmt: skip
+def test_no_file_is_overwritten(command, home):
+    kept = (home / "b.safetensors").read_bytes()
+    isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", "--bends", 0,
+            "--out", "curve.safetensors", folder=home)  # fmt: skip
+    assert "b.safetensors, which exists" in refused(home, *command, "--out", "b.safetensors")
+    assert (home / "b.safetensors").read_bytes() == kept
+
+
+def test_a_curve_is_not_judged_on_the_samples_that_set_its_statistics(home):
+    same = ("--clean", "digits:test#n=200", "--data", "digits:test#n=200")
+    error = refused(home, "path", "curve.safetensors", "--model", MODEL, *same, "--out", "same.json")
+    assert "SET#skip" in error
 
 
 @pytest.mark.parametrize("model, says", [

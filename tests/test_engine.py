@@ -5,7 +5,7 @@ import torch
 from networks import ZOO, data, network
 from torch import nn
 
-from isthmus import BadInput
+from isthmus import BadInput, Bezier
 from isthmus.engine import (
     Ranks,
     as_input,
@@ -56,7 +56,7 @@ def test_bytes_and_floats_give_the_same_outputs():
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
 def test_the_form_of_an_input(dtype, channels_last):
-    x = data(4, dtype=dtype).x
+    x = data(4, dtype=dtype).x.to(dtype)
     given = as_input(x, CPU, channels_last=channels_last)
     assert given.dtype == (torch.float32 if dtype == torch.uint8 else dtype)
     assert torch.equal(given, x / 255 if dtype == torch.uint8 else x)
@@ -99,6 +99,13 @@ def test_modes_come_back_as_they_were_also_mixed_and_after_an_error():
     with pytest.raises(ZeroDivisionError), eval_mode(net):
         raise ZeroDivisionError
     assert [part.training for part in net.modules()] == modes
+
+
+def test_the_network_under_a_curve_comes_back_too():
+    curve = Bezier(network("dropout", 1), network("dropout", 2)).train()
+    with eval_mode(curve):
+        assert not curve.at(0.5).net.training
+    assert all(part.training for part in curve.at(0.5).net.modules())
 
 
 def test_a_frozen_network_gives_its_input_gradients_and_its_weights_none():
