@@ -180,7 +180,7 @@ class Hardening(Threat):
     """What is minimised in training.
 
     :param loss: cross-entropy, or against an attack: adversarial (PGD; MSD for several norms), trades, or fast: a
-        single step (N-FGSM) and a check on samples kept back, a tenth, which stops training that has collapsed.
+        single step (N-FGSM), and a check on samples kept back that stops training which has collapsed.
     :param beta: The weight of robustness in trades; by default 6.
     """
 
@@ -194,7 +194,7 @@ class Hardening(Threat):
         return parse_loss(self.loss, self.balls(samples), steps=self.attack_steps, beta=self.beta)
 
     def parts(self, samples: Data, seed: int) -> tuple[Data, Data]:
-        """Return the samples that train and those that the check of fast training asks."""
+        """Return what trains and what the check of fast training asks: a tenth, where there are enough."""
         return hold_out(samples, 0.1, seed) if self.loss == "fast" else (samples, samples)
 
     def check(self, held_out: Data) -> SingleStepCheck | None:
@@ -373,9 +373,7 @@ def evaluate(
     evasion: Evasion | None = None,
     out: File | None = None,
 ) -> None:
-    """Print CHECKPOINT's accuracy and loss on --data, its attack success where a trigger is given, and its accuracy
-    under an --attack.
-    """
+    """Print CHECKPOINT's accuracy and loss on --data, and where given what the trigger and the attack do to it."""
     judge = (asked or Asked()).judge()
     evaluation = judge.evaluation
     if evaluation is None:
