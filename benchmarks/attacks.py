@@ -1,9 +1,10 @@
 """PGD-10 against its floor (target 1.10x) and against foolbox, torchattacks and ART where they are installed.
 
-Floor: ten times a forward pass of the network and the gradient in its input, no gradient of a weight, nothing else.
+Floor: ten times a forward pass of the network and the gradient in its input, no gradient of a weight, nothing else, in
+the memory layout that is fastest.
 Every attack takes ten steps of 2/255 from a random start within l-inf 8/255 and returns the last point of all samples,
-so that all do the same work. Targets beside the others: faster than each, and 1.3x faster than their median. The last
-column is what they are asked for in practice: the share of samples that stay right, where ours lets fooled ones go.
+so that all do the same work. Targets beside the others: faster than each, and 1.3x faster than their median. "Until
+fooled" is ours as robust accuracy asks for it, where fooled samples leave the batch.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import in_turns, ratio
+from isthmus import Data
 from isthmus.attacks import PGD
 from isthmus.balls import Linf
-from isthmus.engine import frozen
+from isthmus.engine import frozen, laid_out
+from isthmus.metrics import attacked
 from isthmus.models import preact_resnet
 
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 64
@@ -32,10 +35,15 @@ Run = Callable[[Tensor, Tensor], Any]
 
 
 def _floor(net: nn.Module, x: Tensor, y: Tensor) -> None:
-    with frozen(net):
+    with frozen(net), laid_out(net, x):
+        x = x.contiguous(memory_format=torch.channels_last)
         for _ in range(STEPS):
             point = x.detach().requires_grad_()
             torch.autograd.grad(F.cross_entropy(net(point), y, reduction="sum"), point)
+
+
+def _ours(net: nn.Module, attack: PGD) -> Run:
+    return lambda x, y: attacked(net, Data(x, y, 10), attack)
 
 
 def _foolbox(net: nn.Module) -> Run:
@@ -86,11 +94,10 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     x = torch.rand(BATCH, 3, 32, 32)
     with torch.no_grad():
         y = net(x).argmax(1)
-    attack = PGD(Linf(EPS), STEPS, STEP)
     runs = {
         "floor": partial(_floor, net),
-        "isthmus": partial(PGD(Linf(EPS), STEPS, STEP, returns="last"), net),
-        "isthmus, until fooled": partial(attack, net),
+        "isthmus": _ours(net, PGD(Linf(EPS), STEPS, STEP, returns="last")),
+        "isthmus, until fooled": _ours(net, PGD(Linf(EPS), STEPS, STEP)),
         **_peers(net),
     }
     took = in_turns({name: partial(_seconds, run, x, y) for name, run in runs.items()}, rounds)

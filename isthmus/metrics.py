@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from isthmus.data import Data, Source, as_data
-from isthmus.engine import Precision, as_input, device_of, outputs, pass_size, takes_channels_last
+from isthmus.engine import Precision, as_input, device_of, laid_out, outputs, pass_size
 from isthmus.triggers import Target, triggered
 from isthmus.types import Attack, BadInput, Metric, Trigger
 
@@ -235,6 +235,22 @@ class MeanLoss:
         return Mean(float(losses.mean()), len(losses), float(losses.std(correction=0)))
 
 
+def _batches(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    size = pass_size(data.x, gradients=True)
+    return zip(data.x.split(size), data.y.split(size), strict=True)
+
+
+def _attacked_batch(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, channels_last: bool) -> Tensor:
+    device = device_of(model)
+    x = as_input(x, device, channels_last=channels_last)
+    found = attack(model, x, y.to(device)).detach().cpu()
+    if found.shape != x.shape:
+        raise BadInput(
+            f"attacked inputs of shape {tuple(found.shape)}", expected=f"{tuple(x.shape)}", fix="check the attack"
+        )
+    return found
+
+
 def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
     """Return the data with the attacked inputs in place of the images, in batches sized to memory.
 
@@ -245,17 +261,8 @@ def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
     if cache is not None and key in cache:
         known: Data = cache[key][-1]
         return known
-    device, last = device_of(model), takes_channels_last(model, data.x)
-    done = []
-    for x, y in zip(*(each.split(pass_size(data.x, gradients=True)) for each in (data.x, data.y)), strict=True):
-        x = as_input(x, device, channels_last=last)
-        done.append(attack(model, x, y.to(device)).detach().cpu())
-        if done[-1].shape != x.shape:
-            raise BadInput(
-                f"attacked inputs of shape {tuple(done[-1].shape)}",
-                expected=f"{tuple(x.shape)}",
-                fix="check the attack",
-            )
+    with laid_out(model, data.x) as last:
+        done = [_attacked_batch(model, x, y, attack, last) for x, y in _batches(data)]
     found = Data(torch.cat(done), data.y, data.classes)
     if cache is not None:
         cache[key] = (model, data, attack, found)
