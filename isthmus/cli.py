@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
@@ -21,10 +21,12 @@ from torch import nn
 
 from isthmus import __version__, comparison, report
 from isthmus.align import align
+from isthmus.attacks import AttackName, LossName, parse_attack, parse_balls, parse_loss
+from isthmus.balls import Ball
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.curve import Bezier, Curve, PolyChain
 from isthmus.curvefile import load_curve, save_curve
-from isthmus.data import Augment, hold_out
+from isthmus.data import Augment, Data, hold_out
 from isthmus.defenses import FineTune, rivals, standard
 from isthmus.demo import tell
 from isthmus.endpoints import PermutedCopy, PerturbedCopy
@@ -34,16 +36,17 @@ from isthmus.factory import model_factory
 from isthmus.files import claimed, file_sha256, read_json, write_json
 from isthmus.inspection import inspect, read_references
 from isthmus.inversion import BATCH, STEPS
-from isthmus.metrics import MeanLoss, as_record, check_above_chance, from_record, logits, measure
+from isthmus.metrics import Accuracy, MeanLoss, as_record, attacked, check_above_chance, from_record, logits, measure
+from isthmus.overfitting import SingleStepCheck
 from isthmus.path import evaluate_path, grid, network_at
 from isthmus.progress import shown
 from isthmus.provenance import provenance
 from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, AlongPath, Repair, connect, plain, repair
 from isthmus.select import BONAFIDE, farthest_within, fixed
-from isthmus.sources import load_data, save_npz
+from isthmus.sources import load_data, npz_path, save_npz
 from isthmus.train import Training, check_budget, fit, one_cycle
 from isthmus.triggers import changed, parse_target, parse_trigger, poison
-from isthmus.types import BadInput, Defense
+from isthmus.types import Attack, BadInput, Defense, Loss
 
 
 def _usable(type_: Any, value: Any) -> None:
@@ -137,6 +140,83 @@ class Asked:
         )
 
 
+@dataclass
+class Threat:
+    """What an attacker of inputs may do.
+
+    :param norm: linf, l2 or l1; several, as "linf,l2,l1", for the worst of them. By default linf.
+    :param eps: The radius in units of images in [0, 1], as 8/255, one for each norm; by default 8/255, 0.5 and 12.
+    :param attack_steps: How many gradients the attack takes, or queries; by default what its paper takes.
+    """
+
+    norm: str | None = None
+    eps: str | None = None
+    attack_steps: int | None = None
+
+    def balls(self, samples: Data) -> tuple[Ball, ...]:
+        """Return the balls for such samples. Raises BadInput where norm or radius have no sense for them."""
+        return parse_balls(self.norm, self.eps, samples.x.shape[1:])
+
+    def refuse_alone(self, fix: str) -> None:
+        """Raise BadInput where an option describes an attack that nothing runs."""
+        for name in ("norm", "eps", "attack_steps", "restarts", "beta"):
+            if getattr(self, name, None) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise BadInput(f"{option} without an attack", expected="both or none", fix=fix)
+
+
+@Parameter(name="*")
+@dataclass
+class Evasion(Threat):
+    """The attack that a network is judged under.
+
+    :param attack: Measure the accuracy under this attack.
+    :param restarts: How often it starts anew; by default once.
+    """
+
+    attack: AttackName | None = None
+    restarts: int | None = None
+
+    def named(self, name: AttackName, samples: Data, seed: int = 0) -> Attack:
+        """Return the attack of that name for such samples. Raises BadInput where an option has no sense for it."""
+        return parse_attack(name, self.balls(samples), steps=self.attack_steps, restarts=self.restarts, seed=seed)
+
+    def value(self, samples: Data) -> Attack | None:
+        """Return the attack that was asked for, if any. Raises BadInput as `named` does."""
+        if self.attack is None:
+            self.refuse_alone("name it: --attack pgd")
+            return None
+        return self.named(self.attack, samples)
+
+
+@Parameter(name="*")
+@dataclass
+class Hardening(Threat):
+    """What is minimised in training.
+
+    :param loss: cross-entropy, or against an attack: adversarial (PGD; MSD for several norms), trades, or fast: a
+        single step (N-FGSM), and a check on samples kept back that stops training which has collapsed.
+    :param beta: The weight of robustness in trades; by default 6.
+    """
+
+    loss: LossName = "cross-entropy"
+    beta: float | None = None
+
+    def value(self, samples: Data) -> Loss:
+        """Return the loss on such samples. Raises BadInput where an option has no sense."""
+        if self.loss == "cross-entropy":
+            self.refuse_alone("name a loss: --loss adversarial")
+        return parse_loss(self.loss, self.balls(samples), steps=self.attack_steps, beta=self.beta)
+
+    def parts(self, samples: Data, seed: int) -> tuple[Data, Data]:
+        """Return what trains and what the check of fast training asks: a tenth, where there are enough."""
+        return hold_out(samples, 0.1, seed) if self.loss == "fast" else (samples, samples)
+
+    def check(self, held_out: Data) -> SingleStepCheck | None:
+        """Return the check that fast training needs."""
+        return SingleStepCheck(held_out, self.balls(held_out)) if self.loss == "fast" else None
+
+
 def _say(text: Any) -> None:
     if ranks().first:
         Console().print(text)
@@ -176,17 +256,25 @@ def _network(model: str, checkpoint: File) -> nn.Module:
 
 
 @app.command
-def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = None, resume: bool = False) -> None:
+def train(
+    *,
+    model: ModelSpec,
+    data: str,
+    out: File,
+    hardening: Hardening | None = None,
+    budget: Budget | None = None,
+    resume: bool = False,
+) -> None:
     """Train a network from scratch and write it to OUT (.safetensors)."""
-    budget = budget or Budget()
-    samples = load_data(data)
+    budget, hardening, samples = budget or Budget(), hardening or Hardening(), load_data(data)
+    loss, (fitted, held_out) = hardening.value(samples), hardening.parts(samples, budget.seed)
     torch.manual_seed(budget.seed)
     net = model_factory(model)()
     logits(net, samples[:1])  # refuses images and classes that the network does not fit
     state = _state_file(out, resume)
     training = budget.training(steps=800, lr=0.1)
     training.update({"schedule": one_cycle, "nesterov": True, "checkpoint": state})
-    history = fit(net, samples, **training)
+    history = fit(net, fitted, loss, after_step=hardening.check(held_out), **training)
     if ranks().first:
         save_checkpoint(net, out, _metadata(provenance(budget.seed, {"train": samples})))
         state.unlink(missing_ok=True)
@@ -241,18 +329,20 @@ def connect_command(
     adaptive: bool = True,
     low: float = 0.0,
     high: float = 1.0,
+    hardening: Hardening | None = None,
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
     """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
-    budget, samples = budget or Budget(), load_data(clean)
+    budget, hardening, samples = budget or Budget(), hardening or Hardening(), load_data(clean)
+    loss, (fitted, held_out) = hardening.value(samples), hardening.parts(samples, budget.seed)
     state, ends = _state_file(out, resume), (_network(model, start), _network(model, end))
     for each in ends:
         check_above_chance(each, samples)
     training: Training = {**budget.training(DEFAULTS["steps"], DEFAULTS["lr"]), "checkpoint": state}
     curve, history = connect(
-        ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, rho=rho, adaptive=adaptive, low=low, high=high,
-        **training,
+        ends[0], ends[1], fitted, kind=KINDS[kind], bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low,
+        high=high, after_step=hardening.check(held_out), **training,
     )  # fmt: skip
     if ranks().first:
         save_curve(curve, out, start=start, end=end, metadata=_metadata(provenance(budget.seed, {"clean": samples})))
@@ -264,7 +354,14 @@ def connect_command(
 
 @app.command(name="path")
 def path_command(
-    curve: File, *, model: ModelSpec, clean: Clean, out: File, points: int = 21, asked: Asked | None = None
+    curve: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    points: int = 21,
+    asked: Asked | None = None,
+    evasion: Evasion | None = None,
 ) -> None:
     """Measure the networks along CURVE, BatchNorm recalibrated on the clean samples, and write OUT (.json).
 
@@ -272,6 +369,7 @@ def path_command(
     """
     samples = load_data(clean)
     judge, loaded = (asked or Asked()).judge().apart_from(samples), load_curve(curve, model_factory(model))
+    judge = replace(judge, attack=(evasion or Evasion()).value(samples))
     folder = _new(out).with_name(f".{out.name}.points")
     found = evaluate_path(loaded, judge.metrics(samples), points, recalibrate_on=samples, folder=folder)
     if ranks().first:
@@ -289,19 +387,59 @@ def export(curve: File, *, t: float, model: ModelSpec, clean: Clean, out: File) 
 
 
 @app.command
-def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, out: File | None = None) -> None:
-    """Print CHECKPOINT's accuracy and loss on --data, and its attack success where a trigger is given."""
+def evaluate(
+    checkpoint: File,
+    *,
+    model: ModelSpec,
+    asked: Asked | None = None,
+    evasion: Evasion | None = None,
+    out: File | None = None,
+) -> None:
+    """Print CHECKPOINT's accuracy and loss on --data, and where given what the trigger and the attack do to it."""
     judge = (asked or Asked()).judge()
-    if judge.evaluation is None:
+    evaluation = judge.evaluation
+    if evaluation is None:
         raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
-    metrics = judge.metrics(judge.evaluation)
+    judge = replace(judge, attack=(evasion or Evasion()).value(evaluation))
+    metrics = judge.metrics(evaluation)
     del metrics[BONAFIDE]
     out = _new(out) if out else None
     found = measure(_network(model, checkpoint), metrics)
     if out:
         values = {name: as_record(value) for name, value in found.items()}
-        write_json(out, {**values, "provenance": provenance(0, {"evaluation": judge.evaluation})})
+        write_json(out, {**values, "provenance": provenance(0, {"evaluation": evaluation})})
     _say(_table("network", [(checkpoint.name, found)]))
+
+
+@app.command(name="attack")
+def attack_command(
+    checkpoint: File,
+    *,
+    model: ModelSpec,
+    data: str,
+    evasion: Evasion | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: File | None = None,
+) -> None:
+    """Attack CHECKPOINT on DATA, and print its accuracy before and after; without --attack by PGD.
+
+    Robust accuracy holds against the attack that was run, and no other: autoattack is the strongest here.
+
+    :param data: Samples: a named set, Parquet, image folder or .npz.
+    :param device: cpu, cuda, cuda:1, mps or auto.
+    :param out: Write the attacked images with their labels (.npz).
+    """
+    samples, evasion, out = load_data(data), evasion or Evasion(), npz_path(out) if out else None
+    name = evasion.attack or "pgd"
+    attack = evasion.named(name, samples, seed)
+    network = _network(model, checkpoint).to(pick_device(device))
+    clean, moved = check_above_chance(network, samples), attacked(network, samples, attack)
+    if out:
+        save_npz(moved, out)
+    where = " and ".join(f"{type(ball).__name__} {ball.eps:.4g}" for ball in evasion.balls(samples))
+    _say(_table("network", [(checkpoint.name, {"accuracy": clean, "robust accuracy": Accuracy(moved)(network)})]))
+    _say(f"{name} within {where}" + (f"; wrote {out}" if out else ""))
 
 
 def _copy(second: str | None, options: Training) -> Defense | None:
@@ -336,6 +474,7 @@ def repair_command(
     holdout: float = 0.2,
     compare: bool = False,
     asked: Asked | None = None,
+    hardening: Hardening | None = None,
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
@@ -363,12 +502,14 @@ def repair_command(
     :param resume: Go on with the run that OUT holds.
     """
     began, budget, asked = time.perf_counter(), budget or Budget(), asked or Asked()
+    hardening = hardening or Hardening()
     if t is not None and tolerance is not None:
         raise BadInput("both --t and --tolerance", expected="one of them", fix="a given t leaves nothing to choose")
     if other and second:
         raise BadInput(f"OTHER and --second {second}", expected="one of them", fix="a curve has one second endpoint")
     rule = fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
     samples = load_data(clean)
+    loss, (_, held_out) = hardening.value(samples), hold_out(samples, holdout, budget.seed)
     judge = asked.judge().apart_from(samples)
     judge.metrics(samples)  # refuses a trigger or target that does not fit, before any work
     files = [tampered, *([other] if other else [])]
@@ -377,12 +518,14 @@ def repair_command(
     settings: dict[str, Any] = {"bends": bends, "kind": kind, "rho": rho, "adaptive": adaptive, "second": second}
     settings |= {"low": low, "high": high, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
+    identity |= vars(hardening)
     options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
     ts = [*grid(points, low, high), *([t] if t is not None else [])]
     with claimed(out, {**identity, "compare": compare}, resume=resume):
         found = repair(
-            nets[0], samples, nets[1] if other else _copy(second, options), kind=KINDS[kind], bends=bends, rho=rho,
-            adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out, **options,
+            nets[0], samples, nets[1] if other else _copy(second, options), kind=KINDS[kind], bends=bends, loss=loss,
+            rho=rho, adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out,
+            after_step=hardening.check(held_out), **options,
         )  # fmt: skip
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}

@@ -15,13 +15,13 @@ from torch import nn
 
 from isthmus.comparison import Row, compare
 from isthmus.data import Data
-from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
+from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, RobustAccuracy, as_record, measure, per_class
 from isthmus.path import Path, evaluate_path
 from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import Repair
 from isthmus.select import BONAFIDE
 from isthmus.triggers import Target
-from isthmus.types import BadInput, Defense, Metric, Trigger, describe, percent
+from isthmus.types import Attack, BadInput, Defense, Metric, Trigger, describe, percent
 
 Record = dict[str, Any]
 
@@ -31,12 +31,16 @@ STILL_WORKS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """The data a repair is judged on: evaluation samples apart from the bonafide ones, and the trigger where known."""
+    """The data a repair is judged on: evaluation samples apart from the bonafide ones, the trigger where known.
+
+    With `attack`, the accuracy under it is asked as well.
+    """
 
     evaluation: Data | None = None
     trigger: Trigger | None = None
     target: Target | None = None
     left_out: int = 0
+    attack: Attack | None = None
 
     def apart_from(self, bonafide: Data) -> Judge:
         """Return the judge without those evaluation samples that are among the bonafide ones, image for image.
@@ -66,8 +70,10 @@ class Judge:
         if self.evaluation is not None:
             found["accuracy"] = Accuracy(self.evaluation)
             found["loss"] = MeanLoss(self.evaluation)
+        asked = self.evaluation if self.evaluation is not None else held_out
+        if self.attack is not None:
+            found["robust accuracy"] = RobustAccuracy(asked, self.attack)
         if self.trigger is not None and self.target is not None:
-            asked = self.evaluation if self.evaluation is not None else held_out
             found["attack success"] = AttackSuccess(asked, self.trigger, self.target)
         return found
 

@@ -1,7 +1,8 @@
 """Questions about one network, `Module -> float`; the data they ask about are part of the question.
 
 Every answer is a float that carries its interval: a share of samples is a `Rate` (Wilson, 95 %), an average over
-samples a `Mean` (normal, 95 %). Several questions about one network share its forward passes inside `measure`.
+samples a `Mean` (normal, 95 %). Several questions about one network share its forward passes inside `measure`, and
+what an attack found.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from isthmus.data import Data, Source, as_data
-from isthmus.engine import Precision, as_input, device_of, outputs, pass_size, takes_channels_last
+from isthmus.engine import Precision, as_input, device_of, laid_out, outputs, pass_size
 from isthmus.triggers import Target, triggered
 from isthmus.types import Attack, BadInput, Metric, Trigger
 
@@ -106,7 +107,7 @@ def from_record(record: Mapping[str, Any]) -> float:
     return float(record["value"])
 
 
-_Seen = dict[tuple[int, int, str], tuple[nn.Module, Data, Tensor]]  # the objects themselves, lest their ids be reused
+_Seen = dict[tuple[Any, ...], tuple[Any, ...]]  # by id, with the objects themselves, lest their ids be reused
 _shared: ContextVar[_Seen | None] = ContextVar("shared outputs", default=None)
 
 
@@ -126,7 +127,8 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
     """
     cache, key = _shared.get(), (id(model), id(data), precision)
     if cache is not None and key in cache:
-        return cache[key][-1]
+        found: Tensor = cache[key][-1]
+        return found
     try:
         out = outputs(model, data.x, precision=precision)
     except (BadInput, torch.OutOfMemoryError):
@@ -233,23 +235,38 @@ class MeanLoss:
         return Mean(float(losses.mean()), len(losses), float(losses.std(correction=0)))
 
 
+def _batches(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    size = pass_size(data.x, gradients=True)
+    return zip(data.x.split(size), data.y.split(size), strict=True)
+
+
+def _attacked_batch(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, channels_last: bool) -> Tensor:
+    device = device_of(model)
+    x = as_input(x, device, channels_last=channels_last)
+    found = attack(model, x, y.to(device)).detach().cpu()
+    if found.shape != x.shape:
+        raise BadInput(
+            f"attacked inputs of shape {tuple(found.shape)}", expected=f"{tuple(x.shape)}", fix="check the attack"
+        )
+    return found
+
+
 def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
     """Return the data with the attacked inputs in place of the images, in batches sized to memory.
 
-    Raises BadInput where the attack returns other shapes, or leaves [0, 1].
+    Within `measure` each attack meets each network and data set once. Raises BadInput where the attack returns other
+    shapes, or leaves [0, 1].
     """
-    device, last = device_of(model), takes_channels_last(model, data.x)
-    done = []
-    for x, y in zip(*(each.split(pass_size(data.x, gradients=True)) for each in (data.x, data.y)), strict=True):
-        x = as_input(x, device, channels_last=last)
-        done.append(attack(model, x, y.to(device)).detach().cpu())
-        if done[-1].shape != x.shape:
-            raise BadInput(
-                f"attacked inputs of shape {tuple(done[-1].shape)}",
-                expected=f"{tuple(x.shape)}",
-                fix="check the attack",
-            )
-    return Data(torch.cat(done), data.y, data.classes)
+    cache, key = _shared.get(), (id(model), id(data), id(attack))
+    if cache is not None and key in cache:
+        known: Data = cache[key][-1]
+        return known
+    with laid_out(model, data.x) as last:
+        done = [_attacked_batch(model, x, y, attack, last) for x, y in _batches(data)]
+    found = Data(torch.cat(done), data.y, data.classes)
+    if cache is not None:
+        cache[key] = (model, data, attack, found)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

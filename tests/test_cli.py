@@ -138,6 +138,73 @@ def test_an_aligned_network_is_closer_and_computes_the_same(home):
     assert one["accuracy"] == two["accuracy"]
 
 
+def test_an_attacked_network_and_the_attacked_images_say_the_same(home):
+    threat = ("--eps", "1/10", "--attack-steps", 3)
+    found = isthmus("attack", "a.safetensors", "--model", MODEL, "--data", "digits:test", *threat, "--out", "adv.npz",
+                    folder=home)  # fmt: skip
+    assert found.returncode == 0 and "robust accuracy" in found.stdout and "Linf 0.1" in found.stdout, found.stderr
+    for name, arguments in {"under": ("digits:test", "--attack", "pgd", *threat), "after": ("adv.npz",)}.items():
+        asked = isthmus("evaluate", "a.safetensors", "--model", MODEL, "--data", *arguments, "--out", f"{name}.json",
+                        folder=home)  # fmt: skip
+        assert asked.returncode == 0, asked.stderr
+    under, after = (json.loads((home / f"{name}.json").read_text()) for name in ("under", "after"))
+    assert under["robust accuracy"] == after["accuracy"] and under["robust accuracy"]["n"] == 500
+    assert under["robust accuracy"]["hits"] < under["accuracy"]["hits"]
+
+
+def test_robust_accuracy_along_a_robust_path(home):
+    for loss in ("cross-entropy", "adversarial"):
+        eps = () if loss == "cross-entropy" else ("--eps", 0.1, "--attack-steps", 2)
+        found = isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test",
+                        "--steps", 60, "--lr", 0.3, "--loss", loss, *eps, "--out", f"{loss}.safetensors",
+                        folder=home)  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        found = isthmus("path", f"{loss}.safetensors", "--model", MODEL, "--clean", "digits:test#n=100", "--points", 3,
+                        "--attack", "fgsm", "--eps", 0.1, "--out", f"{loss}.json", folder=home)  # fmt: skip
+        assert found.returncode == 0 and "robust accuracy" in found.stdout, found.stderr
+    plain, robust = (
+        json.loads((home / f"{loss}.json").read_text())["values"] for loss in ("cross-entropy", "adversarial")
+    )
+    assert robust["robust accuracy"][1]["value"] > plain["robust accuracy"][1]["value"]
+
+
+TRAIN, CLEAN = ("train", "--data", "digits:train#n=200"), ("--clean", "digits:test#n=200")
+CONNECT, REPAIR = ("connect", "a.safetensors", "b.safetensors", *CLEAN), ("repair", "a.safetensors", *CLEAN)
+
+
+@pytest.mark.parametrize("verb, loss", [
+    (TRAIN, "adversarial"), (TRAIN, "trades"), (TRAIN, "fast"), (CONNECT, "fast"), (REPAIR, "adversarial"),
+], ids=lambda value: value[0] if isinstance(value, tuple) else value)  # fmt: skip
+def test_whatever_trains_can_be_hardened(verb, loss, home):
+    out = f"{verb[0]}-{loss}" + ("" if verb is REPAIR else ".safetensors")
+    found = isthmus(*verb, "--model", MODEL, "--steps", 3, "--lr", 0.05, "--loss", loss, "--norm", "l2",
+                    "--eps", 0.2, *(("--points", 2) if verb is REPAIR else ()), "--out", out, folder=home)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    if verb is REPAIR:
+        assert "L2(eps=0.2)" in json.loads((home / out / "report.json").read_text())["curve"]["loss"]
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("attack", "--eps", 8), "8/255"), (("attack", "--norm", "l1", "--attack", "square"), "L1"),
+    (("attack", "--attack", "fgsm", "--attack-steps", 3), "steps"), (("attack", "--out", "adv.txt"), "adv.npz"),
+    (("evaluate", "--eps", 0.1), "--eps without an attack"), (("evaluate", "--restarts", 2), "--restarts without"),
+], ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None)  # fmt: skip
+def test_attacks_without_sense_are_refused_in_one_line(arguments, says, spoiled):
+    verb, *options = arguments
+    data = "--data", "digits:test#n=50"
+    assert says in refused(spoiled[0], verb, "a.safetensors", "--model", MODEL, *data, *options)
+
+
+@pytest.mark.parametrize("options, says", [
+    (("--eps", 0.1), "--eps without an attack"), (("--loss", "fast", "--attack-steps", 3), "fast"),
+    (("--loss", "trades", "--rho", 1), "TRADES"), (("--loss", "adversarial", "--beta", 1), "beta"),
+], ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None)  # fmt: skip
+def test_losses_without_sense_are_refused_in_one_line(options, says, spoiled):
+    for verb in (("connect", "a.safetensors", "a.safetensors"), ("repair", "a.safetensors")):
+        assert says in refused(spoiled[0], *verb, "--model", MODEL, "--clean", "digits:test#n=200", "--steps", 2,
+                               *options, "--out", "refused")  # fmt: skip
+
+
 def test_clean_labels_stay(home):
     found = isthmus("poison", "digits:train", "--trigger", "sinusoid", "--target", 1, "--clean-label", "--rate", 0.5,
                     "--out", "sig.npz", folder=home)  # fmt: skip

@@ -18,6 +18,7 @@ from isthmus.engine import (
     frozen,
     gathered,
     joined_ranks,
+    laid_out,
     outputs,
     pass_size,
     pick_device,
@@ -51,6 +52,16 @@ def test_outputs_do_not_depend_on_batches_or_modes_and_change_nothing(kind):
 def test_bytes_and_floats_give_the_same_outputs():
     net = network("batchnorm")
     assert torch.equal(outputs(net, data(dtype=torch.uint8).x), outputs(net, data().x))
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "view"])
+def test_weights_are_laid_out_for_a_block_and_put_back_even_when_it_breaks_off(kind):
+    net, x = network(kind), data(4).x
+    convolution = next(m for m in net.modules() if isinstance(m, nn.Conv2d)).weight
+    with pytest.raises(ZeroDivisionError), laid_out(net, x) as last:
+        assert last == (kind == "batchnorm") == (not convolution.is_contiguous())
+        raise ZeroDivisionError
+    assert convolution.is_contiguous()
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
