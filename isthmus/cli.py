@@ -6,6 +6,7 @@ Every error a user can cause ends in one line on standard error and exit status 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -698,5 +699,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"isthmus: {' '.join(str(error).split())} See isthmus --help.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one, on the way out, changes nothing
         print("isthmus: interrupted; the same command with --resume goes on from the last save", file=sys.stderr)
         sys.exit(130)

@@ -23,8 +23,7 @@ from isthmus.types import BadInput, sha256_of
 class Data:
     """Labelled images: x (n, c, h, w) uint8, or float in [0, 1]; y (n,) int64 in 0 .. classes - 1.
 
-    `classes` is a count or the names of the classes, and is kept as names; float64 images are kept as float32, which
-    is what networks take.
+    `classes` is a count or the names of the classes, and is kept as names.
     Raises BadInput where shapes, types, ranges or labels are off, or there is nothing.
 
     >>> data = Data(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), classes=2)
@@ -45,8 +44,6 @@ class Data:
         _check_images(self.x)
         _check_labels(self.y, len(self.x), self.num_classes)
         object.__setattr__(self, "y", self.y.long())
-        if self.x.dtype == torch.float64:
-            object.__setattr__(self, "x", self.x.float())
 
     def __len__(self) -> int:
         return len(self.x)

@@ -136,9 +136,9 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         why = str(error).partition("\n")[0]
         raise BadInput(
-            f"images of shape {tuple(data.x.shape[1:])} that the network cannot read ({why})",
-            expected="the shape it was built for",
-            fix="check the data and the model factory",
+            f"images of shape {tuple(data.x.shape[1:])} and type {data.x.dtype} that the network cannot read ({why})",
+            expected="the shape and type it was built for",
+            fix="convert the images, or check the model factory",
         ) from error
     if out.ndim != 2 or out.shape[1] != data.num_classes:
         raise BadInput(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -230,7 +231,10 @@ def test_control_c_loses_nothing(home):
                  "--points", "3", "--out"]  # fmt: skip
     command = [sys.executable, "-m", "isthmus", *arguments, "stopped"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number, other last bits
-    with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True, env=environment) as running:
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, and theirs, ignore it
+    with subprocess.Popen(
+        command, cwd=home, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heeds
+    ) as running:
         while not list((home / "stopped").glob("*.state")) and running.poll() is None:
             time.sleep(0.05)
         for _ in range(10):  # Python loses an interrupt that arrives while an object is being finalised

@@ -36,11 +36,6 @@ def test_bad_data_is_refused_in_one_line(x, y, classes, words):
     refused(lambda: Data(x, y, classes), *words)
 
 
-def test_double_precision_becomes_what_networks_take():
-    assert torch.equal(Data(X.double(), Y, 3).x, X)
-    assert Data(X.double(), Y, 3).sha256 == Data(X, Y, 3).sha256
-
-
 def test_a_shift_that_leaves_nothing_is_refused():
     refused(lambda: Augment(pad=-1), "pad = -1")
     refused(lambda: Augment(pad=4)(X), "4x4")
