@@ -3,7 +3,9 @@
 Source: Pearson and Spearman by scipy; circular shifts and permuted blocks after Politis and Romano, 1994, and Harris,
 2020 (nonsense correlations); specification, section 10. Repeats are combined in Fisher's z, p-values by Fisher's way.
 
-Where we depart: a p-value from independent points would be far too small here, so none is offered.
+Where we depart: a p-value from independent points would be far too small here, so none is offered. Shifts are exact
+for series that close; of unrelated series with a trend (random walks of 21 points) one in four passes at 5 %, of blocks
+none (one in two by the plain p-value; tests/test_correlation.py).
 """
 
 from __future__ import annotations

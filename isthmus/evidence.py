@@ -16,7 +16,7 @@ from torch import nn
 from isthmus import landscape as surroundings
 from isthmus.comparison import Row, compare
 from isthmus.data import Data
-from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, as_record, measure, per_class
+from isthmus.metrics import Accuracy, AttackSuccess, MeanLoss, RobustAccuracy, as_record, measure, per_class
 from isthmus.path import Path, evaluate_path
 from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import Repair
@@ -26,15 +26,22 @@ from isthmus.types import Attack, BadInput, Defense, Metric, Trigger, describe, 
 
 Record = dict[str, Any]
 
+STILL_WORKS = 0.1
+"""The attack success rate from which on a report says that the backdoor still works."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """The data a repair is judged on: evaluation samples apart from the bonafide ones, and the trigger where known."""
+    """The data a repair is judged on: evaluation samples apart from the bonafide ones, the trigger where known.
+
+    With `attack`, the accuracy under it is asked as well.
+    """
 
     evaluation: Data | None = None
     trigger: Trigger | None = None
     target: Target | None = None
     left_out: int = 0
+    attack: Attack | None = None
 
     def apart_from(self, bonafide: Data) -> Judge:
         """Return the judge without those evaluation samples that are among the bonafide ones, image for image.
@@ -64,8 +71,10 @@ class Judge:
         if self.evaluation is not None:
             found["accuracy"] = Accuracy(self.evaluation)
             found["loss"] = MeanLoss(self.evaluation)
+        asked = self.evaluation if self.evaluation is not None else held_out
+        if self.attack is not None:
+            found["robust accuracy"] = RobustAccuracy(asked, self.attack)
         if self.trigger is not None and self.target is not None:
-            asked = self.evaluation if self.evaluation is not None else held_out
             found["attack success"] = AttackSuccess(asked, self.trigger, self.target)
         return found
 
@@ -182,16 +191,22 @@ def _permanence(found: Repair, tampered: nn.Module, woken: list[Row], metrics: M
 
 
 def verdict(found: Repair, before: Record, after: Record) -> str:
-    """Return the outcome in one plain sentence."""
-    name = "accuracy" if "accuracy" in after else BONAFIDE
-    kept = f"accuracy {percent(before[name]['value'])} before, {percent(after[name]['value'])} after"
+    """Return the outcome in one plain sentence; where the trigger still works, it says so first.
+
+    That is where the attack success rate is above a tenth beyond doubt.
+    """
+    name, attack = "accuracy" if "accuracy" in after else BONAFIDE, "attack success"
+    asked = {attack: "attack success", name: "accuracy"} if attack in after else {name: "accuracy"}
+    figures = "; ".join(
+        f"{words} {percent(before[each]['value'])} before, {percent(after[each]['value'])} after"
+        for each, words in asked.items()
+    )
+    works = ", on which the backdoor still works" if attack in after and after[attack]["low"] > STILL_WORKS else ""
     where = f"the network at t = {float(found.t):g}"
     if not found.t.confident:
-        return f"The samples cannot tell which point to trust; {where} was taken untested: {kept}."
-    if "attack success" in after:
-        success = f"attack success {percent(before['attack success']['value'])} before, "
-        return f"Took {where}: {success}{percent(after['attack success']['value'])} after; {kept}."
-    return f"Took {where}: {kept}. Whether a backdoor is gone was not measured: no trigger was given."
+        return f"The samples cannot tell which point to trust; taken untested was {where}{works}: {figures}."
+    unasked = "" if attack in after else " Whether a backdoor is gone was not measured: no trigger was given."
+    return f"Took {where}{works}: {figures}.{unasked}"
 
 
 def limits(found: Repair, judge: Judge) -> list[str]:

@@ -35,7 +35,8 @@ AGAINST = (TOP, L1, L2, ALIGNMENT, LOSS)
 
 CAVEATS = (
     "Neighbouring t are alike, so far fewer points than m count; p-values are of circular shifts or permuted blocks, "
-    "and one path is one observation: repeat over independent paths.",
+    "those of shifts too small where a series has a trend, and one path is one observation: repeat over independent "
+    "paths.",
     "Two curves with one hump each correlate, whatever the reason.",
     "How sure the network is (its softmax) drives both the curvature and the loss.",
     "Correlation with the gradient norm stands beside that with lambda_max: where the norm varies along the path, the "

@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from isthmus.data import Data, Source, as_data
-from isthmus.engine import Precision, as_input, device_of, outputs, pass_size, takes_channels_last
+from isthmus.engine import Precision, as_input, device_of, laid_out, outputs, pass_size
 from isthmus.hessian import InputHessian, input_hessian, weight_hessian_top
 from isthmus.triggers import Target, triggered
 from isthmus.types import Attack, BadInput, Metric, Trigger
@@ -171,9 +171,9 @@ def _logits(model: nn.Module, data: Data, precision: Precision) -> Tensor:
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         why = str(error).partition("\n")[0]
         raise BadInput(
-            f"images of shape {tuple(data.x.shape[1:])} that the network cannot read ({why})",
-            expected="the shape it was built for",
-            fix="check the data and the model factory",
+            f"images of shape {tuple(data.x.shape[1:])} and type {data.x.dtype} that the network cannot read ({why})",
+            expected="the shape and type it was built for",
+            fix="convert the images, or check the model factory",
         ) from error
     if out.ndim != 2 or out.shape[1] != data.num_classes:
         raise BadInput(
@@ -284,6 +284,22 @@ class MeanLoss:
         return Mean.of(F.cross_entropy(logits(model, self.asked, self.precision), self.asked.y, reduction="none"))
 
 
+def _batches(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    size = pass_size(data.x, gradients=True)
+    return zip(data.x.split(size), data.y.split(size), strict=True)
+
+
+def _attacked_batch(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, channels_last: bool) -> Tensor:
+    device = device_of(model)
+    x = as_input(x, device, channels_last=channels_last)
+    found = attack(model, x, y.to(device)).detach().cpu()
+    if found.shape != x.shape:
+        raise BadInput(
+            f"attacked inputs of shape {tuple(found.shape)}", expected=f"{tuple(x.shape)}", fix="check the attack"
+        )
+    return found
+
+
 def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
     """Return the data with the attacked inputs in place of the images, in batches sized to memory.
 
@@ -294,17 +310,8 @@ def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
 
 
 def _attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
-    device, last = device_of(model), takes_channels_last(model, data.x)
-    done = []
-    for x, y in zip(*(each.split(pass_size(data.x, gradients=True)) for each in (data.x, data.y)), strict=True):
-        x = as_input(x, device, channels_last=last)
-        done.append(attack(model, x, y.to(device)).detach().cpu())
-        if done[-1].shape != x.shape:
-            raise BadInput(
-                f"attacked inputs of shape {tuple(done[-1].shape)}",
-                expected=f"{tuple(x.shape)}",
-                fix="check the attack",
-            )
+    with laid_out(model, data.x) as last:
+        done = [_attacked_batch(model, x, y, attack, last) for x, y in _batches(data)]
     return Data(torch.cat(done), data.y, data.classes)
 
 

@@ -368,14 +368,20 @@ def _names(held: NDArray[Any]) -> list[str] | int:
     return int(held) if held.ndim == 0 else [str(name) for name in held]
 
 
+def npz_path(path: Path | str) -> Path:
+    """Return the path. Raises BadInput where it is not named .npz."""
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise BadInput(f"{path}", expected="a file name that ends in .npz", fix=f"write {path.with_suffix('.npz')}")
+    return path
+
+
 def save_npz(data: Data, path: Path | str) -> Path:
     """Write data as an .npz file that `load_data` reads, whole or not at all, and return the path.
 
     Raises BadInput where the file cannot be written or is not named .npz.
     """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise BadInput(f"{path}", expected="a file name that ends in .npz", fix=f"write {path.with_suffix('.npz')}")
+    path = npz_path(path)
     x = data.x.float() if data.x.dtype == torch.bfloat16 else data.x  # numpy has no bfloat16
 
     def write(temporary: Path) -> None:

@@ -132,10 +132,11 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
             )
 
 
-def check_ball(ball: Ball, attack: str) -> None:
-    """Raise BadInput where the ball is neither l-inf nor l2, the only ones that the attack is made for."""
+def check_ball(ball: Ball, attack: str) -> Linf | L2:
+    """Return the ball. Raises BadInput where it is neither l-inf nor l2, the only ones that the attack is made for."""
     if not isinstance(ball, Linf | L2):
         raise BadInput(f"{ball}", expected=f"an Linf or L2 ball for {attack}", fix="use PGD, which takes any ball")
+    return ball
 
 
 def generator_of(seed: int | None) -> torch.Generator | None:
