@@ -5,6 +5,7 @@ from isthmus.balls import L1, L2, Linf
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier, Curve, PolyChain, expected_over_t
 from isthmus.data import Augment, Data, as_data, split
+from isthmus.hessian import input_hessian, input_hessian_top
 from isthmus.inspection import inspect
 from isthmus.losses import adversarial, cross_entropy, sharpness_aware, trades
 from isthmus.metrics import Accuracy, AttackSuccess, InjectionSuccess, MeanLoss, RobustAccuracy
@@ -42,6 +43,8 @@ __all__ = [
     "evaluate_path",
     "expected_over_t",
     "fit",
+    "input_hessian",
+    "input_hessian_top",
     "inspect",
     "load_data",
     "permuted_copy",

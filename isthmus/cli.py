@@ -6,52 +6,68 @@ Every error a user can cause ends in one line on standard error and exit status 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import isfinite
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
 import torch
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from isthmus import __version__, comparison, report
+from isthmus import __version__, comparison, plot, report
+from isthmus import landscape as surroundings
 from isthmus.align import align
+from isthmus.attacks import PGD, AttackName, LossName, parse_attack, parse_balls, parse_loss
+from isthmus.balls import Ball
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.curve import Bezier, Curve, PolyChain
 from isthmus.curvefile import load_curve, save_curve
-from isthmus.data import Augment, hold_out
+from isthmus.data import Augment, Data, hold_out
 from isthmus.defenses import FineTune, rivals, standard
 from isthmus.demo import tell
 from isthmus.endpoints import PermutedCopy, PerturbedCopy
-from isthmus.engine import Precision, joined_ranks, ranks
+from isthmus.engine import Precision, joined_ranks, pick_device, ranks
 from isthmus.evidence import Judge, evidence
 from isthmus.factory import model_factory
 from isthmus.faults import BitFlips
-from isthmus.files import claimed, file_sha256, read_json, write_json
+from isthmus.files import claimed, file_sha256, read_json, write_json, write_text
 from isthmus.injection import FaultSneaking, Injection, Penalised, Reference, draw, mislabelled
 from isthmus.inspection import inspect, read_references
 from isthmus.inversion import BATCH, STEPS
-from isthmus.metrics import MeanLoss, as_record, from_record, measure
+from isthmus.losses import cross_entropy
+from isthmus.metrics import Accuracy, MeanLoss, as_record, attacked, check_above_chance, from_record, logits, measure
+from isthmus.overfitting import SingleStepCheck
 from isthmus.path import evaluate_path, grid, network_at
+from isthmus.plane import Plane, evaluate_plane
 from isthmus.progress import shown
 from isthmus.provenance import provenance
 from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, AlongPath, Repair, connect, plain, repair
 from isthmus.select import BONAFIDE, farthest_within, fixed
-from isthmus.sources import check_npz, load_data, save_npz
-from isthmus.train import Training, fit, one_cycle
+from isthmus.sources import load_data, npz_path, save_npz
+from isthmus.train import Training, check_budget, fit, one_cycle
 from isthmus.triggers import changed, parse_target, parse_trigger, poison
-from isthmus.types import BadInput, Defense, percent
+from isthmus.types import Attack, BadInput, Defense, Loss, describe, percent
+
+
+def _usable(type_: Any, value: Any) -> None:
+    """Refuse numbers that no option means: NaN, infinity, and integers that no random generator takes as a seed."""
+    if isinstance(value, (int, float)) and not (isfinite(value) and abs(value) < 2**40):
+        raise ValueError("Expected a finite number below 2^40.")
+
 
 app = App(
     name="isthmus",
     version=__version__,
     help="Repair, evaluate and harden networks along low-loss paths.",
+    default_parameter=Parameter(validator=_usable),
     suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 
@@ -82,15 +98,21 @@ class Budget:
     weight_decay: float = 1e-4
     pad: int = 0
     flip: bool = False
-    seed: int = 0
+    seed: Annotated[int, Parameter(validator=_usable)] = 0
     precision: Precision = "auto"
     device: str = "auto"
 
     def training(self, steps: int, lr: float) -> Training:
-        """Return these settings as options of `fit`, with steps and a learning rate for want of them."""
+        """Return these settings as options of `fit`, with steps and a learning rate for want of them.
+
+        Raises BadInput where they are no budget or no device of this machine, so that no work is done in vain.
+        """
+        steps, lr = steps if self.steps is None else self.steps, lr if self.lr is None else self.lr
+        check_budget(steps, lr, self.batch_size, self.weight_decay)
+        pick_device(self.device)
         return {
-            "steps": steps if self.steps is None else self.steps,
-            "lr": lr if self.lr is None else self.lr,
+            "steps": steps,
+            "lr": lr,
             "batch_size": self.batch_size,
             "weight_decay": self.weight_decay,
             "augment": Augment(self.pad, self.flip) if self.pad or self.flip else None,
@@ -122,11 +144,126 @@ class Asked:
         if (self.trigger is None) != (self.target is None):
             raise BadInput("a trigger or a target alone", expected="both or none", fix="pass --trigger and --target")
         return Judge(
-            load_data(self.data) if self.data else None,
-            parse_trigger(self.trigger) if self.trigger else None,
-            parse_target(self.target) if self.target else None,
-            load_data(self.errors) if self.errors else None,
+            load_data(self.data) if self.data is not None else None,
+            parse_trigger(self.trigger) if self.trigger is not None else None,
+            parse_target(self.target) if self.target is not None else None,
+            load_data(self.errors) if self.errors is not None else None,
         )
+
+
+@dataclass
+class Threat:
+    """What an attacker of inputs may do.
+
+    :param norm: linf, l2 or l1; several, as "linf,l2,l1", for the worst of them. By default linf.
+    :param eps: The radius in units of images in [0, 1], as 8/255, one for each norm; by default 8/255, 0.5 and 12.
+    :param attack_steps: How many gradients the attack takes, or queries; by default what its paper takes.
+    """
+
+    norm: str | None = None
+    eps: str | None = None
+    attack_steps: int | None = None
+
+    def balls(self, samples: Data) -> tuple[Ball, ...]:
+        """Return the balls for such samples. Raises BadInput where norm or radius have no sense for them."""
+        return parse_balls(self.norm, self.eps, samples.x.shape[1:])
+
+    def refuse_alone(self, fix: str, *, around: bool = False) -> None:
+        """Raise BadInput where an option describes an attack that nothing runs; a landscape around the path may."""
+        for name in ("restarts", "beta") if around else ("norm", "eps", "attack_steps", "restarts", "beta"):
+            if getattr(self, name, None) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise BadInput(f"{option} without an attack", expected="both or none", fix=fix)
+
+
+@Parameter(name="*")
+@dataclass
+class Evasion(Threat):
+    """The attack that a network is judged under.
+
+    :param attack: Measure the accuracy under this attack.
+    :param restarts: How often it starts anew; by default once.
+    """
+
+    attack: AttackName | None = None
+    restarts: int | None = None
+
+    def named(self, name: AttackName, samples: Data, seed: int = 0) -> Attack:
+        """Return the attack of that name for such samples. Raises BadInput where an option has no sense for it."""
+        return parse_attack(name, self.balls(samples), steps=self.attack_steps, restarts=self.restarts, seed=seed)
+
+    def value(self, samples: Data, *, around: bool = False) -> Attack | None:
+        """Return the attack that was asked for, if any. Raises BadInput as `named` and `refuse_alone` do."""
+        if self.attack is None:
+            self.refuse_alone("name it: --attack pgd", around=around)
+            return None
+        return self.named(self.attack, samples)
+
+
+@Parameter(name="*")
+@dataclass
+class Hardening(Threat):
+    """What is minimised in training.
+
+    :param loss: cross-entropy, or against an attack: adversarial (PGD; MSD for several norms), trades, or fast: a
+        single step (N-FGSM), and a check on samples kept back that stops training which has collapsed.
+    :param beta: The weight of robustness in trades; by default 6.
+    """
+
+    loss: LossName = "cross-entropy"
+    beta: float | None = None
+
+    def value(self, samples: Data, *, around: bool = False) -> Loss:
+        """Return the loss on such samples. Raises BadInput where an option has no sense."""
+        if self.loss == "cross-entropy":
+            self.refuse_alone("name a loss: --loss adversarial", around=around)
+            return cross_entropy
+        return parse_loss(self.loss, self.balls(samples), steps=self.attack_steps, beta=self.beta)
+
+    def parts(self, samples: Data, seed: int) -> tuple[Data, Data]:
+        """Return what trains and what the check of fast training asks: a tenth, where there are enough."""
+        return hold_out(samples, 0.1, seed) if self.loss == "fast" else (samples, samples)
+
+    def check(self, held_out: Data) -> SingleStepCheck | None:
+        """Return the check that fast training needs."""
+        return SingleStepCheck(held_out, self.balls(held_out)) if self.loss == "fast" else None
+
+
+@Parameter(name="*")
+@dataclass
+class Surroundings:
+    """Robustness and curvature along the path.
+
+    :param landscape: Measure them too: loss under PGD within --eps, input-Hessian, gradient norms, and what goes with
+        what.
+    :param landscape_samples: On the first so many samples; by default 500.
+    """
+
+    landscape: bool = False
+    landscape_samples: int | None = None
+
+    def attack(self, threat: Threat, samples: Data) -> PGD | None:
+        """Return PGD in the ball of the threat; None where no landscape was asked for.
+
+        Raises BadInput for options without a landscape, and for several norms.
+        """
+        if not self.landscape:
+            if self.landscape_samples is not None:
+                raise BadInput("--landscape-samples", expected="--landscape", fix="pass --landscape, or neither")
+            return None
+        _ = self.samples  # refuses
+        balls = threat.balls(samples)
+        if len(balls) > 1:
+            raise BadInput(f"--norm {threat.norm} for a landscape", expected="one norm", fix="measure one at a time")
+        return PGD(balls[0], steps=10 if threat.attack_steps is None else threat.attack_steps, returns="worst")
+
+    @property
+    def samples(self) -> int:
+        """How many samples are asked. Raises BadInput where there are none."""
+        found = 500 if self.landscape_samples is None else self.landscape_samples
+        if found < 1:
+            raise BadInput(f"--landscape-samples {found}", expected="1 or more", fix="leave it out for 500")
+        return found
 
 
 def _say(text: Any) -> None:
@@ -147,13 +284,17 @@ def _metadata(origin: dict[str, Any]) -> dict[str, str]:
     return {"provenance": json.dumps(origin)}
 
 
+def _new(out: File) -> File:
+    """Refuse a file that exists, before any work."""
+    if out.exists() or not out.name:
+        got = f"{out}, which exists" if out.name else "an empty name"
+        raise BadInput(got, expected="a new file", fix="choose another --out; nothing is overwritten")
+    return out
+
+
 def _state_file(out: File, resume: bool) -> File:
     """Where the training of `out` keeps its state; refuses a finished or an unclaimed one, so nothing is lost."""
-    state = out.with_name(f".{out.name}.state")
-    if out.exists():
-        raise BadInput(
-            f"{out}, which exists", expected="a new file", fix="choose another --out; nothing is overwritten"
-        )
+    state = _new(out).with_name(f".{out.name}.state")
     if state.exists() and not resume:
         raise BadInput(f"an unfinished run of {out}", expected="a new file", fix="pass --resume to go on with it")
     return state
@@ -164,16 +305,25 @@ def _network(model: str, checkpoint: File) -> nn.Module:
 
 
 @app.command
-def train(*, model: ModelSpec, data: str, out: File, budget: Budget | None = None, resume: bool = False) -> None:
+def train(
+    *,
+    model: ModelSpec,
+    data: str,
+    out: File,
+    hardening: Hardening | None = None,
+    budget: Budget | None = None,
+    resume: bool = False,
+) -> None:
     """Train a network from scratch and write it to OUT (.safetensors)."""
-    budget = budget or Budget()
-    samples = load_data(data)
+    budget, hardening, samples = budget or Budget(), hardening or Hardening(), load_data(data)
+    loss, (fitted, held_out) = hardening.value(samples), hardening.parts(samples, budget.seed)
     torch.manual_seed(budget.seed)
     net = model_factory(model)()
+    logits(net, samples[:1])  # refuses images and classes that the network does not fit
     state = _state_file(out, resume)
     training = budget.training(steps=800, lr=0.1)
     training.update({"schedule": one_cycle, "nesterov": True, "checkpoint": state})
-    history = fit(net, samples, **training)
+    history = fit(net, fitted, loss, after_step=hardening.check(held_out), **training)
     if ranks().first:
         save_checkpoint(net, out, _metadata(provenance(budget.seed, {"train": samples})))
         state.unlink(missing_ok=True)
@@ -199,7 +349,7 @@ def poison_command(
     :param cover: Share of the samples that carry --cover-trigger and keep their label.
     :param cover_trigger: As --trigger; goes with --cover.
     """
-    samples = load_data(data)
+    samples, out = load_data(data), _new(out)
     poisoned = poison(
         samples,
         parse_trigger(trigger),
@@ -249,8 +399,7 @@ def inject_command(
     :param lr: Step of the method, for its own default.
     :param errors_out: Write the images with their injected labels there (.npz), for --errors of other commands.
     """
-    if errors_out:
-        check_npz(errors_out)
+    out, errors_out = _new(out), _new(npz_path(errors_out)) if errors_out else None
     samples, network = load_data(data), _network(model, checkpoint)
     generator = torch.Generator().manual_seed(seed)
     chosen, others = draw([network], samples, (errors, kept), generator)
@@ -289,7 +438,8 @@ def flip_command(
     :param layer: Layers or parameters that suffer, by name; by default all parameters.
     :param clamp: Bring weights that leave their tensor's range back into it; otherwise NaN and infinity are refused.
     """
-    found = BitFlips(flips, rate, dtype, tuple(layer or ()), clamp, seed)(_network(model, checkpoint))
+    faults, out = BitFlips(flips, rate, dtype, tuple(layer or ()), clamp, seed), _new(out)
+    found = faults(_network(model, checkpoint))
     save_checkpoint(found.network, out, _metadata({**provenance(seed, {}), "faults": found.record()}))
     _say(
         f"wrote {out}: {found.flips} of {found.bits} bits flipped, {found.changed} of {found.size} weights changed, "
@@ -311,16 +461,20 @@ def connect_command(
     adaptive: bool = True,
     low: float = 0.0,
     high: float = 1.0,
+    hardening: Hardening | None = None,
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
     """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
-    budget, samples = budget or Budget(), load_data(clean)
+    budget, hardening, samples = budget or Budget(), hardening or Hardening(), load_data(clean)
+    loss, (fitted, held_out) = hardening.value(samples), hardening.parts(samples, budget.seed)
     state, ends = _state_file(out, resume), (_network(model, start), _network(model, end))
+    for each in ends:
+        check_above_chance(each, samples)
     training: Training = {**budget.training(DEFAULTS["steps"], DEFAULTS["lr"]), "checkpoint": state}
     curve, history = connect(
-        ends[0], ends[1], samples, kind=KINDS[kind], bends=bends, rho=rho, adaptive=adaptive, low=low, high=high,
-        **training,
+        ends[0], ends[1], fitted, kind=KINDS[kind], bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low,
+        high=high, after_step=hardening.check(held_out), **training,
     )  # fmt: skip
     if ranks().first:
         save_curve(curve, out, start=start, end=end, metadata=_metadata(provenance(budget.seed, {"clean": samples})))
@@ -332,44 +486,153 @@ def connect_command(
 
 @app.command(name="path")
 def path_command(
-    curve: File, *, model: ModelSpec, clean: Clean, out: File, points: int = 21, asked: Asked | None = None
+    curve: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    points: int = 21,
+    asked: Asked | None = None,
+    evasion: Evasion | None = None,
+    around: Surroundings | None = None,
 ) -> None:
     """Measure the networks along CURVE, BatchNorm recalibrated on the clean samples, and write OUT (.json).
 
     Without --data the clean samples themselves are asked about. Points are kept beside OUT as they are computed.
     """
-    samples, judge = load_data(clean), (asked or Asked()).judge()
-    judge.check(samples)
-    loaded = load_curve(curve, model_factory(model))
-    folder = out.with_name(f".{out.name}.points")
+    around, evasion, samples = around or Surroundings(), evasion or Evasion(), load_data(clean)
+    attack = around.attack(evasion, samples)
+    judge, loaded = (asked or Asked()).judge().apart_from(samples), load_curve(curve, model_factory(model))
+    judge = replace(judge, attack=evasion.value(samples, around=around.landscape))
+    folder = _new(out).with_name(f".{out.name}.points")
     found = evaluate_path(loaded, judge.metrics(samples), points, recalibrate_on=samples, folder=folder)
+    record = found.record()
+    if attack is not None:
+        questions = surroundings.landscape_metrics((judge.evaluation or samples)[: around.samples], attack)
+        measured = evaluate_path(loaded, questions, points, recalibrate_on=samples, ends="recalibrated", folder=folder)
+        record["landscape"] = surroundings.record(measured, describe(attack))
     if ranks().first:
-        write_json(out, {**found.record(), "provenance": provenance(0, {"clean": samples})})
+        write_json(out, {**record, "provenance": provenance(0, {"clean": samples})})
     _say(_table("t", [(f"{t:g}", found.at(t)) for t in found.t]))
+    if attack is not None:
+        _say_landscape(record["landscape"])
+
+
+def _say_landscape(part: dict[str, Any]) -> None:
+    for table in report.landscape_tables(part):
+        _say(table)
+    for caveat in part["caveats"]:
+        _say(f"- {caveat}")
+
+
+@app.command(name="plane")
+def plane_command(
+    first: File,
+    second: File,
+    third: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    points: int = 11,
+    margin: float = 0.2,
+    asked: Asked | None = None,
+    evasion: Evasion | None = None,
+    around: Surroundings | None = None,
+) -> None:
+    """Measure the plane through three networks and write OUT (.json), and each metric as a contour plot (.svg).
+
+    Without --data the clean samples themselves are asked about. The plane of a curve with one bend is that through its
+    ends and the network that `isthmus export` gives at t = 0.5.
+
+    :param points: Points along each side of the grid.
+    :param margin: How far the grid reaches beyond the networks, as a share of their extent.
+    """
+    around, evasion, samples, out = around or Surroundings(), evasion or Evasion(), load_data(clean), _new(out)
+    attack, judge = around.attack(evasion, samples), (asked or Asked()).judge().apart_from(samples)
+    judge = replace(judge, attack=evasion.value(samples, around=around.landscape))
+    plane = Plane(*(_network(model, file) for file in (first, second, third)))
+    metrics = judge.metrics(samples)
+    if attack is not None:
+        asked_of: Data = (judge.evaluation or samples)[: around.samples]
+        metrics |= surroundings.landscape_metrics(asked_of, attack)
+    elif judge.evaluation is None:
+        metrics["bonafide loss"] = MeanLoss(samples)
+    found = evaluate_plane(plane, metrics, points, recalibrate_on=samples, margin=margin).record()
+    if not ranks().first:
+        return
+    write_json(out, {**found, "provenance": provenance(0, {"clean": samples})})
+    names = [file.stem for file in (first, second, third)]
+    for name in metrics:
+        figure = plot.contours(found, name, corners=names)
+        drawn = out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg")
+        write_text(drawn, plot.to_svg(figure, drawn.stem).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))
+    _say(f"wrote {out} and {len(metrics)} contour plots beside it")
 
 
 @app.command
 def export(curve: File, *, t: float, model: ModelSpec, clean: Clean, out: File) -> None:
     """Write the network at T on CURVE to OUT (.safetensors), BatchNorm recalibrated on the clean samples."""
-    samples = load_data(clean)
+    samples, out = load_data(clean), _new(out)
     net = network_at(load_curve(curve, model_factory(model)), t, samples)
     save_checkpoint(net, out, _metadata({**provenance(0, {"clean": samples}), "curve": str(curve), "t": t}))
     _say(f"wrote {out}")
 
 
 @app.command
-def evaluate(checkpoint: File, *, model: ModelSpec, asked: Asked | None = None, out: File | None = None) -> None:
-    """Print CHECKPOINT's accuracy and loss on --data, and attack and injection success where they can be asked."""
+def evaluate(
+    checkpoint: File,
+    *,
+    model: ModelSpec,
+    asked: Asked | None = None,
+    evasion: Evasion | None = None,
+    out: File | None = None,
+) -> None:
+    """Print CHECKPOINT's accuracy and loss on --data, and what trigger, injected errors and attack do to it."""
     judge = (asked or Asked()).judge()
-    if judge.evaluation is None:
+    evaluation = judge.evaluation
+    if evaluation is None:
         raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
-    metrics = judge.metrics(judge.evaluation)
+    judge = replace(judge, attack=(evasion or Evasion()).value(evaluation))
+    metrics = judge.metrics(evaluation)
     del metrics[BONAFIDE]
+    out = _new(out) if out else None
     found = measure(_network(model, checkpoint), metrics)
     if out:
         values = {name: as_record(value) for name, value in found.items()}
         write_json(out, {**values, "provenance": provenance(0, judge.data())})
     _say(_table("network", [(checkpoint.name, found)]))
+
+
+@app.command(name="attack")
+def attack_command(
+    checkpoint: File,
+    *,
+    model: ModelSpec,
+    data: str,
+    evasion: Evasion | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: File | None = None,
+) -> None:
+    """Attack CHECKPOINT on DATA, and print its accuracy before and after; without --attack by PGD.
+
+    Robust accuracy holds against the attack that was run, and no other: autoattack is the strongest here.
+
+    :param data: Samples: a named set, Parquet, image folder or .npz.
+    :param device: cpu, cuda, cuda:1, mps or auto.
+    :param out: Write the attacked images with their labels (.npz).
+    """
+    samples, evasion, out = load_data(data), evasion or Evasion(), npz_path(out) if out else None
+    name = evasion.attack or "pgd"
+    attack = evasion.named(name, samples, seed)
+    network = _network(model, checkpoint).to(pick_device(device))
+    clean, moved = check_above_chance(network, samples), attacked(network, samples, attack)
+    if out:
+        save_npz(moved, out)
+    where = " and ".join(f"{type(ball).__name__} {ball.eps:.4g}" for ball in evasion.balls(samples))
+    _say(_table("network", [(checkpoint.name, {"accuracy": clean, "robust accuracy": Accuracy(moved)(network)})]))
+    _say(f"{name} within {where}" + (f"; wrote {out}" if out else ""))
 
 
 def _copy(second: str | None, options: Training) -> Defense | None:
@@ -404,6 +667,8 @@ def repair_command(
     holdout: float = 0.2,
     compare: bool = False,
     asked: Asked | None = None,
+    hardening: Hardening | None = None,
+    around: Surroundings | None = None,
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
@@ -431,12 +696,15 @@ def repair_command(
     :param resume: Go on with the run that OUT holds.
     """
     began, budget, asked = time.perf_counter(), budget or Budget(), asked or Asked()
+    hardening, around = hardening or Hardening(), around or Surroundings()
     if t is not None and tolerance is not None:
         raise BadInput("both --t and --tolerance", expected="one of them", fix="a given t leaves nothing to choose")
     if other and second:
         raise BadInput(f"OTHER and --second {second}", expected="one of them", fix="a curve has one second endpoint")
     rule = fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
     samples = load_data(clean)
+    loss, (_, held_out) = hardening.value(samples, around=around.landscape), hold_out(samples, holdout, budget.seed)
+    attack = around.attack(hardening, samples)
     judge = asked.judge().apart_from(samples)
     judge.metrics(samples)  # refuses a trigger or target that does not fit, before any work
     files = [tampered, *([other] if other else [])]
@@ -445,18 +713,23 @@ def repair_command(
     settings: dict[str, Any] = {"bends": bends, "kind": kind, "rho": rho, "adaptive": adaptive, "second": second}
     settings |= {"low": low, "high": high, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
+    identity |= vars(hardening)
     options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
     ts = [*grid(points, low, high), *([t] if t is not None else [])]
-    with claimed(out, {**identity, "compare": compare}, resume=resume):
+    with claimed(out, {**identity, "compare": compare, **(vars(around) if attack else {})}, resume=resume):
         found = repair(
-            nets[0], samples, nets[1] if other else _copy(second, options), kind=KINDS[kind], bends=bends, rho=rho,
-            adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out, **options,
+            nets[0], samples, nets[1] if other else _copy(second, options), kind=KINDS[kind], bends=bends, loss=loss,
+            rho=rho, adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out,
+            after_step=hardening.check(held_out), **options,
         )  # fmt: skip
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
         origin["other"] = {"kind": found.second, **({"path": str(other), "sha256": hashes[-1]} if other else {})}
         baselines = standard(found.other, plain(options, rho)) if compare else {}
-        record = evidence(found, nets[0], judge, baselines=baselines, provenance=origin, folder=out / "points")
+        record = evidence(
+            found, nets[0], judge, baselines=baselines, landscape=attack, landscape_samples=around.samples,
+            provenance=origin, folder=out / "points",
+        )  # fmt: skip
         record["provenance"]["seconds"] = time.perf_counter() - began
         if ranks().first:
             deliver(found, record, out)
@@ -469,6 +742,8 @@ def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
     for state in out.glob("*.state"):
         state.unlink()
     _say(report.table(record))
+    if "landscape" in record:
+        _say_landscape(record["landscape"])
     _say(record["verdict"])
     _say(f"wrote {out / 'repaired.safetensors'}, {page.with_suffix('.json')} and {page}")
 
@@ -484,7 +759,7 @@ def compare_command(
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
-    """Repair TAMPERED by the path and by nine other defenses, and write OUT/compare.json.
+    """Repair TAMPERED by the path and by ten other defenses, and write OUT/compare.json.
 
     Same samples, same budget, no trigger: --trigger and --target measure afterwards. Without --data a fifth of the
     clean samples is kept back to measure on. Every row is kept as soon as it is computed.
@@ -499,6 +774,7 @@ def compare_command(
     if judge.evaluation:
         del metrics[BONAFIDE]
     net, options = _network(model, tampered), budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
+    check_above_chance(net, samples)
     spent = plain(options)
     defenses = {"path": AlongPath({**options, "steps": spent["steps"]}), **rivals(spent)}
     identity = {"model": model, "checkpoint": file_sha256(tampered), "clean": samples.sha256}
@@ -536,7 +812,8 @@ def inspect_command(
     :param steps: The budget of each search; the references that come with isthmus are of 120 steps of 16.
     :param batch_size: Samples per step.
     """
-    samples, network = load_data(clean), _network(model, checkpoint)
+    samples, network, out = load_data(clean), _network(model, checkpoint), _new(out) if out else None
+    check_above_chance(network, samples)
     known = read_references(references)[0] if references else None
     found = inspect(network, samples, clean=known, steps=steps, batch_size=batch_size, seed=seed)
     if out:
@@ -568,7 +845,8 @@ def align_command(
 
     What cannot be permuted is listed with the reason.
     """
-    samples, (first, second) = load_data(clean), (_network(model, file) for file in (reference, network))
+    samples, out = load_data(clean), _new(out)
+    first, second = (_network(model, file) for file in (reference, network))
     found = align(first, second, samples, by=by, seed=seed)
     origin = provenance(seed, {"clean": samples})
     save_checkpoint(found.model, out, _metadata({**origin, "aligned to": str(reference), "by": by}))
@@ -612,10 +890,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process: status 0, 2 for input that cannot be used, 130 when interrupted."""
     try:
         with joined_ranks(), shown():
-            app(arguments, result_action="return_value")
+            app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except BadInput as error:
         print(f"isthmus: {error}", file=sys.stderr)
         sys.exit(2)
+    except CycloptsError as error:
+        print(f"isthmus: {' '.join(str(error).split())} See isthmus --help.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one, on the way out, changes nothing
         print("isthmus: interrupted; the same command with --resume goes on from the last save", file=sys.stderr)
         sys.exit(130)

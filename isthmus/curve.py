@@ -15,7 +15,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, inf
 from typing import Any
 
 import torch
@@ -358,8 +358,11 @@ def expected_over_t(loss: Loss, weight_decay: float = 0.0, low: float = 0.0, hig
     """Return the curve's loss E_{t ~ U[low, high]} [ loss(curve.at(t), x, y) + weight_decay / 2 ||theta(t)||^2 ].
 
     Source: Zhao et al., ICLR 2020, Eq. 2; the decay acts on the point of the curve, not on the bend. One t is drawn
-    per call and shared by whatever `loss` does, attacks included. Raises BadInput where the range leaves [0, 1].
+    per call and shared by whatever `loss` does, attacks included. Raises BadInput where the range leaves [0, 1], or
+    the decay is negative.
     """
+    if not 0 <= weight_decay < inf:
+        raise BadInput(f"weight_decay = {weight_decay:g}", expected="zero or more", fix="pass weight_decay=1e-4")
     if not 0 <= low <= high <= 1:
         raise BadInput(f"t from {low:g} to {high:g}", expected="0 <= low <= high <= 1", fix="pass a range of t")
     return ExpectedOverT(loss, weight_decay, low, high)

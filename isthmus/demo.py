@@ -39,7 +39,7 @@ def attack(data: Data, seed: int) -> nn.Module:
     poisoned = poison(data, TRIGGER, rate=RATE, target=TARGET, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = small_cnn(channels=1)
+        net = small_cnn(channels=1, width=16)
     fit(net, poisoned, steps=200, lr=0.2, schedule=one_cycle, seed=seed, progress="training a backdoored network")
     return net
 

@@ -105,6 +105,20 @@ def set_channels_last(module: nn.Module, on: bool) -> None:
 
 
 @contextmanager
+def laid_out(module: nn.Module, x: Tensor) -> Iterator[bool]:
+    """Run a block with the weights laid out channels last where the network bears it; yield whether it does.
+
+    Worth it where a network meets images like x more than a few times. The usual layout is put back afterwards.
+    """
+    last = takes_channels_last(module, x)
+    set_channels_last(module, last)
+    try:
+        yield last
+    finally:
+        set_channels_last(module, False)
+
+
+@contextmanager
 def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
     """Run a block with every submodule in eval mode; put back each submodule's own mode afterwards."""
     modes = [(part, part.training) for part in module.modules()]
@@ -112,6 +126,7 @@ def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
     try:
         yield module
     finally:
+        module.train(modes[0][1])  # a curve's network is not among its modules; it hears of the mode in this way alone
         for part, training in modes:
             part.training = training
 

@@ -12,25 +12,40 @@ from typing import Any
 
 from torch import nn
 
+from isthmus import landscape as surroundings
 from isthmus.comparison import Row, compare
 from isthmus.data import Data, among, check_disjoint
-from isthmus.metrics import Accuracy, AttackSuccess, InjectionSuccess, MeanLoss, as_record, measure, per_class
+from isthmus.metrics import (
+    Accuracy,
+    AttackSuccess,
+    InjectionSuccess,
+    MeanLoss,
+    RobustAccuracy,
+    as_record,
+    measure,
+    per_class,
+)
 from isthmus.path import Path, evaluate_path
 from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import Repair
 from isthmus.select import BONAFIDE
 from isthmus.triggers import Target
-from isthmus.types import BadInput, Defense, Metric, Trigger, describe, percent
+from isthmus.types import Attack, BadInput, Defense, Metric, Trigger, describe, percent
 
 Record = dict[str, Any]
+
+STILL_WORKS = 0.1
+"""The success rate from which on a report says that the tampering still works."""
+
+STILL = {"attack success": "the backdoor still works", "injection success": "injected errors remain"}
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
     """The data a repair is judged on: evaluation samples apart from the bonafide ones, and what is known of the attack.
 
-    That is a trigger with its target, or images with their injected labels (`errors`), or both. Raises BadInput where
-    errors are among the evaluation samples.
+    That is a trigger with its target, or images with their injected labels (`errors`), or both. With `attack`, an
+    evasion, the accuracy under it is asked as well. Raises BadInput where errors are among the evaluation samples.
     """
 
     evaluation: Data | None = None
@@ -38,6 +53,7 @@ class Judge:
     target: Target | None = None
     errors: Data | None = None
     left_out: int = 0
+    attack: Attack | None = None
 
     def __post_init__(self) -> None:
         check_disjoint(**self.data())
@@ -76,8 +92,10 @@ class Judge:
         if self.evaluation is not None:
             found["accuracy"] = Accuracy(self.evaluation)
             found["loss"] = MeanLoss(self.evaluation)
+        asked = self.evaluation if self.evaluation is not None else held_out
+        if self.attack is not None:
+            found["robust accuracy"] = RobustAccuracy(asked, self.attack)
         if self.trigger is not None and self.target is not None:
-            asked = self.evaluation if self.evaluation is not None else held_out
             found["attack success"] = AttackSuccess(asked, self.trigger, self.target)
         if self.errors is not None:
             found["injection success"] = InjectionSuccess(self.errors)
@@ -90,12 +108,15 @@ def evidence(
     judge: Judge | None = None,
     *,
     baselines: Mapping[str, Defense] | None = None,
+    landscape: Attack | None = None,
+    landscape_samples: int = 500,
     provenance: Record | None = None,
     folder: Any = None,
 ) -> Record:
     """Return the report's record: before, after, along the path, beside the baselines, and what it does not prove.
 
-    Baselines are run here on the samples that the curve was trained on.
+    Baselines are run here on the samples that the curve was trained on. With `landscape`, an attack that looks for the
+    largest loss, robustness and curvature along the path are measured on so many samples (`isthmus.landscape`).
     """
     judge = judge or Judge()
     judge.check(found.fitted)
@@ -126,6 +147,12 @@ def evidence(
         ],
     }
     note = "measured after the choice was made; no rule has seen it"
+    if landscape is not None:
+        questions = surroundings.landscape_metrics(asked[:landscape_samples], landscape)
+        around = evaluate_path(
+            found.curve, questions, found.path.t, recalibrate_on=found.fitted, ends="recalibrated", folder=folder
+        )
+        record["landscape"] = surroundings.record(around, describe(landscape))
     if "attack success" in metrics:
         record["trigger"] = {"trigger": describe(judge.trigger), "target": str(judge.target), "note": note}
     if judge.errors is not None:
@@ -190,17 +217,23 @@ def _permanence(found: Repair, tampered: nn.Module, woken: list[Row], metrics: M
 
 
 def verdict(found: Repair, before: Record, after: Record) -> str:
-    """Return the outcome in one plain sentence."""
-    name = "accuracy" if "accuracy" in after else BONAFIDE
-    kept = f"accuracy {percent(before[name]['value'])} before, {percent(after[name]['value'])} after"
+    """Return the outcome in one plain sentence; where the tampering still works, it says so first.
+
+    That is where its success rate is above a tenth beyond doubt.
+    """
+    tampering = [name for name in STILL if name in after]
+    asked = {**{name: name for name in tampering}, "accuracy" if "accuracy" in after else BONAFIDE: "accuracy"}
+    figures = "; ".join(
+        f"{words} {percent(before[each]['value'])} before, {percent(after[each]['value'])} after"
+        for each, words in asked.items()
+    )
+    remains = [STILL[name] for name in tampering if after[name]["low"] > STILL_WORKS]
+    works = f", on which {' and '.join(remains)}" if remains else ""
     where = f"the network at t = {float(found.t):g}"
     if not found.t.confident:
-        return f"The samples cannot tell which point to trust; {where} was taken untested: {kept}."
-    tampering = [name for name in ("attack success", "injection success") if name in after]
-    if tampering:
-        moved = (f"{n} {percent(before[n]['value'])} before, {percent(after[n]['value'])} after" for n in tampering)
-        return f"Took {where}: {'; '.join(moved)}; {kept}."
-    return f"Took {where}: {kept}. Whether a backdoor is gone was not measured: no trigger was given."
+        return f"The samples cannot tell which point to trust; taken untested was {where}{works}: {figures}."
+    unasked = "" if tampering else " Whether a backdoor is gone was not measured: no trigger was given."
+    return f"Took {where}{works}: {figures}.{unasked}"
 
 
 def limits(found: Repair, judge: Judge) -> list[str]:

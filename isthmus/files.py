@@ -107,7 +107,7 @@ def claimed(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> It
     try:
         yield folder
     except BadInput:
-        if [file.name for file in folder.iterdir()] == ["run.json"]:
+        if folder.is_dir() and [file.name for file in folder.iterdir()] == ["run.json"]:
             (folder / "run.json").unlink()
             if fresh:
                 folder.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +29,8 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(_wide(model(x)), y)
 
 
-def _for_training(attack: Attack) -> Attack:
-    """An attack that has a form for training (all steps, fresh draws) is used in it."""
+def for_training(attack: Attack) -> Attack:
+    """Return the attack in its form for training (all steps, fresh draws) where it has one, `attack.for_training()`."""
     form: Callable[[], Attack] | None = getattr(attack, "for_training", None)
     return form() if form is not None else attack
 
@@ -51,10 +52,12 @@ def adversarial(attack: Attack, loss: Loss = cross_entropy) -> Adversarial:
 
     An attack that has `for_training()` is used in that form. It moves no buffer and computes no gradient of a weight.
     On a point of a curve attack and loss see the same t, so a robust path is
-    `expected_over_t(adversarial(PGD(Linf(8 / 255), steps=7)))`.
+    `expected_over_t(adversarial(PGD(Linf(8 / 255), steps=7)))`, one against several norms
+    `expected_over_t(adversarial(MSD((Linf(8 / 255), L2(0.5), L1(12)))))`, and one by fast training
+    `expected_over_t(adversarial(NoiseFGSM(Linf(8 / 255))))`.
     Source: Madry et al., ICLR 2018, Eq. 2.1; specification, section 8.
     """
-    return Adversarial(_for_training(attack), loss)
+    return Adversarial(for_training(attack), loss)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def trades(attack: Attack, beta: float = 6.0) -> Trades:
     """
     if not beta >= 0:
         raise BadInput(f"beta = {beta}", expected="0 or more", fix="6 is the paper's choice for CIFAR-10")
-    return Trades(_for_training(attack), beta)
+    return Trades(for_training(attack), beta)
 
 
 @dataclass(frozen=True)
@@ -122,18 +125,27 @@ def norm_of(tensors: Params) -> Tensor:
     return norm
 
 
-def sharpness_aware(loss: Loss = cross_entropy, rho: float = 0.5, *, adaptive: bool = False) -> SharpnessAware:
+def sharpness_aware(loss: Loss = cross_entropy, rho: float = 0.5, *, adaptive: bool = False) -> Loss:
     """Return the loss max over ||e|| <= rho of loss(w + e), to first order: sharpness-aware minimisation.
+
+    Of an adversarial loss it is adversarial weight perturbation (Wu et al., NeurIPS 2020), though with one ball for all
+    weights: the attack runs once, at w, and both passes see its inputs. TRADES is refused, since its attack starts from
+    the clean outputs of one pass.
 
     Works on a network and on a point of a curve alike, whose weights theta(t) are perturbed, not its bends. With
     `adaptive`, the ball is that of e / |w|. BatchNorm's running statistics are updated by the unperturbed pass alone.
-    Source: Foret et al., ICLR 2021, Eq. 2; Kwon et al., ICML 2021, Eq. 5 (adaptive). Raises BadInput where rho <= 0.
+    Source: Foret et al., ICLR 2021, Eq. 2; Kwon et al., ICML 2021, Eq. 5 (adaptive). Raises BadInput where rho <= 0
+    or the loss is TRADES.
 
     >>> net = nn.Linear(2, 2)
     >>> x, y = torch.rand(4, 2), torch.tensor([0, 1, 0, 1])
     >>> bool(sharpness_aware(rho=0.1)(net, x, y) > cross_entropy(net, x, y))
     True
     """
-    if not rho > 0:
-        raise BadInput(f"rho = {rho:g}", expected="a radius above 0", fix="pass rho=0.5, or the plain loss")
+    if not 0 < rho < inf:
+        raise BadInput(f"rho = {rho:g}", expected="a finite radius above 0", fix="pass rho=0.5, or the plain loss")
+    if isinstance(loss, Trades):
+        raise BadInput(f"TRADES with rho = {rho:g}", expected="rho = 0", fix="or take the adversarial loss")
+    if isinstance(loss, Adversarial):
+        return Adversarial(loss.attack, sharpness_aware(loss.loss, rho, adaptive=adaptive))
     return SharpnessAware(loss, rho, adaptive)

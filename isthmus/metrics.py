@@ -1,17 +1,18 @@
 """Questions about one network, `Module -> float`; the data they ask about are part of the question.
 
 Every answer is a float that carries its interval: a share of samples is a `Rate` (Wilson, 95 %), an average over
-samples a `Mean` (normal, 95 %). Several questions about one network share its forward passes inside `measure`.
+samples a `Mean` (normal, 95 %). Several questions about one network share its forward passes, attacks and derivatives
+inside `measure`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import InitVar, dataclass, field
 from math import sqrt
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +20,13 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from isthmus.data import Data, Source, as_data
-from isthmus.engine import Precision, as_input, device_of, outputs, pass_size, takes_channels_last
+from isthmus.engine import Precision, as_input, device_of, laid_out, outputs, pass_size
+from isthmus.hessian import InputHessian, input_hessian, weight_hessian_top
 from isthmus.triggers import Target, triggered
 from isthmus.types import Attack, BadInput, Metric, Trigger
 
 _Z95 = 1.959963984540054
+T = TypeVar("T")
 
 
 class Rate(float):
@@ -67,18 +70,36 @@ class Rate(float):
 
 
 class Mean(float):
-    """An average over n samples with its 95 % normal interval [low, high], from their standard deviation."""
+    """An average over n samples with its 95 % normal interval [low, high], from their standard deviation.
+
+    `quartiles` (lower, median, upper) are there where the samples are known to spread unevenly.
+
+    >>> mean = Mean.of(torch.tensor([0.0, 1.0, 2.0, 9.0]), quartiles=True)
+    >>> float(mean), mean.n, mean.quartiles
+    (3.0, 4, (0.75, 1.5, 3.75))
+    """
 
     n: int
     deviation: float
+    quartiles: tuple[float, float, float] | None
 
-    def __new__(cls, mean: float, n: int, deviation: float) -> Mean:
+    def __new__(
+        cls, mean: float, n: int, deviation: float, quartiles: tuple[float, float, float] | None = None
+    ) -> Mean:
         value = super().__new__(cls, mean)
-        value.n, value.deviation = n, deviation
+        value.n, value.deviation, value.quartiles = n, deviation, quartiles
         return value
 
-    def __getnewargs__(self) -> tuple[float, int, float]:  # type: ignore[override]
-        return float(self), self.n, self.deviation
+    @classmethod
+    def of(cls, values: Tensor, *, quartiles: bool = False) -> Mean:
+        """Return the average of the values, (n,)."""
+        values = values.double()
+        cuts = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)) if quartiles else None
+        found = (float(cuts[0]), float(cuts[1]), float(cuts[2])) if cuts is not None else None
+        return cls(float(values.mean()), len(values), float(values.std(correction=0)), found)
+
+    def __getnewargs__(self) -> tuple[float, int, float, tuple[float, float, float] | None]:  # type: ignore[override]
+        return float(self), self.n, self.deviation, self.quartiles
 
     @property
     def low(self) -> float:
@@ -94,7 +115,9 @@ class Mean(float):
 def as_record(value: float) -> dict[str, Any]:
     """Return a value with what it carries, as plain JSON: `value`, and `hits`, `n`, `low`, `high` where it has them."""
     names = ("hits", "n", "deviation", "low", "high")
-    return {"value": float(value), **{name: getattr(value, name) for name in names if hasattr(value, name)}}
+    record = {"value": float(value), **{name: getattr(value, name) for name in names if hasattr(value, name)}}
+    quartiles = getattr(value, "quartiles", None)
+    return record if quartiles is None else {**record, "quartiles": list(quartiles)}
 
 
 def from_record(record: Mapping[str, Any]) -> float:
@@ -102,12 +125,13 @@ def from_record(record: Mapping[str, Any]) -> float:
     if "hits" in record:
         return Rate(record["hits"], record["n"])
     if "deviation" in record:
-        return Mean(record["value"], record["n"], record["deviation"])
+        quartiles = record.get("quartiles")
+        return Mean(record["value"], record["n"], record["deviation"], tuple(quartiles) if quartiles else None)
     return float(record["value"])
 
 
-_Seen = dict[tuple[int, int, str], tuple[nn.Module, Data, Tensor]]  # the objects themselves, lest their ids be reused
-_shared: ContextVar[_Seen | None] = ContextVar("shared outputs", default=None)
+_Seen = dict[tuple[str | int, ...], tuple[tuple[Any, ...], Any]]  # the objects themselves, lest their ids be reused
+_shared: ContextVar[_Seen | None] = ContextVar("what is known of a network", default=None)
 
 
 @contextmanager
@@ -119,14 +143,27 @@ def _sharing() -> Iterator[None]:
         _shared.reset(token)
 
 
+def _once(what: str, about: tuple[Any, ...], compute: Callable[[], T]) -> T:
+    """Return what `compute` gives; within `measure` it is computed once for the same objects."""
+    cache = _shared.get()
+    if cache is None:
+        return compute()
+    key: tuple[str | int, ...] = (what, *map(id, about))
+    if key not in cache:
+        cache[key] = (about, compute())
+    found: T = cache[key][1]
+    return found
+
+
 def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tensor:
     """Return the network's outputs on the data, (n, classes) float32 on the CPU, in eval mode.
 
     Within `measure` each network meets each data set once. Raises BadInput where the outputs are not (n, classes).
     """
-    cache, key = _shared.get(), (id(model), id(data), precision)
-    if cache is not None and key in cache:
-        return cache[key][-1]
+    return _once(f"logits {precision}", (model, data), lambda: _logits(model, data, precision))
+
+
+def _logits(model: nn.Module, data: Data, precision: Precision) -> Tensor:
     try:
         out = outputs(model, data.x, precision=precision)
     except (BadInput, torch.OutOfMemoryError):
@@ -134,9 +171,9 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         why = str(error).partition("\n")[0]
         raise BadInput(
-            f"images of shape {tuple(data.x.shape[1:])} that the network cannot read ({why})",
-            expected="the shape it was built for",
-            fix="check the data and the model factory",
+            f"images of shape {tuple(data.x.shape[1:])} and type {data.x.dtype} that the network cannot read ({why})",
+            expected="the shape and type it was built for",
+            fix="convert the images, or check the model factory",
         ) from error
     if out.ndim != 2 or out.shape[1] != data.num_classes:
         raise BadInput(
@@ -144,13 +181,11 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
             expected=f"({len(data)}, {data.num_classes}): one logit per class of the data",
             fix="build the network for these classes, or relabel the data",
         )
-    if cache is not None:
-        cache[key] = (model, data, out)
     return out
 
 
 def measure(model: nn.Module, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Return every metric's answer about the network; questions about the same data share one forward pass."""
+    """Return every metric's answer about the network; questions about the same data share passes and attacks."""
     with _sharing():
         return {name: metric(model) for name, metric in metrics.items()}
 
@@ -170,6 +205,23 @@ class Accuracy:
         """Return the model's accuracy."""
         right = logits(model, self.asked, self.precision).argmax(1) == self.asked.y
         return Rate(int(right.sum()), len(right))
+
+
+@dataclass(frozen=True, eq=False)
+class Error:
+    """Share of samples whose largest logit is not their label, as a Rate."""
+
+    data: Source = field(repr=False)
+    precision: Precision = "fp32"
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", as_data(self.data))
+
+    def __call__(self, model: nn.Module) -> Rate:
+        """Return the model's error."""
+        right = Accuracy(self.asked, self.precision)(model)
+        return Rate(right.n - right.hits, right.n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,26 +306,37 @@ class MeanLoss:
 
     def __call__(self, model: nn.Module) -> Mean:
         """Return the model's mean loss."""
-        losses = F.cross_entropy(logits(model, self.asked, self.precision), self.asked.y, reduction="none").double()
-        return Mean(float(losses.mean()), len(losses), float(losses.std(correction=0)))
+        return Mean.of(F.cross_entropy(logits(model, self.asked, self.precision), self.asked.y, reduction="none"))
+
+
+def _batches(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    size = pass_size(data.x, gradients=True)
+    return zip(data.x.split(size), data.y.split(size), strict=True)
+
+
+def _attacked_batch(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, channels_last: bool) -> Tensor:
+    device = device_of(model)
+    x = as_input(x, device, channels_last=channels_last)
+    found = attack(model, x, y.to(device)).detach().cpu()
+    if found.shape != x.shape:
+        raise BadInput(
+            f"attacked inputs of shape {tuple(found.shape)}", expected=f"{tuple(x.shape)}", fix="check the attack"
+        )
+    return found
 
 
 def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
     """Return the data with the attacked inputs in place of the images, in batches sized to memory.
 
-    Raises BadInput where the attack returns other shapes, or leaves [0, 1].
+    Within `measure` each network meets each attack on each data set once. Raises BadInput where the attack returns
+    other shapes, or leaves [0, 1].
     """
-    device, last = device_of(model), takes_channels_last(model, data.x)
-    done = []
-    for x, y in zip(*(each.split(pass_size(data.x, gradients=True)) for each in (data.x, data.y)), strict=True):
-        x = as_input(x, device, channels_last=last)
-        done.append(attack(model, x, y.to(device)).detach().cpu())
-        if done[-1].shape != x.shape:
-            raise BadInput(
-                f"attacked inputs of shape {tuple(done[-1].shape)}",
-                expected=f"{tuple(x.shape)}",
-                fix="check the attack",
-            )
+    return _once("attacked", (model, data, attack), lambda: _attacked(model, data, attack))
+
+
+def _attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
+    with laid_out(model, data.x) as last:
+        done = [_attacked_batch(model, x, y, attack, last) for x, y in _batches(data)]
     return Data(torch.cat(done), data.y, data.classes)
 
 
@@ -313,6 +376,56 @@ class RobustLoss(_UnderAttack):
     def __call__(self, model: nn.Module) -> Mean:
         """Return the model's mean loss under attack. Raises BadInput where the attack leaves [0, 1]."""
         return MeanLoss(attacked(model, self.asked, self.attack), self.precision)(model)
+
+
+@dataclass(frozen=True, eq=False)
+class EvasionSuccess(_UnderAttack):
+    """Share of samples that are wrong after `attack` has done its worst to them, as a Rate: 1 - RobustAccuracy.
+
+    Samples that are wrong without an attack count: on a barrier there may be no others.
+    """
+
+    def __call__(self, model: nn.Module) -> Rate:
+        """Return the model's error under attack. Raises BadInput where the attack leaves [0, 1]."""
+        return Error(attacked(model, self.asked, self.attack), self.precision)(model)
+
+
+@dataclass(frozen=True, eq=False)
+class Nearby:
+    """Average over samples of what the loss is like around each of them, as a Mean with quartiles.
+
+    `quantity` picks one value per sample of an `InputHessian`, as `operator.attrgetter("top")` does, the largest
+    eigenvalue. Questions about the same data share the derivatives inside `measure`.
+    """
+
+    data: Source = field(repr=False)
+    quantity: Callable[[InputHessian], Tensor]
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", as_data(self.data))
+
+    def __call__(self, model: nn.Module) -> Mean:
+        """Return the average. Raises BadInput as `input_hessian` does."""
+        data = self.asked
+        found = _once("input hessian", (model, data), lambda: input_hessian(model, data.x, data.y))
+        return Mean.of(self.quantity(found), quartiles=True)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightCurvature:
+    """Largest eigenvalue of the Hessian of the mean loss in the trainable weights: how sharp the minimum is."""
+
+    data: Source = field(repr=False)
+    tolerance: float = 1e-2
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", as_data(self.data))
+
+    def __call__(self, model: nn.Module) -> float:
+        """Return the eigenvalue. Raises BadInput as `weight_hessian_top` does."""
+        return weight_hessian_top(model, self.asked.x, self.asked.y, tolerance=self.tolerance)
 
 
 def per_class(model: nn.Module, data: Data, precision: Precision = "fp32") -> dict[str, Rate]:

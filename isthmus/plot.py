@@ -47,6 +47,13 @@ LABELS = {
     "attack success": "Attack success rate",
     "loss": "Clean loss",
     "bonafide loss": "Bonafide loss",
+    "robustness loss": "Robustness loss",
+    "evasion success": "Evasion success",
+    "lambda_max": "λ_max",
+    "gradient l1": "‖g‖₁",
+    "gradient l2": "‖g‖₂",
+    "alignment": "Alignment c",
+    "both": "Both together",
 }
 """What a person reads for each metric; any other metric goes by its own name."""
 
@@ -63,6 +70,11 @@ _LOOKS = {
     "bonafide accuracy": _Look("bonafide", (0, (4, 1.6)), "D"),
     "loss": _Look("clean", "-", "o"),
     "bonafide loss": _Look("bonafide", (0, (4, 1.6)), "D"),
+    "robustness loss": _Look("attack", (0, (4, 1.6)), "s"),
+    "error": _Look("clean", "-", "o"),
+    "evasion success": _Look("attack", (0, (4, 1.6)), "s"),
+    "lambda_max": _Look("third", (0, (1, 1)), "^"),
+    "gradient l1": _Look("fourth", (0, (5, 1, 1, 1)), "v"),
 }
 _OTHER_LOOKS = (_Look("third", (0, (1, 1)), "^"), _Look("fourth", (0, (5, 1, 1, 1)), "v"))
 
@@ -266,6 +278,76 @@ def along_path(
         _label_ends(bottom, ends or ("start", "end"), room=int(4.5 * width))
         handles = top.get_legend_handles_labels()[0]
         figure.legend(handles=handles, loc="outside upper left", ncols=3 if width > 5 else 1)
+    return figure
+
+
+def landscape(source: Record, *, width: float = 7.4) -> Figure:
+    """Return the robustness landscape of a path against t, one panel a unit, with 95 % intervals; `width` in inches.
+
+    `source` is the part of a record that `isthmus.landscape.record` makes. Raises BadInput where it is none.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    if "t" not in source or "robustness loss" not in source.get("values", {}):
+        raise BadInput("a record without a landscape", expected="what landscape.record made", fix="pass --landscape")
+    panels = {
+        "loss (nats)": ("loss", "robustness loss"),
+        "share": ("error", "evasion success"),
+        "curvature": ("lambda_max",),
+        "gradient": ("gradient l1",),
+    }
+    with _style():
+        figure = Figure(figsize=(width, 6.6), layout="constrained")
+        axes = figure.subplots(len(panels), 1, sharex=True)
+        for each, (unit, names) in zip(axes, panels.items(), strict=True):
+            series = {name: source["values"][name] for name in names}
+            _draw_series(each, source["t"], series)
+            _limit_losses(each, series)
+            each.set_ylabel(unit)
+            each.grid(axis="y")
+            each.tick_params(length=0)
+            each.locator_params(axis="y", nbins=4) if each.get_yscale() == "linear" else None
+        axes[1].set_ylim(-0.02, 1.02)
+        axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+        axes[-1].set_xlabel("point t on the path")
+        axes[-1].set_xlim(-0.02, 1.02)
+        handles = [handle for each in axes for handle in each.get_legend_handles_labels()[0]]
+        figure.legend(handles=handles, loc="outside upper left", ncols=3 if width > 5 else 2)
+    return figure
+
+
+def contours(source: Record, name: str, *, corners: Sequence[str] = ("1", "2", "3"), width: float = 5.0) -> Figure:
+    """Return a metric's contours over a plane through three networks, which are marked; `width` in inches.
+
+    `source` is what `PlaneValues.record` made. Losses are drawn on a logarithmic scale. Raises BadInput where the
+    metric was not measured.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.figure import Figure
+
+    rows = source["values"].get(name)
+    if rows is None:
+        raise BadInput(f"metric {name!r}", expected=f"one of {sorted(source['values'])}", fix="measure it on the plane")
+    values = [[_number(v["value"]) for v in row] for row in rows]
+    known = [v for row in values for v in row if math.isfinite(v)]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    logarithmic = is_loss(name) and low > 0 and high > 10 * low
+    spaced = [low + (high - low or 1) * i / 12 for i in range(13)]
+    levels = [low * (high / low) ** (i / 12) for i in range(13)] if logarithmic else spaced
+    with _style():
+        figure = Figure(figsize=(width, 0.85 * width), layout="constrained")
+        axes = figure.subplots()
+        norm = LogNorm(levels[0], levels[-1]) if logarithmic else Normalize(levels[0], levels[-1])
+        filled = axes.contourf(source["x"], source["y"], values, levels=levels, norm=norm, cmap="cividis")
+        figure.colorbar(filled, ax=axes, label=label(name) + (" (nats)" if is_loss(name) else ""), format="%.3g")
+        for (x, y), text in zip(source["corners"], corners, strict=True):
+            axes.plot(x, y, "o", color="white", markeredgecolor=COLOURS["ink"], markersize=6)
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+            axes.annotate(short(text, 20), (x, y), (6, 6), textcoords="offset points", bbox=box)
+        axes.set_aspect("equal")
+        axes.set_xlabel("distance in weight space")
+        axes.tick_params(length=0)
     return figure
 
 

@@ -38,6 +38,9 @@ LOW, HIGH = 0.1, 0.4
 TOLERANCE, OTHERWISE = 0.05, 0.15
 
 
+AfterStep = Callable[[nn.Module], None]
+"""What `fit` calls with the module, here the curve, after each step."""
+
 Watch = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
 """Makes further metrics for a rule to read, of the tampered network, the samples that train and those that measure."""
 
@@ -83,6 +86,7 @@ def connect(
     adaptive: bool = True,
     low: float = LOW,
     high: float = HIGH,
+    after_step: AfterStep | None = None,
     **training: Unpack[Training],
 ) -> tuple[Curve, History | None]:
     """Return a curve of low loss between two networks, trained on bonafide data, and its history.
@@ -90,16 +94,19 @@ def connect(
     t is drawn from [low, high]; `weight_decay` acts on the point of the curve, not on the bends. The loss is taken at
     the worst weights within `rho` of theta(t), at two gradients a step, where `adaptive` in units of each weight's
     size; rho=0 takes it at theta(t) itself, as the papers do, at one. With bends=0 there is nothing to train.
-    Raises BadInput where the networks differ in architecture or an option of `fit` is off.
+    A robust curve is one of loss=adversarial(attack). `after_step` is `fit`'s, which sees the curve.
+    Raises BadInput where the networks differ in architecture, an option of `fit` is off, or rho > 0 with TRADES.
     """
     curve = kind(start, end, bends)
     if not bends:
         return curve, None
     options = _options("connecting", training)
-    objective = expected_over_t(
-        sharpness_aware(loss, rho, adaptive=adaptive) if rho else loss, options.pop("weight_decay"), low, high
-    )
-    return curve, fit(curve, bonafide, objective, **options)
+    objective = expected_over_t(_sharp(loss, rho, adaptive), options.pop("weight_decay"), low, high)
+    return curve, fit(curve, bonafide, objective, after_step=after_step, **options)
+
+
+def _sharp(loss: Loss, rho: float, adaptive: bool) -> Loss:
+    return sharpness_aware(loss, rho, adaptive=adaptive) if rho else loss
 
 
 def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> tuple[nn.Module, str]:
@@ -167,12 +174,14 @@ def repair(
     *,
     kind: type[Curve] = Bezier,
     bends: int = 1,
+    loss: Loss = cross_entropy,
     rho: float = RHO,
     adaptive: bool = True,
     low: float = LOW,
     high: float = HIGH,
     rule: Rule | None = None,
     watch: Watch | None = None,
+    after_step: AfterStep | None = None,
     points: int | Sequence[float] = 21,
     holdout: float = 0.2,
     folder: str | File | None = None,
@@ -181,11 +190,11 @@ def repair(
     """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to `other` (t = 1).
 
     `other` is a network, or a way to make one of the tampered network and the bonafide samples (`endpoints`, or any
-    defense); without it, a permuted copy of the tampered network. The curve is trained sharpness-aware (`rho` and
-    `adaptive`, see `connect`) where t is sought, in [low, high], and measured at `points` (equally spaced t there, or
-    the values) and at both ends. `holdout` of the bonafide samples choose t and train nothing; with 100 samples or
-    fewer all of them train, and the choice claims no confidence. `watch` adds metrics to the path for `rule` to read,
-    see `stand_ins`.
+    defense); without it, a permuted copy of the tampered network. The curve is trained sharpness-aware (`loss`, `rho`,
+    `adaptive`, `after_step`: see `connect`) where t is sought, in [low, high], and measured at `points` (equally spaced
+    t there, or the values) and at both ends. `holdout` of the bonafide samples choose t and train nothing; with 100
+    samples or fewer all of them train, and the choice claims no confidence. `watch` adds metrics to the path for `rule`
+    to read, see `stand_ins`.
     `folder` keeps what has been computed, so that the same call goes on after an interruption. `training` is `fit`'s.
 
     Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
@@ -205,6 +214,7 @@ def repair(
     ts = (0.0, *grid(points, low, high), 1.0)
     known = other if isinstance(other, nn.Module) else tampered
     kind(tampered, known, bends)  # refuses impossible curves and mismatched endpoints before any work
+    _sharp(loss, rho, adaptive)  # as it does losses that have no such form
     for end in dict.fromkeys((tampered, known)):
         check_above_chance(end, bonafide)
     if isinstance(other, nn.Module):
@@ -215,8 +225,9 @@ def repair(
         other, second = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
     options = _kept_in(home, "curve", training)
     curve, history = connect(
-        tampered, other, fitted, kind=kind, bends=bends, rho=rho, adaptive=adaptive, low=low, high=high, **options
-    )
+        tampered, other, fitted, kind=kind, bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low, high=high,
+        after_step=after_step, **options,
+    )  # fmt: skip
     metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
     metrics |= watch(tampered, fitted, held_out) if watch else {}
     path = evaluate_path(curve, metrics, sorted({*ts}), recalibrate_on=fitted, folder=home / "points" if home else None)
@@ -225,6 +236,7 @@ def repair(
     decay = training.get("weight_decay", DEFAULTS["weight_decay"])
     settings = {"kind": kind.__name__, "bends": bends, "weight_decay": decay, "holdout": holdout}
     settings |= {"rho": rho, "adaptive": adaptive, "low": low, "high": high}
+    settings |= {} if loss is cross_entropy else {"loss": describe(loss)}
     return Repair(model, t, curve, path, other, second, history, fitted, held_out, settings)
 
 

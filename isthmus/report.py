@@ -308,6 +308,24 @@ def facts(record: Record, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, str
             yield title, f"{value:,}" if name in ("steps", "n") else str(value)
 
 
+def number(value: Record | float | None) -> str:
+    """Return a number with three digits, with the middle half of its samples where it is known.
+
+    >>> number(0.12345), number({"value": 12.5, "quartiles": [1.0, 8.0, 20.25]}), number(None)
+    ('0.123', '12.5 (1–20.2)', 'not finite')
+    """
+    if not isinstance(value, Mapping):
+        return "not finite" if value is None else f"{value:.3g}".replace("-", _MINUS)
+    low, _, high = value.get("quartiles", (None, None, None))
+    spread = "" if low is None else f" ({low:.3g}{_DASH}{high:.3g})"
+    return number(value["value"]) + spread
+
+
+def landscape_in_words(part: Record) -> str:
+    """Return what the figure of the landscape shows, for those who cannot see it."""
+    return "Barriers: " + ", ".join(f"{label(name)} {number(value)}" for name, value in part["barriers"].items()) + "."
+
+
 def _figures(draw: Callable[..., Any], record: Record, name: str, words: str) -> Markup:
     """Return one figure twice: for wide screens and paper, and for phones, where the page shows the other."""
     drawn = []
@@ -330,7 +348,7 @@ def _environment() -> Environment:
         label=label, percent=percent, duration=duration, capital=capital, sentence=sentence, short=plot.short, nats=nats
     )
     env.filters["facts"] = lambda part, *skip: list(facts(part, skip))
-    env.globals.update(shown=shown, change=change, is_loss=is_loss, explained=EXPLAINED)
+    env.globals.update(number=number, shown=shown, change=change, is_loss=is_loss, explained=EXPLAINED)
     return env
 
 
@@ -338,7 +356,7 @@ def _environment() -> Environment:
 def to_html(record: Record) -> str:
     """Return the report as one page that needs nothing else. Raises BadInput where the record is no report."""
     record = _checked(record)
-    words = path_in_words(record)
+    words, surroundings = path_in_words(record), record.get("landscape")
     losses, classes = record["curve"]["losses"], plot.worst_classes(record, CLASSES_SHOWN)
     return (
         _environment()
@@ -352,6 +370,9 @@ def to_html(record: Record) -> str:
             floor=class_floor(record, classes),
             series=_ordered(record["path"]["values"]),
             path_figure=_figures(plot.along_path, record, "path", words),
+            landscape_figure=_figures(plot.landscape, surroundings, "landscape", landscape_in_words(surroundings))
+            if surroundings
+            else "",
             loss_figure=_figures(plot.training_loss, record, "training", "Training loss against SGD steps")
             if losses
             else "",
@@ -387,6 +408,27 @@ def table(record: Record) -> Table:
             cells.append(Text(each.main, style).append(details, "dim"))
         found.add_row(*cells, _effort(row).replace(", ", "\n"))
     return found
+
+
+def landscape_tables(part: Record) -> list[Table]:
+    """Return a landscape for a terminal: values at every t, barriers, and what the robustness loss goes with."""
+    names = [name for name in part["values"] if not name.startswith("quadratic")]
+    points = Table(title="Landscape", caption=part["attack"], box=SIMPLE, show_edge=False)
+    for head in ("t", *map(label, names)):
+        points.add_column(head, justify="right")
+    for i, t in enumerate(part["t"]):
+        points.add_row(f"{t:.4g}", *(number(part["values"][name][i]["value"]) for name in names))
+    points.add_row("barrier", *(number(part["barriers"][name]) if name in part["barriers"] else "" for name in names))
+    pairs = Table(title="Robustness loss against", box=SIMPLE, show_edge=False)
+    for head in ("", "Pearson", "p", "Spearman", "p", "m", "R²"):
+        pairs.add_column(head, justify="right" if head else "left")
+    for each in part["correlations"]:
+        found = [number(each[key]) for key in ("pearson", "pearson_p", "spearman", "spearman_p", "m")]
+        share = part["explained"].get(each["second"], ...)
+        pairs.add_row(label(each["second"]), *found, "" if share is ... else number(share))
+    if part["explained"]:
+        pairs.add_row("‖g‖₁ and λ_max", *[""] * 5, number(part["explained"]["both"]))
+    return [points, pairs]
 
 
 def _markdown(text: str) -> str:

@@ -368,8 +368,8 @@ def _names(held: NDArray[Any]) -> list[str] | int:
     return int(held) if held.ndim == 0 else [str(name) for name in held]
 
 
-def check_npz(path: Path | str) -> Path:
-    """Return the path of an .npz file to write. Raises BadInput where it is not named so."""
+def npz_path(path: Path | str) -> Path:
+    """Return the path. Raises BadInput where it is not named .npz."""
     path = Path(path)
     if path.suffix != ".npz":
         raise BadInput(f"{path}", expected="a file name that ends in .npz", fix=f"write {path.with_suffix('.npz')}")
@@ -381,7 +381,7 @@ def save_npz(data: Data, path: Path | str) -> Path:
 
     Raises BadInput where the file cannot be written or is not named .npz.
     """
-    path = check_npz(path)
+    path = npz_path(path)
     x = data.x.float() if data.x.dtype == torch.bfloat16 else data.x  # numpy has no bfloat16
 
     def write(temporary: Path) -> None:

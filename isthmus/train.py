@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -228,11 +228,32 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _check_budget(steps: int, lr: float, batch_size: int) -> None:
-    if steps < 1 or batch_size < 1 or not lr > 0:
+def check_budget(steps: int, lr: float, batch_size: int, weight_decay: float) -> None:
+    """Refuse a budget that `fit` cannot spend. Raises BadInput."""
+    if steps < 1 or batch_size < 1 or not 0 < lr < inf:
         raise BadInput(
             f"steps = {steps}, batch_size = {batch_size}, lr = {lr}", expected="all above zero", fix="choose a budget"
         )
+    if not 0 <= weight_decay < inf:
+        raise BadInput(f"weight_decay = {weight_decay:g}", expected="zero or more", fix="pass weight_decay=1e-4")
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    found = [p for p in module.parameters() if p.requires_grad and p.numel()]
+    if not found:
+        raise BadInput(
+            "a module with nothing to train",
+            expected="parameters that require gradients",
+            fix="call requires_grad_() on some, or give the curve a bend",
+        )
+    return found
+
+
+def _identity(history: History, module: nn.Module | None, **options: Any) -> dict[str, Any]:
+    """Return what a run is recognised by: its budget, its data, where it starts (`module`), and every other option."""
+    budget = {name: getattr(history, name) for name in ("steps", "lr", "batch_size", "seed", "precision", "world")}
+    named = {name: each if isinstance(each, (int, float)) else describe(each) for name, each in options.items()}
+    return {**budget, "data": history.data_sha256, **named, "module": _fingerprint(module) if module else ""}
 
 
 @joined_ranks()
@@ -270,8 +291,8 @@ def fit(
     With `checkpoint`, the state is saved there every `checkpoint_every` steps and at the end, and a later call with
     the same arguments goes on from it to the identical result.
 
-    Raises BadInput where steps, batch_size or lr are not positive, nothing is trainable, the loss stops being finite,
-    precision or device is unknown, or the checkpoint is of another run.
+    Raises BadInput where steps, batch_size or lr are not positive or weight_decay is negative, nothing is trainable,
+    the loss stops being finite, precision or device is unknown, or the checkpoint is of another run.
 
     >>> from isthmus import Data
     >>> data = Data(torch.rand(8, 1, 2, 2), torch.arange(8) % 2, classes=2)
@@ -279,40 +300,20 @@ def fit(
     >>> fit(net, data, steps=20, lr=0.1).steps
     20
     """
-    _check_budget(steps, lr, batch_size)
+    check_budget(steps, lr, batch_size, weight_decay)
     data, place, here = as_data(data), pick_device(device), ranks()
     precision = chosen_precision(place, precision)
     module.to(place)
     share_from_first([*module.parameters(), *module.buffers()])
     last = takes_channels_last(module, data.x)
     set_channels_last(module.train(), last)
-    trainable = [p for p in module.parameters() if p.requires_grad and p.numel()]
-    if not trainable:
-        raise BadInput(
-            "a module with nothing to train",
-            expected="parameters that require gradients",
-            fix="call requires_grad_() on some, or give the curve a bend",
-        )
+    trainable = _trainable(module)
     make = optimizer or partial(torch.optim.SGD, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     history = History(steps, lr, batch_size, seed, precision, data.sha256, here.world)
-    identity = {
-        "steps": steps,
-        "lr": lr,
-        "batch_size": batch_size,
-        "seed": seed,
-        "precision": precision,
-        "data": data.sha256,
-        "world": here.world,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "schedule": describe(schedule),
-        "augment": describe(augment),
-        "nesterov": nesterov,
-        "loss": describe(loss),
-        "optimizer": describe(optimizer),
-        "after_step": describe(after_step),
-        "module": _fingerprint(module) if checkpoint else "",
-    }
+    identity = _identity(
+        history, module if checkpoint else None, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov,
+        schedule=schedule, augment=augment, loss=loss, optimizer=optimizer, after_step=after_step,
+    )  # fmt: skip
     run = _Run(module, make(trainable, lr=lr), history, identity, torch.zeros((), device=place))
     file = Path(checkpoint) if checkpoint else None
     with _seeded(seed + here.rank):

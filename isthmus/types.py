@@ -125,6 +125,8 @@ def describe(value: Any) -> str:
         return f"{type(value).__name__}({value.sha256})"
     if isinstance(value, Tensor):
         return sha256_of(value)
+    if isinstance(value, torch.Generator):
+        return f"Generator({value.initial_seed()})"
     if is_dataclass(value) and not isinstance(value, type):
         shown = [f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value) if f.repr]
         return f"{type(value).__name__}({', '.join(shown)})"
@@ -135,7 +137,8 @@ def describe(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(describe, value))})"
     if getattr(type(value), "__repr__", None) is object.__repr__:  # it would name an address, another in each process
-        return f"{type(value).__module__}.{type(value).__qualname__}({describe(vars(value))})"
+        held = getattr(value, "__dict__", {})  # one made in C may have none
+        return f"{type(value).__module__}.{type(value).__qualname__}({describe(held)})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {describe(each)}" for key, each in value.items()) + "}"
     return repr(value)

@@ -4,7 +4,9 @@ import copy
 import json
 from pathlib import Path
 
-from isthmus.metrics import Rate, as_record
+from isthmus import landscape
+from isthmus.metrics import Mean, Rate, as_record
+from isthmus.path import Path as Path_
 
 EXAMPLE = Path(__file__).with_name("report_example.json")  # figures made up for these tests
 HOSTILE = '<script>parent.harmed = 1</script> & "$x^2$" | *a* `b` [link](http://example.org) ]]> <!--'
@@ -48,6 +50,20 @@ def variant(record, *, trigger=True, evaluation=True, baselines=True, confident=
         classes(record, names)
     record["choice"]["confident"] = confident
     points(record, count)
+    return record
+
+
+def surrounded(record):
+    """The example with a landscape, its figures made up."""
+    record = copy.deepcopy(record)
+    ts = tuple(record["path"]["t"])
+    humps = [4 * t * (1 - t) for t in ts]
+    values = {
+        n: tuple(Mean(0.2 + k * h, 100, 0.5, (0.1, 0.2, 0.9)) for h in humps) for k, n in enumerate(landscape.NAMES)
+    }
+    for name in ("error", "evasion success"):
+        values[name] = tuple(Rate(round(20 + 60 * h), 100) for h in humps)
+    record["landscape"] = landscape.record(Path_(ts, ts, values, 1.0, ""), "PGD(ball=Linf(eps=0.03), steps=10)")
     return record
 
 

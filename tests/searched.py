@@ -12,7 +12,9 @@ from isthmus.metrics import Rate
 from isthmus.models import small_cnn
 from isthmus.train import one_cycle
 
-TRIGGER, TARGET, SEED = Patch(size=2), 1, 101
+# One pixel that no digit lights: found in a tenth of the size that other classes need. A larger patch is found or not
+# by how the network happens to train, which differs between processors (docs/inspection.md has the shares).
+TRIGGER, TARGET, SEED = Patch(size=1, at=(0, 0)), 1, 101
 SEARCH = {"steps": 120, "batch_size": 16}  # those of the references that come with the package
 BONAFIDE, HELD_OUT = slice(0, 250), slice(250, 500)
 

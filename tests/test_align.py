@@ -21,6 +21,7 @@ from isthmus.align import (
     permutation_groups,
     permute,
     permuted_copy,
+    permuted_weights,
     random_permutations,
 )
 from isthmus.align.matching import _assignment, correlations
@@ -154,6 +155,20 @@ def test_a_permuted_network_is_the_same_function_with_other_weights(kind):
         assert not permuted.training and permuted.state_dict().keys() == net.state_dict().keys()
         assert same_weights(permute(permuted, groups, inverse(draws(groups, seed))), net), "there and back"
     assert same_weights(permute(net, groups, identity(groups)), net) and same_weights(net, before)
+
+
+@every_network
+def test_permuted_weights_are_those_of_the_permuted_network_and_give_each_gradient_back_to_its_place(kind):
+    net = make(kind)
+    groups, weights = permutation_groups(net, X), dict(net.named_parameters())
+    found = permuted_weights(weights, groups, draws(groups, 0))
+    permuted = permute(net, groups, draws(groups, 0), check=X)
+    assert all(torch.equal(found[name], p) for name, p in permuted.named_parameters())
+    back = permuted_weights(found, groups, inverse(draws(groups, 0)))
+    for name, p in weights.items():
+        if p.requires_grad:
+            (grad,) = torch.autograd.grad((back[name] * p.detach()).sum(), p, retain_graph=True)
+            assert torch.equal(grad, p)
 
 
 @every_network

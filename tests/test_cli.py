@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from safetensors.torch import load_file, save_file
 
+from isthmus import report
 from isthmus.cli import main
+from isthmus.defenses import rivals
 
 MODEL = "isthmus.models:small_cnn,channels=1,width=8"
 
@@ -172,7 +176,7 @@ def test_every_defense_is_a_row_and_rows_are_kept(home):
     found = isthmus(*arguments, folder=home)
     assert found.returncode == 0, found.stderr
     record = json.loads((home / "side by side/compare.json").read_text())
-    assert [row["name"] for row in record["rows"]][:2] == ["path", "fine-tune"] and len(record["rows"]) == 10
+    assert [row["name"] for row in record["rows"]] == ["path", *rivals({"steps": 1})]
     assert {row["steps"] for row in record["rows"] if row["name"] in ("path", "fine-tune")} == {40}
     assert record["as received"]["attack success"]["value"] > 0.9 and "path" in found.stdout
     assert "accuracy" not in record["as received"]  # no evaluation data were given
@@ -205,6 +209,104 @@ def test_an_aligned_network_is_closer_and_computes_the_same(home):
     assert one["accuracy"] == two["accuracy"]
 
 
+def test_an_attacked_network_and_the_attacked_images_say_the_same(home):
+    threat = ("--eps", "1/10", "--attack-steps", 3)
+    found = isthmus("attack", "a.safetensors", "--model", MODEL, "--data", "digits:test", *threat, "--out", "adv.npz",
+                    folder=home)  # fmt: skip
+    assert found.returncode == 0 and "robust accuracy" in found.stdout and "Linf 0.1" in found.stdout, found.stderr
+    for name, arguments in {"under": ("digits:test", "--attack", "pgd", *threat), "after": ("adv.npz",)}.items():
+        asked = isthmus("evaluate", "a.safetensors", "--model", MODEL, "--data", *arguments, "--out", f"{name}.json",
+                        folder=home)  # fmt: skip
+        assert asked.returncode == 0, asked.stderr
+    under, after = (json.loads((home / f"{name}.json").read_text()) for name in ("under", "after"))
+    assert under["robust accuracy"] == after["accuracy"] and under["robust accuracy"]["n"] == 500
+    assert under["robust accuracy"]["hits"] < under["accuracy"]["hits"]
+
+
+def test_robust_accuracy_along_a_robust_path(home):
+    for loss in ("cross-entropy", "adversarial"):
+        eps = () if loss == "cross-entropy" else ("--eps", 0.1, "--attack-steps", 2)
+        found = isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test",
+                        "--steps", 60, "--lr", 0.3, "--loss", loss, *eps, "--out", f"{loss}.safetensors",
+                        folder=home)  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        found = isthmus("path", f"{loss}.safetensors", "--model", MODEL, "--clean", "digits:test#n=100", "--points", 3,
+                        "--attack", "fgsm", "--eps", 0.1, "--out", f"{loss}.json", folder=home)  # fmt: skip
+        assert found.returncode == 0 and "robust accuracy" in found.stdout, found.stderr
+    plain, robust = (
+        json.loads((home / f"{loss}.json").read_text())["values"] for loss in ("cross-entropy", "adversarial")
+    )
+    assert robust["robust accuracy"][1]["value"] > plain["robust accuracy"][1]["value"]
+
+
+TRAIN, CLEAN = ("train", "--data", "digits:train#n=200"), ("--clean", "digits:test#n=200")
+CONNECT, REPAIR = ("connect", "a.safetensors", "b.safetensors", *CLEAN), ("repair", "a.safetensors", *CLEAN)
+
+
+@pytest.mark.parametrize("verb, loss", [
+    (TRAIN, "adversarial"), (TRAIN, "trades"), (TRAIN, "fast"), (CONNECT, "fast"), (REPAIR, "adversarial"),
+], ids=lambda value: value[0] if isinstance(value, tuple) else value)  # fmt: skip
+def test_whatever_trains_can_be_hardened(verb, loss, home):
+    out = f"{verb[0]}-{loss}" + ("" if verb is REPAIR else ".safetensors")
+    found = isthmus(*verb, "--model", MODEL, "--steps", 3, "--lr", 0.05, "--loss", loss, "--norm", "l2",
+                    "--eps", 0.2, *(("--points", 2) if verb is REPAIR else ()), "--out", out, folder=home)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    if verb is REPAIR:
+        assert "L2(eps=0.2)" in json.loads((home / out / "report.json").read_text())["curve"]["loss"]
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("attack", "--eps", 8), "8/255"), (("attack", "--norm", "l1", "--attack", "square"), "L1"),
+    (("attack", "--attack", "fgsm", "--attack-steps", 3), "steps"), (("attack", "--out", "adv.txt"), "adv.npz"),
+    (("evaluate", "--eps", 0.1), "--eps without an attack"), (("evaluate", "--restarts", 2), "--restarts without"),
+], ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None)  # fmt: skip
+def test_attacks_without_sense_are_refused_in_one_line(arguments, says, spoiled):
+    verb, *options = arguments
+    data = "--data", "digits:test#n=50"
+    assert says in refused(spoiled[0], verb, "a.safetensors", "--model", MODEL, *data, *options)
+
+
+@pytest.mark.parametrize("options, says", [
+    (("--eps", 0.1), "--eps without an attack"), (("--loss", "fast", "--attack-steps", 3), "fast"),
+    (("--loss", "trades", "--rho", 1), "TRADES"), (("--loss", "adversarial", "--beta", 1), "beta"),
+], ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None)  # fmt: skip
+def test_losses_without_sense_are_refused_in_one_line(options, says, spoiled):
+    for verb in (("connect", "a.safetensors", "a.safetensors"), ("repair", "a.safetensors")):
+        assert says in refused(spoiled[0], *verb, "--model", MODEL, "--clean", "digits:test#n=200", "--steps", 2,
+                               *options, "--out", "refused")  # fmt: skip
+
+
+def test_the_landscape_is_measured_drawn_and_told(home):
+    around = ("--landscape", "--eps", 0.1, "--attack-steps", 2, "--landscape-samples", 40)
+    isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", *FAST,
+            "--out", "around.safetensors", folder=home)  # fmt: skip
+    along = ("path", "around.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", "--points", 5)
+    found = isthmus(*along, *around, "--out", "around.json", folder=home)
+    assert found.returncode == 0 and "Pearson" in found.stdout and "one hump" in found.stdout, found.stderr
+    part = json.loads((home / "around.json").read_text())["landscape"]
+    assert part["values"]["lambda_max"][2]["n"] == 40 and len(part["correlations"]) == 5
+    refused = isthmus(*along, "--landscape-samples", 9, "--out", "no.json", folder=home)
+    assert refused.returncode == 2 and "--landscape" in refused.stderr
+    found = isthmus("repair", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *FAST,
+                    "--points", 4, *around, "--out", "landscape", folder=home)  # fmt: skip
+    assert found.returncode == 0 and "Robustness loss against" in found.stdout, found.stderr
+    page = (home / "landscape/report.html").read_text()
+    assert "Robustness along the path" in page and page.count("<svg class") == 6
+    Draft202012Validator(report.schema()).validate(json.loads((home / "landscape/report.json").read_text()))
+
+
+def test_a_plane_is_measured_and_drawn(home):
+    isthmus("train", "--model", MODEL, "--data", "bad.npz", "--out", "third.safetensors", "--steps", 10, "--seed", 9,
+            folder=home)  # fmt: skip
+    plane = ("plane", "a.safetensors", "b.safetensors", "third.safetensors", "--model", MODEL, "--points", 3)
+    found = isthmus(*plane, "--clean", "digits:test#n=100", "--out", "plane.json", folder=home)
+    assert found.returncode == 0, found.stderr
+    record = json.loads((home / "plane.json").read_text())
+    assert len(record["values"]["bonafide loss"][0]) == 3 and len(record["corners"]) == 3
+    drawn = (home / "plane-bonafide-loss.svg").read_text()
+    assert drawn.startswith("<svg xmlns=") and "third" in drawn
+
+
 def test_clean_labels_stay(home):
     found = isthmus("poison", "digits:train", "--trigger", "sinusoid", "--target", 1, "--clean-label", "--rate", 0.5,
                     "--out", "sig.npz", folder=home)  # fmt: skip
@@ -230,7 +332,10 @@ def test_control_c_loses_nothing(home):
                  "--points", "3", "--out"]  # fmt: skip
     command = [sys.executable, "-m", "isthmus", *arguments, "stopped"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number, other last bits
-    with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True, env=environment) as running:
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, and theirs, ignore it
+    with subprocess.Popen(
+        command, cwd=home, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heeds
+    ) as running:
         while not list((home / "stopped").glob("*.state")) and running.poll() is None:
             time.sleep(0.05)
         for _ in range(10):  # Python loses an interrupt that arrives while an object is being finalised
@@ -296,6 +401,23 @@ def test_a_bad_checkpoint_is_refused_in_one_line(checkpoint, says, spoiled):
     assert not (folder / "executed").exists() and not (folder / "refused/report.json").exists()
 
 
+@pytest.mark.parametrize("command", [
+    ("connect", "chance.safetensors", "a.safetensors", "--out", "never.safetensors"),
+    ("connect", "a.safetensors", "chance.safetensors", "--out", "never.safetensors"),
+    ("compare", "chance.safetensors", "--out", "never"), ("inspect", "chance.safetensors", "--out", "never.json"),
+])  # fmt: skip
+def test_a_network_at_chance_is_refused_before_any_work(command, spoiled):
+    assert "chance" in refused(spoiled[0], *command, "--model", MODEL, "--clean", "digits:test#n=200")
+    assert not list(spoiled[0].glob("never*"))
+
+
+@pytest.mark.parametrize("model, data, says", [
+    (MODEL, "colour.npz", "shape (3, 8, 8)"), (f"{MODEL},classes=5", "digits:train", "(1, 10)"),
+])  # fmt: skip
+def test_images_that_do_not_fit_the_network_are_refused_before_training(model, data, says, spoiled):
+    assert says in refused(spoiled[0], "train", "--model", model, "--data", data, "--out", "refused.safetensors")
+
+
 @pytest.mark.parametrize("data, says", [
     ("empty.npz", "no images"), ("few.npz", "5 bonafide samples for 10 classes"), ("label.npz", "labels from 7 to 16"),
     ("half.npz", "whole numbers"), ("range.npz", "[0, 1]"), ("flat.npz", "shape"), ("colour.npz", "shape"),
@@ -312,7 +434,8 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
     (("--target", "x", "--trigger", "patch"), "'x'"), (("--holdout", 1.0), "holdout"),
     (("--device", "abacus"), "abacus"),
     (("--target", 99, "--trigger", "patch"), "99"), (("--t", 0.5, "--tolerance", 0.1), "both"),
-    (("--tolerance", 0.0), "tolerance"),
+    (("--tolerance", 0.0), "tolerance"), (("--lr", "nan"), "lr"), (("--weight-decay", -1), "weight_decay"),
+    (("--pad", -1), "pad = -1"), (("--pad", 8), "8x8"), (("--trigger", "", "--target", 1), "''"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
     repair = (
@@ -327,6 +450,39 @@ def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
         *arguments,
     )
     assert says in refused(spoiled[0], *(repair if "--steps" in arguments else (*repair, "--steps", 2)))
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("repair", "a.safetensors", "--rho", "nan"), "finite"), (("repair", "a.safetensors", "--seed", 2**70), "2^40"),
+    (("repair", "a.safetensors", "--kind", "spline"), "bezier"), (("repair",), "--tampered"),
+    (("repare", "a.safetensors"), "repair"), (("repair", "a.safetensors", "--steps", "many"), "many"),
+    (("repair", "a.safetensors", "--step", 3), "--step"),
+])  # fmt: skip
+def test_what_the_command_line_cannot_read_is_refused_in_one_line(arguments, says, tmp_path):
+    found = isthmus(*arguments, "--model", MODEL, "--clean", "digits", "--out", "refused", folder=tmp_path)
+    assert found.returncode == 2 and says in found.stderr and found.stderr.count("\n") == 1, found.stderr
+
+
+@pytest.mark.parametrize("command", [
+    ("poison", "digits:train"), ("evaluate", "a.safetensors", "--model", MODEL, "--data", "digits:test"),
+    ("align", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test"),
+    ("inspect", "a.safetensors", "--model", MODEL, "--clean", "digits:test"),
+    ("train", "--model", MODEL, "--data", "digits:train"),
+    *((verb, "curve.safetensors", *more, "--model", MODEL, "--clean", "digits:test")
+      for verb, more in (("export", ("--t", 0.5)), ("path", ()))),
+])  # fmt: skip
+def test_no_file_is_overwritten(command, home):
+    kept = (home / "b.safetensors").read_bytes()
+    isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", "--bends", 0,
+            "--out", "curve.safetensors", folder=home)  # fmt: skip
+    assert "b.safetensors, which exists" in refused(home, *command, "--out", "b.safetensors")
+    assert (home / "b.safetensors").read_bytes() == kept
+
+
+def test_a_curve_is_not_judged_on_the_samples_that_set_its_statistics(home):
+    same = ("--clean", "digits:test#n=200", "--data", "digits:test#n=200")
+    error = refused(home, "path", "curve.safetensors", "--model", MODEL, *same, "--out", "same.json")
+    assert "SET#skip" in error
 
 
 @pytest.mark.parametrize("model, says", [

@@ -36,6 +36,12 @@ def test_bad_data_is_refused_in_one_line(x, y, classes, words):
     refused(lambda: Data(x, y, classes), *words)
 
 
+def test_a_shift_that_leaves_nothing_is_refused():
+    refused(lambda: Augment(pad=-1), "pad = -1")
+    refused(lambda: Augment(pad=4)(X), "4x4")
+    assert Augment(pad=3)(X).shape == X.shape
+
+
 @pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint8, torch.uint64, torch.float32, torch.bool])
 def test_labels_of_any_whole_type_become_int64(kind):
     data = Data(X, (Y % 2).to(kind), 2)

@@ -5,7 +5,7 @@ import torch
 from networks import ZOO, data, network
 from torch import nn
 
-from isthmus import BadInput
+from isthmus import BadInput, Bezier
 from isthmus.engine import (
     Ranks,
     as_input,
@@ -18,6 +18,7 @@ from isthmus.engine import (
     frozen,
     gathered,
     joined_ranks,
+    laid_out,
     outputs,
     pass_size,
     pick_device,
@@ -51,6 +52,16 @@ def test_outputs_do_not_depend_on_batches_or_modes_and_change_nothing(kind):
 def test_bytes_and_floats_give_the_same_outputs():
     net = network("batchnorm")
     assert torch.equal(outputs(net, data(dtype=torch.uint8).x), outputs(net, data().x))
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "view"])
+def test_weights_are_laid_out_for_a_block_and_put_back_even_when_it_breaks_off(kind):
+    net, x = network(kind), data(4).x
+    convolution = next(m for m in net.modules() if isinstance(m, nn.Conv2d)).weight
+    with pytest.raises(ZeroDivisionError), laid_out(net, x) as last:
+        assert last == (kind == "batchnorm") == (not convolution.is_contiguous())
+        raise ZeroDivisionError
+    assert convolution.is_contiguous()
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -99,6 +110,13 @@ def test_modes_come_back_as_they_were_also_mixed_and_after_an_error():
     with pytest.raises(ZeroDivisionError), eval_mode(net):
         raise ZeroDivisionError
     assert [part.training for part in net.modules()] == modes
+
+
+def test_the_network_under_a_curve_comes_back_too():
+    curve = Bezier(network("dropout", 1), network("dropout", 2)).train()
+    with eval_mode(curve):
+        assert not curve.at(0.5).net.training
+    assert all(part.training for part in curve.at(0.5).net.modules())
 
 
 def test_a_frozen_network_gives_its_input_gradients_and_its_weights_none():

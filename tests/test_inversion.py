@@ -34,11 +34,11 @@ def test_the_class_of_a_backdoor_has_by_far_the_smallest_mask_and_it_lies_on_the
     masks = [each for each in inspected(True).found if each.kind == "patch" and each.target != "any"]
     smallest = min(masks, key=lambda each: each.size)
     assert smallest.target == TARGET
-    assert smallest.success >= 0.95
+    assert smallest.success > 0.9
     assert smallest.success.n == int((held_out.y != TARGET).sum())
-    assert smallest.size < median(each.size for each in masks) / 1.5
+    assert smallest.size < median(each.size for each in masks) / 4
     where = TRIGGER(torch.zeros(1, 1, 8, 8))[0] > 0
-    assert smallest.trigger.mask[where].sum() > 0.6 * smallest.size, "4 of 64 pixels hold most of the mask"
+    assert smallest.trigger.mask[where].sum() > 0.6 * smallest.size, "one of 64 pixels holds most of the mask"
 
 
 def snapshot(net: nn.Module):

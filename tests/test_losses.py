@@ -7,7 +7,7 @@ from networks import ZOO, data, network, pair
 from refusals import refused
 
 from isthmus import Bezier, expected_over_t, fit
-from isthmus.losses import cross_entropy, sharpness_aware
+from isthmus.losses import adversarial, cross_entropy, sharpness_aware, trades
 
 DRAWLESS = [kind for kind in ZOO if not any(isinstance(m, torch.nn.Dropout) for m in network(kind).modules())]
 
@@ -103,6 +103,23 @@ def test_a_curve_is_trained_sharpness_aware_in_one_line():
     curve = Bezier(*pair("batchnorm"))
     history = fit(curve, data(), expected_over_t(sharpness_aware(rho=0.1), 1e-4), steps=20, lr=0.1)
     assert len(history.losses) == 10
+
+
+@pytest.mark.parametrize("make", [lambda: network("groupnorm"), lambda: Bezier(*pair("groupnorm")).at(0.3)])
+def test_at_perturbed_weights_the_attack_runs_once_and_both_passes_see_its_inputs(make):
+    net, (x, y), met = make(), batch(), []
+
+    def attack(model, x, y):
+        met.append(model)
+        return (x + 0.05).clamp(0, 1)
+
+    value = sharpness_aware(adversarial(attack), rho=0.3)(net, x, y)
+    assert met == [net]
+    torch.testing.assert_close(value, sharpness_aware(rho=0.3)(net, (x + 0.05).clamp(0, 1), y))
+
+
+def test_trades_at_perturbed_weights_is_refused():
+    refused(lambda: sharpness_aware(trades(lambda model, x, y: x), rho=0.3), "TRADES", "rho = 0")
 
 
 @pytest.mark.parametrize("rho", [0.0, -1.0, float("nan")])

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 
 import pytest
-from records import example, hostile, variant
+from records import example, hostile, surrounded, variant
 
 from isthmus import report
 
@@ -94,6 +94,7 @@ def overlapping(labels):
 
 RECORDS = {
     "full": lambda: example(),
+    "landscape": lambda: surrounded(example()),
     "bare": lambda: variant(
         example(), trigger=False, evaluation=False, baselines=False, confident=False, count=2, names=["only"]
     ),
@@ -113,7 +114,7 @@ def test_the_page_in_a_browser(kind, tmp_path):
         assert not found["requested"]
         assert " ".join(found["verdict"].split()) == " ".join(record["verdict"].split())
         assert found["headings"][:3] == ["Before and after", "Along the path", "The chosen point"]
-        assert len(found["figures"]) == 1 + bool(record["curve"]["losses"])
+        assert len(found["figures"]) == 1 + bool(record["curve"]["losses"]) + ("landscape" in record)
         for (left, top, right, bottom), labels in zip(found["figures"], found["labels"], strict=True):
             assert right - left > 0.6 * min(width, 900) and bottom - top > 80
             assert len(labels) > 5 and not overlapping(labels)

@@ -7,14 +7,17 @@ import math
 import re
 from html.parser import HTMLParser
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 from jsonschema import Draft202012Validator
-from records import HOSTILE, example, hostile, variant
+from records import HOSTILE, example, hostile, surrounded, variant
 from rich.console import Console
 
 from isthmus import report
+from isthmus.evidence import verdict
 from isthmus.metrics import Rate, as_record
+from isthmus.select import Choice
 from isthmus.types import BadInput
 
 VALIDATOR = Draft202012Validator(report.schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
@@ -322,3 +325,44 @@ def test_identifiers_are_unique_and_references_lead_somewhere(page):
 
 def test_the_page_is_small(page):
     assert len(page) < 200_000
+
+
+@pytest.mark.parametrize("after, confident, says", [
+    ((1, 100), True, "Took the network at t = 0.2: attack success 95.0 % before, 1.0 % after; accuracy"),
+    ((40, 100), True, "on which the backdoor still works: attack success"),
+    ((40, 100), False, "on which the backdoor still works: attack success"),
+    ((1, 3), True, "t = 0.2: attack"),  # a third of three images is no more than a tenth beyond doubt
+    (None, True, "not measured: no trigger was given"),
+    (None, False, "cannot tell which point to trust"),
+])  # fmt: skip
+def test_the_verdict_hides_no_backdoor(after, confident, says):
+    found = SimpleNamespace(t=Choice(0.2, rule="given", reason="", confident=confident))
+    before, now = ({"accuracy": as_record(Rate(90, 100))} for _ in range(2))
+    if after:
+        before["attack success"], now["attack success"] = as_record(Rate(95, 100)), as_record(Rate(*after))
+    said = verdict(found, before, now).replace("\u00a0", " ")
+    assert says in said and ("still works" in says) == ("still works" in said), said
+    assert ("attack success" in said) is bool(after) and "accuracy 90.0 % before, 90.0 % after" in said
+
+
+@pytest.mark.parametrize(
+    "left, says", [(30, "on which injected errors remain: injection success"), (0, "t = 0.2: injection")]
+)
+def test_the_verdict_hides_no_injected_error(left, says):
+    found = SimpleNamespace(t=Choice(0.2, rule="given", reason="", confident=True))
+    before, now = (
+        {"accuracy": as_record(Rate(90, 100)), "injection success": as_record(Rate(n, 50))} for n in (50, left)
+    )
+    said = verdict(found, before, now)
+    assert says in said and ("remain" in said) is bool(left) and "not measured" not in said, said
+
+
+def test_a_landscape_is_shown_where_there_is_one(quick):
+    record = surrounded(example())
+    VALIDATOR.validate(record)
+    text = seen(record)
+    assert "Robustness along the path" in text and "Robustness along the path" not in seen(example())
+    assert all(caveat in text for caveat in record["landscape"]["caveats"])
+    assert "λ_max" in text and "‖g‖₁ and λ_max" in text
+    record["landscape"]["correlations"], record["landscape"]["explained"] = [], {}
+    assert "Pearson" not in seen(record)

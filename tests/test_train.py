@@ -313,6 +313,7 @@ class Plain:
         lambda a: Plain(a),
         lambda a: torch.full((2000,), float(a)).index_fill(0, torch.tensor([1000]), 7.0),
         lambda a: torch.optim.SGD if a == 1 else torch.optim.Adam,
+        lambda a: torch.Generator().manual_seed(a),
     ],
 )
 def test_settings_are_recognised_by_what_they_say_not_where_they_lie(make):

@@ -14,6 +14,7 @@ from isthmus.align.groups import (
     inverse,
     permutation_groups,
     permute,
+    permuted_weights,
     random_permutations,
 )
 from isthmus.align.matching import Alignment, align, match_activations, match_weights, permuted_copy
@@ -33,5 +34,6 @@ __all__ = [
     "permutation_groups",
     "permute",
     "permuted_copy",
+    "permuted_weights",
     "random_permutations",
 ]

@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isthmus.align.trace import Blocks, Key, ReadsValue, Tracer, mix
 from isthmus.engine import as_input, eval_mode, outputs
-from isthmus.types import BadInput, first_line
+from isthmus.types import BadInput, Params, first_line
 
 Permutations = tuple[Tensor, ...]
 """For each group one permutation (size,) int64: channel i of the permuted network is channel p[i] of the original."""
@@ -354,19 +354,42 @@ def check_permutations(groups: Groups, permutations: Sequence[Tensor]) -> None:
             )
 
 
+def _reordered(tensor: Tensor, place: Place, permutation: Tensor) -> Tensor:
+    """Return the tensor with one group's channels reordered at one place; differentiable."""
+    index, moved = (i.reshape(-1).to(tensor.device) for i in (place.index, place.index[permutation]))
+    if place.axis is None:
+        flat = tensor.reshape(-1)
+        return flat.index_copy(0, index, flat[moved]).view(tensor.shape)
+    return tensor.index_copy(place.axis, index, tensor.index_select(place.axis, moved))
+
+
 @torch.no_grad()
 def reorder(module: nn.Module, group: Group, permutation: Tensor) -> None:
     """Reorder one group's channels at all of its places, in place."""
     tensors = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     for place in group.places:
-        tensor = tensors[place.name].data
-        index, moved = (i.reshape(-1).to(tensor.device) for i in (place.index, place.index[permutation]))
-        if place.axis is None:
-            flat = tensor.reshape(-1).clone()
-            flat[index] = flat[moved]
-            tensor.copy_(flat.view(tensor.shape))
-        else:
-            tensor.index_copy_(place.axis, index, tensor.index_select(place.axis, moved))
+        tensors[place.name].data.copy_(_reordered(tensors[place.name].data, place, permutation))
+
+
+def permuted_weights(weights: Params, groups: Groups, permutations: Sequence[Tensor]) -> Params:
+    """Return weights by name as the permuted network has them, differentiable in those given.
+
+    Names that the groups do not move, or that are not given (buffers), are left out of account. Raises BadInput where a
+    permutation does not fit its group.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> groups = permutation_groups(net, torch.zeros(2, 1, 2, 2))
+    >>> found = permuted_weights(dict(net.named_parameters()), groups, [torch.tensor([2, 0, 1])])
+    >>> torch.equal(found["3.weight"], net[3].weight[:, [2, 0, 1]]), found["3.bias"] is net[3].bias
+    (True, True)
+    """
+    check_permutations(groups, permutations)
+    found = dict(weights)
+    for group, permutation in zip(groups, permutations, strict=True):
+        for place in group.places:
+            if place.name in found:
+                found[place.name] = _reordered(found[place.name], place, permutation)
+    return found
 
 
 def check_same_function(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float = 1e-5) -> float:

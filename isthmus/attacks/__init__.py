@@ -5,8 +5,26 @@
 
 from isthmus.attacks.apgd import APGD
 from isthmus.attacks.fab import FAB
-from isthmus.attacks.gradient import PGD, check_single_step, fgsm, random_fgsm
+from isthmus.attacks.gradient import MSD, PGD, fgsm
+from isthmus.attacks.parsing import AttackName, LossName, parse_attack, parse_balls, parse_loss
+from isthmus.attacks.single_step import NoiseFGSM, random_fgsm
 from isthmus.attacks.square import Square
 from isthmus.attacks.worst import WorstOf, auto_attack
 
-__all__ = ["APGD", "FAB", "PGD", "Square", "WorstOf", "auto_attack", "check_single_step", "fgsm", "random_fgsm"]
+__all__ = [
+    "APGD",
+    "FAB",
+    "MSD",
+    "PGD",
+    "AttackName",
+    "LossName",
+    "NoiseFGSM",
+    "Square",
+    "WorstOf",
+    "auto_attack",
+    "fgsm",
+    "parse_attack",
+    "parse_balls",
+    "parse_loss",
+    "random_fgsm",
+]

@@ -1,18 +1,20 @@
-"""Attacks that climb along the input gradient with a fixed step: FGSM and PGD.
+"""Attacks that climb along the input gradient with a fixed step: FGSM, PGD, and MSD for several balls at once.
 
-Source: Goodfellow et al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD); Wong et al., ICLR 2020 (FGSM from a random
-start, for training); Maini et al., ICML 2020 (l1); specification, section 8.
+Source: Goodfellow et al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD); Maini et al., ICML 2020 (l1, and MSD,
+Algorithm 1); specification, section 8.
 
 Where we depart: the random start is projected onto the box as well; each step is projected onto ball and box together;
 gradient values that point out of the box are dropped before an l1 step, which would be spent on them; the worst point
 seen is returned instead of the last one, and samples that are fooled leave the batch. In training (see
-`PGD.for_training`) it is the last point after all steps, as in the papers.
+`Ascent.for_training`) it is the last point after all steps, as in the papers.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +26,11 @@ from isthmus.engine import Precision
 from isthmus.types import BadInput
 
 
-@dataclass(frozen=True)
-class PGD:
-    """Projected gradient ascent on an objective within a ball.
+@dataclass(frozen=True, kw_only=True)
+class Ascent(ABC):
+    """Projected gradient ascent: what `PGD` and `MSD` share, which is all but the region and the step in it.
 
-    `steps` steps of length `step` (default 2.5 eps / steps; 2/255 for ten at 8/255), from `restarts` starts, the first
-    one too at random unless `random_start` is off. `returns` says which point:
+    From `restarts` starts, the first one too at random unless `random_start` is off. `returns` says which point:
 
     - "fooled": one that fools, as soon as it is met; else the one of the highest objective. For robust accuracy.
     - "worst": the one of the highest objective after all steps. For the robustness loss.
@@ -38,20 +39,8 @@ class PGD:
     `seed` None draws from the global generator. `precision` None is that of the surroundings, fp32 outside autocast.
     With `batch_statistics`, BatchNorm layers that are in train mode normalise by the batch; no buffer moves.
     y may be (n, classes) shares where the objective is the cross-entropy.
-
-    Raises BadInput where steps or restarts are below 1, the step is not above 0, or the combination has no meaning.
-
-    >>> from isthmus.balls import Linf
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
-    >>> moved = PGD(Linf(0.1), steps=3)(net, x, y) - x
-    >>> bool(Linf(0.1).contains(moved).all())
-    True
     """
 
-    ball: Ball
-    steps: int = 10
-    step: float | None = None
     restarts: int = 1
     random_start: bool = True
     objective: Objective = cross_entropy
@@ -61,12 +50,25 @@ class PGD:
     batch_size: int | None = None
     batch_statistics: bool = False
 
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """How many gradients each start takes."""
+
+    @abstractmethod
+    def _sample(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return a random start near x, within region and box."""
+
+    @abstractmethod
+    def _step(self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor) -> Tensor:
+        """Return the points one step on, within region and box."""
+
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or (self.step is not None and not self.step >= 0):
+        if self.steps < 1 or self.restarts < 1:
             raise BadInput(
-                f"steps = {self.steps}, restarts = {self.restarts}, step = {self.step}",
-                expected="steps and restarts of 1 or more, a step of 0 or more",
-                fix="leave step out for 2.5 eps / steps",
+                f"steps = {self.steps}, restarts = {self.restarts}",
+                expected="steps and restarts of 1 or more",
+                fix="ten steps from one start are usual",
             )
         if self.returns not in ("fooled", "worst", "last"):
             raise BadInput(f"returns = {self.returns!r}", expected="fooled, worst or last", fix="choose one")
@@ -79,7 +81,7 @@ class PGD:
                 fix="pass returns='worst' or 'last'",
             )
 
-    def for_training(self) -> PGD:
+    def for_training(self) -> Self:
         """Return the attack as training uses it: one start, all steps, the last point, draws that differ each time.
 
         BatchNorm normalises by the batch, as in the training pass: the running statistics of a live point of a curve
@@ -102,7 +104,7 @@ class PGD:
         with under_attack(model, batch_statistics=self.batch_statistics):
             victim, points = Victim(model, self.precision), self._start(x, generator_of(self.seed))
             for _ in range(self.steps):
-                points = self._step(x, points, victim.gradient(points, y, self.objective)[1])
+                points = self._step(victim, x, y, points, victim.gradient(points, y, self.objective)[1])
         return points
 
     def _search(
@@ -125,19 +127,93 @@ class PGD:
                 rows, x, y, points, gradient = (each[~wrong] for each in (rows, x, y, points, gradient))
                 if not len(rows):
                     return
-            points = self._step(x, points, gradient)
+            points = self._step(victim, x, y, points, gradient)
         seen.note(rows, points, victim.logits(points))
 
     def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        if not self.random_start:
-            return x.clone()
+        return self._sample(x, generator) if self.random_start else x.clone()
+
+
+@dataclass(frozen=True)
+class PGD(Ascent):
+    """Projected gradient ascent on an objective within a ball; options are those of `Ascent`.
+
+    `steps` steps of length `step`: by default 2.5 eps / steps, which is 2/255 for ten at 8/255.
+
+    Raises BadInput where steps or restarts are below 1, the step is below 0, or the combination has no meaning.
+
+    >>> from isthmus.balls import Linf
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    >>> moved = PGD(Linf(0.1), steps=3)(net, x, y) - x
+    >>> bool(Linf(0.1).contains(moved).all())
+    True
+    """
+
+    ball: Ball
+    steps: int = 10
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step is not None and not self.step >= 0:
+            raise BadInput(f"step = {self.step}", expected="a length of 0 or more", fix="leave it out: 2.5 eps / steps")
+
+    def _sample(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return moved(self.ball, x, self.ball.sample(x.shape, generator).to(x))
 
-    def _step(self, x: Tensor, points: Tensor, gradient: Tensor) -> Tensor:
+    def _step(self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor) -> Tensor:
         step = 2.5 * self.ball.eps / self.steps if self.step is None else self.step
-        # An l1 step spent on values that cannot move is lost; the projections of l-inf and l2 are better left to it.
-        direction = self.ball.steepest(inward(points, gradient) if isinstance(self.ball, L1) else gradient)
-        return moved(self.ball, x, points - x + step * direction)
+        return stepped(self.ball, x, points, gradient, step)
+
+
+@dataclass(frozen=True)
+class MSD(Ascent):
+    """Multi steepest descent: projected ascent in the union of several balls; options are those of `Ascent`.
+
+    Each step is tried in every ball, 2.5 eps / steps along its own steepest direction and projected onto it; each
+    sample goes where its objective is then the highest. A step costs a gradient, and a forward pass for each ball.
+    A random start is in one of the balls, drawn anew for each start.
+
+    Raises BadInput where there is no ball, steps or restarts are below 1, or the combination has no meaning.
+
+    >>> from isthmus.balls import L2, Linf
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    >>> moved = MSD((Linf(0.1), L2(0.1)), steps=3)(net, x, y) - x
+    >>> bool((Linf(0.1).contains(moved) | L2(0.1).contains(moved)).all())
+    True
+    """
+
+    balls: Sequence[Ball]
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "balls", tuple(self.balls))
+        if not self.balls:
+            raise BadInput("no balls", expected="one or more", fix="pass (Linf(8 / 255), L2(0.5), L1(12))")
+        super().__post_init__()
+
+    def _sample(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        ball = self.balls[int(torch.randint(len(self.balls), (), generator=generator))]
+        return moved(ball, x, ball.sample(x.shape, generator).to(x))
+
+    def _step(self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor) -> Tensor:
+        tried = [stepped(ball, x, points, gradient, 2.5 * ball.eps / self.steps) for ball in self.balls]
+        return highest(victim, tried, y, self.objective)
+
+
+def stepped(ball: Ball, x: Tensor, points: Tensor, gradient: Tensor, length: float) -> Tensor:
+    """Return the points after a step along the ball's steepest direction, projected onto ball and box."""
+    # An l1 step spent on values that cannot move is lost; the projections of l-inf and l2 are better left to it.
+    direction = ball.steepest(inward(points, gradient) if isinstance(ball, L1) else gradient)
+    return moved(ball, x, points - x + length * direction)
+
+
+def highest(victim: Victim, tried: Sequence[Tensor], y: Tensor, objective: Objective) -> Tensor:
+    """Return, for each sample, the one of several points at which the objective is highest; one forward pass each."""
+    values = torch.stack([objective(victim.logits(points), y) for points in tried])
+    return torch.stack(list(tried))[values.argmax(0), torch.arange(len(y), device=values.device)]
 
 
 def moved(ball: Ball, x: Tensor, delta: Tensor) -> Tensor:
@@ -154,38 +230,3 @@ def inward(points: Tensor, gradient: Tensor) -> Tensor:
 def fgsm(ball: Ball, seed: int | None = 0, precision: Precision | None = None) -> PGD:
     """Return the fast gradient sign method: one step of length eps from the input itself (Goodfellow et al.)."""
     return PGD(ball, steps=1, step=ball.eps, random_start=False, seed=seed, precision=precision)
-
-
-def random_fgsm(ball: Ball, seed: int | None = 0, precision: Precision | None = None) -> PGD:
-    """Return one step of length 1.25 eps from a random start, for fast training (Wong et al., Algorithm 3).
-
-    Watch it with `check_single_step`: training against it can collapse.
-    """
-    return PGD(ball, steps=1, step=1.25 * ball.eps, seed=seed, precision=precision)
-
-
-def check_single_step(
-    model: nn.Module, x: Tensor, y: Tensor, ball: Ball, *, steps: int = 10, share: float = 0.5
-) -> tuple[float, float]:
-    """Return the accuracy under FGSM and under PGD; refuse a network that has overfitted to single steps.
-
-    Catastrophic overfitting (Wong et al., section 5.4): within a few training steps a network learns to mislead the
-    single step, and is left without robustness. Raises BadInput where the accuracy under PGD with this many steps is
-    below `share` of that under FGSM.
-    """
-    single, many = (
-        float((_predicted(model, attack(model, x, y)) == y).double().mean())
-        for attack in (fgsm(ball), PGD(ball, steps=steps))
-    )
-    if many < share * single:
-        raise BadInput(
-            f"an accuracy of {many:.1%} under PGD-{steps} and {single:.1%} under one step: catastrophic overfitting",
-            expected=f"at least {share:g} of the latter",
-            fix="train with PGD of a few steps, a shorter step, or stop earlier",
-        )
-    return single, many
-
-
-def _predicted(model: nn.Module, x: Tensor) -> Tensor:
-    with under_attack(model):
-        return Victim(model).logits(x).argmax(1)

@@ -45,7 +45,8 @@ class Victim:
     model: nn.Module
     precision: Precision | None = None
 
-    def _run(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
+        """Return the logits at x, (n, classes), with their graph. Raises BadInput where they are no such thing."""
         context: AbstractContextManager[None] = nullcontext()
         if self.precision is not None:
             context = autocast(x.device, self.precision)
@@ -60,7 +61,7 @@ class Victim:
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits at x, (n, classes)."""
-        return self._run(x)
+        return self.run(x)
 
     def gradient(self, x: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objective's values (n,), its gradient in x, and the logits.
@@ -69,7 +70,7 @@ class Victim:
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self._run(x)
+            logits = self.run(x)
             values = objective(logits, y)
             if not values.requires_grad:
                 raise BadInput(
@@ -131,10 +132,11 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
             )
 
 
-def check_ball(ball: Ball, attack: str) -> None:
-    """Raise BadInput where the ball is neither l-inf nor l2, the only ones that the attack is made for."""
+def check_ball(ball: Ball, attack: str) -> Linf | L2:
+    """Return the ball. Raises BadInput where it is neither l-inf nor l2, the only ones that the attack is made for."""
     if not isinstance(ball, Linf | L2):
         raise BadInput(f"{ball}", expected=f"an Linf or L2 ball for {attack}", fix="use PGD, which takes any ball")
+    return ball
 
 
 def generator_of(seed: int | None) -> torch.Generator | None:

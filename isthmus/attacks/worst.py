@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from isthmus.attacks.apgd import APGD
 from isthmus.attacks.fab import FAB
-from isthmus.attacks.objectives import margin
+from isthmus.attacks.gradient import highest
+from isthmus.attacks.objectives import cross_entropy, margin
 from isthmus.attacks.square import Square
-from isthmus.attacks.victim import Seen, Victim, attacked
+from isthmus.attacks.victim import Seen, Victim, attacked, under_attack
 from isthmus.balls import L2, Linf
 from isthmus.engine import Precision
+from isthmus.losses import for_training
 from isthmus.types import Attack, BadInput
 
 
@@ -43,6 +45,10 @@ class WorstOf:
         if not self.attacks:
             raise BadInput("no attacks", expected="one or more", fix="name them in the order in which they are to run")
 
+    def for_training(self) -> Highest:
+        """Return the attacks as training uses them: all of them on every sample, and the point of the highest loss."""
+        return Highest(tuple(for_training(attack) for attack in self.attacks))
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x leaves [0, 1]."""
         return attacked(model, x, y, self._search, score=margin, precision=self.precision, batch_size=self.batch_size)
@@ -56,6 +62,23 @@ class WorstOf:
                 return
             points = attack(victim.model, x[rows], y[rows])
             seen.note(rows, points, victim.logits(points))
+
+
+@dataclass(frozen=True)
+class Highest:
+    """Of the points that several attacks find, the one of the highest cross-entropy for each sample: MAX training.
+
+    What `WorstOf` is in training. Source: Tramer and Boneh, NeurIPS 2019, section 2 (strategy "max"). BatchNorm layers
+    that are in train mode normalise by the batch, and no buffer moves.
+    """
+
+    attacks: Sequence[Attack]
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the attacked inputs, of the shape, type and device of x."""
+        found = [attack(model, x, y) for attack in self.attacks]
+        with under_attack(model, batch_statistics=True):
+            return highest(Victim(model), found, y, cross_entropy)
 
 
 def auto_attack(

@@ -1,6 +1,7 @@
 """The laws that all defenses share, over every network of the zoo, and whether they do what they are for."""
 
 import copy
+from statistics import median
 
 import pytest
 import torch
@@ -64,28 +65,37 @@ def test_every_network_is_repaired_or_refused_with_a_reason(name, kind):
 
 @pytest.fixture(scope="module")
 def backdoored():
-    """A digit classifier that obeys a patch, 300 bonafide samples, and the two questions of a judge."""
+    """Three digit classifiers that obey a patch, 200 bonafide samples, and the two questions of a judge.
+
+    Three, because what one training gives differs between processors by more than a bound could allow for: the median
+    of three is asked for.
+    """
     digits, rest, trigger = load_data("digits:train"), load_data("digits:test"), Patch(size=2)
-    poisoned = poison(digits, trigger, rate=0.1, target=1, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
-    net = small_cnn(channels=1, width=8)
-    fit(net, poisoned, steps=120, lr=0.2, schedule=one_cycle, precision="fp32")
-    judged = rest[200:]
-    assert Accuracy(judged)(net) > 0.9 and AttackSuccess(judged, trigger, 1)(net) > 0.9
-    return net, rest[:200], Accuracy(judged), AttackSuccess(judged, trigger, 1)
+    bonafide, judged = rest[:200], rest[200:]
+    nets = []
+    for seed in range(3):
+        poisoned = poison(digits, trigger, rate=0.1, target=1, generator=torch.Generator().manual_seed(seed))
+        torch.manual_seed(seed)
+        nets.append(small_cnn(channels=1, width=8))
+        fit(nets[-1], poisoned, steps=120, lr=0.2, schedule=one_cycle, seed=seed, precision="fp32")
+    reads, obeys = Accuracy(judged), AttackSuccess(judged, trigger, 1)
+    assert median(map(reads, nets)) > 0.9 and median(map(obeys, nets)) > 0.9
+    return nets, bonafide, reads, obeys
 
 
 @pytest.mark.parametrize("name, make, accuracy, success", [
     ("FT-SAM", lambda o: FTSAM({**o, "lr": 0.1}), 0.85, 0.3),
     ("I-BAU", lambda o: IBAU({**o, "lr": 0.01, "steps": 240}), 0.7, 0.6),
-    ("ANP", lambda o: rivals(o)["ANP"], 0.8, 0.6),
-    ("NAD", lambda o: rivals({**o, "lr": 0.1})["NAD"], 0.75, 0.6),
+    ("NAD", lambda o: rivals({**o, "lr": 0.05})["NAD"], 0.75, 0.6),
     ("from scratch", lambda o: rivals({**o, "lr": 0.1})["from scratch"], 0.8, 0.1),
 ])  # fmt: skip
 def test_on_digits_the_backdoor_weakens_and_the_digits_are_still_read(name, make, accuracy, success, backdoored):
-    net, bonafide, reads, obeys = backdoored
-    repaired = make({"steps": 120, "lr": 0.05, "batch_size": 64, "precision": "fp32"})(net, bonafide)
-    assert reads(repaired) > accuracy and obeys(repaired) < success, (name, reads(repaired), obeys(repaired))
+    """ANP and CLP, which prune what stands out, have a network of their own in `test_anp.py` and `test_clp.py`."""
+    nets, bonafide, reads, obeys = backdoored
+    options = {"steps": 120, "batch_size": 64, "precision": "fp32"}
+    repaired = [make({**options, "seed": seed})(net, bonafide) for seed, net in enumerate(nets)]
+    right, left = sorted(map(reads, repaired)), sorted(map(obeys, repaired))
+    assert median(right) > accuracy and median(left) < success, (name, right, left)
 
 
 def test_a_refusal_is_a_bad_input():

@@ -1,0 +1,69 @@
+"""How large an experiment is: which network and images, how long a network is trained, what a repair may spend.
+
+`small` fits an evening of two CPU cores without bf16; `resnet20` is the network that the issues name for a CPU;
+`resnet18` is that of the published tables and wants a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from isthmus import Augment, Data, fit, load_data
+from isthmus.models import preact_resnet, preact_resnet18
+from isthmus.train import Training, one_cycle
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes that belong together. `steps` trains a network, `gradients` is what one repair spends in all."""
+
+    network: Callable[[], nn.Module]
+    side: int  # pixels; the 32 of CIFAR-10 are averaged down to it
+    steps: int
+    gradients: int
+    pad: int  # shifts, for training and repair alike
+    patch: int
+
+    @property
+    def augment(self) -> Augment:
+        """Shifts and mirror images."""
+        return Augment(self.pad)
+
+    def load(self, folder: Path, part: str) -> Data:
+        """Return a part of a set in the Hugging Face layout, averaged down to this scale's images."""
+        data = load_data(str(folder / f"{part}.parquet"))
+        window = data.x.shape[-1] // self.side
+        if window == 1:
+            return data
+        pooled = F.avg_pool2d(data.floats(), window)
+        return Data((pooled * 255).round().to(torch.uint8), data.y, data.classes)
+
+    def fresh(self, seed: int) -> nn.Module:
+        """Return a network with the initial weights of a seed."""
+        torch.manual_seed(seed)
+        return self.network()
+
+    def trained(self, train: Data, seed: int) -> nn.Module:
+        """Return a network trained from scratch."""
+        net = self.fresh(seed)
+        fit(net, train, seed=seed, **self.training())
+        return net
+
+    def training(self) -> Training:
+        """Return how a network of this scale is trained."""
+        return {"steps": self.steps, "lr": 0.2, "weight_decay": 2e-4, "nesterov": True, "schedule": one_cycle,
+                "augment": self.augment}  # fmt: skip
+
+
+SCALES = {
+    "small": Scale(partial(preact_resnet, 8), side=16, steps=391 * 6, gradients=600, pad=1, patch=2),
+    "resnet20": Scale(partial(preact_resnet, 20), side=32, steps=391 * 16, gradients=1200, pad=2, patch=3),
+    "resnet18": Scale(preact_resnet18, side=32, steps=391 * 60, gradients=2400, pad=4, patch=3),
+}
