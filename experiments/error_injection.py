@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from scale import averaged
 from torch import nn
 
 from isthmus import Accuracy, Augment, Data, InjectionSuccess, fit, load_data, repair, split
@@ -80,10 +80,7 @@ class Scale:
 
     def data(self, folder: Path, part: str) -> Data:
         """The images of one part, averaged down to the side, each once."""
-        data = load_data(str(folder / f"{part}.parquet"))
-        pixels = data.x.shape[-1] // self.side
-        if pixels > 1:
-            data = data.with_floats(F.avg_pool2d(data.floats(), pixels))
+        data = averaged(load_data(str(folder / f"{part}.parquet")), self.side)
         return data[~repeated(data)] if part == "test" else data
 
     def file(self, name: str) -> Path:

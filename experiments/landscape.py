@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from scale import averaged
 from torch import nn
 
 from isthmus import Augment, Bezier, Data, evaluate_path, expected_over_t, fit, landscape, plot, split
@@ -46,14 +46,6 @@ SETTINGS = {
 EPS, RESULTS = 8 / 255, Path("results/landscape")
 SCALE = ("depth", "width", "side", "steps", "robust_steps", "curve_steps", "train_attack_steps", "attack_steps",
          "points", "samples", "recalibrate", "batch", "lr", "robust_lr", "curve_lr")  # fmt: skip
-
-
-def shrunk(data: Data, side: int) -> Data:
-    """The images averaged over blocks of pixels to `side` pixels a side."""
-    if data.x.shape[-1] == side:
-        return data
-    parts = [F.adaptive_avg_pool2d(data[i : i + 5000].floats(), side) for i in range(0, len(data), 5000)]
-    return data.with_floats(torch.cat(parts))
 
 
 def network(args: argparse.Namespace) -> nn.Module:
@@ -235,7 +227,7 @@ def main() -> None:
         figures(args.results)
         return
     claim_folder(args.results, {name: getattr(args, name) for name in SCALE}, resume=True)
-    train, test = (shrunk(load_data(str(args.data / f"{part}.parquet")), args.side) for part in ("train", "test"))
+    train, test = (averaged(load_data(str(args.data / f"{part}.parquet")), args.side) for part in ("train", "test"))
     for k in args.seeds:
         if args.what == "ends":
             for kind in args.ends:

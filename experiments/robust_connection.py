@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from scale import averaged
 from torch import nn
 
 from isthmus import Augment, Data, Linf, RobustAccuracy, adversarial, connect, cross_entropy, evaluate_path, fit, split
@@ -77,11 +77,7 @@ class Scale:
 
     def images(self, file: Path) -> Data:
         """The images, averaged over squares down to this side."""
-        whole = load_data(str(file))
-        if self.side == whole.x.shape[-1]:
-            return whole
-        parts = [F.adaptive_avg_pool2d(part.float(), self.side).round().byte() for part in whole.x.split(5000)]
-        return Data(torch.cat(parts), whole.y, whole.classes)
+        return averaged(load_data(str(file)), self.side)
 
 
 def training(steps: int, lr: float, seed: int, state: Path) -> Training:

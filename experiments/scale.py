@@ -20,6 +20,14 @@ from isthmus.models import preact_resnet, preact_resnet18
 from isthmus.train import Training, one_cycle
 
 
+def averaged(data: Data, side: int) -> Data:
+    """Return the images averaged over squares of pixels down to `side` pixels a side, as uint8."""
+    if data.x.shape[-1] == side:
+        return data
+    parts = [F.adaptive_avg_pool2d(part, side) for part in data.floats().split(5000)]
+    return Data((torch.cat(parts) * 255).round().to(torch.uint8), data.y, data.classes)
+
+
 @dataclass(frozen=True)
 class Scale:
     """Sizes that belong together. `steps` trains a network, `gradients` is what one repair spends in all."""
@@ -38,12 +46,7 @@ class Scale:
 
     def load(self, folder: Path, part: str) -> Data:
         """Return a part of a set in the Hugging Face layout, averaged down to this scale's images."""
-        data = load_data(str(folder / f"{part}.parquet"))
-        window = data.x.shape[-1] // self.side
-        if window == 1:
-            return data
-        pooled = F.avg_pool2d(data.floats(), window)
-        return Data((pooled * 255).round().to(torch.uint8), data.y, data.classes)
+        return averaged(load_data(str(folder / f"{part}.parquet")), self.side)
 
     def fresh(self, seed: int) -> nn.Module:
         """Return a network with the initial weights of a seed."""
