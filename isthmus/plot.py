@@ -182,6 +182,7 @@ def _draw_series(axes: Axes, t: Sequence[float], series: Mapping[str, Sequence[R
             markersize=3.4,
             linewidth=1.5,
             label=short(label(name), 22),
+            zorder=3 if name == "attack success" else 2,  # where all are at 100 %, that is the one to see
         )
 
 
