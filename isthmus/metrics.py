@@ -191,8 +191,8 @@ def measure(model: nn.Module, metrics: Mapping[str, Metric]) -> dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Accuracy:
-    """Share of samples whose largest logit is their label, as a Rate."""
+class _AboutSamples:
+    """What questions about labelled samples have in common: `asked` are the samples, read once."""
 
     data: Source = field(repr=False)
     precision: Precision = "fp32"
@@ -200,6 +200,11 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "asked", as_data(self.data))
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy(_AboutSamples):
+    """Share of samples whose largest logit is their label, as a Rate."""
 
     def __call__(self, model: nn.Module) -> Rate:
         """Return the model's accuracy."""
@@ -208,15 +213,8 @@ class Accuracy:
 
 
 @dataclass(frozen=True, eq=False)
-class Error:
+class Error(_AboutSamples):
     """Share of samples whose largest logit is not their label, as a Rate."""
-
-    data: Source = field(repr=False)
-    precision: Precision = "fp32"
-    asked: Data = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "asked", as_data(self.data))
 
     def __call__(self, model: nn.Module) -> Rate:
         """Return the model's error."""
@@ -294,15 +292,8 @@ class Agreement:
 
 
 @dataclass(frozen=True, eq=False)
-class MeanLoss:
+class MeanLoss(_AboutSamples):
     """Mean cross-entropy over the samples, in nats, as a Mean."""
-
-    data: Source = field(repr=False)
-    precision: Precision = "fp32"
-    asked: Data = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "asked", as_data(self.data))
 
     def __call__(self, model: nn.Module) -> Mean:
         """Return the model's mean loss."""
