@@ -1,6 +1,7 @@
 """A curve step against a plain SGD step of the same network (target 1.05x), and fp32 against bf16 (target 2x).
 
-Both are `fit` itself: a few steps a call, taken in turns, by the clock that `fit` keeps.
+Both are `fit` itself: a few steps a call, taken in turns, by the clock that `fit` keeps. bf16 has rows where the
+hardware multiplies it; elsewhere it is emulated, ten times slower than fp32, and `auto` never takes it.
 
 Floor. A step of a network with D parameters and F multiply-adds a sample does 6 F B floating-point operations at batch
 B. A curve with one bend adds, in bytes of fp32: two ends and a bend read and theta written (4 x 4 D), and on the way
@@ -21,6 +22,7 @@ from torch import nn
 
 from benchmarks.timing import in_turns, ratio
 from isthmus import Bezier, Data, expected_over_t, fit
+from isthmus.engine import fast_precision, pick_device
 from isthmus.losses import cross_entropy
 from isthmus.models import preact_resnet, vgg16
 from isthmus.types import Loss
@@ -53,17 +55,18 @@ def _seconds(module: nn.Module, data: Data, loss: Loss, **options: Any) -> float
 
 def measure(rounds: int) -> list[dict[str, Any]]:
     """Return a row per network and precision: seconds of a plain and a curve step, their ratio, bf16 against fp32."""
-    data, rows = _images(), []
+    data, rows, place = _images(), [], pick_device()
+    precisions = ("fp32", "bf16") if fast_precision(place) == "bf16" else ("fp32",)
     for name, build in NETWORKS.items():
         net, curve = build(), Bezier(build(), build())
         loss = expected_over_t(cross_entropy, weight_decay=1e-4)
         candidates: dict[str, Callable[[], float]] = {"naive": partial(_naive_seconds, build(), data)}
-        for precision in ("fp32", "bf16"):
+        for precision in precisions:
             options: dict[str, Any] = {"steps": STEPS, "lr": 1e-6, "batch_size": BATCH, "precision": precision}
             candidates[f"plain {precision}"] = partial(_seconds, net, data, cross_entropy, weight_decay=1e-4, **options)
             candidates[f"curve {precision}"] = partial(_seconds, curve, data, loss, **options)
         took = in_turns(candidates, rounds)
-        for precision in ("fp32", "bf16"):
+        for precision in precisions:
             plain, on_curve = took[f"plain {precision}"], took[f"curve {precision}"]
             rows.append({
                 "network": name, "precision": precision, "plain step (s)": min(plain) / STEPS,
