@@ -1,13 +1,13 @@
 """Table: undoing errors injected into both ends, from clean samples alone (specification, sections 7 and 14 E3).
 
-    python experiments/error_injection.py ends --data DIR      train the two clean ends, then inject errors into them
-    python experiments/error_injection.py run --data DIR       one result file per setting, number of samples and seed
-    python experiments/error_injection.py table                the tables of docs/results/error_injection.md
+    python experiments/error_injection.py inject --data DIR --scale small     errors into both ends
+    python experiments/error_injection.py run --data DIR --scale small        one result file per setting, n and seed
+    python experiments/error_injection.py table --scale small                 docs/results/error_injection.md
 
-DIR holds train.parquet and test.parquet in the Hugging Face layout. Protocol A: attacker's pool, bonafide samples and
-the 5,000 images that judge are disjoint parts of the test split, drawn anew for each seed. --depth, --width, --side
-(images averaged down) and --steps make a scale, with folders of its own for results and weights. Whatever is done
-already is not done again, so --settings, --seeds and --sizes share the work among processes.
+DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale is, `ends.py` trains
+the ends. Protocol A: attacker's pool, bonafide samples and the 5,000 images that judge are disjoint parts of the test
+split, drawn anew for each seed. Whatever is done already is not done again, so --settings, --seeds and --sizes share
+the work among processes.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ import argparse
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from scale import averaged
+from ends import end
+from scale import SCALES
 from torch import nn
 
-from isthmus import Accuracy, Augment, Data, InjectionSuccess, fit, load_data, repair, split
+from isthmus import Accuracy, Data, InjectionSuccess, load_data, repair, split
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.data import check_disjoint, repeated
 from isthmus.defenses import FinePrune, FineTune
 from isthmus.files import read_json, write_json
 from isthmus.injection import Penalised, draw, mislabelled
 from isthmus.metrics import as_record, measure
-from isthmus.models import preact_resnet
 from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
 from isthmus.repair import RHO
 from isthmus.sources import save_npz
-from isthmus.train import Training, one_cycle
+from isthmus.train import Training
 from isthmus.types import Metric
 
 SETTINGS = {
@@ -44,48 +43,11 @@ SETTINGS = {
     "same": "the same images and labels at both ends",
     "images": "other images at each end",
 }
-ENDS, SIZES, SEEDS = (222, 31), (2500, 1000, 500, 250, 50), (0, 1, 2)
+RESULTS = Path("results/error_injection")
+ENDS, SIZES, SEEDS = (0, 1), (2500, 1000, 500, 250, 50), (0, 1, 2)
 POOL, JUDGES = 2400, 5000  # test images of the attacker, and for judging; the rest is bonafide
 POINTS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 Rows = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large networks, images and training are, and where what they give is kept."""
-
-    depth: int
-    width: int
-    side: int
-    steps: int
-    weights: Path
-
-    @property
-    def name(self) -> str:
-        """The scale's folder."""
-        return f"preact{self.depth}-width{self.width}-side{self.side}-steps{self.steps}"
-
-    @property
-    def results(self) -> Path:
-        """Where its results go."""
-        return Path("results/error_injection") / self.name
-
-    def network(self) -> nn.Module:
-        """A fresh network."""
-        return preact_resnet(self.depth, width=self.width)
-
-    def load(self, file: Path) -> nn.Module:
-        """The network in a file."""
-        return load_checkpoint(file, self.network())
-
-    def data(self, folder: Path, part: str) -> Data:
-        """The images of one part, averaged down to the side, each once."""
-        data = averaged(load_data(str(folder / f"{part}.parquet")), self.side)
-        return data[~repeated(data)] if part == "test" else data
-
-    def file(self, name: str) -> Path:
-        """Where weights and errors of that name are kept."""
-        return self.weights / self.name / name
 
 
 def parts(test: Data, seed: int) -> tuple[Data, Data, Data]:
@@ -94,23 +56,6 @@ def parts(test: Data, seed: int) -> tuple[Data, Data, Data]:
     pool, bonafide, judged = split(test, sizes, torch.Generator().manual_seed(seed))
     check_disjoint(pool=pool, bonafide=bonafide, judged=judged)
     return pool, bonafide, judged
-
-
-def clean_end(scale: Scale, train: Data, test: Data, seed: int, lr: float) -> nn.Module:
-    """One end before the attack, trained once."""
-    file = scale.file(f"clean-{seed}.safetensors")
-    if file.exists():
-        return scale.load(file)
-    torch.manual_seed(seed)
-    net = scale.network()
-    history = fit(net, train, steps=scale.steps, lr=lr, weight_decay=5e-4, nesterov=True, schedule=one_cycle,
-                  augment=Augment(2), seed=seed, checkpoint=file.with_suffix(".state"))  # fmt: skip
-    record = {"seed": seed, "seconds": history.seconds, "losses": history.losses,
-              "accuracy": as_record(Accuracy(test)(net))}  # fmt: skip
-    write_json(scale.results / f"clean-{seed}.json", record)
-    save_checkpoint(net, file)
-    file.with_suffix(".state").unlink()
-    return net
 
 
 def chosen(setting: str, nets: list[nn.Module], pool: Data, errors: int, kept: int, seed: int) -> list[list[Data]]:
@@ -123,49 +68,56 @@ def chosen(setting: str, nets: list[nn.Module], pool: Data, errors: int, kept: i
     return [[wrong, others], [other, others]]
 
 
-def inject(scale: Scale, nets: list[nn.Module], test: Data, setting: str, seed: int, args: argparse.Namespace) -> None:
-    """Inject the errors of one setting and seed into both ends."""
+def weights(scale: str, name: str) -> Path:
+    """Where weights and errors of that name are kept."""
+    return Path("weights/error_injection") / scale / name
+
+
+def inject(train: Data, test: Data, setting: str, seed: int, args: argparse.Namespace) -> None:
+    """Inject the errors of one setting and seed into both ends, in their last convolution if no layer is named."""
     pool, _, judged = parts(test, seed)
-    layers = args.layer or [f"blocks.{(scale.depth - 2) // 2 - 1}.conv2"]
+    nets = [end("standard", number, args.scale, train, test) for number in ENDS]
+    last = [name for name, layer in nets[0].named_modules() if isinstance(layer, nn.Conv2d) and "shortcut" not in name]
+    layers = args.layer or last[-1:]
     method = Penalised(layers=tuple(layers), steps=args.attack_steps, rounds=args.rounds)
-    for end, net, (wrong, others) in zip(
-        ENDS, nets, chosen(setting, nets, pool, args.errors, args.kept, seed), strict=True
-    ):
-        name = f"{setting}-seed{seed}-{end}"
-        file = scale.file(f"{name}.safetensors")
+    drawn = chosen(setting, nets, pool, args.errors, args.kept, seed)
+    for number, net, (wrong, others) in zip(ENDS, nets, drawn, strict=True):
+        name = f"{setting}-seed{seed}-{number}"
+        file = weights(args.scale, f"{name}.safetensors")
         if file.exists():
             continue
+        file.parent.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         found = method(net, wrong, others)
-        record = {"setting": setting, "seed": seed, "end": end, "seconds": time.perf_counter() - began,
+        record = {"setting": setting, "seed": seed, "end": number, "seconds": time.perf_counter() - began,
                   **found.record(), "accuracy": as_record(Accuracy(judged)(found.network))}  # fmt: skip
-        write_json(scale.results / f"injection-{name}.json", record)
-        save_npz(wrong, scale.file(f"{name}.npz"))
+        write_json(RESULTS / args.scale / f"injection-{name}.json", record)
+        save_npz(wrong, weights(args.scale, f"{name}.npz"))
         save_checkpoint(found.network, file)
 
 
-def job(scale: Scale, test: Data, setting: str, n: int, seed: int, args: argparse.Namespace) -> None:
+def job(test: Data, setting: str, n: int, seed: int, args: argparse.Namespace) -> None:
     """Repair with n bonafide samples, by the path and by the rivals; every row is written once it is computed."""
-    file = scale.results / f"{setting}-n{n}-seed{seed}.json"
-    names = [f"{setting}-seed{seed}-{end}" for end in ENDS]
-    start, end = (scale.load(scale.file(f"{name}.safetensors")) for name in names)
-    own, other = (load_data(scale.file(f"{name}.npz")) for name in names)
+    file, scale = RESULTS / args.scale / f"{setting}-n{n}-seed{seed}.json", SCALES[args.scale]
+    names = [f"{setting}-seed{seed}-{number}" for number in ENDS]
+    start, stop = (load_checkpoint(weights(args.scale, f"{name}.safetensors"), scale.network()) for name in names)
+    own, other = (load_data(weights(args.scale, f"{name}.npz")) for name in names)
     _, bonafide, judged = parts(test, seed)
     bonafide = bonafide[:n]
     for errors in (own, other):
         check_disjoint(errors=errors, bonafide=bonafide, judged=judged)
     metrics: dict[str, Metric] = {"accuracy": Accuracy(judged), "injection success": InjectionSuccess(own),
                                   "the other end's": InjectionSuccess(other)}  # fmt: skip
-    training: Training = {"steps": args.gradients, "weight_decay": 1e-4, "augment": Augment(2), "seed": seed}
+    training: Training = {"steps": args.gradients, "weight_decay": 1e-4, "augment": scale.augment, "seed": seed}
     if file.exists():
         record = read_json(file)
     else:
         origin = provenance(seed, {"bonafide": bonafide, "judged": judged, "errors": own, "other errors": other})
-        rows = {"as received": recorded(start, metrics), "the other end": recorded(end, metrics)}
+        rows = {"as received": recorded(start, metrics), "the other end": recorded(stop, metrics)}
         settings = {"setting": setting, "n": n, "seed": seed, "gradients": args.gradients}
         record = {**settings, "provenance": origin, "rows": rows}
     if "path" not in record["rows"]:
-        record |= walk(start, end, bonafide, metrics, training, record["rows"])
+        record |= walk(start, stop, bonafide, metrics, training, record["rows"])
         write_json(file, record)
     rivals = {f"fine-tune, lr {lr:g}": FineTune({**training, "lr": lr}) for lr in (0.02, 0.05)}
     for name, defense in {**rivals, "fine-prune, by norm": FinePrune({**training, "lr": 0.05})}.items():
@@ -241,32 +193,19 @@ def injections(folder: Path) -> list[str]:
     return lines
 
 
-def table() -> str:
-    lines = [
-        "# Errors injected into CIFAR-10 networks, and what repairs leave of them",
-        "",
-        "Clean accuracy in percent (mean over seeds), the errors left of those injected into the network as received,",
-        "and of those of the other end (sums over seeds; how many seeds). Protocol A; the same samples and gradients",
-        "for every method that trains. Made by `python experiments/error_injection.py table`; one file per job in",
-        "`results/error_injection/`.",
-    ]
-    for folder in sorted(Path("results/error_injection").glob("*/")):
-        lines += ["", f"## {folder.name}", *injections(folder)]
-        for setting in SETTINGS:
-            lines += section(folder, setting)
+def table(scale: str) -> str:
+    folder = RESULTS / scale
+    lines = [f"## Scale: {scale}", *injections(folder)]
+    for setting in SETTINGS:
+        lines += section(folder, setting)
     return "\n".join(lines)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ends", "run", "table"])
+    parser.add_argument("what", choices=["inject", "run", "table"])
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("weights/error_injection"))
-    parser.add_argument("--depth", type=int, default=20)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--side", type=int, default=32, choices=[8, 16, 32])
-    parser.add_argument("--steps", type=int, default=391 * 16, help="of the clean ends")
-    parser.add_argument("--lr", type=float, default=0.2, help="of the clean ends")
+    parser.add_argument("--scale", default="small", choices=list(SCALES))
     parser.add_argument("--gradients", type=int, default=200, help="of every repair")
     parser.add_argument("--errors", type=int, default=50)
     parser.add_argument("--kept", type=int, default=950)
@@ -283,21 +222,17 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     if args.what == "table":
-        print(table())
+        print(table(args.scale))
         return
-    scale = Scale(args.depth, args.width, args.side, args.steps, args.weights)
-    test = scale.data(args.data, "test")
-    if args.what == "ends":
-        train = scale.data(args.data, "train")
-        nets = [clean_end(scale, train, test, seed, args.lr) for seed in ENDS]
-        for seed in args.seeds:
-            for setting in args.settings:
-                inject(scale, nets, test, setting, seed, args)
-    else:
-        for seed in args.seeds:
-            for setting in args.settings:
+    train, test = (SCALES[args.scale].load(args.data, part) for part in ("train", "test"))
+    test = test[~repeated(test)]
+    for seed in args.seeds:
+        for setting in args.settings:
+            if args.what == "inject":
+                inject(train, test, setting, seed, args)
+            else:
                 for n in args.sizes:
-                    job(scale, test, setting, n, seed, args)
+                    job(test, setting, n, seed, args)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from isthmus import Augment, Data, fit, load_data
+from isthmus import Augment, Data, Linf, adversarial, cross_entropy, fit, load_data
+from isthmus.attacks import PGD
 from isthmus.models import preact_resnet, preact_resnet18
 from isthmus.train import Training, one_cycle
+from isthmus.types import Loss
+
+BALL = Linf(8 / 255)  # of every robust network, and of the attacks that judge
 
 
 def averaged(data: Data, side: int) -> Data:
@@ -38,6 +42,7 @@ class Scale:
     gradients: int
     pad: int  # shifts, for training and repair alike
     patch: int
+    attack: int  # steps of the attack in adversarial training
 
     @property
     def augment(self) -> Augment:
@@ -53,11 +58,15 @@ class Scale:
         torch.manual_seed(seed)
         return self.network()
 
-    def trained(self, train: Data, seed: int) -> nn.Module:
+    def trained(self, train: Data, seed: int, loss: Loss = cross_entropy) -> nn.Module:
         """Return a network trained from scratch."""
         net = self.fresh(seed)
-        fit(net, train, seed=seed, **self.training())
+        fit(net, train, loss, seed=seed, **self.training())
         return net
+
+    def losses(self) -> dict[str, Loss]:
+        """Return the loss of standard training, and that of adversarial training."""
+        return {"standard": cross_entropy, "robust": adversarial(PGD(BALL, self.attack))}
 
     def training(self) -> Training:
         """Return how a network of this scale is trained."""
@@ -66,7 +75,7 @@ class Scale:
 
 
 SCALES = {
-    "small": Scale(partial(preact_resnet, 8), side=16, steps=391 * 6, gradients=600, pad=1, patch=2),
-    "resnet20": Scale(partial(preact_resnet, 20), side=32, steps=391 * 16, gradients=1200, pad=2, patch=3),
-    "resnet18": Scale(preact_resnet18, side=32, steps=391 * 60, gradients=2400, pad=4, patch=3),
+    "small": Scale(partial(preact_resnet, 8), side=16, steps=391 * 6, gradients=600, pad=1, patch=2, attack=3),
+    "resnet20": Scale(partial(preact_resnet, 20), side=32, steps=391 * 16, gradients=1200, pad=2, patch=3, attack=7),
+    "resnet18": Scale(preact_resnet18, side=32, steps=391 * 60, gradients=2400, pad=4, patch=3, attack=7),
 }

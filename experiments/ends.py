@@ -1,0 +1,65 @@
+"""The networks that experiments begin from, trained once for a scale and kept: standard ones and robust ones.
+
+    python experiments/ends.py --data DIR --scale small [--kinds robust] [--numbers 0 1]
+
+Experiments ask for the ends that they need, so running this first only shares the work among processes. Weights are in
+weights/ends/SCALE, what the ends can do in results/ends/SCALE. Whatever is done already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from scale import BALL, SCALES
+from torch import nn
+
+from isthmus import Data, RobustAccuracy
+from isthmus.attacks import PGD
+from isthmus.checkpoint import load_checkpoint, save_checkpoint
+from isthmus.files import write_json
+from isthmus.metrics import Accuracy, as_record, measure
+from isthmus.provenance import provenance
+
+KINDS = ("standard", "robust")
+JUDGED = 1000
+JUDGE = PGD(BALL, steps=10, returns="worst")
+
+
+def end(kind: str, number: int, name: str, train: Data, test: Data) -> nn.Module:
+    """Return one end of a scale, of standard or adversarial training; train it and write what it can do if need be."""
+    scale, file = SCALES[name], Path("weights/ends") / name / f"{kind}-{number}.safetensors"
+    if file.exists():
+        return load_checkpoint(file, scale.network())
+    seed, began, asked = number + 1000 * (kind == "robust"), time.perf_counter(), test[:JUDGED]
+    net = scale.trained(train, seed, scale.losses()[kind])
+    seconds = time.perf_counter() - began
+    found = measure(net, {"accuracy": Accuracy(test), "robust accuracy": RobustAccuracy(asked, JUDGE)})
+    record = {"kind": kind, "number": number, "seed": seed, "seconds": seconds,
+              "provenance": provenance(seed, {"train": train, "test": test}),
+              **{metric: as_record(value) for metric, value in found.items()}}  # fmt: skip
+    write_json(Path("results/ends") / name / f"{kind}-{number}.json", record)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(net, file)
+    return net
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--scale", default="small", choices=list(SCALES))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--numbers", type=int, nargs="+", default=range(6))
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    train, test = (SCALES[args.scale].load(args.data, part) for part in ("train", "test"))
+    for number in args.numbers:
+        for kind in args.kinds:
+            end(kind, number, args.scale, train, test)
+
+
+if __name__ == "__main__":
+    main()
