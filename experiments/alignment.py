@@ -1,0 +1,104 @@
+"""Table: what alignment does to the straight line between networks that were trained apart (specification, section 12).
+
+    python experiments/alignment.py run --data DIR --scale small     one result file per pair of the ends of `ends.py`
+    python experiments/alignment.py table --scale small              the table of docs/align.md
+
+Aligned on, and BatchNorm recalibrated on, training images; barriers over the line between the ends, on test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from ends import end
+from scale import SCALES
+from torch import nn
+
+from isthmus import Bezier, Data, evaluate_path, split
+from isthmus.align import align
+from isthmus.files import read_json, write_json
+from isthmus.metrics import Accuracy, MeanLoss
+from isthmus.provenance import provenance
+
+RESULTS, POINTS, SAMPLES, JUDGED = Path("results/alignment"), 11, 1000, 5000
+WAYS = ("as trained", "aligned by weights", "aligned by activations")
+
+
+def segment(first: nn.Module, second: nn.Module, fitted: Data, judged: Data) -> dict[str, Any]:
+    """Return what the straight line between two networks is like."""
+    line = Bezier(first, second, bends=0)
+    metrics = {"loss": MeanLoss(judged), "accuracy": Accuracy(judged)}
+    path = evaluate_path(line, metrics, POINTS, recalibrate_on=fitted, ends="recalibrated")
+    apart = torch.cat([(a - b).flatten() for a, b in zip(first.parameters(), second.parameters(), strict=True)]).norm()
+    return {
+        "path": path.record(),
+        "barrier": path.barrier("loss"),
+        "accuracy barrier": path.barrier("accuracy", drop=True),
+        "length": float(apart),
+    }
+
+
+def job(train: Data, test: Data, pair: int, name: str) -> None:
+    """Measure one pair as trained, and aligned in each way."""
+    file = RESULTS / name / f"pair-{pair}.json"
+    if file.exists():
+        return
+    first, second = (end("standard", 2 * pair + i, name, train, test) for i in (0, 1))
+    (fitted,), (judged,) = (split(data, [size], torch.Generator().manual_seed(pair))
+                            for data, size in ((train, SAMPLES), (test, JUDGED)))  # fmt: skip
+    rows = {"as trained": segment(first, second, fitted, judged)}
+    for by in ("weights", "activations"):
+        began = time.perf_counter()
+        found = align(first, second, fitted, by=by)
+        seconds = time.perf_counter() - began
+        rows[f"aligned by {by}"] = {
+            "seconds": seconds, "moved": found.moved, **segment(first, found.model, fitted, judged)
+        }  # fmt: skip
+    write_json(file, {"pair": pair, "rows": rows, "provenance": provenance(pair, {"fitted": fitted, "judged": judged})})
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean, and the least and the greatest."""
+    return f"{mean(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def table(name: str) -> str:
+    jobs = [read_json(file) for file in sorted((RESULTS / name).glob("pair-*.json"))]
+    lines = [f"Scale: {name}, {len(jobs)} pairs", "",
+             "| second end | loss barrier, nats | accuracy barrier, points | accuracy at the midpoint, % | length |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for way in WAYS:
+        rows = [job["rows"][way] for job in jobs]
+        middle = [100 * row["path"]["values"]["accuracy"][POINTS // 2]["value"] for row in rows]
+        barriers, lengths = ([row[what] for row in rows] for what in ("barrier", "length"))
+        drops = [100 * row["accuracy barrier"] for row in rows]
+        lines.append(
+            f"| {way} | {spread(barriers, 3)} | {spread(drops, 1)} | {spread(middle, 1)} | {mean(lengths):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--scale", default="small", choices=list(SCALES))
+    parser.add_argument("--pairs", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    if args.what == "table":
+        print(table(args.scale))
+        return
+    train, test = (SCALES[args.scale].load(args.data, part) for part in ("train", "test"))
+    for pair in args.pairs:
+        job(train, test, pair, args.scale)
+
+
+if __name__ == "__main__":
+    main()
