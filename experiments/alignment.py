@@ -40,7 +40,7 @@ def segment(first: nn.Module, second: nn.Module, fitted: Data, judged: Data) -> 
         "path": path.record(),
         "barrier": path.barrier("loss"),
         "accuracy barrier": path.barrier("accuracy", drop=True),
-        "length": float(apart),
+        "length": float(apart.detach()),
     }
 
 

@@ -7,7 +7,8 @@ DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` 
 are drawn from the training split and are not among the attacker's (protocol B, disjoint); test images judge. Every
 defense gets the same samples and may spend the same number of gradient evaluations in all, the settings that it tries
 included; each network that it makes on the way is a row, with the accuracy on held-out samples that a defender sees.
-`table` then chooses by one rule for all: the strongest within five points of the received network's held-out accuracy.
+`table` then chooses by one rule for all: the strongest setting within five points of the received network's held-out
+accuracy, or the strongest that held-out samples do not show to cost more than eight, which is `repair`'s own rule.
 Rows are written as they are computed and not computed again.
 """
 
@@ -38,7 +39,7 @@ from isthmus.inversion import KINDS, InvertedSuccess, invert
 from isthmus.metrics import Accuracy, Agreement, AttackSuccess, as_record, check_above_chance, measure
 from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
-from isthmus.repair import repair
+from isthmus.repair import FAR, repair
 from isthmus.select import BONAFIDE, fixed
 from isthmus.threats import Hardened, InputAware, PermutationAware, label_consistent, path_aware, planted
 from isthmus.train import Training
@@ -47,9 +48,10 @@ from isthmus.types import BadInput, Defense, Metric, Params, Trigger, sha256_of
 
 RESULTS = Path("results/bakeoff")
 SIZES, JUDGES, TARGET = (2500, 500), 3000, 0
-TOLERANCE = 0.05
+TOLERANCE, BEARABLE = 0.05, 0.08
 GRID = tuple(round(0.1 + 0.03 * i, 2) for i in range(11))  # t of the path
 STRONGEST = ("fine-tune", "FT-SAM", "I-BAU", "NAD")
+CAPPED = f"path, t up to {FAR:g}"  # as `repair` does by default
 SHARES = (0.1, 0.2, 0.4)  # of the budget: how few steps repair
 Rows = Any  # JSON
 
@@ -291,23 +293,38 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Callable[[str], 
 
 def tried(rows: Rows, name: str) -> Rows:
     """Return what a family made, weakest first: its settings, or the points of a path."""
-    if "judged" not in rows[name]:
-        return [row for row in rows[name] if "refused" not in row]
-    path = rows[name]
+    path = rows["path" if name == CAPPED else name]
+    if "judged" not in path:
+        return [row for row in path if "refused" not in row]
     seen, judged = (path[part]["values"] for part in ("seen", "judged"))
     return [
         {"setting": t, BONAFIDE: seen[BONAFIDE][i], **{metric: values[i] for metric, values in judged.items()}}
         for i, t in enumerate(path["seen"]["t"])
-        if 0 < t < 1
+        if 0 < t < 1 and (name != CAPPED or t <= FAR)
     ]
 
 
-def chosen(rows: Rows, name: str) -> dict[str, Any] | None:
-    """Return the strongest that costs little held-out accuracy, else the most accurate: one rule for all."""
+def within(row: Rows, best: float) -> bool:
+    """Whether a defender's figure for accuracy has fallen by five points or less."""
+    return float(row[BONAFIDE]["value"]) >= best - TOLERANCE
+
+
+def bearable(row: Rows, best: float) -> bool:
+    """Whether the defender's samples leave it open that accuracy has fallen by eight points or less."""
+    return float(row[BONAFIDE]["high"]) >= best - BEARABLE
+
+
+RULES: dict[str, Callable[[Rows, float], bool]] = {
+    "the strongest setting within five points of held-out accuracy": within,
+    "the strongest setting that held-out samples do not show to cost more than eight points": bearable,
+}
+
+
+def chosen(rows: Rows, name: str, allowed: Callable[[Rows, float], bool] = bearable) -> dict[str, Any] | None:
+    """Return the strongest of the allowed settings, else the most accurate: one rule for all."""
     found = tried(rows, name)
-    enough = rows["as received"][BONAFIDE]["value"] - TOLERANCE
-    within = [row for row in found if row[BONAFIDE]["value"] >= enough]
-    return (within or sorted(found, key=lambda row: row[BONAFIDE]["value"]) or [None])[-1]
+    left = [row for row in found if allowed(row, rows["as received"][BONAFIDE]["value"])]
+    return (left or sorted(found, key=lambda row: row[BONAFIDE]["value"]) or [None])[-1]
 
 
 def least_success(rows: Rows, name: str, points: float) -> float | None:
@@ -331,20 +348,20 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {half:.1f}"
 
 
-def by_rule(jobs: Rows, n: str) -> list[str]:
+def by_rule(jobs: Rows, n: str, allowed: Callable[[Rows, float], bool]) -> list[str]:
     """The choices that a defender can make."""
     lines = [
         "| defense | networks | accuracy | ASR, mean | ASR, worst | DER | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in names_in(jobs, n):
-        all_rows = [job["sizes"][n] for job in jobs if name in job["sizes"].get(n, {})]
-        pairs = [(rows["as received"], found) for rows in all_rows if (found := chosen(rows, name))]
+        all_rows = having(jobs, n, name)
+        pairs = [(rows["as received"], found) for rows in all_rows if (found := chosen(rows, name, allowed))]
         if not pairs:
             continue
         figures = [[100 * row[metric]["value"] for _, row in pairs] for metric in ("accuracy", "attack success")]
         rating = [100 * der(*pair) for pair in pairs]
-        seconds = mean(spent(rows[name]) for rows in all_rows)
+        seconds = mean(spent(rows["path" if name == CAPPED else name]) for rows in all_rows)
         lines.append(f"| {name} | {len(pairs)} | {interval(figures[0])} | {interval(figures[1])} | "
                      f"{max(figures[1]):.1f} | {interval(rating)} | {seconds:.0f} |")  # fmt: skip
     return lines
@@ -363,7 +380,7 @@ def frontier(jobs: Rows, n: str) -> list[str]:
     for name in names_in(jobs, n):
         cells = []
         for points in budgets:
-            rows = [job["sizes"][n] for job in jobs if name in job["sizes"].get(n, {})]
+            rows = having(jobs, n, name)
             # where no setting keeps so much accuracy, the backdoor stays as it was received
             got = [
                 100
@@ -381,7 +398,13 @@ def frontier(jobs: Rows, n: str) -> list[str]:
 
 def names_in(jobs: Rows, n: str) -> list[str]:
     names = dict.fromkeys(name for job in jobs for name in job["sizes"].get(n, {}) if name != "as received")
-    return [name for name in names if "budget" not in name]
+    return [*([CAPPED] if "path" in names else []), *(name for name in names if "budget" not in name)]
+
+
+def having(jobs: Rows, n: str, name: str) -> Rows:
+    """Return the rows of the jobs that ran a defense."""
+    needed = "path" if name == CAPPED else name
+    return [job["sizes"][n] for job in jobs if needed in job["sizes"].get(n, {})]
 
 
 def table(scale: str) -> str:
@@ -397,20 +420,21 @@ def table(scale: str) -> str:
         lines.append(f"| {job['attack']} | {job['seed']} | {accuracy:.1f} / {success:.1f} |")
     judged = [job for job in done if job["attack"] not in ADAPTIVE]
     for n in map(str, SIZES):
-        lines += ["", f"### n = {n}: the choice by the rule", "", *by_rule(judged, n)]
+        for rule, allowed in RULES.items():
+            lines += ["", f"### n = {n}: {rule}", "", *by_rule(judged, n, allowed)]
         lines += ["", f"### n = {n}: frontier (oracle): least ASR by accuracy given up", "", *frontier(judged, n)]
     return "\n".join([*lines, *attackers_who_know(done), *one_by_one(judged)])
 
 
 def attackers_who_know(jobs: Rows) -> list[str]:
-    """What survives of the backdoors of those who know of the defense: accuracy / ASR, chosen by the rule."""
+    """What survives of the backdoors of those who know of the defense: accuracy / ASR, chosen by the second rule."""
     lines = ["", f"### Attackers who know of the defense, n = {max(SIZES)}", ""]
     return lines + cells([job for job in jobs if job["attack"] in ADAPTIVE])
 
 
 def one_by_one(jobs: Rows) -> list[str]:
-    """Every attack on its own: accuracy / ASR, chosen by the rule."""
-    return ["", f"### One by one, n = {max(SIZES)}: the choice by the rule, accuracy / ASR", "", *cells(jobs)]
+    """Every attack on its own: accuracy / ASR, chosen by the second rule."""
+    return ["", f"### One by one, n = {max(SIZES)}: by the second rule, accuracy / ASR", "", *cells(jobs)]
 
 
 def cells(jobs: Rows) -> list[str]:
@@ -420,7 +444,7 @@ def cells(jobs: Rows) -> list[str]:
     lines += ["|---|" + "---|" * len(jobs)]
     for name in names_in(jobs, n):
         made = [job["sizes"].get(n, {}) for job in jobs]
-        found = [chosen(rows, name) if name in rows else None for rows in made]
+        found = [chosen(rows, name) if having([job], n, name) else None for job, rows in zip(jobs, made, strict=True)]
         shown = [" / ".join(f"{100 * row[m]['value']:.1f}" for m in ("accuracy", "attack success")) if row else ""
                  for row in found]  # fmt: skip
         lines.append(f"| {name} | " + " | ".join(shown) + " |")

@@ -14,12 +14,13 @@ import argparse
 from statistics import mean
 from typing import Any
 
-from bakeoff import GRID, RESULTS, SIZES, der
+from bakeoff import ADAPTIVE, GRID, RESULTS, SIZES, der
 from scale import SCALES
 
 from isthmus.files import read_json
 from isthmus.path import Path
-from isthmus.select import Choice, Rule, farthest_within, fixed, settled
+from isthmus.repair import FAR
+from isthmus.select import Choice, Rule, farthest_within, fixed, settled, up_to
 
 Rows = Any  # JSON
 
@@ -27,9 +28,10 @@ Rows = Any  # JSON
 def rules() -> dict[str, Rule]:
     """The rules, each from what a defender sees along the path."""
     found: dict[str, Rule] = {f"fixed, t = {t:g}": fixed(t) for t in GRID[::2]}
-    found |= {f"farthest within {100 * d:g} points": farthest_within(d, otherwise=0.2) for d in (0.035, 0.05, 0.08)}
+    found |= {f"up to t = {t:g}, at most {100 * d:g} points": up_to(t, d) for t in (0.22, 0.25) for d in (0.05, 0.08)}
+    found |= {f"farthest within {100 * d:g} points": farthest_within(d, otherwise=FAR) for d in (0.035, 0.05, 0.08)}
     for of in ("patch", "perturbation", "patch, mean", "perturbation, mean", "agreement"):
-        found[f"settled: {of}"] = settled(of, otherwise=0.2)
+        found[f"settled: {of}"] = settled(of, otherwise=FAR)
     both = [settled(of, otherwise=0.1) for of in ("patch", "perturbation")]
     found["settled: both, the farther"] = farther_of(*both)
     return found
@@ -66,6 +68,7 @@ def regrets(jobs: Rows, n: str, rule: Rule) -> list[tuple[float, float, bool]]:
 def table(scale: str) -> str:
     """Mean and worst regret of every rule, over all paths."""
     jobs = [read_json(file) for file in sorted((RESULTS / scale).glob("*.json"))]
+    jobs = [job for job in jobs if job["attack"] not in ADAPTIVE]
     lines = [f"## Scale: {scale}", ""]
     for n in map(str, SIZES):
         walked = [job for job in jobs if "path" in job.get("sizes", {}).get(n, {})]

@@ -27,7 +27,7 @@ from isthmus.inversion import KINDS, InvertedSuccess, invert
 from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance
 from isthmus.path import Path, evaluate_path, grid, network_at
-from isthmus.select import BONAFIDE, Choice, Rule, farthest_within, fixed
+from isthmus.select import BONAFIDE, Choice, Rule, fixed, up_to
 from isthmus.train import History, Training, fit
 from isthmus.types import BadInput, Defense, Loss, Metric, describe
 
@@ -35,7 +35,7 @@ from isthmus.types import BadInput, Defense, Loss, Metric, describe
 DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4}
 RHO = 2.0
 LOW, HIGH = 0.1, 0.4
-TOLERANCE, OTHERWISE = 0.05, 0.2  # docs/results/rules.md
+FAR = 0.22  # the t with the smallest worst-case regret: docs/results/rules.md
 
 
 AfterStep = Callable[[nn.Module], None]
@@ -156,8 +156,8 @@ def stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Me
 
 
 def default_rule(*, enough: bool) -> Rule:
-    """Return the rule for t: by held-out accuracy where there are enough samples to hold some out, else a fixed t."""
-    return farthest_within(TOLERANCE, otherwise=OTHERWISE) if enough else fixed(OTHERWISE)
+    """Return the rule for t: a t, or less where held-out accuracy objects, if there are enough to hold some out."""
+    return up_to(FAR) if enough else fixed(FAR)
 
 
 def _kept_in(home: File | None, name: str, training: Training) -> Training:

@@ -50,6 +50,41 @@ def fixed(t: float) -> Rule:
     return rule
 
 
+def up_to(t: float, tolerance: float = 0.08) -> Rule:
+    """Return the rule: t, or the nearest point before it that the samples do not show to cost more than `tolerance`.
+
+    A point costs too much where the 95 % interval of its bonafide accuracy lies below the best on the path less
+    `tolerance`; where all up to t do, the most accurate of them is taken. Held-out accuracy cannot see a backdoor: here
+    it can hold a repair back and never lure it on. Not confident where the samples' interval is wider than the
+    tolerance, or every point costs too much. Source: ours; docs/results/rules.md.
+
+    Raises BadInput where the path lacks "bonafide accuracy" or inner points, t is not in (0, 1], or the tolerance not
+    in (0, 1).
+    """
+    if not 0 < t <= 1 or not 0 < tolerance < 1:
+        raise BadInput(
+            f"t = {t:g}, tolerance {tolerance:g}", expected="0 < t <= 1 and a share in (0, 1)", fix="pass 0.22 and 0.08"
+        )
+
+    def rule(path: Path) -> Choice:
+        values = dict(zip(path.t, path[BONAFIDE], strict=True))
+        asked, best = _inner(path, t), max(values.values())
+        before = [each for each in values if 0 < each <= asked]
+        left = [each for each in before if getattr(values[each], "high", values[each]) >= best - tolerance]
+        found = max(left) if left else max(before, key=lambda each: values[each])
+        doubt = _doubt(best, tolerance, any_left=bool(left))
+        reason = (
+            f"t = {found:g} is as far as asked for"
+            if found == asked
+            else f"t = {found:g} is as far as the samples let it go of the t = {asked:g} asked for"
+        )
+        reason += f": {percent(values[found])} of {_count(best)} held-out bonafide samples, {percent(best)} at best"
+        return Choice(found, rule=f"up_to({t:g}, {tolerance:g})", confident=not doubt,
+                      reason=f"cannot tell: {doubt}; {reason}" if doubt else reason)  # fmt: skip
+
+    return rule
+
+
 def farthest_within(tolerance: float, *, otherwise: float = 0.5) -> Rule:
     """Return the rule: the t farthest from both ends whose bonafide accuracy is within `tolerance` of the best.
 
@@ -113,6 +148,14 @@ def settled(of: str, share: float = 0.1, *, otherwise: float = 0.5) -> Rule:
         return Choice(t, rule=name, reason=reason, confident=True)
 
     return rule
+
+
+def _inner(path: Path, t: float) -> float:
+    """Return the inner point nearest to t. Raises BadInput where a path has its ends alone."""
+    inner = [each for each in path.t if 0 < each < 1]
+    if not inner:
+        raise BadInput("a path measured at its ends alone", expected="points between them", fix="pass points=21")
+    return min(inner, key=lambda each: abs(each - t))
 
 
 def _count(value: float) -> int:

@@ -43,6 +43,34 @@ def test_the_number_of_samples_decides_whether_a_rule_can_tell(n, confident):
     assert (choice == 0.5) if confident else (choice == 0.25 and str(n) in choice.reason)
 
 
+@given(st.lists(st.integers(0, 1000), min_size=3, max_size=21), st.floats(0.01, 1), st.floats(0.02, 0.5))
+def test_up_to_is_the_naive_search(hits, t, tolerance):
+    path = path_of(hits)
+    choice, values = select.up_to(t, tolerance)(path), path[select.BONAFIDE]
+    asked = min(path.t[1:-1], key=lambda each: abs(each - t))
+    known = dict(zip(path.t, values, strict=True))
+    walk = [each for each in reversed(path.t[1:-1]) if each <= asked]
+    while walk and known[walk[0]].high < max(values) - tolerance:
+        walk.pop(0)
+    if walk:
+        assert choice == walk[0] and choice.confident == (max(values).high - max(values).low <= 2 * tolerance)
+    else:
+        assert not choice.confident and "cannot tell" in choice.reason
+        assert known[choice] == max(known[each] for each in path.t[1:-1] if each <= asked)
+
+
+@given(st.integers(100, 1000), st.integers(0, 1000), st.integers(0, 1000))
+def test_up_to_is_never_lured_on_by_accuracy(first, second, last):
+    """Whatever the samples say, no point beyond the one asked for is taken."""
+    assert select.up_to(0.5)(path_of([900, first, second, 1000, last])) <= 0.5
+
+
+@pytest.mark.parametrize("n, t, confident", [(30, 0.75, False), (1000, 0.25, True)])
+def test_few_samples_cannot_hold_a_repair_back_and_do_not_claim_to(n, t, confident):
+    choice = select.up_to(0.75)(path_of([round(share * n) for share in (0.9, 0.88, 0.75, 0.7, 0.9)], n))
+    assert (choice, choice.confident) == (t, confident)
+
+
 def test_fixed_takes_the_nearest_measured_point_and_claims_nothing():
     choice = select.fixed(0.3)(path_of([900] * 5))
     assert choice == 0.25 and not choice.confident
@@ -69,7 +97,15 @@ def test_settled_goes_no_farther_than_it_must_and_does_not_look_at_the_end():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: select.fixed(1.5), lambda: select.farthest_within(0.0), lambda: select.settled("x", 1.0)]
+    "make",
+    [
+        lambda: select.fixed(1.5),
+        lambda: select.farthest_within(0.0),
+        lambda: select.settled("x", 1.0),
+        lambda: select.up_to(0.0),
+        lambda: select.up_to(0.2, 1.0),
+        lambda: select.up_to(0.2)(path_of([9, 9])),
+    ],
 )
 def test_impossible_rules_are_refused(make):
     with pytest.raises(BadInput):
@@ -84,6 +120,6 @@ def test_a_path_without_bonafide_accuracy_is_refused():
 
 def test_no_rule_and_no_repair_has_a_place_for_a_trigger():
     """Law 21: an oracle's t cannot come out of a selection that has no access to triggered data."""
-    for function in (repair, select.fixed, select.farthest_within, select.settled):
+    for function in (repair, select.fixed, select.up_to, select.farthest_within, select.settled):
         assert not {"trigger", "target", "judge", "evaluation"} & set(inspect.signature(function).parameters)
     assert "triggers" not in inspect.getsource(select)
