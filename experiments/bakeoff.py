@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import torch
@@ -351,7 +351,7 @@ def interval(values: Sequence[float]) -> str:
 def by_rule(jobs: Rows, n: str, allowed: Callable[[Rows, float], bool]) -> list[str]:
     """The choices that a defender can make."""
     lines = [
-        "| defense | networks | accuracy | ASR, mean | ASR, worst | DER | seconds |",
+        "| defense | networks | accuracy | ASR, mean | ASR, worst | DER | seconds, median |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in names_in(jobs, n):
@@ -361,7 +361,7 @@ def by_rule(jobs: Rows, n: str, allowed: Callable[[Rows, float], bool]) -> list[
             continue
         figures = [[100 * row[metric]["value"] for _, row in pairs] for metric in ("accuracy", "attack success")]
         rating = [100 * der(*pair) for pair in pairs]
-        seconds = mean(spent(rows["path" if name == CAPPED else name]) for rows in all_rows)
+        seconds = median(spent(rows["path" if name == CAPPED else name]) for rows in all_rows)
         lines.append(f"| {name} | {len(pairs)} | {interval(figures[0])} | {interval(figures[1])} | "
                      f"{max(figures[1]):.1f} | {interval(rating)} | {seconds:.0f} |")  # fmt: skip
     return lines
