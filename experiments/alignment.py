@@ -8,16 +8,14 @@ Aligned on, and BatchNorm recalibrated on, training images; barriers over the li
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from command import Sets, parser
 from ends import end
-from scale import SCALES
 from torch import nn
 
 from isthmus import Bezier, Data, evaluate_path, split
@@ -85,19 +83,15 @@ def table(name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--scale", default="small", choices=list(SCALES))
-    parser.add_argument("--pairs", type=int, nargs="+", default=[0, 1, 2])
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    options = parser(__doc__, "run", "table")
+    options.add_argument("--pairs", type=int, nargs="+", default=[0, 1, 2])
+    args = options.parse_args()
     if args.what == "table":
         print(table(args.scale))
         return
-    train, test = (SCALES[args.scale].load(args.data, part) for part in ("train", "test"))
+    sets = Sets(args)
     for pair in args.pairs:
-        job(train, test, pair, args.scale)
+        job(sets.train, sets.test, pair, args.scale)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ Rows are written as they are computed and not computed again.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
 import torch
+from command import Sets, parser
 from scale import SCALES, Scale
 from scipy.stats import t as student
 from torch import nn
@@ -251,7 +251,7 @@ def slug(attack: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in attack.lower())
 
 
-def job(attack: str, seed: int, args: argparse.Namespace, sets: Callable[[str], Data]) -> None:
+def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     """Attack a network, and repair it by every defense at every number of bonafide samples.
 
     An interrupted job attacks anew, which gives the same network on the same machine; on another one it starts over.
@@ -260,9 +260,9 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Callable[[str], 
     record: dict[str, Any] = read_json(file) if file.exists() else {}
     if "seconds" in record or "refused" in record:
         return
-    began, train = time.perf_counter(), sets("train")
+    began, train = time.perf_counter(), sets.train
     pool, theirs = split(train, [max(SIZES), len(train) - max(SIZES)], drawn(seed))
-    (judged,) = split(sets("test"), [JUDGES], drawn(seed))
+    (judged,) = split(sets.test, [JUDGES], drawn(seed))
     sent = ATTACKS[attack](theirs, scale, seed)
     judges: dict[str, Metric] = {
         "accuracy": Accuracy(judged),
@@ -452,18 +452,14 @@ def cells(jobs: Rows) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--scale", default="small", choices=list(SCALES))
-    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    options = parser(__doc__, "run", "table")
+    options.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
+    options.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
+    args = options.parse_args()
     if args.what == "table":
         print(table(args.scale))
         return
-    sets = cache(lambda part: SCALES[args.scale].load(args.data, part))
+    sets = Sets(args)
     for seed in args.seeds:
         for attack in args.attacks:
             job(attack, seed, args, sets)

@@ -8,12 +8,10 @@ weights/ends/SCALE, what the ends can do in results/ends/SCALE. Whatever is done
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from pathlib import Path
 
-import torch
+from command import Sets, parser
 from scale import BALL, SCALES
 from torch import nn
 
@@ -48,17 +46,14 @@ def end(kind: str, number: int, name: str, train: Data, test: Data) -> nn.Module
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--scale", default="small", choices=list(SCALES))
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--numbers", type=int, nargs="+", default=range(6))
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    train, test = (SCALES[args.scale].load(args.data, part) for part in ("train", "test"))
+    options = parser(__doc__)
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    options.add_argument("--numbers", type=int, nargs="+", default=range(6))
+    args = options.parse_args()
+    sets = Sets(args)
     for number in args.numbers:
         for kind in args.kinds:
-            end(kind, number, args.scale, train, test)
+            end(kind, number, args.scale, sets.train, sets.test)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ the work among processes.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from command import Sets, parser
 from ends import end
 from scale import SCALES
 from torch import nn
@@ -202,34 +202,30 @@ def table(scale: str) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["inject", "run", "table"])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--scale", default="small", choices=list(SCALES))
-    parser.add_argument("--gradients", type=int, default=200, help="of every repair")
-    parser.add_argument("--errors", type=int, default=50)
-    parser.add_argument("--kept", type=int, default=950)
-    parser.add_argument("--layer", nargs="+", help="what is attacked; by default the last convolution")
-    parser.add_argument("--attack-steps", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    return parser.parse_args()
+    options = parser(__doc__, "inject", "run", "table")
+    options.add_argument("--gradients", type=int, default=200, help="of every repair")
+    options.add_argument("--errors", type=int, default=50)
+    options.add_argument("--kept", type=int, default=950)
+    options.add_argument("--layer", nargs="+", help="what is attacked; by default the last convolution")
+    options.add_argument("--attack-steps", type=int, default=100)
+    options.add_argument("--rounds", type=int, default=6)
+    options.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    options.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    return options.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     if args.what == "table":
         print(table(args.scale))
         return
-    train, test = (SCALES[args.scale].load(args.data, part) for part in ("train", "test"))
-    test = test[~repeated(test)]
+    sets = Sets(args)
+    test = sets.test[~repeated(sets.test)]
     for seed in args.seeds:
         for setting in args.settings:
             if args.what == "inject":
-                inject(train, test, setting, seed, args)
+                inject(sets.train, test, setting, seed, args)
             else:
                 for n in args.sizes:
                     job(test, setting, n, seed, args)

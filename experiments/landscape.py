@@ -11,13 +11,12 @@ an interrupted run goes on, so several processes may share the work with --setti
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from command import Sets, parser
 from ends import JUDGE, end
 from scale import SCALES
 
@@ -127,21 +126,17 @@ def figures(name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table", "figure"])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--scale", default="small", choices=list(SCALES))
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--pairs", type=int, nargs="+", default=[0, 1, 2])
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    options = parser(__doc__, "run", "table", "figure")
+    options.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    options.add_argument("--pairs", type=int, nargs="+", default=[0, 1, 2])
+    args = options.parse_args()
     if args.what != "run":
         print(table(args.scale)) if args.what == "table" else figures(args.scale)
         return
-    train, test = (SCALES[args.scale].load(args.data, part) for part in ("train", "test"))
+    sets = Sets(args)
     for pair in args.pairs:
         for setting in args.settings:
-            job(train, test, setting, pair, args.scale)
+            job(sets.train, sets.test, setting, pair, args.scale)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ chosen; AutoAttack there and at both ends, on other test images, so that the cho
 
 from __future__ import annotations
 
-import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from command import Sets, parser
 from ends import JUDGE, end
 from scale import BALL, SCALES
 
@@ -105,23 +104,19 @@ def table(name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--scale", default="small", choices=list(SCALES))
-    parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    options = parser(__doc__, "run", "table")
+    options.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
+    options.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
+    options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    args = options.parse_args()
     if args.what == "table":
         print(table(args.scale))
         return
-    train, test = (SCALES[args.scale].load(args.data, part) for part in ("train", "test"))
+    sets = Sets(args)
     for seed in args.seeds:
         for pair in args.pairs:
             for loss in args.losses:
-                job(train, test, pair, loss, seed, args.scale)
+                job(sets.train, sets.test, pair, loss, seed, args.scale)
 
 
 if __name__ == "__main__":

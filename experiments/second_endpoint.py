@@ -9,17 +9,13 @@ all, those that make it included. Whatever is done already is not done again.
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from bakeoff import ATTACKS, GRID, JUDGES, SIZES, Sent, drawn, slug
+from command import Sets, parser
 from scale import SCALES, Scale
 from torch import nn
 
@@ -64,16 +60,16 @@ def walked(sent: Sent, pool: Data, other: nn.Module | Defense, judges: dict[str,
     return {"seconds": seconds, "path": path.record()}
 
 
-def job(attack: str, seed: int, name: str, sets: Callable[[str], Data]) -> None:
+def job(attack: str, seed: int, name: str, sets: Sets) -> None:
     """Attack a network and lead a curve from it to every endpoint; an interrupted job attacks anew."""
     file, scale = RESULTS / name / f"{slug(attack)}-seed{seed}.json", SCALES[name]
     ways = endpoints(scale, seed)
     record: dict[str, Any] = read_json(file) if file.exists() else {"attack": attack, "seed": seed, "rows": {}}
     if {*ways, "another network"} <= {*record["rows"]}:
         return
-    train = sets("train")
+    train = sets.train
     pool, theirs = split(train, [max(SIZES), len(train) - max(SIZES)], drawn(seed))
-    (judged,) = split(sets("test"), [JUDGES], drawn(seed))
+    (judged,) = split(sets.test, [JUDGES], drawn(seed))
     sent = ATTACKS[attack](theirs, scale, seed)
     judges: dict[str, Metric] = {
         "accuracy": Accuracy(judged),
@@ -119,18 +115,14 @@ def cell(rows: list[Any], t: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--scale", default="small", choices=list(SCALES))
-    parser.add_argument("--attacks", nargs="+", default=TRIED, choices=list(ATTACKS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    options = parser(__doc__, "run", "table")
+    options.add_argument("--attacks", nargs="+", default=TRIED, choices=list(ATTACKS))
+    options.add_argument("--seeds", type=int, nargs="+", default=(0,))
+    args = options.parse_args()
     if args.what == "table":
         print(table(args.scale))
         return
-    sets = cache(lambda part: SCALES[args.scale].load(args.data, part))
+    sets = Sets(args)
     for seed in args.seeds:
         for attack in args.attacks:
             job(attack, seed, args.scale, sets)

@@ -1,0 +1,41 @@
+"""What the command lines of the experiments on CIFAR-10 have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+from scale import SCALES
+
+from isthmus import Data
+
+
+def parser(doc: str | None, *verbs: str) -> argparse.ArgumentParser:
+    """Return a parser of --data and --scale, and of one of the verbs where there are several."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if verbs:
+        made.add_argument("what", choices=verbs)
+    made.add_argument("--data", type=Path, help="folder of train.parquet and test.parquet in the Hugging Face layout")
+    made.add_argument("--scale", default="small", choices=list(SCALES))
+    return made
+
+
+class Sets:
+    """The images of a scale, each part read once and only if it is asked for; torch gets the threads it may have."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+        self.load = cache(lambda part: SCALES[args.scale].load(args.data, part))
+
+    @property
+    def train(self) -> Data:
+        """The training images."""
+        return self.load("train")
+
+    @property
+    def test(self) -> Data:
+        """The test images."""
+        return self.load("test")
