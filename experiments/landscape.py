@@ -47,7 +47,7 @@ def job(train: Data, test: Data, setting: str, pair: int, name: str) -> None:
     state = Path("weights/landscape") / name / f"curve-{setting}-{pair}.state"
     state.parent.mkdir(parents=True, exist_ok=True)
     curve = Bezier(start, stop)
-    history = fit(curve, train, expected_over_t(cross_entropy, 5e-4), steps=scale.steps // 2, lr=0.1,
+    history = fit(curve, train, expected_over_t(cross_entropy, 5e-4), steps=scale.steps // 2, lr=0.3,
                   augment=scale.augment, seed=pair, checkpoint=state)  # fmt: skip
     (asked,), (fitted,) = (split(data, [size], torch.Generator().manual_seed(0))
                            for data, size in ((test, SAMPLES), (train, RECALIBRATE)))  # fmt: skip
