@@ -13,7 +13,6 @@ from isthmus.defenses import standard
 from isthmus.evidence import Judge
 from isthmus.models import small_cnn
 from isthmus.repair import Repair, plain, repair
-from isthmus.select import farthest_within
 from isthmus.sources import load_data
 from isthmus.train import Training, fit, one_cycle
 from isthmus.triggers import Patch, poison
@@ -50,7 +49,6 @@ def tell(seed: int, folder: File) -> Story:
     bonafide, evaluation = split(rest, [200, len(rest) - 200], torch.Generator().manual_seed(seed))
     ends = [attack(digits, seed + i) for i in range(2)]
     options: Training = {"steps": 150, "lr": 0.5, "seed": seed}
-    rule = farthest_within(0.05)  # 40 held-out digits cannot resolve less
-    found = repair(ends[0], bonafide, ends[1], rule=rule, high=0.3, folder=folder, **options)
+    found = repair(ends[0], bonafide, ends[1], high=0.3, folder=folder, **options)
     judge, rivals = Judge(evaluation, TRIGGER, TARGET), standard(ends[1], plain(options))
     return Story(ends[0], bonafide, evaluation, found, judge, rivals)
