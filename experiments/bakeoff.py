@@ -50,6 +50,7 @@ RESULTS = Path("results/bakeoff")
 SIZES, JUDGES, TARGET = (2500, 500), 3000, 0
 TOLERANCE, BEARABLE = 0.05, 0.08
 GRID = tuple(round(0.1 + 0.03 * i, 2) for i in range(11))  # t of the path
+NEAR = GRID[:7]  # shown in tables
 STRONGEST = ("fine-tune", "FT-SAM", "I-BAU", "NAD")
 CAPPED = f"path, t up to {FAR:g}"  # as `repair` does by default
 SHARES = (0.1, 0.2, 0.4)  # of the budget: how few steps repair
@@ -423,7 +424,42 @@ def table(scale: str) -> str:
         for rule, allowed in RULES.items():
             lines += ["", f"### n = {n}: {rule}", "", *by_rule(judged, n, allowed)]
         lines += ["", f"### n = {n}: frontier (oracle): least ASR by accuracy given up", "", *frontier(judged, n)]
-    return "\n".join([*lines, *attackers_who_know(done), *one_by_one(judged)])
+        lines += ["", f"### n = {n}: setting by setting, accuracy / ASR (worst)", "", *by_setting(judged, n)]
+    return "\n".join([*lines, *fewer_gradients(judged), *attackers_who_know(done), *one_by_one(judged)])
+
+
+def averaged(rows: Rows) -> str:
+    """Return mean accuracy / mean attack success (worst) of one setting over networks, in percent."""
+    accuracy, success = ([100 * row[metric]["value"] for row in rows] for metric in ("accuracy", "attack success"))
+    return f"{mean(accuracy):.1f} / {mean(success):.1f} ({max(success):.1f})"
+
+
+def by_setting(jobs: Rows, n: str) -> list[str]:
+    """The path at the nearer t, and every setting of the strongest rivals."""
+    lines = ["| defense | setting | networks | accuracy / ASR (worst) |", "|---|---|---|---|"]
+    for name in ("path", *STRONGEST):
+        groups: dict[float, Rows] = {}
+        for rows in having(jobs, n, name):
+            for row in tried(rows, name):
+                groups.setdefault(row["setting"], []).append(row)
+        shown = [*groups][1::2] if name == "path" else [*groups]
+        lines += [
+            f"| {name} | {setting:g} | {len(groups[setting])} | {averaged(groups[setting])} |" for setting in shown
+        ]
+    return lines
+
+
+def fewer_gradients(jobs: Rows) -> list[str]:
+    """The path with a part of the budget: how few gradient evaluations repair."""
+    n = str(max(SIZES))
+    names = [*(f"path, {share:g} of the budget" for share in SHARES), "path"]
+    jobs = [job for job in jobs if all(name in job["sizes"].get(n, {}) for name in names)]
+    lines = ["", f"### Fewer gradients, n = {n}, {len(jobs)} networks: accuracy / ASR (worst)", "",
+             "| share | " + " | ".join(f"t = {t:g}" for t in NEAR) + " |", "|---|" + "---|" * len(NEAR)]  # fmt: skip
+    for share, name in zip((*SHARES, 1), names, strict=True):
+        points = [[row for job in jobs for row in tried(job["sizes"][n], name) if row["setting"] == t] for t in NEAR]
+        lines.append(f"| {share:g} | " + " | ".join(map(averaged, points)) + " |")
+    return lines
 
 
 def attackers_who_know(jobs: Rows) -> list[str]:
