@@ -442,10 +442,9 @@ def by_setting(jobs: Rows, n: str) -> list[str]:
         for rows in having(jobs, n, name):
             for row in tried(rows, name):
                 groups.setdefault(row["setting"], []).append(row)
-        shown = [*groups][1::2] if name == "path" else [*groups]
-        lines += [
-            f"| {name} | {setting:g} | {len(groups[setting])} | {averaged(groups[setting])} |" for setting in shown
-        ]
+        for setting, found in groups.items():
+            if name != "path" or setting in NEAR:
+                lines.append(f"| {name} | {setting:g} | {len(found)} | {averaged(found)} |")
     return lines
 
 
