@@ -36,7 +36,16 @@ from isthmus.data import hold_out
 from isthmus.defenses import ANP, CLP, FTSAM, IBAU, NAD, TSC, FinePrune, FineTune, FromScratch, GaussianNoise
 from isthmus.files import read_json, write_json
 from isthmus.inversion import KINDS, InvertedSuccess, invert
-from isthmus.metrics import Accuracy, Agreement, AttackSuccess, as_record, check_above_chance, measure
+from isthmus.metrics import (
+    Accuracy,
+    Agreement,
+    AttackSuccess,
+    as_record,
+    check_above_chance,
+    from_record,
+    least_drop,
+    measure,
+)
 from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
 from isthmus.repair import FAR, repair
@@ -305,26 +314,27 @@ def tried(rows: Rows, name: str) -> Rows:
     ]
 
 
-def within(row: Rows, best: float) -> bool:
+def within(before: float, after: float) -> bool:
     """Whether a defender's figure for accuracy has fallen by five points or less."""
-    return float(row[BONAFIDE]["value"]) >= best - TOLERANCE
+    return before - after <= TOLERANCE
 
 
-def bearable(row: Rows, best: float) -> bool:
+def bearable(before: float, after: float) -> bool:
     """Whether the defender's samples leave it open that accuracy has fallen by eight points or less."""
-    return float(row[BONAFIDE]["high"]) >= best - BEARABLE
+    return least_drop(before, after) <= BEARABLE
 
 
-RULES: dict[str, Callable[[Rows, float], bool]] = {
+RULES: dict[str, Callable[[float, float], bool]] = {
     "the strongest setting within five points of held-out accuracy": within,
     "the strongest setting that held-out samples do not show to cost more than eight points": bearable,
 }
 
 
-def chosen(rows: Rows, name: str, allowed: Callable[[Rows, float], bool] = bearable) -> dict[str, Any] | None:
+def chosen(rows: Rows, name: str, allowed: Callable[[float, float], bool] = bearable) -> dict[str, Any] | None:
     """Return the strongest of the allowed settings, else the most accurate: one rule for all."""
     found = tried(rows, name)
-    left = [row for row in found if allowed(row, rows["as received"][BONAFIDE]["value"])]
+    before = from_record(rows["as received"][BONAFIDE])
+    left = [row for row in found if allowed(before, from_record(row[BONAFIDE]))]
     return (left or sorted(found, key=lambda row: row[BONAFIDE]["value"]) or [None])[-1]
 
 
@@ -349,7 +359,7 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {half:.1f}"
 
 
-def by_rule(jobs: Rows, n: str, allowed: Callable[[Rows, float], bool]) -> list[str]:
+def by_rule(jobs: Rows, n: str, allowed: Callable[[float, float], bool]) -> list[str]:
     """The choices that a defender can make."""
     lines = [
         "| defense | networks | accuracy | ASR, mean | ASR, worst | DER | seconds, median |",

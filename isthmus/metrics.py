@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import InitVar, dataclass, field
-from math import sqrt
+from math import hypot, sqrt
 from typing import Any, TypeVar
 
 import torch
@@ -67,6 +67,19 @@ class Rate(float):
     def high(self) -> float:
         """Upper end of the interval."""
         return self.interval[1]
+
+
+def least_drop(before: float, after: float) -> float:
+    """Return the lower end of the 95 % interval of before - after, for two shares of samples of their own.
+
+    Source: Newcombe, Statistics in Medicine 1998, method 10, from the two Wilson intervals; a value without an interval
+    counts as known. For the same samples it is wider than need be.
+
+    >>> round(least_drop(Rate(56, 70), Rate(48, 80)), 4)
+    0.0524
+    """
+    below, above = before - getattr(before, "low", before), getattr(after, "high", after) - after
+    return float(before - after - hypot(below, above))
 
 
 class Mean(float):

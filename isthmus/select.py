@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from isthmus.metrics import Rate
+from isthmus.metrics import Rate, least_drop
 from isthmus.path import Path
 from isthmus.types import BadInput, percent
 
@@ -53,10 +53,10 @@ def fixed(t: float) -> Rule:
 def up_to(t: float, tolerance: float = 0.08) -> Rule:
     """Return the rule: t, or the nearest point before it that the samples do not show to cost more than `tolerance`.
 
-    A point costs too much where the 95 % interval of its bonafide accuracy lies below the best on the path less
-    `tolerance`; where all up to t do, the most accurate of them is taken. Held-out accuracy cannot see a backdoor: here
-    it can hold a repair back and never lure it on. Not confident where the samples' interval is wider than the
-    tolerance, or every point costs too much. Source: ours; docs/results/rules.md.
+    A point costs too much where its bonafide accuracy is below the best on the path by more than `tolerance` beyond
+    doubt (`metrics.least_drop`); where all points up to t are, the most accurate of them is taken. Held-out accuracy
+    cannot see a backdoor: here it can hold a repair back and never lure it on. Not confident where the samples'
+    interval is wider than the tolerance, or every point costs too much. Source: ours; docs/results/rules.md.
 
     Raises BadInput where the path lacks "bonafide accuracy" or inner points, t is not in (0, 1], or the tolerance not
     in (0, 1).
@@ -70,7 +70,7 @@ def up_to(t: float, tolerance: float = 0.08) -> Rule:
         values = dict(zip(path.t, path[BONAFIDE], strict=True))
         asked, best = _inner(path, t), max(values.values())
         before = [each for each in values if 0 < each <= asked]
-        left = [each for each in before if getattr(values[each], "high", values[each]) >= best - tolerance]
+        left = [each for each in before if least_drop(best, values[each]) <= tolerance]
         found = max(left) if left else max(before, key=lambda each: values[each])
         doubt = _doubt(best, tolerance, any_left=bool(left))
         reason = (

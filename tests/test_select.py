@@ -50,7 +50,12 @@ def test_up_to_is_the_naive_search(hits, t, tolerance):
     asked = min(path.t[1:-1], key=lambda each: abs(each - t))
     known = dict(zip(path.t, values, strict=True))
     walk = [each for each in reversed(path.t[1:-1]) if each <= asked]
-    while walk and known[walk[0]].high < max(values) - tolerance:
+    best = max(values)
+    while (
+        walk
+        and best - known[walk[0]] - ((best - best.low) ** 2 + (known[walk[0]].high - known[walk[0]]) ** 2) ** 0.5
+        > tolerance
+    ):
         walk.pop(0)
     if walk:
         assert choice == walk[0] and choice.confident == (max(values).high - max(values).low <= 2 * tolerance)
