@@ -28,7 +28,7 @@ Rows = Any  # JSON
 def rules() -> dict[str, Rule]:
     """The rules, each from what a defender sees along the path."""
     found: dict[str, Rule] = {f"fixed, t = {t:g}": fixed(t) for t in GRID[::2]}
-    found |= {f"up to t = {t:g}, at most {100 * d:g} points": up_to(t, d) for t in (0.22, 0.25) for d in (0.05, 0.08)}
+    found |= {f"up to t = {t:g}, at most {100 * d:g} points": up_to(t, d) for t in (0.22, 0.28) for d in (0.05, 0.08)}
     found |= {f"farthest within {100 * d:g} points": farthest_within(d, otherwise=FAR) for d in (0.035, 0.05, 0.08)}
     for of in ("patch", "perturbation", "patch, mean", "perturbation, mean", "agreement"):
         found[f"settled: {of}"] = settled(of, otherwise=FAR)

@@ -63,7 +63,7 @@ def up_to(t: float, tolerance: float = 0.08) -> Rule:
     """
     if not 0 < t <= 1 or not 0 < tolerance < 1:
         raise BadInput(
-            f"t = {t:g}, tolerance {tolerance:g}", expected="0 < t <= 1 and a share in (0, 1)", fix="pass 0.22 and 0.08"
+            f"t = {t:g}, tolerance {tolerance:g}", expected="0 < t <= 1 and a share in (0, 1)", fix="pass 0.28 and 0.08"
         )
 
     def rule(path: Path) -> Choice:
