@@ -14,7 +14,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from command import Sets, parser
+from command import Sets, parsed, parser
 from ends import end
 from torch import nn
 
@@ -22,24 +22,18 @@ from isthmus import Bezier, Data, evaluate_path, split
 from isthmus.align import align
 from isthmus.files import read_json, write_json
 from isthmus.metrics import Accuracy, MeanLoss
+from isthmus.path import Path as Path_
 from isthmus.provenance import provenance
 
 RESULTS, POINTS, SAMPLES, JUDGED = Path("results/alignment"), 11, 1000, 5000
 WAYS = ("as trained", "aligned by weights", "aligned by activations")
 
 
-def segment(first: nn.Module, second: nn.Module, fitted: Data, judged: Data) -> dict[str, Any]:
+def segment(first: nn.Module, second: nn.Module, fitted: Data, judged: Data) -> Path_:
     """Return what the straight line between two networks is like."""
     line = Bezier(first, second, bends=0)
     metrics = {"loss": MeanLoss(judged), "accuracy": Accuracy(judged)}
-    path = evaluate_path(line, metrics, POINTS, recalibrate_on=fitted, ends="recalibrated")
-    apart = torch.cat([(a - b).flatten() for a, b in zip(first.parameters(), second.parameters(), strict=True)]).norm()
-    return {
-        "path": path.record(),
-        "barrier": path.barrier("loss"),
-        "accuracy barrier": path.barrier("accuracy", drop=True),
-        "length": float(apart.detach()),
-    }
+    return evaluate_path(line, metrics, POINTS, recalibrate_on=fitted, ends="recalibrated")
 
 
 def job(train: Data, test: Data, pair: int, name: str) -> None:
@@ -50,14 +44,13 @@ def job(train: Data, test: Data, pair: int, name: str) -> None:
     first, second = (end("standard", 2 * pair + i, name, train, test) for i in (0, 1))
     (fitted,), (judged,) = (split(data, [size], torch.Generator().manual_seed(pair))
                             for data, size in ((train, SAMPLES), (test, JUDGED)))  # fmt: skip
-    rows = {"as trained": segment(first, second, fitted, judged)}
+    rows: dict[str, Any] = {"as trained": {"path": segment(first, second, fitted, judged).record()}}
     for by in ("weights", "activations"):
         began = time.perf_counter()
         found = align(first, second, fitted, by=by)
         seconds = time.perf_counter() - began
-        rows[f"aligned by {by}"] = {
-            "seconds": seconds, "moved": found.moved, **segment(first, found.model, fitted, judged)
-        }  # fmt: skip
+        path = segment(first, found.model, fitted, judged)
+        rows[f"aligned by {by}"] = {"seconds": seconds, "moved": found.moved, "path": path.record()}
     write_json(file, {"pair": pair, "rows": rows, "provenance": provenance(pair, {"fitted": fitted, "judged": judged})})
 
 
@@ -72,23 +65,19 @@ def table(name: str) -> str:
              "| second end | loss barrier, nats | accuracy barrier, points | accuracy at the midpoint, % | length |",
              "|---|---|---|---|---|"]  # fmt: skip
     for way in WAYS:
-        rows = [job["rows"][way] for job in jobs]
-        middle = [100 * row["path"]["values"]["accuracy"][POINTS // 2]["value"] for row in rows]
-        barriers, lengths = ([row[what] for row in rows] for what in ("barrier", "length"))
-        drops = [100 * row["accuracy barrier"] for row in rows]
-        lines.append(
-            f"| {way} | {spread(barriers, 3)} | {spread(drops, 1)} | {spread(middle, 1)} | {mean(lengths):.1f} |"
-        )
+        paths = [Path_.from_record(job["rows"][way]["path"]) for job in jobs]
+        barriers = [path.barrier("loss") for path in paths]
+        drops = [100 * path.barrier("accuracy", drop=True) for path in paths]
+        middle = [100 * path["accuracy"][POINTS // 2] for path in paths]
+        length = mean(path.length for path in paths)
+        lines.append(f"| {way} | {spread(barriers, 3)} | {spread(drops, 1)} | {spread(middle, 1)} | {length:.1f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     options = parser(__doc__, "run", "table")
     options.add_argument("--pairs", type=int, nargs="+", default=[0, 1, 2])
-    args = options.parse_args()
-    if args.what == "table":
-        print(table(args.scale))
-        return
+    args = parsed(options, table)
     sets = Sets(args)
     for pair in args.pairs:
         job(sets.train, sets.test, pair, args.scale)

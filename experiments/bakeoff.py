@@ -17,14 +17,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
 import torch
-from command import Sets, parser
+from command import Sets, parsed, parser
 from scale import SCALES, Scale
 from scipy.stats import t as student
 from torch import nn
@@ -207,6 +207,7 @@ class Bench:
     scale: Scale
     seed: int
     bonafide: Data
+    judged: Data
     judges: dict[str, Metric]
 
     def parts(self) -> tuple[Data, Data]:
@@ -232,7 +233,7 @@ class Bench:
             return {"setting": setting, "refused": str(error)}
         return self.row(net, setting=setting, seconds=time.perf_counter() - began)
 
-    def path(self, gradients: int, *, watch: bool = False, other: nn.Module | None = None) -> dict[str, Any]:
+    def path(self, gradients: int, *, watch: bool = False, other: nn.Module | Defense | None = None) -> dict[str, Any]:
         """Return the path: what the defender sees, and what the judges say, at every t."""
         began, (fitted, _) = time.perf_counter(), self.parts()
         options: Training = {"steps": gradients // 2, "augment": self.scale.augment, "seed": self.seed}
@@ -261,6 +262,31 @@ def slug(attack: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in attack.lower())
 
 
+def pools(train: Data, seed: int) -> tuple[Data, Data]:
+    """Return the bonafide samples and the attacker's, disjoint."""
+    bonafide, theirs = split(train, [max(SIZES), len(train) - max(SIZES)], drawn(seed))
+    return bonafide, theirs
+
+
+def staged(attack: str, seed: int, scale: Scale, sets: Sets) -> tuple[Bench, dict[str, Any]]:
+    """Attack a network; return it with all bonafide samples and its judges, and what a record says first."""
+    bonafide, theirs = pools(sets.train, seed)
+    (judged,) = split(sets.test, [JUDGES], drawn(seed))
+    sent = ATTACKS[attack](theirs, scale, seed)
+    judges: dict[str, Metric] = {
+        "accuracy": Accuracy(judged),
+        "attack success": AttackSuccess(judged, sent.trigger, sent.target),
+    }
+    record = {
+        "attack": attack,
+        "seed": seed,
+        "network": sha256_of(*sent.network.state_dict().values()),
+        "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged, "attacker's": theirs}),
+        "as received": {name: as_record(value) for name, value in measure(sent.network, judges).items()},
+    }
+    return Bench(sent, scale, seed, bonafide, judged, judges), record
+
+
 def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     """Attack a network, and repair it by every defense at every number of bonafide samples.
 
@@ -270,28 +296,19 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     record: dict[str, Any] = read_json(file) if file.exists() else {}
     if "seconds" in record or "refused" in record:
         return
-    began, train = time.perf_counter(), sets.train
-    pool, theirs = split(train, [max(SIZES), len(train) - max(SIZES)], drawn(seed))
-    (judged,) = split(sets.test, [JUDGES], drawn(seed))
-    sent = ATTACKS[attack](theirs, scale, seed)
-    judges: dict[str, Metric] = {
-        "accuracy": Accuracy(judged),
-        "attack success": AttackSuccess(judged, sent.trigger, sent.target),
-    }
-    mark = sha256_of(*sent.network.state_dict().values())
-    if record.get("network") != mark:
-        record = {"attack": attack, "seed": seed, "network": mark, "sizes": {}}
-        record["provenance"] = provenance(seed, {"bonafide": pool, "judged": judged, "attacker's": theirs})
-        record["as received"] = {name: as_record(value) for name, value in measure(sent.network, judges).items()}
+    began = time.perf_counter()
+    bench, fresh = staged(attack, seed, scale, sets)
+    if record.get("network") != fresh["network"]:
+        record = {**fresh, "sizes": {}}
     try:
-        check_above_chance(sent.network, pool)
-        planted(sent.network, judged, sent.trigger, sent.target, least=0.5)
+        check_above_chance(bench.sent.network, bench.bonafide)
+        planted(bench.sent.network, bench.judged, bench.sent.trigger, bench.sent.target, least=0.5)
     except BadInput as weak:
         write_json(file, {**record, "refused": str(weak)})
         return
     for n in SIZES:
         rows = record["sizes"].setdefault(str(n), {})
-        for name, made in plan(Bench(sent, scale, seed, pool[:n], judges)).items():
+        for name, made in plan(replace(bench, bonafide=bench.bonafide[:n])).items():
             if name not in rows:
                 rows[name] = made()
                 write_json(file, record)
@@ -303,15 +320,28 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
 
 def tried(rows: Rows, name: str) -> Rows:
     """Return what a family made, weakest first: its settings, or the points of a path."""
-    path = rows["path" if name == CAPPED else name]
-    if "judged" not in path:
-        return [row for row in path if "refused" not in row]
+    if "judged" not in rows[name]:
+        return [row for row in rows[name] if "refused" not in row]
+    path = rows[name]
     seen, judged = (path[part]["values"] for part in ("seen", "judged"))
     return [
         {"setting": t, BONAFIDE: seen[BONAFIDE][i], **{metric: values[i] for metric, values in judged.items()}}
         for i, t in enumerate(path["seen"]["t"])
-        if 0 < t < 1 and (name != CAPPED or t <= FAR)
+        if 0 < t < 1
     ]
+
+
+def at(path: Rows, t: float) -> dict[str, Any]:
+    """Return what the judges say at one t."""
+    return {name: values[path["judged"]["t"].index(t)] for name, values in path["judged"]["values"].items()}
+
+
+def with_capped(rows: Rows) -> Rows:
+    """Return the rows of a network with those of its path up to the t that `repair` would not pass."""
+    if "path" not in rows:
+        return rows
+    seen = rows["path"]["seen"]
+    return {CAPPED: {**rows["path"], "seen": {**seen, "t": [t for t in seen["t"] if t <= FAR]}}, **rows}
 
 
 def within(before: float, after: float) -> bool:
@@ -372,7 +402,7 @@ def by_rule(jobs: Rows, n: str, allowed: Callable[[float, float], bool]) -> list
             continue
         figures = [[100 * row[metric]["value"] for _, row in pairs] for metric in ("accuracy", "attack success")]
         rating = [100 * der(*pair) for pair in pairs]
-        seconds = median(spent(rows["path" if name == CAPPED else name]) for rows in all_rows)
+        seconds = median(spent(rows[name]) for rows in all_rows)
         lines.append(f"| {name} | {len(pairs)} | {interval(figures[0])} | {interval(figures[1])} | "
                      f"{max(figures[1]):.1f} | {interval(rating)} | {seconds:.0f} |")  # fmt: skip
     return lines
@@ -389,9 +419,8 @@ def frontier(jobs: Rows, n: str) -> list[str]:
     lines = ["| defense | " + " | ".join(f"within {points} points" for points in budgets) + " |",
              "|---|" + "---|" * len(budgets)]  # fmt: skip
     for name in names_in(jobs, n):
-        cells = []
+        cells, rows = [], having(jobs, n, name)
         for points in budgets:
-            rows = having(jobs, n, name)
             # where no setting keeps so much accuracy, the backdoor stays as it was received
             got = [
                 100
@@ -409,18 +438,19 @@ def frontier(jobs: Rows, n: str) -> list[str]:
 
 def names_in(jobs: Rows, n: str) -> list[str]:
     names = dict.fromkeys(name for job in jobs for name in job["sizes"].get(n, {}) if name != "as received")
-    return [*([CAPPED] if "path" in names else []), *(name for name in names if "budget" not in name)]
+    return [name for name in names if "budget" not in name]
 
 
 def having(jobs: Rows, n: str, name: str) -> Rows:
     """Return the rows of the jobs that ran a defense."""
-    needed = "path" if name == CAPPED else name
-    return [job["sizes"][n] for job in jobs if needed in job["sizes"].get(n, {})]
+    return [job["sizes"][n] for job in jobs if name in job["sizes"].get(n, {})]
 
 
 def table(scale: str) -> str:
     """Every defense over all attacked networks, by number of bonafide samples."""
     jobs = [read_json(file) for file in sorted((RESULTS / scale).glob("*.json"))]
+    for job in jobs:
+        job["sizes"] = {n: with_capped(rows) for n, rows in job["sizes"].items()}
     done, weak = [job for job in jobs if "refused" not in job], [job for job in jobs if "refused" in job]
     lines = [f"## Scale: {scale}", "", f"{len(done)} attacked networks; {SCALES[scale].gradients} gradient evaluations "
              "for each defense, its tries included.", ""]  # fmt: skip
@@ -500,10 +530,7 @@ def main() -> None:
     options = parser(__doc__, "run", "table")
     options.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
     options.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
-    args = options.parse_args()
-    if args.what == "table":
-        print(table(args.scale))
-        return
+    args = parsed(options, table)
     sets = Sets(args)
     for seed in args.seeds:
         for attack in args.attacks:

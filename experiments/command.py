@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,15 @@ def parser(doc: str | None, *verbs: str) -> argparse.ArgumentParser:
     made.add_argument("--data", type=Path, help="folder of train.parquet and test.parquet in the Hugging Face layout")
     made.add_argument("--scale", default="small", choices=list(SCALES))
     return made
+
+
+def parsed(options: argparse.ArgumentParser, table: Callable[[str], str]) -> argparse.Namespace:
+    """Return the arguments; where they ask for the table of a scale, print it and leave."""
+    args = options.parse_args()
+    if args.what == "table":
+        print(table(args.scale))
+        raise SystemExit
+    return args
 
 
 class Sets:

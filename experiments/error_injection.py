@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import Sets, parser
+from command import Sets, parsed, parser
 from ends import end
 from scale import SCALES
 from torch import nn
@@ -216,14 +216,11 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    return options.parse_args()
+    return parsed(options, table)
 
 
 def main() -> None:
     args = arguments()
-    if args.what == "table":
-        print(table(args.scale))
-        return
     sets = Sets(args)
     test = sets.test[~repeated(sets.test)]
     for seed in args.seeds:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import Sets, parser
+from command import Sets, parsed, parser
 from ends import JUDGE, end
 from scale import SCALES
 
@@ -129,9 +129,9 @@ def main() -> None:
     options = parser(__doc__, "run", "table", "figure")
     options.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options.add_argument("--pairs", type=int, nargs="+", default=[0, 1, 2])
-    args = options.parse_args()
-    if args.what != "run":
-        print(table(args.scale)) if args.what == "table" else figures(args.scale)
+    args = parsed(options, table)
+    if args.what == "figure":
+        figures(args.scale)
         return
     sets = Sets(args)
     for pair in args.pairs:

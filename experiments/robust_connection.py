@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import Sets, parser
+from command import Sets, parsed, parser
 from ends import JUDGE, end
 from scale import BALL, SCALES
 
@@ -108,10 +108,7 @@ def main() -> None:
     options.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     options.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    args = options.parse_args()
-    if args.what == "table":
-        print(table(args.scale))
-        return
+    args = parsed(options, table)
     sets = Sets(args)
     for seed in args.seeds:
         for pair in args.pairs:

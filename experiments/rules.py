@@ -14,7 +14,7 @@ import argparse
 from statistics import mean
 from typing import Any
 
-from bakeoff import ADAPTIVE, GRID, RESULTS, SIZES, der
+from bakeoff import ADAPTIVE, GRID, RESULTS, SIZES, at, der
 from scale import SCALES
 
 from isthmus.files import read_json
@@ -44,11 +44,6 @@ def farther_of(*several: Rule) -> Rule:
         return max((each(path) for each in several), key=float)
 
     return rule
-
-
-def at(path: Rows, t: float) -> dict[str, Any]:
-    """Return what the judges say at one t."""
-    return {name: values[path["judged"]["t"].index(t)] for name, values in path["judged"]["values"].items()}
 
 
 def regrets(jobs: Rows, n: str, rule: Rule) -> list[tuple[float, float, bool]]:

@@ -33,6 +33,16 @@ def _program() -> str:
     return f"python -m {file.parent.name}" if file.name == "__main__.py" else file.name
 
 
+def _shown(argument: str) -> str:
+    """Return an argument with an absolute path by its last name: where this machine keeps its files is nobody's matter.
+
+    >>> _shown("/home/me/data/cifar10"), _shown("--data=/home/me/bonafide.npz"), _shown("data/cifar10")
+    ('cifar10', '--data=bonafide.npz', 'data/cifar10')
+    """
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
+
+
 def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
     """Return versions, platform, seed, command line, time, and the hash, count and classes of each data set.
 
@@ -44,7 +54,7 @@ def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
         **versions(),
         "platform": platform.platform(),
         "seed": seed,
-        "command": " ".join([_program(), shlex.join(sys.argv[1:])]),
+        "command": " ".join([_program(), shlex.join(map(_shown, sys.argv[1:]))]),
         "data": sets,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -124,7 +124,7 @@ def settled(of: str, share: float = 0.1, *, otherwise: float = 0.5) -> Rule:
     For a metric that stands in for the attack success rate: it starts high at the tampered end, and where it has
     settled, going farther costs accuracy for nothing. t = 1 may be tampered with too and does not count, nor what comes
     after the metric's lowest point. Where the fall is within the samples' intervals the choice is `otherwise`, not
-    confident. Source: ours; its regret has not been measured. Raises BadInput where the path lacks the metric, or share
+    confident. Source: ours; docs/results/rules.md. Raises BadInput where the path lacks the metric, or share
     is not in (0, 1).
     """
     if not 0 < share < 1:

@@ -388,7 +388,7 @@ class Hardened:
         def attacked(at: Params) -> Tensor:
             view = _moved(model, at)
             with eval_mode(view), _normalised_by(view.net, len(first)):
-                return F.cross_entropy(view(both)[len(first) :].float(), wanted)
+                return cross_entropy(nn.Identity(), view(both)[len(first) :], wanted)
 
         moving = {name: p for name, p in weights.items() if p.requires_grad}
         found = torch.autograd.grad(attacked(weights), list(moving.values()), allow_unused=True)
