@@ -49,7 +49,20 @@ from isthmus.path import evaluate_path, grid, network_at
 from isthmus.plane import Plane, evaluate_plane
 from isthmus.progress import shown
 from isthmus.provenance import provenance
-from isthmus.repair import DEFAULTS, HIGH, LOW, RHO, AlongPath, Repair, connect, plain, repair
+from isthmus.repair import (
+    DEFAULTS,
+    END,
+    HIGH,
+    LOW,
+    NEAR,
+    RHO,
+    AlongPath,
+    Repair,
+    averaged_repairs,
+    connect,
+    plain,
+    repair,
+)
 from isthmus.select import BONAFIDE, farthest_within, fixed
 from isthmus.sources import load_data, npz_path, save_npz
 from isthmus.train import Training, check_budget, fit, one_cycle
@@ -635,13 +648,14 @@ def attack_command(
     _say(f"{name} within {where}" + (f"; wrote {out}" if out else ""))
 
 
-def _copy(second: str | None, options: Training) -> Defense | None:
+def _copy(second: str | None, options: Training, out: File) -> Defense | None:
     """The way to a second endpoint that was asked for by name; None leaves it to `repair`."""
     seed = options.get("seed", 0)
     made: dict[str | None, Defense] = {
         "permuted": PermutedCopy("random", seed),
         "fine-tuned": FineTune(plain(options, rho=0)),
         "perturbed": PerturbedCopy(seed=seed),
+        "averaged": averaged_repairs(out, **options),
     }
     return made.get(second)
 
@@ -654,7 +668,7 @@ def repair_command(
     model: ModelSpec,
     clean: Clean,
     out: File,
-    second: Literal["permuted", "fine-tuned", "perturbed"] | None = None,
+    second: Literal["permuted", "fine-tuned", "perturbed", "averaged"] | None = None,
     bends: int = 1,
     kind: Literal["bezier", "polychain"] = "bezier",
     points: int = 21,
@@ -674,6 +688,8 @@ def repair_command(
 ) -> None:
     """Repair TAMPERED from clean samples along a curve to OTHER (default: a permuted copy of itself).
 
+    Without OTHER, with fewer than 1,000 samples and no option that describes a curve, a rule or t, the path leads
+    straight to the mean of two repaired copies (--second averaged).
     Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and measured where the
     point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is chosen on clean samples held out
     from training (--tolerance), or is the given --t. --trigger and --target serve the report alone, after the choice.
@@ -701,6 +717,11 @@ def repair_command(
         raise BadInput("both --t and --tolerance", expected="one of them", fix="a given t leaves nothing to choose")
     if other and second:
         raise BadInput(f"OTHER and --second {second}", expected="one of them", fix="a curve has one second endpoint")
+    if second == "averaged":
+        if (bends, low, high) != (1, LOW, HIGH):
+            given = "--second averaged with --bends, --low or --high"
+            raise BadInput(given, expected="a straight path, t from 0.5 to 1", fix="leave them out")
+        bends, low, high = 0, NEAR, END
     rule = fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
     samples = load_data(clean)
     loss, (_, held_out) = hardening.value(samples, around=around.landscape), hold_out(samples, holdout, budget.seed)
@@ -715,12 +736,12 @@ def repair_command(
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
     identity |= vars(hardening)
     options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
-    ts = [*grid(points, low, high), *([t] if t is not None else [])]
+    ts = points if t is None else [*grid(points, low, high), t]
     with claimed(out, {**identity, "compare": compare, **(vars(around) if attack else {})}, resume=resume):
         found = repair(
-            nets[0], samples, nets[1] if other else _copy(second, options), kind=KINDS[kind], bends=bends, loss=loss,
-            rho=rho, adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout, folder=out,
-            after_step=hardening.check(held_out), **options,
+            nets[0], samples, nets[1] if other else _copy(second, options, out), kind=KINDS[kind], bends=bends,
+            loss=loss, rho=rho, adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout,
+            folder=out, after_step=hardening.check(held_out), **options,
         )  # fmt: skip
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}

@@ -151,8 +151,8 @@ def settled(of: str, share: float = 0.1, *, otherwise: float = 0.5) -> Rule:
 
 
 def _inner(path: Path, t: float) -> float:
-    """Return the inner point nearest to t. Raises BadInput where a path has its ends alone."""
-    inner = [each for each in path.t if 0 < each < 1]
+    """Return the point nearest to t, an end only where t is that end. Raises BadInput where a path has no other."""
+    inner = [each for each in path.t if 0 < each < 1 or each == t]
     if not inner:
         raise BadInput("a path measured at its ends alone", expected="points between them", fix="pass points=21")
     return min(inner, key=lambda each: abs(each - t))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial
+from pathlib import PurePath
 from types import CodeType, FunctionType
 from typing import Any, Protocol
 
@@ -125,6 +126,8 @@ def describe(value: Any) -> str:
         return f"{type(value).__name__}({value.sha256})"
     if isinstance(value, Tensor):
         return sha256_of(value)
+    if isinstance(value, PurePath):
+        return value.name  # where a folder lies is the machine's affair
     if isinstance(value, torch.Generator):
         return f"Generator({value.initial_seed()})"
     if is_dataclass(value) and not isinstance(value, type):

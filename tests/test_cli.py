@@ -92,14 +92,20 @@ def test_a_given_t_is_taken_as_it_is(home):
     assert json.loads((home / "given/report.json").read_text())["choice"]["t"] == 0.07
 
 
-@pytest.mark.parametrize("second, says", [(None, "permuted"), ("fine-tuned", "FineTune"), ("perturbed", "Perturbed")])
+@pytest.mark.parametrize(
+    "second, says",
+    [(None, "mean of"), ("permuted", "PermutedCopy"), ("fine-tuned", "FineTune"), ("perturbed", "Perturbed"),
+     ("averaged", "Averaged")],
+)  # fmt: skip
 def test_one_checkpoint_is_enough(second, says, home):
     chosen = ("--second", second) if second else ()
     found = isthmus("repair", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200", *FAST, *chosen,
                     "--points", 3, "--out", f"alone-{second}", folder=home)  # fmt: skip
     assert found.returncode == 0, found.stderr
     record = json.loads((home / f"alone-{second}/report.json").read_text())
-    assert says in record["provenance"]["other"]["kind"]
+    kind = record["provenance"]["other"]["kind"]
+    assert says in kind and str(home) not in kind
+    assert record["choice"]["t"] == (1.0 if second in (None, "averaged") else 0.25)
 
 
 INJECT = ("inject", "a.safetensors", "--model", MODEL, "--errors", 20, "--kept", 100)

@@ -12,9 +12,10 @@ from isthmus.endpoints import PerturbedCopy
 from isthmus.evidence import Judge, evidence
 from isthmus.metrics import Accuracy, AttackSuccess
 from isthmus.models import mlp, small_cnn
-from isthmus.repair import STAND_INS, AlongPath, stand_ins
+from isthmus.path import network_at
+from isthmus.repair import AVERAGED, FEW, STAND_INS, AlongPath, OnCurve, averaged_repairs, second_endpoint, stand_ins
 from isthmus.report import schema
-from isthmus.select import BONAFIDE, farthest_within, fixed, settled
+from isthmus.select import BONAFIDE, farthest_within, fixed, settled, up_to
 from isthmus.train import one_cycle
 from isthmus.triggers import Patch, poison
 from isthmus.types import BadInput
@@ -100,8 +101,43 @@ def test_whatever_makes_a_network_makes_a_second_endpoint(other, tampered, sampl
 def test_where_nothing_can_be_permuted_the_copy_is_fine_tuned(samples):
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     fit(net, samples[0], steps=60, lr=0.1)
-    found = repair(net, samples[0], points=3, **{**FAST, "steps": 5})
+    found = repair(net, samples[0], points=3, rule=fixed(0.4), **{**FAST, "steps": 5})
     assert found.second.startswith("fine-tuned copy")
+    assert repair(net, samples[0], points=3, **{**FAST, "steps": 5}).second == AVERAGED
+
+
+def test_few_samples_lead_straight_to_the_mean_of_two_repairs(tampered, samples, tmp_path):
+    """The default is the call of `repair` that says it all; what it keeps in its folder changes nothing."""
+    options = {**FAST, "steps": 30, "points": 3}
+    found = repair(tampered[0], samples[0], folder=tmp_path, **options)
+    end = averaged_repairs(**{**FAST, "steps": 30})
+    said = repair(tampered[0], samples[0], end, bends=0, low=0.5, high=1.0, rule=up_to(1.0), **options)
+    assert found.second == AVERAGED and found.t.rule.startswith("up_to(1") and found.path.t == said.path.t
+    assert end.training["steps"] == 60 and {file.stem for file in tmp_path.glob("*.state")} == {"curve", "copy"}
+    for again in (said, repair(tampered[0], samples[0], folder=tmp_path, **options)):
+        for name, value in again.model.state_dict().items():
+            assert torch.equal(value, found.model.state_dict()[name])
+
+
+def test_the_mean_of_two_repairs_has_lost_the_backdoor(tampered, samples):
+    found = repair(tampered[0], samples[0], points=3, **FAST)
+    record = evidence(found, tampered[0], Judge(samples[1], TRIGGER, 1))
+    assert found.second == AVERAGED and record["before"]["attack success"]["value"] > 0.9
+    assert record["after"]["attack success"]["value"] < 0.1 and record["after"]["accuracy"]["value"] > 0.9
+
+
+@pytest.mark.parametrize(
+    "asked", [{"rule": fixed(0.3)}, {"bends": 2}, {"rho": 1.0}, {"high": 0.3}, {"points": [0.2, 0.4]}]
+)
+def test_who_asks_for_a_curve_gets_one(asked, tampered, samples):
+    found = repair(tampered[0], samples[0], **{"points": 3, **asked}, **{**FAST, "steps": 5})
+    assert found.second == "permuted copy" and found.history is not None
+
+
+def test_many_samples_train_a_curve(tampered):
+    data = load_data("digits")[:FEW]
+    found = repair(tampered[0], data, points=3, **{**FAST, "steps": 5})
+    assert found.second == "permuted copy" and found.t.rule.startswith("up_to(0.28")
 
 
 def test_the_stand_in_for_the_trigger_falls_where_the_attack_does(tampered, samples):
@@ -186,3 +222,20 @@ def test_a_rule_of_ones_own(tampered, samples):
     rule = lambda path: seen.append(path) or farthest_within(0.9)(path)  # noqa: E731
     found = repair(tampered[0], samples[0], tampered[1], points=3, rule=rule, **{**FAST, "steps": 5})
     assert seen == [found.path] and set(found.path.values) == {BONAFIDE, "bonafide loss"}
+
+
+def test_a_point_on_the_curve_is_that_of_the_curve(tampered, samples):
+    """All samples train, nothing is held out; the budget counts gradients."""
+    options = {**FAST, "steps": 6}
+    made = OnCurve({**options, "steps": 12}, t=0.3, other=tampered[1])(tampered[0], samples[0])
+    curve, _ = connect(tampered[0], tampered[1], samples[0], **options)
+    expected = network_at(curve, 0.3, samples[0]).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in made.state_dict().items())
+
+
+@pytest.mark.parametrize("other", [None, PerturbedCopy(0.5)])
+def test_a_point_on_the_curve_to_what_is_made(other, tampered, samples):
+    options = {**FAST, "steps": 2}
+    made = OnCurve({**options, "steps": 4}, t=1.0, other=other)(tampered[0], samples[0])
+    end = other(tampered[0], samples[0]) if other else second_endpoint(tampered[0], samples[0], **options)[0]
+    assert all(torch.equal(p, dict(end.named_parameters())[name]) for name, p in made.named_parameters())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from isthmus.defenses.anp import ANP
+from isthmus.defenses.averaged import Averaged
 from isthmus.defenses.clp import CLP
 from isthmus.defenses.fine_prune import FinePrune
 from isthmus.defenses.fine_tune import FineTune, FromScratch
@@ -28,6 +29,7 @@ __all__ = [
     "IBAU",
     "NAD",
     "TSC",
+    "Averaged",
     "Defense",
     "FinePrune",
     "FineTune",

@@ -17,7 +17,7 @@ from torch import nn
 
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
-from isthmus.defenses.budget import spending, steps_for
+from isthmus.defenses.budget import steps_for
 from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.train import Training, fit
 
@@ -36,5 +36,7 @@ class FTSAM:
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the fine-tuned copy. Raises BadInput where rho is not positive or the budget is below one step."""
         net, loss = copy.deepcopy(tampered), sharpness_aware(cross_entropy, self.rho, adaptive=self.adaptive)
-        fit(net, bonafide, loss, **spending(self.training, steps_for(self.training, cost=2), "fine-tuning"))
+        options = self.training.copy()
+        options["steps"], options["progress"] = steps_for(self.training, cost=2), "fine-tuning"
+        fit(net, bonafide, loss, **options)
         return recalibrate(net, bonafide)
