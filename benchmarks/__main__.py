@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,26 +32,37 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     return found
 
 
+def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """Return what is asked, by a short name: the title of its table, and what measures it."""
+    rounds, networks = 3 if quick else 9, ["PreActResNet-26"] if quick else list(steps.NETWORKS)
+    return {
+        "steps": ("A curve step against a plain step, batch 128 (target 1.05), and bf16 against fp32 (target 2)",
+                  partial(steps.measure, rounds)),
+        "memory": ("Peak memory of training, batch 128", partial(memory.measure, networks)),
+        "paths": ("A path of 21 points (target 1.1)", partial(paths.measure, 3 if quick else 5)),
+        "attacks": ("PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others (faster, by 1.3 in "
+                    "the median)", partial(attacks.measure, rounds)),
+        "hessians": ("lambda_max against power iteration to 1e-3 (target 10)",
+                     partial(hessians.measure, 2, 250 if quick else 1000)),
+    }  # fmt: skip
+
+
 def main() -> None:
-    """Ask all questions in one run."""
+    """Ask the questions one after the other; print and write each answer once it is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier, in about a minute")
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier, in a few minutes")
+    parser.add_argument("--only", nargs="+", choices=list(questions(quick=True)), help="ask these alone")
+    args = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     console, load = Console(), os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     console.print(f"{device}, torch {torch.__version__}, load {load:.1f}. Ratios: median of pairs (middle half).")
-    found = {
-        "A curve step against a plain step, batch 128 (target 1.05), and bf16 against fp32 (target 2)":
-            steps.measure(3 if quick else 9),
-        "Peak memory of training, batch 128": memory.measure(["PreActResNet-26"] if quick else list(steps.NETWORKS)),
-        "A path of 21 points (target 1.1)": paths.measure(3 if quick else 5),
-        "PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others (faster, by 1.3 in the median)":
-            attacks.measure(3 if quick else 9),
-        "lambda_max against power iteration to 1e-3 (target 10)": hessians.measure(2, 250 if quick else 1000),
-    }  # fmt: skip
-    for title, rows in found.items():
-        console.print(table(title, rows))
-    write_json("results/bench.json", {"device": device, "load": load, "found": found, "provenance": provenance(0, {})})
+    record: dict[str, Any] = {"device": device, "load": load, "found": {}, "provenance": provenance(0, {})}
+    for name, (title, measure) in questions(quick=args.quick).items():
+        if args.only and name not in args.only:
+            continue
+        record["found"][title] = measure()
+        console.print(table(title, record["found"][title]))
+        write_json("results/bench-part.json" if args.only else "results/bench.json", record)
 
 
 if __name__ == "__main__":

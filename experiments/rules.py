@@ -14,7 +14,7 @@ import argparse
 from statistics import mean
 from typing import Any
 
-from bakeoff import ADAPTIVE, GRID, RESULTS, SIZES, at, der
+from bakeoff import ADAPTIVE, GRID, RESULTS, SIZES, STRAIGHT, STRETCH, at, der, tried
 from scale import SCALES
 
 from isthmus.files import read_json
@@ -46,39 +46,50 @@ def farther_of(*several: Rule) -> Rule:
     return rule
 
 
-def regrets(jobs: Rows, n: str, rule: Rule) -> list[tuple[float, float, bool]]:
+def straight_rules() -> dict[str, Rule]:
+    """The rules for the straight path of few samples, whose end is a repaired network."""
+    found: dict[str, Rule] = {f"fixed, t = {t:g}": fixed(t) for t in STRETCH}
+    return found | {f"up to t = 1, at most {100 * d:g} points": up_to(1.0, d) for d in (0.05, 0.08)}
+
+
+def regrets(jobs: Rows, n: str, rule: Rule, name: str) -> list[tuple[float, float, bool]]:
     """Return for each path the regret in attack success and in accuracy, in points, and whether the rule was sure."""
     found = []
     for job in jobs:
-        path, before = job["sizes"][n]["path"], job["as received"]
-        inner = [t for t in path["judged"]["t"] if 0 < t < 1]
-        best = at(path, max(inner, key=lambda t: der(before, at(path, t))))
+        path, before, points = job["sizes"][n][name], job["as received"], tried(job["sizes"][n], name)
+        best = max(points, key=lambda row: der(before, row))
         choice = rule(Path.from_record(path["seen"]))
         mine = at(path, float(choice))
-        asr, accuracy = (100 * (mine[name]["value"] - best[name]["value"]) for name in ("attack success", "accuracy"))
+        asr, accuracy = (100 * (mine[of]["value"] - best[of]["value"]) for of in ("attack success", "accuracy"))
         found.append((asr, -accuracy, choice.confident))
     return found
 
 
+def section(jobs: Rows, n: str, name: str, rules: dict[str, Rule]) -> list[str]:
+    """Mean and worst regret of every rule, over all paths of one kind."""
+    walked = [job for job in jobs if name in job.get("sizes", {}).get(n, {})]
+    lines = ["", f"### n = {n}: {len(walked)} of the bake-off's '{name}'", "",
+             "| rule | sure on | regret in ASR: mean, worst | regret in accuracy: mean, worst | worst sum |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for said, rule in rules.items():
+        if not walked or (said.startswith("settled") and n != str(max(SIZES))):
+            continue  # stand-ins were watched with the many samples alone
+        found = regrets(walked, n, rule, name)
+        asr, accuracy, sure = zip(*found, strict=True)
+        both = max(a + max(0.0, b) for a, b in zip(asr, accuracy, strict=True))
+        lines.append(f"| {said} | {sum(sure)} | {mean(asr):.1f}, {max(asr):.1f} | {mean(accuracy):.1f}, "
+                     f"{max(accuracy):.1f} | {both:.1f} |")  # fmt: skip
+    return lines
+
+
 def table(scale: str) -> str:
-    """Mean and worst regret of every rule, over all paths."""
+    """The regrets on curves to a permuted copy, and on the straight paths of few samples."""
     jobs = [read_json(file) for file in sorted((RESULTS / scale).glob("*.json"))]
     jobs = [job for job in jobs if job["attack"] not in ADAPTIVE]
     lines = [f"## Scale: {scale}", ""]
     for n in map(str, SIZES):
-        walked = [job for job in jobs if "path" in job.get("sizes", {}).get(n, {})]
-        lines += ["", f"### n = {n}: {len(walked)} paths", "",
-                  "| rule | sure on | regret in ASR: mean, worst | regret in accuracy: mean, worst | worst sum |",
-                  "|---|---|---|---|---|"]  # fmt: skip
-        for name, rule in rules().items():
-            if not walked or (name.startswith("settled") and n != str(max(SIZES))):
-                continue  # stand-ins were watched with the many samples alone
-            found = regrets(walked, n, rule)
-            asr, accuracy, sure = zip(*found, strict=True)
-            both = max(a + max(0.0, b) for a, b in zip(asr, accuracy, strict=True))
-            lines.append(f"| {name} | {sum(sure)} | {mean(asr):.1f}, {max(asr):.1f} | {mean(accuracy):.1f}, "
-                         f"{max(accuracy):.1f} | {both:.1f} |")  # fmt: skip
-    return "\n".join(lines)
+        lines += section(jobs, n, "path", rules())
+    return "\n".join([*lines, *section(jobs, str(min(SIZES)), STRAIGHT, straight_rules())])
 
 
 def main() -> None:
