@@ -504,9 +504,9 @@ def averaged(rows: Rows) -> str:
 
 
 def by_setting(jobs: Rows, n: str) -> list[str]:
-    """The path at the nearer t, and every setting of the strongest rivals."""
+    """The paths, one of them at the nearer t, and every setting of the strongest rivals."""
     lines = ["| defense | setting | networks | accuracy / ASR (worst) |", "|---|---|---|---|"]
-    for name in ("path", *STRONGEST):
+    for name in ("path", STRAIGHT, *STRONGEST):
         groups: dict[float, Rows] = {}
         for rows in having(jobs, n, name):
             for row in tried(rows, name):

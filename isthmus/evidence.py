@@ -189,6 +189,7 @@ def _curve(found: Repair) -> Record:
     return {
         **found.settings,
         "steps": history.steps if history else 0,
+        "endpoint_gradients": found.spent,
         "lr": history.lr if history else 0.0,
         "batch_size": history.batch_size if history else 0,
         "seed": history.seed if history else 0,

@@ -55,7 +55,7 @@ class Repair:
 
     `model` is an ordinary module in eval mode with the state-dict keys of the tampered one. `path` was measured on
     `held_out`, which the curve was not trained on, with BatchNorm recalibrated on `fitted` alone. `second` says where
-    `other`, the network at t = 1, is from.
+    `other`, the network at t = 1, is from, and `spent` how many gradients making it took.
     """
 
     model: nn.Module
@@ -68,6 +68,7 @@ class Repair:
     fitted: Data = field(repr=False)
     held_out: Data = field(repr=False)
     settings: dict[str, object] = field(default_factory=dict)
+    spent: int = 0
 
 
 def _options(label: str, training: Training) -> Training:
@@ -250,9 +251,11 @@ def repair(
     _sharp(loss, rho, adaptive)  # as it does losses that have no such form
     for end in dict.fromkeys((tampered, known)):
         check_above_chance(end, bonafide)
+    spent = 0
     if isinstance(other, nn.Module):
         second = "given"
     elif other is not None:
+        spent = getattr(other, "training", {}).get("steps", 0)
         other, second = other(tampered, fitted), describe(other)
     else:
         other, second = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
@@ -268,9 +271,10 @@ def repair(
     model = network_at(curve, float(t), fitted)
     decay = training.get("weight_decay", DEFAULTS["weight_decay"])
     settings = {"kind": kind.__name__, "bends": bends, "weight_decay": decay, "holdout": holdout}
-    settings |= {"rho": rho, "adaptive": adaptive, "low": low, "high": high}
-    settings |= {} if loss is cross_entropy else {"loss": describe(loss)}
-    return Repair(model, t, curve, path, other, second, history, fitted, held_out, settings)
+    settings |= {"low": low, "high": high}
+    if bends:  # without them nothing is trained by these
+        settings |= {"rho": rho, "adaptive": adaptive} | ({} if loss is cross_entropy else {"loss": describe(loss)})
+    return Repair(model, t, curve, path, other, second, history, fitted, held_out, settings, spent)
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,8 @@ def rows(record: Record) -> list[Row]:
     """Return the network as received, the repaired one, and the baselines."""
     curve, choice = record["curve"], record["choice"]
     name, at = "Repaired" if choice["confident"] else "Chosen, undecided", f"t = {choice['t']:.4g}"
-    repaired = Row(name, at, record["after"], curve["steps"], curve.get("seconds"), True)
+    gradients = (2 if curve.get("rho") else 1) * curve["steps"] + curve.get("endpoint_gradients", 0)
+    repaired = Row(name, at, record["after"], gradients, curve.get("seconds"), True)
     others = [Row(b["name"], b["settings"], b, b["steps"], b["seconds"]) for b in record["baselines"]]
     return [Row("As received", "", record["before"]), repaired, *others]
 
