@@ -39,7 +39,7 @@ LOW, HIGH = 0.1, 0.4
 FAR = 0.28  # the t with the smallest worst-case regret: docs/results/rules.md
 FEW = 1000  # samples; with fewer a curve overfits, and the average of two repairs is ahead: docs/results/bakeoff.md
 NEAR, END = 0.5, 1.0  # where t is sought on a straight path whose end is a repaired network
-AVERAGED = "mean of a point on a curve (t = 0.2, rho 3) and a sharpness-aware fine-tuned copy (rho 4)"
+AVERAGED = "averaged repairs: a point on a curve (t = 0.2, rho 3) and a sharpness-aware fine-tuned copy (rho 4)"
 
 
 AfterStep = Callable[[nn.Module], None]

@@ -94,7 +94,7 @@ def test_a_given_t_is_taken_as_it_is(home):
 
 @pytest.mark.parametrize(
     "second, says",
-    [(None, "mean of"), ("permuted", "PermutedCopy"), ("fine-tuned", "FineTune"), ("perturbed", "Perturbed"),
+    [(None, "averaged repairs"), ("permuted", "PermutedCopy"), ("fine-tuned", "FineTune"), ("perturbed", "Perturbed"),
      ("averaged", "Averaged")],
 )  # fmt: skip
 def test_one_checkpoint_is_enough(second, says, home):
