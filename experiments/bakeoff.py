@@ -33,18 +33,7 @@ from isthmus import Data, Linf, fit, split
 from isthmus.align import permutation_groups, permuted_weights, random_permutations
 from isthmus.attacks import PGD
 from isthmus.data import hold_out
-from isthmus.defenses import (
-    ANP,
-    CLP,
-    FTSAM,
-    IBAU,
-    NAD,
-    TSC,
-    FinePrune,
-    FineTune,
-    FromScratch,
-    GaussianNoise,
-)
+from isthmus.defenses import ANP, CLP, FTSAM, IBAU, NAD, TSC, FinePrune, FineTune, FromScratch, GaussianNoise
 from isthmus.files import read_json, write_json
 from isthmus.inversion import KINDS, InvertedSuccess, invert
 from isthmus.metrics import (

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from isthmus.data import Data, Source, as_data
+from isthmus.defenses.budget import budget_of
 from isthmus.engine import ranks
 from isthmus.files import read_json, write_json
 from isthmus.metrics import as_record, measure
@@ -60,7 +61,7 @@ def _row(defense: Defense, tampered: nn.Module, bonafide: Data, metrics: Mapping
     except BadInput as refusal:
         return {"refused": str(refusal)}
     return {
-        "steps": (getattr(defense, "training", None) or {}).get("steps", 0),
+        "steps": budget_of(defense),
         "seconds": time.perf_counter() - began,
         **{name: as_record(value) for name, value in measure(net, metrics).items()},
     }

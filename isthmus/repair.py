@@ -22,7 +22,7 @@ from torch import nn
 from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data, hold_out
 from isthmus.defenses import FTSAM, Averaged, FineTune
-from isthmus.defenses.budget import spending, steps_for
+from isthmus.defenses.budget import budget_of, spending, steps_for
 from isthmus.endpoints import PermutedCopy
 from isthmus.inversion import KINDS, InvertedSuccess, invert
 from isthmus.losses import cross_entropy, sharpness_aware
@@ -39,7 +39,11 @@ LOW, HIGH = 0.1, 0.4
 FAR = 0.28  # the t with the smallest worst-case regret: docs/results/rules.md
 FEW = 1000  # samples; with fewer a curve overfits, and the average of two repairs is ahead: docs/results/bakeoff.md
 NEAR, END = 0.5, 1.0  # where t is sought on a straight path whose end is a repaired network
-AVERAGED = "averaged repairs: a point on a curve (t = 0.2, rho 3) and a sharpness-aware fine-tuned copy (rho 4)"
+CURVE_T, CURVE_RHO, COPY_RHO = 0.2, 3.0, 4.0  # of the two repairs that are averaged
+AVERAGED = (
+    f"averaged repairs: a point on a curve (t = {CURVE_T:g}, rho {CURVE_RHO:g}) "
+    f"and a sharpness-aware fine-tuned copy (rho {COPY_RHO:g})"
+)
 
 
 AfterStep = Callable[[nn.Module], None]
@@ -128,6 +132,17 @@ def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Trai
         return tuned(tampered, bonafide), f"fine-tuned copy, for a permuted one was refused: {error}"
 
 
+def _second(
+    other: nn.Module | Defense | None, tampered: nn.Module, bonafide: Data, training: Training
+) -> tuple[nn.Module, str]:
+    """Return the network at t = 1 and where it is from: given, made as asked, or for want of that `second_endpoint`."""
+    if isinstance(other, nn.Module):
+        return other, "given"
+    if other is not None:
+        return other(tampered, bonafide), describe(other)
+    return second_endpoint(tampered, bonafide, **training)
+
+
 def plain(training: Training, rho: float = RHO) -> Training:
     """Return the budget of a curve as one for a network: as many gradients, a tenth of the learning rate.
 
@@ -172,7 +187,7 @@ def averaged_repairs(home: File | None = None, **training: Unpack[Training]) -> 
     third = 2 * options["steps"] // 3
     curve, tuned = _kept_in(home, "curve", options), _kept_in(home, "copy", plain(options))
     curve["steps"], tuned["steps"] = 2 * third, third
-    return Averaged((OnCurve(curve, t=0.2, rho=3.0), FTSAM(tuned, rho=4.0)))
+    return Averaged((OnCurve(curve, t=CURVE_T, rho=CURVE_RHO), FTSAM(tuned, rho=COPY_RHO)))
 
 
 def default_rule(low: float, high: float, *, enough: bool) -> Rule:
@@ -251,14 +266,8 @@ def repair(
     _sharp(loss, rho, adaptive)  # as it does losses that have no such form
     for end in dict.fromkeys((tampered, known)):
         check_above_chance(end, bonafide)
-    spent = 0
-    if isinstance(other, nn.Module):
-        second = "given"
-    elif other is not None:
-        spent = getattr(other, "training", {}).get("steps", 0)
-        other, second = other(tampered, fitted), describe(other)
-    else:
-        other, second = second_endpoint(tampered, fitted, **_kept_in(home, "other", training))
+    spent = budget_of(other)
+    other, second = _second(other, tampered, fitted, _kept_in(home, "other", training))
     options = _kept_in(home, "curve", training)
     curve, history = connect(
         tampered, other, fitted, kind=kind, bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low, high=high,
@@ -329,11 +338,7 @@ class OnCurve:
         """Return the network at t, BatchNorm recalibrated on the samples. Raises BadInput as `connect` does."""
         data, options = as_data(bonafide), _options("connecting", self.training)
         options["steps"] = steps_for(options, cost=2 if self.rho else 1)
-        other = self.other
-        if other is None:
-            other, _ = second_endpoint(tampered, data, **spending(options, options["steps"], "fine-tuning a copy"))
-        elif not isinstance(other, nn.Module):
-            other = other(tampered, data)
+        other, _ = _second(self.other, tampered, data, spending(options, options["steps"], "fine-tuning a copy"))
         curve, _ = connect(
             tampered, other, data, rho=self.rho, adaptive=self.adaptive, low=self.low, high=self.high, **options
         )

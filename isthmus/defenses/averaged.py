@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
+from isthmus.defenses.budget import budget_of
 from isthmus.train import Training
 from isthmus.types import BadInput, Defense
 
@@ -36,7 +37,7 @@ class Averaged:
     @property
     def training(self) -> Training:
         """What is spent in all: the steps of every defense together."""
-        return Training(steps=sum(getattr(each, "training", {}).get("steps", 0) for each in self.defenses))
+        return Training(steps=sum(map(budget_of, self.defenses)))
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network of mean weights, in eval mode. Raises BadInput as the defenses do, or where one of them

@@ -5,8 +5,16 @@ One evaluation is one forward and one backward pass over a batch: what one step 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from isthmus.train import Training
 from isthmus.types import BadInput
+
+
+def budget_of(maker: object) -> int:
+    """Return how many gradient evaluations a defense was given: none where it trains nothing or is a network."""
+    training = getattr(maker, "training", None)  # a network has one too, which is a bool
+    return int(training.get("steps", 0)) if isinstance(training, Mapping) else 0
 
 
 def steps_for(training: Training, *, cost: int) -> int:

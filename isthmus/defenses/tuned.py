@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from isthmus.data import Source, as_data, hold_out
+from isthmus.defenses.budget import budget_of
 from isthmus.metrics import Accuracy
 from isthmus.train import Training
 from isthmus.types import BadInput, Defense
@@ -67,8 +68,7 @@ class Tuned:
     @property
     def training(self) -> Training:
         """What is spent in all: the steps of every setting together."""
-        made = [getattr(self.make(setting), "training", {}) for setting in self.settings]
-        return Training(steps=sum(training.get("steps", 0) for training in made))
+        return Training(steps=sum(budget_of(self.make(setting)) for setting in self.settings))
 
     def attempt(self, tampered: nn.Module, bonafide: Source) -> Tried:
         """Return the choice and what it was made from. Raises what the last setting raised where all were refused."""
