@@ -1,6 +1,7 @@
 """Table: attacks x defenses on CIFAR-10, one checkpoint, no trigger (specification, sections 6, 11 to 13).
 
     python experiments/bakeoff.py run --data DIR --scale small [--attacks NAME ...] [--seeds 0 1]
+        [--sizes N ...] [--defenses NAME ...]          a part of it, or samples in other numbers
     python experiments/bakeoff.py table --scale small          docs/results/bakeoff.md
 
 DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale is. Bonafide samples
@@ -311,7 +312,7 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     """
     file, scale = RESULTS / args.scale / f"{slug(attack)}-seed{seed}.json", SCALES[args.scale]
     record: dict[str, Any] = read_json(file) if file.exists() else {}
-    if record.get("plan") == PLAN or "refused" in record:
+    if finished(record, args):
         return
     began = time.perf_counter()
     bench, fresh = staged(attack, seed, scale, sets)
@@ -323,14 +324,23 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     except BadInput as weak:
         write_json(file, {**record, "refused": str(weak)})
         return
-    for n in SIZES:
+    for n in args.sizes or SIZES:
         rows = record["sizes"].setdefault(str(n), {})
         for name, made in plan(replace(bench, bonafide=bench.bonafide[:n])).items():
-            if name not in rows:
+            if name not in rows and (not args.defenses or name in args.defenses):
                 rows[name] = made()
                 write_json(file, record)
-    spent_before = record.get("seconds", 0.0)
-    write_json(file, {**record, "plan": PLAN, "seconds": spent_before + time.perf_counter() - began})
+    if not (args.sizes or args.defenses):
+        record["plan"] = PLAN
+    write_json(file, {**record, "seconds": record.get("seconds", 0.0) + time.perf_counter() - began})
+
+
+def finished(record: Rows, args: argparse.Namespace) -> bool:
+    """Whether a record holds all that was asked for; a part is named by its defenses."""
+    if args.defenses:
+        sizes = [record.get("sizes", {}).get(str(n), {}) for n in args.sizes or SIZES]
+        return "refused" in record or all(name in rows for rows in sizes for name in args.defenses)
+    return "refused" in record or (record.get("plan") == PLAN and not args.sizes)
 
 
 # ---- the tables
@@ -548,6 +558,8 @@ def main() -> None:
     options = parser(__doc__, "run", "table")
     options.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
     options.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
+    options.add_argument("--sizes", type=int, nargs="+", help=f"numbers of samples, at most {max(SIZES)}")
+    options.add_argument("--defenses", nargs="+", help="rows of the table, 'as received' among them")
     args = parsed(options, table)
     sets = Sets(args)
     for seed in args.seeds:

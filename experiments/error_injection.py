@@ -47,6 +47,7 @@ RESULTS = Path("results/error_injection")
 ENDS, SIZES, SEEDS = (0, 1), (2500, 1000, 500, 250, 50), (0, 1, 2)
 POOL, JUDGES = 2400, 5000  # test images of the attacker, and for judging; the rest is bonafide
 POINTS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+CONTROL = "path, ends never attacked"  # what a repair of this accuracy gets wrong with nothing to repair
 Rows = dict[str, Any]
 
 
@@ -121,7 +122,12 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
         record["rows"]["never attacked"] = recorded(net, metrics)
         write_json(file, record)
     if "path" not in record["rows"]:
-        record |= walk(start, stop, bonafide, metrics, training, record["rows"])
+        record["rows"]["path"], seen = walk(start, stop, bonafide, metrics, training)
+        record |= seen
+        write_json(file, record)
+    if CONTROL not in record["rows"]:
+        clean = [end("standard", number, args.scale, train, test) for number in ENDS]
+        record["rows"][CONTROL], _ = walk(*clean, bonafide, metrics, training)
         write_json(file, record)
     rivals = {f"fine-tune, lr {lr:g}": FineTune({**training, "lr": lr}) for lr in (0.02, 0.05)}
     for name, defense in {**rivals, "fine-prune, by norm": FinePrune({**training, "lr": 0.05})}.items():
@@ -134,17 +140,17 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
 
 
 def walk(
-    start: nn.Module, end: nn.Module, bonafide: Data, metrics: Mapping[str, Metric], training: Training, rows: Rows
-) -> Rows:
-    """Repair by the path with its own defaults, add its row, and return the path as judged and as the rule saw it."""
+    start: nn.Module, end: nn.Module, bonafide: Data, metrics: Mapping[str, Metric], training: Training
+) -> tuple[Rows, Rows]:
+    """Repair by the path with its own defaults; return its row, and the path as judged and as the rule saw it."""
     began = time.perf_counter()
     options: Training = {**training, "steps": training["steps"] // 2, "lr": 0.5}  # a step takes two gradients
     found = repair(start, bonafide, end, points=POINTS, rho=RHO, **options)
     seconds = time.perf_counter() - began
-    rows["path"] = {"t": float(found.t), "confident": found.t.confident, "reason": found.t.reason,
-                    "seconds": seconds, **recorded(found.model, metrics)}  # fmt: skip
+    row = {"t": float(found.t), "confident": found.t.confident, "reason": found.t.reason,
+           "seconds": seconds, **recorded(found.model, metrics)}  # fmt: skip
     judged = evaluate_path(found.curve, metrics, (0.0, *POINTS, 1.0), recalibrate_on=found.fitted)
-    return {"path": judged.record(), "chosen on": found.path.record()}
+    return row, {"path": judged.record(), "chosen on": found.path.record()}
 
 
 def recorded(net: nn.Module, metrics: Mapping[str, Metric]) -> Rows:
