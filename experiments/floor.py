@@ -8,7 +8,7 @@ part of the image, so no repair of an imperfect network reaches zero.
 
 from __future__ import annotations
 
-from bakeoff import TARGET, patch
+from attackers import TARGET, patch
 from command import Sets, parser
 from ends import end
 from scale import SCALES, Scale

@@ -14,7 +14,9 @@ import argparse
 from statistics import mean
 from typing import Any
 
-from bakeoff import ADAPTIVE, GRID, RESULTS, SIZES, STRAIGHT, STRETCH, at, der, tried
+from attackers import ADAPTIVE
+from bakeoff import GRID, RESULTS, SIZES, STRAIGHT, STRETCH
+from bakeoff_tables import at, der, tried
 from scale import SCALES
 
 from isthmus.files import read_json

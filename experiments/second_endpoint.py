@@ -13,7 +13,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bakeoff import ATTACKS, at, pools, slug, staged
+from attackers import ATTACKS
+from bakeoff import pools, slug, staged
+from bakeoff_tables import at
 from command import Sets, parsed, parser
 from scale import SCALES, Scale
 
