@@ -1,7 +1,8 @@
 """How large an experiment is: which network and images, how long a network is trained, what a repair may spend.
 
-`small` fits an evening of two CPU cores without bf16; `resnet20` is the network that the issues name for a CPU;
-`resnet18` is that of the published tables and wants a GPU.
+`small` fits an evening of two CPU cores without bf16, and so does `deep` for a few networks: the same images, and the
+twenty layers of `resnet20`, which is the network for a fast CPU; `resnet18` is that of the published tables and wants
+a GPU.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Scale:
 
 SCALES = {
     "small": Scale(partial(preact_resnet, 8), side=16, steps=391 * 6, gradients=600, pad=1, patch=2, attack=3),
+    "deep": Scale(partial(preact_resnet, 20), side=16, steps=391 * 8, gradients=600, pad=1, patch=2, attack=3),
     "resnet20": Scale(partial(preact_resnet, 20), side=32, steps=391 * 16, gradients=1200, pad=2, patch=3, attack=7),
     "resnet18": Scale(preact_resnet18, side=32, steps=391 * 60, gradients=2400, pad=4, patch=3, attack=7),
 }

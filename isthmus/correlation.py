@@ -24,6 +24,9 @@ from isthmus.types import BadInput
 Null = Literal["shift", "block"]
 """What series would look like without a relation: turned round against each other, or cut into permuted blocks."""
 
+Kind = Literal["pearson", "spearman"]
+"""A coefficient of the values, or of their ranks."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -142,12 +145,20 @@ def over_repeats(values: Sequence[float]) -> Estimate:
     return Estimate(float(kept.mean()), float(kept.mean()) - half, float(kept.mean()) + half, len(kept))
 
 
-def combine(coefficients: Sequence[float], p_values: Sequence[float]) -> tuple[Estimate, float]:
-    """Return one coefficient with its interval, averaged over independent paths in Fisher's z, and one p-value."""
-    z = [atanh(max(-1 + 1e-12, min(1 - 1e-12, r))) for r in coefficients if isfinite(r)]
-    found, known = over_repeats(z), [p for p in p_values if isfinite(p)]
+def combine(found: Sequence[Correlation], kind: Kind) -> tuple[Estimate, float]:
+    """Return one coefficient with its interval, averaged over independent paths in Fisher's z, and one p-value.
+
+    Fisher's z has no value at 1. Ranks of m points move in steps of 12 / (m^3 - m), so a rank correlation of 1 stands
+    for anything from half a step below it and counts as that.
+    """
+    z = []
+    for each in found:
+        most = 1 - (6 / (each.m**3 - each.m) if kind == "spearman" else 1e-12)
+        if isfinite(r := getattr(each, kind)):
+            z.append(atanh(max(-most, min(most, r))))
+    mean, known = over_repeats(z), [p for each in found if isfinite(p := getattr(each, f"{kind}_p"))]
     p = float(combine_pvalues(known, method="fisher").pvalue) if known else nan
-    return Estimate(tanh(found.value), tanh(found.low), tanh(found.high), found.repeats), p
+    return Estimate(tanh(mean.value), tanh(mean.low), tanh(mean.high), mean.repeats), p
 
 
 def r_squared(outcomes: Sequence[Series], *predictors: Sequence[Series]) -> float:

@@ -9,17 +9,17 @@ barrier more simply; and every correlation comes with the caveats that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from isthmus.balls import L2 as L2Ball
 from isthmus.balls import Ball, Linf
-from isthmus.correlation import Null, Series, combine, correlate, over_repeats, r_squared
+from isthmus.correlation import Kind, Null, Series, combine, correlate, over_repeats, r_squared
 from isthmus.data import Source, as_data
 from isthmus.hessian import InputHessian
 from isthmus.metrics import Error, EvasionSuccess, MeanLoss, Nearby, RobustLoss, as_record
@@ -135,20 +135,17 @@ def repeated(paths: Sequence[Path], *, null: Null = "shift") -> dict[str, Any]:
     Intervals are Student's over the paths. `null` as in `correlate`. Raises BadInput as `record` does.
     """
     pairs = {n: [correlate(series(p, ROBUST_LOSS), series(p, n), null) for p in paths] for n in AGAINST}
-    correlations: Mapping[str, Any] = {
-        name: {
-            kind: {**asdict(estimate), "p": p}
-            for kind in ("pearson", "spearman")
-            for estimate, p in [combine([getattr(c, kind) for c in each], [getattr(c, f"{kind}_p") for c in each])]
-        }
-        for name, each in pairs.items()
+    combined = {name: {kind: combine(each, kind) for kind in get_args(Kind)} for name, each in pairs.items()}
+    correlations = {
+        name: {kind: {**asdict(estimate), "p": p} for kind, (estimate, p) in kinds.items()}
+        for name, kinds in combined.items()
     }
     names = (LOSS, ERROR, ROBUST_LOSS, EVASION, TOP, L1)
     alone = [explained([path]) for path in paths]
     return {
         "paths": len(paths),
         "barriers": {name: _plain(asdict(over_repeats([p.barrier(name) for p in paths]))) for name in names},
-        "correlations": _plain(dict(correlations)),
+        "correlations": _plain(correlations),
         "explained": {n: _plain({**asdict(over_repeats([e[n] for e in alone])), "pooled": value})
                       for n, value in explained(paths).items()},
     }  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 from refusals import refused
 from scipy.stats import linregress, pearsonr, spearmanr
 
-from isthmus.correlation import Series, combine, correlate, over_repeats, r_squared
+from isthmus.correlation import Correlation, Series, combine, correlate, over_repeats, r_squared
 
 T = tuple(i / 20 for i in range(21))
 
@@ -96,5 +96,21 @@ def test_repeats_have_students_interval_and_one_has_none():
     assert found.repeats == 3 and found.low < 0.1 and found.high > 0.4
     one = over_repeats([0.3])
     assert one.value == 0.3 and np.isnan(one.low)
-    estimate, p = combine([0.9, 0.95, 0.99], [0.05, 0.05, 0.1])
+
+
+def correlation(r, p=0.05, m=21):
+    return Correlation("a", "b", m, r, p, r, p)
+
+
+@pytest.mark.parametrize("kind", ["pearson", "spearman"])
+def test_paths_are_combined_in_fishers_z(kind):
+    estimate, p = combine([correlation(0.9), correlation(0.95), correlation(0.99, 0.1)], kind)
     assert 0.3 < estimate.low < 0.95 < estimate.high < 1 and p < 0.02
+
+
+def test_a_perfect_rank_correlation_is_no_outlier():
+    swapped = list(range(21))
+    swapped[3], swapped[4] = swapped[4], swapped[3]
+    nearly = spearmanr(range(21), swapped).statistic  # the largest below 1
+    estimate, _ = combine([correlation(1.0), correlation(nearly), correlation(nearly)], "spearman")
+    assert nearly < estimate.value < 1 and estimate.low > 0.99
