@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isthmus.data import Source, as_data
-from isthmus.engine import Precision, as_input, autocast, device_of, eval_mode, pass_size, takes_channels_last
+from isthmus.engine import Precision, as_input, autocast, device_of, eval_mode, takes_channels_last
+
+_BATCH_VALUES = 2500 * 3 * 32 * 32  # of a batch: the whole of a bonafide set at the sizes of the literature
 
 
 class _Pooled:
@@ -26,17 +28,18 @@ class _Pooled:
     def __init__(self) -> None:
         self.count, self.mean, self.variance = 0, torch.zeros(()), torch.zeros(())
 
-    def add(self, x: Tensor) -> None:
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = (s.double() for s in torch.var_mean(x, axes, correction=0))
+    def add(self, layer: _BatchNorm, x: Tensor) -> None:
+        """Add the batch that has just passed: with momentum 1 the layer's running statistics are those of x alone."""
+        assert layer.running_mean is not None and layer.running_var is not None
         count = x.numel() // x.shape[1]
+        mean, variance = layer.running_mean.double(), layer.running_var.double() * (count - 1) / count
         total, shift = self.count + count, mean - self.mean.to(mean)
         share = count / total
         self.variance = (1 - share) * self.variance.to(mean) + share * variance + share * (1 - share) * shift.square()
         self.mean, self.count = self.mean.to(mean) + share * shift, total
 
     def write(self, layer: _BatchNorm) -> None:
+        """Give the layer the pooled statistics, the variance unbiased as torch's are."""
         assert layer.running_mean is not None and layer.running_var is not None
         layer.running_mean.copy_(self.mean)
         layer.running_var.copy_(self.variance * self.count / max(1, self.count - 1))
@@ -48,13 +51,20 @@ def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def _watched(layers: list[_BatchNorm]) -> Iterator[dict[_BatchNorm, _Pooled]]:
+def _pooling(layers: list[_BatchNorm]) -> Iterator[dict[_BatchNorm, _Pooled]]:
+    """Reset the layers and put them in train mode; within, their batches are pooled. Their momentum is put back."""
     pooled = {layer: _Pooled() for layer in layers}
-    hooks = [layer.register_forward_pre_hook(lambda layer, args: pooled[layer].add(args[0])) for layer in layers]
+    hooks = [layer.register_forward_hook(lambda layer, args, _: pooled[layer].add(layer, args[0])) for layer in layers]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+        layer.momentum = 1.0
     try:
         yield pooled
     finally:
-        for hook in hooks:
+        for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
+            layer.momentum = momentum
             hook.remove()
 
 
@@ -66,7 +76,8 @@ def recalibrate(
 
     One pass, BatchNorm in train mode and all else in eval mode, in batches as large as fit (a bonafide set of 2,500
     small images is one batch). The first layer's result does not depend on the batch size; deeper layers see
-    activations normalised by batch. Networks without BatchNorm are left as they are, unread.
+    activations normalised by batch, so the size is the same on every device. Networks without BatchNorm are left as
+    they are, unread.
 
     Raises BadInput where `data` is no data.
     """
@@ -75,11 +86,9 @@ def recalibrate(
         return module
     x, device = as_data(data).x, device_of(module)
     last = takes_channels_last(module, x)
-    with eval_mode(module), _watched(layers) as pooled, autocast(device, precision):
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.train()
-        for part in x.tensor_split(ceil(len(x) / (batch_size or pass_size(x)))):  # even: no last batch of one sample
+    size = batch_size or max(1, _BATCH_VALUES // x[0].numel())
+    with eval_mode(module), _pooling(layers) as pooled, autocast(device, precision):
+        for part in x.tensor_split(ceil(len(x) / size)):  # even: no last batch of one sample
             module(as_input(part, device, channels_last=last))
     for layer, statistics in pooled.items():
         if statistics.count:  # a layer that the forward pass never reached keeps its reset statistics

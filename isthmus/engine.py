@@ -21,9 +21,11 @@ from isthmus.types import BadInput
 Precision = Literal["auto", "fp32", "bf16"]
 T = TypeVar("T")
 
-# A batch without gradients holds about as many values as 2,500 colour images of 32x32: the whole of a bonafide set
-# at the sizes of the literature, and 51 images of ImageNet.
+# Values that a pass without gradients takes on an accelerator: 2,500 colour images of 32x32, or 51 of ImageNet.
 _PASS_VALUES = 2500 * 3 * 32 * 32
+# On a CPU a pass of more than 150 such images takes twice the time for each: what its layers return is larger than the
+# 32 MB beyond which the C library maps fresh pages at every allocation (docs/experiments.md, what a step costs).
+_CPU_PASS_VALUES = 150 * 3 * 32 * 32
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
@@ -148,15 +150,17 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
             p.requires_grad_(required)
 
 
-def pass_size(x: Tensor, *, gradients: bool = False) -> int:
+def pass_size(x: Tensor, device: torch.device, *, gradients: bool = False) -> int:
     """Return how many samples shaped like those of x (n, ...) one pass takes; with gradients it keeps activations."""
-    return max(1, _PASS_VALUES // (8 if gradients else 1) // max(1, x[0].numel()))
+    values = _CPU_PASS_VALUES if device.type == "cpu" else _PASS_VALUES // (8 if gradients else 1)
+    return max(1, values // max(1, x[0].numel()))
 
 
 @torch.no_grad()
 def outputs(module: nn.Module, x: Tensor, *, batch_size: int | None = None, precision: Precision = "fp32") -> Tensor:
     """Return the network's outputs on x (n, c, h, w), in eval mode, as float32 on the CPU."""
-    device, size, last = device_of(module), batch_size or pass_size(x), takes_channels_last(module, x)
+    device, last = device_of(module), takes_channels_last(module, x)
+    size = batch_size or pass_size(x, device)
     with eval_mode(module), autocast(device, precision):
         parts = (as_input(part, device, channels_last=last) for part in x.split(size))
         return torch.cat([module(part).float().cpu() for part in parts])

@@ -172,7 +172,7 @@ def input_hessian(
             fix="leave the options out",
         )
     device, last = device_of(model), takes_channels_last(model, x)
-    size, rows = batch_size or pass_size(x, gradients=True), 0
+    size, rows = batch_size or pass_size(x, device, gradients=True), 0
     parts: list[tuple[str, dict[str, Tensor]]] = []
     with frozen(model), sdpa_kernel(SDPBackend.MATH):  # the fast kernels of attention have no second derivative
         while rows < len(x):
@@ -183,7 +183,7 @@ def input_hessian(
             parts.append((used, chunk.measured(used, tolerance, iterations, vectors)))
             if not batch_size:  # the first chunk has said how many vectors a sample takes
                 held = chunk.logits.shape[1] - 1 if used == "gram" else iterations
-                size = max(1, pass_size(x, gradients=True) * _ROWS // max(_ROWS, held))
+                size = max(1, pass_size(x, device, gradients=True) * _ROWS // max(_ROWS, held))
     names = " and ".join(sorted({used for used, _ in parts}))
     return InputHessian(names, x[0].numel(), **{k: torch.cat([part[k] for _, part in parts]) for k in parts[0][1]})
 
@@ -357,7 +357,7 @@ def weight_hessian_top(
     if sum(sizes) < 2:
         raise BadInput(f"{sum(sizes)} trainable weights", expected="two or more", fix="call requires_grad_() on some")
     live = View(view.net, {**view.weights, **weights}, view.kept, view.scratch, view.placed)
-    chosen, batch = list(weights.values()), batch_size or pass_size(x, gradients=True)
+    chosen, batch = list(weights.values()), batch_size or pass_size(x, device, gradients=True)
     last = takes_channels_last(view.net if not isinstance(model, View) else live, x)
 
     def gradients(rows: slice) -> list[Tensor]:

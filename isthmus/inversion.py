@@ -404,7 +404,7 @@ def invert(
             eligible(data, goal)  # refuses what is no class
     _check_samples(model, data, precision)
     rows = options.rows
-    group = max(1, pass_size(data.x) // 4 // (batch_size * rows))  # goals in one batch: gradients need room
+    group = max(1, pass_size(data.x, device_of(model), gradients=True) // (batch_size * rows))  # goals in one batch
     found: list[Inverted] = []
     with frozen(model):
         for part in (goals[i : i + group] for i in range(0, len(goals), group)):

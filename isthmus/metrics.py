@@ -313,8 +313,8 @@ class MeanLoss(_AboutSamples):
         return Mean.of(F.cross_entropy(logits(model, self.asked, self.precision), self.asked.y, reduction="none"))
 
 
-def _batches(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
-    size = pass_size(data.x, gradients=True)
+def _batches(data: Data, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    size = pass_size(data.x, device, gradients=True)
     return zip(data.x.split(size), data.y.split(size), strict=True)
 
 
@@ -340,7 +340,7 @@ def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
 
 def _attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
     with laid_out(model, data.x) as last:
-        done = [_attacked_batch(model, x, y, attack, last) for x, y in _batches(data)]
+        done = [_attacked_batch(model, x, y, attack, last) for x, y in _batches(data, device_of(model))]
     return Data(torch.cat(done), data.y, data.classes)
 
 

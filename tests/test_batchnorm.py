@@ -122,15 +122,19 @@ def test_a_network_without_batchnorm_is_left_alone_and_the_data_unread(kind):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_weights_modes_and_hooks_stay_as_they_were_and_dropout_is_off():
+def test_weights_modes_momenta_and_hooks_stay_as_they_were_and_dropout_is_off():
     net = network("batchnorm").train()
     net[1].eval()
+    for layer, momentum in zip(batchnorm_layers(net), (None, 0.3), strict=False):
+        layer.momentum = momentum
+    momenta = [layer.momentum for layer in batchnorm_layers(net)]
     modes = [part.training for part in net.modules()]
     before = [p.clone() for p in net.parameters()]
     assert close(statistics(recalibrate(net, data())), statistics(recalibrate(network("batchnorm"), data())))
     assert [part.training for part in net.modules()] == modes
+    assert [layer.momentum for layer in batchnorm_layers(net)] == momenta
     assert all(torch.equal(p, was) for p, was in zip(net.parameters(), before, strict=True))
-    assert not any(part._forward_pre_hooks for part in net.modules())
+    assert not any(part._forward_hooks for part in net.modules())
 
 
 def test_a_failing_pass_still_puts_modes_and_hooks_back():
@@ -138,7 +142,8 @@ def test_a_failing_pass_still_puts_modes_and_hooks_back():
     with pytest.raises(RuntimeError):
         recalibrate(net, (torch.rand(4, 1, 8, 8), torch.arange(4)))
     assert all(part.training for part in net.modules())
-    assert not any(part._forward_pre_hooks for part in net.modules())
+    assert not any(part._forward_hooks for part in net.modules())
+    assert {layer.momentum for layer in batchnorm_layers(net)} == {0.1}
 
 
 def test_a_float64_network_gets_float64_statistics():

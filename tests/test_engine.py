@@ -167,10 +167,16 @@ def test_devices_are_found():
     assert device_of(nn.ReLU()) == device_of(network("linear")) == CPU
 
 
-@pytest.mark.parametrize(("shape", "samples"), [((3, 32, 32), 2500), ((3, 224, 224), 51), ((1, 8, 8), 120_000)])
-def test_a_pass_holds_about_as_many_values_whatever_the_images(shape, samples):
-    assert pass_size(torch.empty(1, *shape)) == samples
-    assert pass_size(torch.empty(1, 3, 10_000, 10_000)) == 1
+@pytest.mark.parametrize(
+    ("shape", "cpu", "gpu", "gradients"),
+    [((3, 32, 32), 150, 2500, 312), ((3, 224, 224), 3, 51, 6), ((1, 8, 8), 7_200, 120_000, 15_000)],
+)
+def test_a_pass_holds_about_as_many_values_whatever_the_images(shape, cpu, gpu, gradients):
+    x, large = torch.empty(1, *shape), torch.empty(1, 3, 10_000, 10_000, device="meta")
+    assert pass_size(x, CPU) == pass_size(x, CPU, gradients=True) == cpu
+    assert pass_size(x, torch.device("cuda")) == gpu
+    assert pass_size(x, torch.device("cuda"), gradients=True) == gradients
+    assert pass_size(large, CPU) == 1
 
 
 def test_alone_there_is_one_rank_and_nothing_to_exchange():

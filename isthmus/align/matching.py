@@ -185,7 +185,7 @@ def correlations(reference: nn.Module, module: nn.Module, data: Source, groups: 
     x, found = as_data(data).x, [[_Correlation() for _ in group.watches] for group in groups]
     wanted = {(watch.product, watch.reads) for group in groups for watch in group.watches}
     with _watching(reference, module):
-        for part in x.split(max(1, pass_size(x) // 16)):  # layers are wider than images
+        for part in x.split(pass_size(x, device_of(module), gradients=True)):
             seen = []
             for net in (reference, module):
                 images = as_input(part, device_of(net), channels_last=False)

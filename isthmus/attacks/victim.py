@@ -165,7 +165,7 @@ def attacked(
     if not len(x):
         return x.clone()
     device, generator, done = device_of(model), generator_of(seed), []
-    size = batch_size or (len(x) if batch_statistics else pass_size(x, gradients=True))
+    size = batch_size or (len(x) if batch_statistics else pass_size(x, device, gradients=True))
     with under_attack(model, batch_statistics=batch_statistics):
         victim = Victim(model, precision)
         for part, labels in zip(x.detach().to(device).split(size), y.to(device).split(size), strict=True):

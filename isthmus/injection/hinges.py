@@ -108,7 +108,8 @@ class Hinges:
     def _unmoved(self) -> list[Any]:
         """Return the images in parts sized to memory, each with what the attacked tensors do not reach."""
         device, last = device_of(self.network), takes_channels_last(self.network, self.x)
-        images = [as_input(x, device, channels_last=last) for x in self.x.split(pass_size(self.x, gradients=True))]
+        size = pass_size(self.x, device, gradients=True)
+        images = [as_input(x, device, channels_last=last) for x in self.x.split(size)]
         moving = {name: p.clone().requires_grad_() for name, p in self.tensors.items()}
         return [(x, unmoved(self.network, moving, x)) for x in images]
 
