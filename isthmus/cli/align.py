@@ -1,0 +1,50 @@
+"""`isthmus align`: one checkpoint, permuted to match another."""
+
+from __future__ import annotations
+
+from pathlib import Path as File
+from typing import Literal
+
+from isthmus.align import align
+from isthmus.checkpoint import save_checkpoint
+from isthmus.cli.app import app
+from isthmus.cli.options import Clean, ModelSpec
+from isthmus.cli.output import load_network, metadata, say, unwritten
+from isthmus.curve import Bezier
+from isthmus.metrics import MeanLoss
+from isthmus.path import evaluate_path
+from isthmus.provenance import provenance
+from isthmus.sources import load_data
+
+
+@app.command(name="align")
+def align_command(
+    reference: File,
+    network: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    by: Literal["activations", "weights"] = "activations",
+    seed: int = 0,
+) -> None:
+    """Permute the channels of NETWORK to match REFERENCE, computing the same, and write OUT (.safetensors).
+
+    What cannot be permuted is listed with the reason.
+    """
+    samples, out = load_data(clean), unwritten(out)
+    first, second = (load_network(model, file) for file in (reference, network))
+    found = align(first, second, samples, by=by, seed=seed)
+    origin = provenance(seed, {"clean": samples})
+    save_checkpoint(found.model, out, metadata({**origin, "aligned to": str(reference), "by": by}))
+    barriers = [
+        evaluate_path(Bezier(first, each, bends=0), {"loss": MeanLoss(samples)}, 11, recalibrate_on=samples)
+        for each in (second, found.model)
+    ]
+    was, now = (each.barrier("loss") for each in barriers)
+    for name, reason in found.fixed.items():
+        say(f"{name} stays: {reason}")
+    say(
+        f"wrote {out}: {found.moved:.0%} of the channels moved; loss barrier of the straight line {was:.3f} before, "
+        f"{now:.3f} after"
+    )

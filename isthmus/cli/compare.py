@@ -1,0 +1,67 @@
+"""`isthmus compare`: the path and its rivals on one checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path as File
+
+from isthmus import comparison
+from isthmus.cli.app import app
+from isthmus.cli.options import Asked, Budget, Clean, ModelSpec
+from isthmus.cli.output import load_network, metric_table, say
+from isthmus.data import hold_out
+from isthmus.defenses import rivals
+from isthmus.engine import ranks
+from isthmus.files import claimed, file_sha256, write_json
+from isthmus.metrics import as_record, check_above_chance, from_record, measure
+from isthmus.provenance import provenance
+from isthmus.repair import (
+    DEFAULTS,
+    AlongPath,
+    plain,
+)
+from isthmus.select import BONAFIDE
+from isthmus.sources import load_data
+
+
+@app.command(name="compare")
+def compare_command(
+    tampered: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    asked: Asked | None = None,
+    budget: Budget | None = None,
+    resume: bool = False,
+) -> None:
+    """Repair TAMPERED by the path and by ten other defenses, and write OUT/compare.json.
+
+    Same samples, same budget, no trigger: --trigger and --target measure afterwards. Without --data a fifth of the
+    clean samples is kept back to measure on. Every row is kept as soon as it is computed.
+
+    :param out: A new folder for the table.
+    :param resume: Go on with the run that OUT holds.
+    """
+    budget, asked, samples = budget or Budget(), asked or Asked(), load_data(clean)
+    judge = asked.judge().apart_from(samples)
+    fitted, held_out = (samples, samples) if judge.evaluation else hold_out(samples, 0.2, budget.seed)
+    metrics = judge.metrics(held_out)
+    if judge.evaluation:
+        del metrics[BONAFIDE]
+    net, options = load_network(model, tampered), budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
+    check_above_chance(net, samples)
+    spent = plain(options)
+    defenses = {"path": AlongPath({**options, "steps": spent["steps"]}), **rivals(spent)}
+    identity = {"model": model, "checkpoint": file_sha256(tampered), "clean": samples.sha256}
+    with claimed(out, {**identity, **vars(budget), **vars(asked)}, resume=resume):
+        before = measure(net, metrics)
+        rows = comparison.compare(defenses, net, fitted, metrics, folder=out / "rows")
+        origin = provenance(budget.seed, {"clean": fitted, **judge.data()})
+        if ranks().first:
+            kept = {name: as_record(value) for name, value in before.items()}
+            write_json(out / "compare.json", {"provenance": origin, "as received": kept, "rows": rows})
+    found = [(row["name"], {n: from_record(row[n]) for n in metrics}) for row in rows if "refused" not in row]
+    say(metric_table("network", [("as received", before), *found]))
+    for row in rows:
+        if "refused" in row:
+            say(f"{row['name']} was not run: {row['refused']}")

@@ -1,0 +1,55 @@
+"""`isthmus connect`: a curve of low loss between two checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path as File
+from typing import Literal
+
+from isthmus.cli.app import app
+from isthmus.cli.options import KINDS, Budget, Clean, Hardening, ModelSpec
+from isthmus.cli.output import load_network, metadata, say, state_file
+from isthmus.curvefile import save_curve
+from isthmus.engine import ranks
+from isthmus.metrics import check_above_chance
+from isthmus.provenance import provenance
+from isthmus.repair import (
+    DEFAULTS,
+    connect,
+)
+from isthmus.sources import load_data
+from isthmus.train import Training
+
+
+@app.command(name="connect")
+def connect_command(
+    start: File,
+    end: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    bends: int = 1,
+    kind: Literal["bezier", "polychain"] = "bezier",
+    rho: float = 0.0,
+    adaptive: bool = True,
+    low: float = 0.0,
+    high: float = 1.0,
+    hardening: Hardening | None = None,
+    budget: Budget | None = None,
+    resume: bool = False,
+) -> None:
+    """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
+    budget, hardening, samples = budget or Budget(), hardening or Hardening(), load_data(clean)
+    loss, (fitted, held_out) = hardening.value(samples), hardening.parts(samples, budget.seed)
+    state, ends = state_file(out, resume), (load_network(model, start), load_network(model, end))
+    for each in ends:
+        check_above_chance(each, samples)
+    training: Training = {**budget.training(DEFAULTS["steps"], DEFAULTS["lr"]), "checkpoint": state}
+    curve, history = connect(
+        ends[0], ends[1], fitted, kind=KINDS[kind], bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low,
+        high=high, after_step=hardening.check(held_out), **training,
+    )  # fmt: skip
+    if ranks().first:
+        save_curve(curve, out, start=start, end=end, metadata=metadata(provenance(budget.seed, {"clean": samples})))
+        state.unlink(missing_ok=True)
+    say(f"wrote {out}: {kind}, {bends} bends, {history.steps if history else 0} steps, length {curve.arc_length():.2f}")

@@ -1,0 +1,40 @@
+"""`isthmus evaluate`: one checkpoint, judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path as File
+
+from isthmus.cli.app import app
+from isthmus.cli.options import Asked, Evasion, ModelSpec
+from isthmus.cli.output import load_network, metric_table, say, unwritten
+from isthmus.files import write_json
+from isthmus.metrics import as_record, measure
+from isthmus.provenance import provenance
+from isthmus.select import BONAFIDE
+from isthmus.types import BadInput
+
+
+@app.command
+def evaluate(
+    checkpoint: File,
+    *,
+    model: ModelSpec,
+    asked: Asked | None = None,
+    evasion: Evasion | None = None,
+    out: File | None = None,
+) -> None:
+    """Print CHECKPOINT's accuracy and loss on --data, and what trigger, injected errors and attack do to it."""
+    judge = (asked or Asked()).judge()
+    evaluation = judge.evaluation
+    if evaluation is None:
+        raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
+    judge = replace(judge, attack=(evasion or Evasion()).value(evaluation))
+    metrics = judge.metrics(evaluation)
+    del metrics[BONAFIDE]
+    out = unwritten(out) if out else None
+    found = measure(load_network(model, checkpoint), metrics)
+    if out:
+        values = {name: as_record(value) for name, value in found.items()}
+        write_json(out, {**values, "provenance": provenance(0, judge.data())})
+    say(metric_table("network", [(checkpoint.name, found)]))

@@ -1,0 +1,67 @@
+"""What commands print and write, and the checkpoints that they read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path as File
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from isthmus import report
+from isthmus.checkpoint import load_checkpoint
+from isthmus.engine import ranks
+from isthmus.factory import model_factory
+from isthmus.metrics import as_record
+from isthmus.types import BadInput
+
+
+def say(text: Any) -> None:
+    """Print a text or a table, once for all processes."""
+    if ranks().first:
+        Console().print(text)
+
+
+def metric_table(first: str, rows: list[tuple[str, dict[str, float]]]) -> Table:
+    """Return one row per network, one column per metric: the value, its 95 % interval, the counts."""
+    table = Table(first, *rows[0][1], caption="95 % intervals", caption_justify="left")
+    for head, values in rows:
+        cells = [report.shown(as_record(value), name) for name, value in values.items()]
+        table.add_row(head, *(f"{cell.main} ({cell.details})" for cell in cells))
+    return table
+
+
+def metadata(origin: dict[str, Any]) -> dict[str, str]:
+    """Return a provenance as a checkpoint holds it."""
+    return {"provenance": json.dumps(origin)}
+
+
+def unwritten(out: File) -> File:
+    """Return the file; refuse one that exists, before any work."""
+    if out.exists() or not out.name:
+        got = f"{out}, which exists" if out.name else "an empty name"
+        raise BadInput(got, expected="a new file", fix="choose another --out; nothing is overwritten")
+    return out
+
+
+def state_file(out: File, resume: bool) -> File:
+    """Return where the training of `out` keeps its state; refuse a finished or unclaimed one, so nothing is lost."""
+    state = unwritten(out).with_name(f".{out.name}.state")
+    if state.exists() and not resume:
+        raise BadInput(f"an unfinished run of {out}", expected="a new file", fix="pass --resume to go on with it")
+    return state
+
+
+def load_network(model: str, checkpoint: File) -> nn.Module:
+    """Return the network of a checkpoint, made by a factory (PKG.MODULE:FACTORY)."""
+    return load_checkpoint(checkpoint, model_factory(model)())
+
+
+def say_landscape(part: dict[str, Any]) -> None:
+    """Print the tables of a landscape, and what to keep in mind with them."""
+    for table in report.landscape_tables(part):
+        say(table)
+    for caveat in part["caveats"]:
+        say(f"- {caveat}")

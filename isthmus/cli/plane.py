@@ -1,0 +1,64 @@
+"""`isthmus plane`: what is measured on the plane through three checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path as File
+
+from isthmus import landscape as surroundings
+from isthmus import plot
+from isthmus.cli.app import app
+from isthmus.cli.options import Asked, Clean, Evasion, ModelSpec, Surroundings
+from isthmus.cli.output import load_network, say, unwritten
+from isthmus.data import Data
+from isthmus.engine import ranks
+from isthmus.files import write_json, write_text
+from isthmus.metrics import MeanLoss
+from isthmus.plane import Plane, evaluate_plane
+from isthmus.provenance import provenance
+from isthmus.sources import load_data
+
+
+@app.command(name="plane")
+def plane_command(
+    first: File,
+    second: File,
+    third: File,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    points: int = 11,
+    margin: float = 0.2,
+    asked: Asked | None = None,
+    evasion: Evasion | None = None,
+    around: Surroundings | None = None,
+) -> None:
+    """Measure the plane through three networks and write OUT (.json), and each metric as a contour plot (.svg).
+
+    Without --data the clean samples themselves are asked about. The plane of a curve with one bend is that through its
+    ends and the network that `isthmus export` gives at t = 0.5.
+
+    :param points: Points along each side of the grid.
+    :param margin: How far the grid reaches beyond the networks, as a share of their extent.
+    """
+    around, evasion, samples, out = around or Surroundings(), evasion or Evasion(), load_data(clean), unwritten(out)
+    attack, judge = around.attack(evasion, samples), (asked or Asked()).judge().apart_from(samples)
+    judge = replace(judge, attack=evasion.value(samples, around=around.landscape))
+    plane = Plane(*(load_network(model, file) for file in (first, second, third)))
+    metrics = judge.metrics(samples)
+    if attack is not None:
+        asked_of: Data = (judge.evaluation or samples)[: around.samples]
+        metrics |= surroundings.landscape_metrics(asked_of, attack)
+    elif judge.evaluation is None:
+        metrics["bonafide loss"] = MeanLoss(samples)
+    found = evaluate_plane(plane, metrics, points, recalibrate_on=samples, margin=margin).record()
+    if not ranks().first:
+        return
+    write_json(out, {**found, "provenance": provenance(0, {"clean": samples})})
+    names = [file.stem for file in (first, second, third)]
+    for name in metrics:
+        figure = plot.contours(found, name, corners=names)
+        drawn = out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg")
+        write_text(drawn, plot.to_svg(figure, drawn.stem).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))
+    say(f"wrote {out} and {len(metrics)} contour plots beside it")

@@ -1,0 +1,147 @@
+"""`isthmus repair`: a repaired checkpoint and its report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path as File
+from typing import Any, Literal
+
+from isthmus import report
+from isthmus.checkpoint import save_checkpoint
+from isthmus.cli.app import app
+from isthmus.cli.options import KINDS, Asked, Budget, Clean, Hardening, ModelSpec, Surroundings
+from isthmus.cli.output import load_network, metadata, say, say_landscape
+from isthmus.data import hold_out
+from isthmus.defenses import FineTune, standard
+from isthmus.endpoints import PermutedCopy, PerturbedCopy
+from isthmus.engine import ranks
+from isthmus.evidence import evidence
+from isthmus.files import claimed, file_sha256
+from isthmus.path import grid
+from isthmus.provenance import provenance
+from isthmus.repair import DEFAULTS, END, HIGH, LOW, NEAR, RHO, Repair, averaged_repairs, plain, repair
+from isthmus.select import farthest_within, fixed
+from isthmus.sources import load_data
+from isthmus.train import Training
+from isthmus.types import BadInput, Defense
+
+
+def _copy(second: str | None, options: Training, out: File) -> Defense | None:
+    """The way to a second endpoint that was asked for by name; None leaves it to `repair`."""
+    seed = options.get("seed", 0)
+    made: dict[str | None, Defense] = {
+        "permuted": PermutedCopy("random", seed),
+        "fine-tuned": FineTune(plain(options, rho=0)),
+        "perturbed": PerturbedCopy(seed=seed),
+        "averaged": averaged_repairs(out, **options),
+    }
+    return made.get(second)
+
+
+@app.command(name="repair")
+def repair_command(
+    tampered: File,
+    other: File | None = None,
+    *,
+    model: ModelSpec,
+    clean: Clean,
+    out: File,
+    second: Literal["permuted", "fine-tuned", "perturbed", "averaged"] | None = None,
+    bends: int = 1,
+    kind: Literal["bezier", "polychain"] = "bezier",
+    points: int = 21,
+    rho: float = RHO,
+    adaptive: bool = True,
+    low: float = LOW,
+    high: float = HIGH,
+    t: float | None = None,
+    tolerance: float | None = None,
+    holdout: float = 0.2,
+    compare: bool = False,
+    asked: Asked | None = None,
+    hardening: Hardening | None = None,
+    around: Surroundings | None = None,
+    budget: Budget | None = None,
+    resume: bool = False,
+) -> None:
+    """Repair TAMPERED from clean samples along a curve to OTHER (default: a permuted copy of itself).
+
+    Without OTHER, with fewer than 1,000 samples and no option that describes a curve, a rule or t, the path leads
+    straight to the mean of two repaired copies (--second averaged).
+    Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and measured where the
+    point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is chosen on clean samples held out
+    from training (--tolerance), or is the given --t. --trigger and --target serve the report alone, after the choice.
+
+    :param tampered: The checkpoint to repair: .safetensors, or a .pt file of tensors.
+    :param other: A second checkpoint of the same architecture.
+    :param out: A new folder for the network and the report.
+    :param second: For want of OTHER, the copy of TAMPERED that the curve leads to.
+    :param bends: Interior control points of the curve.
+    :param kind: The curve.
+    :param rho: Train the curve at the worst weights within so much, at two gradients a step; 0 for the plain loss.
+    :param adaptive: Measure --rho in units of each weight's size.
+    :param low: Smallest t that is trained and measured.
+    :param high: Largest t that is trained and measured.
+    :param points: How many t are measured between low and high.
+    :param t: Take this point, without a choice.
+    :param tolerance: Take the point farthest from both ends whose accuracy is within so much of the best.
+    :param holdout: Share of the clean samples that choose t and train nothing.
+    :param compare: Run the baselines too, on the same samples with the same budget.
+    :param resume: Go on with the run that OUT holds.
+    """
+    began, budget, asked = time.perf_counter(), budget or Budget(), asked or Asked()
+    hardening, around = hardening or Hardening(), around or Surroundings()
+    if t is not None and tolerance is not None:
+        raise BadInput("both --t and --tolerance", expected="one of them", fix="a given t leaves nothing to choose")
+    if other and second:
+        raise BadInput(f"OTHER and --second {second}", expected="one of them", fix="a curve has one second endpoint")
+    if second == "averaged":
+        if (bends, low, high) != (1, LOW, HIGH):
+            given = "--second averaged with --bends, --low or --high"
+            raise BadInput(given, expected="a straight path, t from 0.5 to 1", fix="leave them out")
+        bends, low, high = 0, NEAR, END
+    rule = fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
+    samples = load_data(clean)
+    loss, (_, held_out) = hardening.value(samples, around=around.landscape), hold_out(samples, holdout, budget.seed)
+    attack = around.attack(hardening, samples)
+    judge = asked.judge().apart_from(samples)
+    judge.metrics(samples)  # refuses a trigger or target that does not fit, before any work
+    files = [tampered, *([other] if other else [])]
+    nets = [load_network(model, file) for file in files]
+    hashes = [file_sha256(file) for file in files]
+    settings: dict[str, Any] = {"bends": bends, "kind": kind, "rho": rho, "adaptive": adaptive, "second": second}
+    settings |= {"low": low, "high": high, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
+    identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
+    identity |= vars(hardening)
+    options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
+    ts = points if t is None else [*grid(points, low, high), t]
+    with claimed(out, {**identity, "compare": compare, **(vars(around) if attack else {})}, resume=resume):
+        found = repair(
+            nets[0], samples, nets[1] if other else _copy(second, options, out), kind=KINDS[kind], bends=bends,
+            loss=loss, rho=rho, adaptive=adaptive, low=low, high=high, rule=rule, points=ts, holdout=holdout,
+            folder=out, after_step=hardening.check(held_out), **options,
+        )  # fmt: skip
+        origin = provenance(budget.seed, {"clean": samples, **judge.data()})
+        origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
+        origin["other"] = {"kind": found.second, **({"path": str(other), "sha256": hashes[-1]} if other else {})}
+        baselines = standard(found.other, plain(options, rho)) if compare else {}
+        record = evidence(
+            found, nets[0], judge, baselines=baselines, landscape=attack, landscape_samples=around.samples,
+            provenance=origin, folder=out / "points",
+        )  # fmt: skip
+        record["provenance"]["seconds"] = time.perf_counter() - began
+        if ranks().first:
+            deliver(found, record, out)
+
+
+def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
+    """Write the repaired network and the report into the folder, and print the table."""
+    save_checkpoint(found.model, out / "repaired.safetensors", metadata(record["provenance"]))
+    _, page = report.write_report(record, out)
+    for state in out.glob("*.state"):
+        state.unlink()
+    say(report.table(record))
+    if "landscape" in record:
+        say_landscape(record["landscape"])
+    say(record["verdict"])
+    say(f"wrote {out / 'repaired.safetensors'}, {page.with_suffix('.json')} and {page}")
