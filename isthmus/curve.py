@@ -11,7 +11,6 @@ no bend and move along the straight segment, so what both ends share stays what 
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isthmus.engine import copied
 from isthmus.types import BadInput, Loss, Params
 from isthmus.view import View, places
 
@@ -188,7 +188,7 @@ class Curve(nn.Module):
         line = torch.arange(1, bends + 1, dtype=dtype, device=self.ends.device)[:, None] / (bends + 1)
         self.bends = nn.Parameter(torch.lerp(self.ends[:1], self.ends[1:], line))
         self._own = [_kept(start), _kept(end)]
-        self._hide(copy.deepcopy(start))
+        self._hide(copied(start))
         self.training = start.training
 
     def _hide(self, net: nn.Module) -> None:
@@ -203,7 +203,7 @@ class Curve(nn.Module):
             p.requires_grad_(False)
             if p.is_floating_point():
                 p.data = p.data.new_empty(0)
-        self.__dict__.update(_blank=net, _net=copy.deepcopy(net))
+        self.__dict__.update(_blank=net, _net=copied(net))
 
     @abstractmethod
     def coefficients(self, t: float | Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class Curve(nn.Module):
         Its buffers are those of the nearer end: recalibrate BatchNorm before you measure it.
         Raises BadInput where t is outside [0, 1].
         """
-        net = copy.deepcopy(self._blank)
+        net = copied(self._blank)
         with torch.no_grad():
             values = {**self.weights(t), **self.kept(t)}
             tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}

@@ -10,7 +10,6 @@ else is refused.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +19,7 @@ from torch import nn
 from isthmus.align import permuted_copy
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
+from isthmus.engine import copied
 from isthmus.types import BadInput
 
 
@@ -49,7 +49,7 @@ class PerturbedCopy:
         """Return the copy, in eval mode, BatchNorm recalibrated. Raises BadInput where the scale is not positive."""
         if not self.scale > 0:
             raise BadInput(f"scale {self.scale}", expected="a scale above 0", fix="pass 0.5, or another endpoint")
-        net, generator = copy.deepcopy(tampered).eval(), torch.Generator().manual_seed(self.seed)
+        net, generator = copied(tampered).eval(), torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             for p in net.parameters():
                 if p.is_floating_point() and p.requires_grad and p.numel():

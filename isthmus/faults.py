@@ -10,7 +10,6 @@ that it had, so it is saved, loaded and repaired as any other.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from isthmus.engine import copied
 from isthmus.types import BadInput, Params
 from isthmus.view import parameters_at
 
@@ -97,7 +97,7 @@ class BitFlips:
 
     def __call__(self, network: nn.Module) -> Faulty:
         """Return a copy with the faults. Raises BadInput where weights end NaN or infinite, or bits are too few."""
-        network = copy.deepcopy(network).eval()
+        network = copied(network).eval()
         tensors = parameters_at(network, self.layers or [""])
         stored = {name: encoded(p, self.format) for name, p in tensors.items()}
         hit = self._drawn({name: 8 * held.numel() * held.element_size() for name, (held, _) in stored.items()})

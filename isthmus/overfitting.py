@@ -10,7 +10,6 @@ a few samples accuse nobody; of a curve, the network at its middle is asked; Bat
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -22,6 +21,7 @@ from isthmus.balls import Ball
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Curve
 from isthmus.data import Data, Source, as_data
+from isthmus.engine import copied
 from isthmus.metrics import Rate, RobustAccuracy
 from isthmus.types import BadInput, percent
 
@@ -86,7 +86,7 @@ class SingleStepCheck:
         """Count a step, and check the network, or the middle of a curve, when it is due."""
         if next(self._calls) % self.every:
             return
-        net = module.export(0.5) if isinstance(module, Curve) else copy.deepcopy(module).eval()
+        net = module.export(0.5) if isinstance(module, Curve) else copied(module).eval()
         recalibrate(net, self.samples)
         for ball in self.balls:
             check_single_step(net, self.samples, ball, steps=self.steps, share=self.share)

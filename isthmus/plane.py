@@ -9,7 +9,6 @@ not on the grid. A curve with one bend lies in the plane through its ends and an
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier
 from isthmus.data import Source, as_data
+from isthmus.engine import copied
 from isthmus.metrics import as_record, measure
 from isthmus.progress import bar
 from isthmus.types import BadInput, Metric
@@ -45,7 +45,7 @@ class Plane:
     def __init__(self, first: nn.Module, second: nn.Module, third: nn.Module) -> None:
         for other in (second, third):
             Bezier(first, other, bends=0)  # refuses another architecture
-        self.networks = tuple(copy.deepcopy(net) for net in (first, second, third))
+        self.networks = tuple(copied(net) for net in (first, second, third))
         one, two, three = map(_floating, self.networks)
         across, up = ([b - a for a, b in zip(one, other, strict=True)] for other in (two, three))
         length = _dot(across, across) ** 0.5
@@ -68,7 +68,7 @@ class Plane:
 
     def at(self, x: float, y: float) -> nn.Module:
         """Return the ordinary network at (x, y), in eval mode, with the buffers of the first; recalibrate it."""
-        net, shares = copy.deepcopy(self.networks[0]), self.coefficients(x, y)
+        net, shares = copied(self.networks[0]), self.coefficients(x, y)
         with torch.no_grad():
             for out, *parts in zip(_floating(net), *map(_floating, self.networks), strict=True):
                 out.copy_(sum(c * part.double() for c, part in zip(shares, parts, strict=True)))

@@ -9,7 +9,6 @@ BatchNorm is recalibrated on bonafide data before every measurement.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier
 from isthmus.data import Data, Source, as_data
+from isthmus.engine import copied
 from isthmus.metrics import MeanLoss
 from isthmus.path import evaluate_path
 from isthmus.train import Training, fit
@@ -46,7 +46,7 @@ class Reactivate:
 
     def __call__(self, network: nn.Module, bonafide: Source) -> nn.Module:
         """Return the retuned copy, in eval mode. Raises BadInput where too few samples can carry the trigger."""
-        net, data = copy.deepcopy(network), as_data(bonafide)
+        net, data = copied(network), as_data(bonafide)
         options: Training = {**RETUNING, "seed": self.seed}
         options.update(self.training or {})
         fit(net, self.mixed(data), **options)

@@ -14,6 +14,8 @@ from isthmus.types import BadInput, percent
 
 BONAFIDE = "bonafide accuracy"
 """The metric that rules read: accuracy on bonafide samples that the curve was not trained on."""
+TOLERANCE = 0.08
+"""How much of it a repair may cost, beyond doubt, before a rule objects."""
 
 
 class Choice(float):
@@ -50,7 +52,7 @@ def fixed(t: float) -> Rule:
     return rule
 
 
-def up_to(t: float, tolerance: float = 0.08) -> Rule:
+def up_to(t: float, tolerance: float = TOLERANCE) -> Rule:
     """Return the rule: t, or the nearest point before it that the samples do not show to cost more than `tolerance`.
 
     A point costs too much where its bonafide accuracy is below the best on the path by more than `tolerance` beyond

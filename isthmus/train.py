@@ -72,6 +72,7 @@ class Training(TypedDict, total=False):
     batch_size: int
     momentum: float
     weight_decay: float
+    clip: float | None
     nesterov: bool
     schedule: Schedule
     augment: Callable[[Tensor], Tensor] | None
@@ -137,6 +138,7 @@ class _Run:
     history: History
     identity: dict[str, Any]
     total: Tensor
+    clip: float | None = None
     step: int = 0
     since: int = 0
 
@@ -190,6 +192,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
         average([p.grad for p in self.module.parameters() if p.grad is not None])
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
         self.optimizer.step()
         self.total += value.detach()
         self.step, self.since = self.step + 1, self.since + 1
@@ -228,7 +232,7 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def check_budget(steps: int, lr: float, batch_size: int, weight_decay: float) -> None:
+def check_budget(steps: int, lr: float, batch_size: int, weight_decay: float, clip: float | None) -> None:
     """Refuse a budget that `fit` cannot spend. Raises BadInput."""
     if steps < 1 or batch_size < 1 or not 0 < lr < inf:
         raise BadInput(
@@ -236,6 +240,8 @@ def check_budget(steps: int, lr: float, batch_size: int, weight_decay: float) ->
         )
     if not 0 <= weight_decay < inf:
         raise BadInput(f"weight_decay = {weight_decay:g}", expected="zero or more", fix="pass weight_decay=1e-4")
+    if clip is not None and not 0 < clip < inf:
+        raise BadInput(f"clip = {clip:g}", expected="a norm above zero, or None", fix="pass clip=None")
 
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -267,6 +273,7 @@ def fit(
     batch_size: int = 128,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
+    clip: float | None = None,
     nesterov: bool = False,
     schedule: Schedule = garipov,
     augment: Callable[[Tensor], Tensor] | None = None,
@@ -283,7 +290,8 @@ def fit(
 
     A batch is `batch_size` samples per rank from an endless reshuffled repetition of the data; one draw of the global
     generator, seeded with `seed` plus the rank, serves dropout, augmentation and whatever the loss draws. `schedule`
-    maps the spent share of the budget to a factor on `lr`; `augment` changes a batch of images; `after_step` may
+    maps the spent share of the budget to a factor on `lr`; `clip` is the largest norm of all gradients together, beyond
+    which they are scaled down to it; `augment` changes a batch of images; `after_step` may
     project the module (a mask, a constraint); `optimizer(params, lr=lr)` replaces SGD. `precision` is that of the
     forward pass: "auto" is bf16 where the hardware has it. `device` None takes the GPU where there is one; the module
     stays where it was trained, in eval mode. Under `torchrun`, gradients are averaged over all ranks.
@@ -291,7 +299,7 @@ def fit(
     With `checkpoint`, the state is saved there every `checkpoint_every` steps and at the end, and a later call with
     the same arguments goes on from it to the identical result.
 
-    Raises BadInput where steps, batch_size or lr are not positive or weight_decay is negative, nothing is trainable,
+    Raises BadInput where steps, batch_size, lr or clip are not positive or weight_decay is negative, nothing trains,
     the loss stops being finite, precision or device is unknown, or the checkpoint is of another run.
 
     >>> from isthmus import Data
@@ -300,7 +308,7 @@ def fit(
     >>> fit(net, data, steps=20, lr=0.1).steps
     20
     """
-    check_budget(steps, lr, batch_size, weight_decay)
+    check_budget(steps, lr, batch_size, weight_decay, clip)
     data, place, here = as_data(data), pick_device(device), ranks()
     precision = chosen_precision(place, precision)
     module.to(place)
@@ -311,10 +319,10 @@ def fit(
     make = optimizer or partial(torch.optim.SGD, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     history = History(steps, lr, batch_size, seed, precision, data.sha256, here.world)
     identity = _identity(
-        history, module if checkpoint else None, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov,
-        schedule=schedule, augment=augment, loss=loss, optimizer=optimizer, after_step=after_step,
+        history, module if checkpoint else None, momentum=momentum, weight_decay=weight_decay, clip=clip,
+        nesterov=nesterov, schedule=schedule, augment=augment, loss=loss, optimizer=optimizer, after_step=after_step,
     )  # fmt: skip
-    run = _Run(module, make(trainable, lr=lr), history, identity, torch.zeros((), device=place))
+    run = _Run(module, make(trainable, lr=lr), history, identity, torch.zeros((), device=place), clip)
     file = Path(checkpoint) if checkpoint else None
     with _seeded(seed + here.rank):
         if file and file.exists():

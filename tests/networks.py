@@ -134,6 +134,12 @@ class Mixed(nn.Module):
             return self.wide(h).float() / self.temperature
 
 
+def hooked() -> nn.Module:
+    """Weights that hooks compute before each pass, in the older way of torch."""
+    norm = nn.utils.weight_norm
+    return nn.Sequential(norm(nn.Conv2d(3, 6, 3, 2)), nn.ReLU(), nn.Flatten(), norm(nn.Linear(54, 4)))
+
+
 def lstm() -> nn.Module:
     return Function(
         lambda self, x: self.head(self.lstm(x.flatten(2).view(len(x), 8, 24))[0][:, -1]),
@@ -167,6 +173,7 @@ ZOO = {
     "mixed": Mixed,
     "lstm": lstm,
     "weightnorm": weightnorm,
+    "hooked": hooked,
     "view": view,
 }
 

@@ -1,5 +1,7 @@
 """Laws of how networks run: modes, batches, precision, layout, devices, ranks outside a launch."""
 
+import copy
+
 import pytest
 import torch
 from networks import ZOO, data, network
@@ -12,6 +14,7 @@ from isthmus.engine import (
     autocast,
     average,
     chosen_precision,
+    copied,
     device_of,
     eval_mode,
     fast_precision,
@@ -85,6 +88,19 @@ def test_a_broken_network_is_left_for_the_real_pass_to_report():
     assert takes_channels_last(nn.Linear(7, 2), data(4).x)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         outputs(nn.Linear(7, 2), data(4).x)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_hooks_have_just_computed_are_copied_too(norm):
+    net, x = nn.Sequential(nn.Flatten(), norm(nn.Linear(192, 4))).eval(), data(4).x
+    expected = net(x)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(net)
+    twin = copied(net)
+    assert torch.equal(twin(x), expected) and torch.equal(net(x), expected)
+    with torch.no_grad():
+        next(twin.parameters()).zero_()
+    assert not torch.equal(twin(x), expected) and torch.equal(net(x), expected)
 
 
 @every_network

@@ -119,6 +119,17 @@ def test_few_samples_lead_straight_to_the_mean_of_two_repairs(tampered, samples,
             assert torch.equal(value, found.model.state_dict()[name])
 
 
+def test_where_the_samples_object_to_the_mean_of_two_repairs_a_curve_follows(tampered, samples, tmp_path):
+    """A learning rate that no fine-tuned copy bears; the same call again takes up both runs."""
+    options = {**FAST, "steps": 40, "lr": 12.0, "points": 3}
+    found = repair(tampered[0], samples[0], folder=tmp_path, **options)
+    assert found.second.startswith("permuted copy, for the mean of two repairs") and found.history is not None
+    assert found.path.t == (0.0, 0.1, 0.25, 0.4, 1.0) and found.t.rule.startswith("up_to(0.28")
+    assert found.spent == averaged_repairs(steps=40).training["steps"]
+    again = repair(tampered[0], samples[0], folder=tmp_path, **options)
+    assert all(torch.equal(v, again.model.state_dict()[name]) for name, v in found.model.state_dict().items())
+
+
 def test_the_mean_of_two_repairs_has_lost_the_backdoor(tampered, samples):
     found = repair(tampered[0], samples[0], points=3, **FAST)
     record = evidence(found, tampered[0], Judge(samples[1], TRIGGER, 1))

@@ -11,6 +11,7 @@ from torch import nn
 
 from isthmus import Accuracy, AttackSuccess, BadInput, Bezier, Data, expected_over_t, fit, load_data, split
 from isthmus.batchnorm import batchnorm_layers
+from isthmus.engine import copied
 from isthmus.losses import cross_entropy
 from isthmus.models import mlp
 from isthmus.threats import (
@@ -247,8 +248,8 @@ def naive_hardened(net, x, y, loss) -> tuple[float, list[torch.Tensor | None]]:
         own = [p for p in copied.parameters() if p.requires_grad]
         return value.item(), torch.autograd.grad(value, own, allow_unused=True)
 
-    _, uphill = attacked(copy.deepcopy(net).eval())
-    moved = copy.deepcopy(net).eval()
+    _, uphill = attacked(copied(net).eval())
+    moved = copied(net).eval()
     reach = sum(float(p.detach().square().sum()) for p in weights) ** 0.5
     length = sum(float(g.square().sum()) for g in uphill if g is not None) ** 0.5
     with torch.no_grad():
@@ -266,7 +267,7 @@ def naive_hardened(net, x, y, loss) -> tuple[float, list[torch.Tensor | None]]:
 @pytest.mark.parametrize("kind", ZOO)
 def test_the_hardened_loss_is_that_of_its_naive_twin_on_every_network(kind, gamma):
     net, samples = network(kind).train(), data(24)
-    twin, plain = copy.deepcopy(net), copy.deepcopy(net)
+    twin, plain = copied(net), copied(net)
     loss = Hardened(Patch(2), 2, classes=4, weight=0.7, gamma=gamma)
     torch.manual_seed(5)
     value = loss(net, samples.x, samples.y)

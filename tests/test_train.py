@@ -195,6 +195,19 @@ def test_schedules_are_the_published_ones(spent):
     assert constant(spent) == 1
 
 
+def test_gradients_are_scaled_down_to_the_norm_asked_for_and_left_alone_below_it():
+    free = watch(network("attention"), data(), steps=12, lr=0.05, batch_size=8)
+    between = sorted(free.norms)[6]
+    held = watch(network("attention"), data(), steps=12, lr=0.05, batch_size=8, clip=between)
+    assert max(held.norms) <= between * (1 + 1e-5) < max(free.norms)
+    first = next(i for i, norm in enumerate(free.norms) if norm > between)
+    assert held.norms[:first] == free.norms[:first] and held.norms[first] == pytest.approx(between)
+    nets = [network("attention") for _ in range(2)]
+    for net, options in zip(nets, ({}, {"clip": 2 * max(free.norms)}), strict=True):
+        fit(net, data(), steps=12, lr=0.05, batch_size=8, **options)
+    assert same(state(nets[0]), state(nets[1]))
+
+
 @given(n=st.integers(1, 40), size=st.integers(1, 50), world=st.integers(1, 4), seed=st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
 def test_batches_are_endless_epochs_shared_out_among_ranks(n, size, world, seed):
@@ -258,8 +271,8 @@ def double(x):
 
 BASE = {"steps": 4, "lr": 0.1, "batch_size": 8}
 CHANGED = {
-    "steps": 5, "lr": 0.2, "batch_size": 9, "momentum": 0.8, "weight_decay": 0.1, "nesterov": True, "seed": 1,
-    "schedule": constant, "augment": double, "precision": "bf16", "optimizer": torch.optim.Adagrad,
+    "steps": 5, "lr": 0.2, "batch_size": 9, "momentum": 0.8, "weight_decay": 0.1, "clip": 0.5, "nesterov": True,
+    "seed": 1, "schedule": constant, "augment": double, "precision": "bf16", "optimizer": torch.optim.Adagrad,
     "after_step": double,
 }  # fmt: skip
 HARMLESS = {"device", "progress", "checkpoint", "checkpoint_every"}

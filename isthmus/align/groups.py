@@ -11,7 +11,6 @@ handed out.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isthmus.align.trace import Blocks, Key, ReadsValue, Tracer, mix
-from isthmus.engine import as_input, eval_mode, outputs
+from isthmus.engine import as_input, copied, eval_mode, outputs
 from isthmus.types import BadInput, Params, first_line
 
 Permutations = tuple[Tensor, ...]
@@ -304,7 +303,7 @@ def permutation_groups(module: nn.Module, example: Tensor) -> Groups:
     if not isinstance(example, Tensor) or example.ndim != 4 or not len(example):
         shape = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise BadInput(f"an example {shape}", expected="images (n, c, h, w)", fix="pass one image or more")
-    net = copy.deepcopy(module).cpu()
+    net = copied(module).cpu()
     example = as_input(example[:2].detach(), torch.device("cpu"), channels_last=False).clone()
     classes, found = _sorted_out(_follow(net, example))
     blocks = _heads(classes, found)
@@ -415,7 +414,7 @@ def check_same_function(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float 
 
 def _rounding(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float) -> bool:
     """Return whether two networks agree far beyond the tolerance once they compute in double precision."""
-    nets = [copy.deepcopy(net).double() for net in (a, b)]
+    nets = [copied(net).double() for net in (a, b)]
     x = as_input(x[:32], next((p.device for p in a.parameters()), torch.device("cpu")), channels_last=False).double()
     try:
         with torch.no_grad(), eval_mode(nets[0]), eval_mode(nets[1]):
@@ -441,7 +440,7 @@ def permute(
     """
     check_permutations(groups, permutations)
     check_fits(module, groups)
-    net = copy.deepcopy(module).eval()
+    net = copied(module).eval()
     for group, permutation in zip(groups, permutations, strict=True):
         reorder(net, group, permutation)
     check_same_function(module, net, groups.example if check is None else check)

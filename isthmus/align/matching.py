@@ -10,7 +10,6 @@ closer is taken back: where both axes of one weight belong to one group, the ass
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ from isthmus.align.groups import (
 )
 from isthmus.align.trace import PRODUCTS
 from isthmus.data import Source, as_data
-from isthmus.engine import as_input, device_of, eval_mode, pass_size
+from isthmus.engine import as_input, copied, device_of, eval_mode, pass_size
 from isthmus.types import BadInput
 
 _SWEEPS = 100
@@ -94,7 +93,7 @@ def match_weights(reference: nn.Module, module: nn.Module, groups: Groups, seed:
     """
     _check_alike(reference, module)
     check_fits(module, groups)
-    net, found = copy.deepcopy(module), list(identity(groups))
+    net, found = copied(module), list(identity(groups))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(_SWEEPS):
         better = False

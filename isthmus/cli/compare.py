@@ -48,7 +48,7 @@ def compare_command(
     metrics = judge.metrics(held_out)
     if judge.evaluation:
         del metrics[BONAFIDE]
-    net, options = load_network(model, tampered), budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
+    net, options = load_network(model, tampered), budget.training(DEFAULTS)
     check_above_chance(net, samples)
     spent = plain(options)
     defenses = {"path": AlongPath({**options, "steps": spent["steps"]}), **rivals(spent)}

@@ -44,7 +44,7 @@ def connect_command(
     state, ends = state_file(out, resume), (load_network(model, start), load_network(model, end))
     for each in ends:
         check_above_chance(each, samples)
-    training: Training = {**budget.training(DEFAULTS["steps"], DEFAULTS["lr"]), "checkpoint": state}
+    training: Training = {**budget.training(DEFAULTS), "checkpoint": state}
     curve, history = connect(
         ends[0], ends[1], fitted, kind=KINDS[kind], bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low,
         high=high, after_step=hardening.check(held_out), **training,

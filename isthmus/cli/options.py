@@ -35,6 +35,7 @@ class Budget:
     :param lr: Learning rate; by default 0.5 for a curve and 0.1 for a network.
     :param batch_size: Samples per step and process.
     :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights at t.
+    :param clip: Largest norm of the gradients; by default 1.5 for a curve, and none for a network.
     :param pad: Augment with shifts of up to so many pixels.
     :param flip: Augment with mirror images.
     :param seed: Of every random draw.
@@ -46,23 +47,27 @@ class Budget:
     lr: float | None = None
     batch_size: int = 128
     weight_decay: float = 1e-4
+    clip: float | None = None
     pad: int = 0
     flip: bool = False
     seed: Annotated[int, Parameter(validator=usable)] = 0
     precision: Precision = "auto"
     device: str = "auto"
 
-    def training(self, steps: int, lr: float) -> Training:
-        """Return these settings as options of `fit`, with steps and a learning rate for want of them.
+    def training(self, defaults: Training) -> Training:
+        """Return these settings as options of `fit`; steps, lr and clip are the defaults' where they were not given.
 
         Raises BadInput where they are no budget or no device of this machine, so that no work is done in vain.
         """
-        steps, lr = steps if self.steps is None else self.steps, lr if self.lr is None else self.lr
-        check_budget(steps, lr, self.batch_size, self.weight_decay)
+        steps = defaults["steps"] if self.steps is None else self.steps
+        lr = defaults["lr"] if self.lr is None else self.lr
+        clip = defaults.get("clip") if self.clip is None else self.clip
+        check_budget(steps, lr, self.batch_size, self.weight_decay, clip)
         pick_device(self.device)
         return {
             "steps": steps,
             "lr": lr,
+            "clip": clip,
             "batch_size": self.batch_size,
             "weight_decay": self.weight_decay,
             "augment": Augment(self.pad, self.flip) if self.pad or self.flip else None,

@@ -67,7 +67,7 @@ def repair_command(
     """Repair TAMPERED from clean samples along a curve to OTHER (default: a permuted copy of itself).
 
     Without OTHER, with fewer than 1,000 samples and no option that describes a curve, a rule or t, the path leads
-    straight to the mean of two repaired copies (--second averaged).
+    straight to the mean of two repaired copies (--second averaged), and a curve follows where that costs too much.
     Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and measured where the
     point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is chosen on clean samples held out
     from training (--tolerance), or is the given --t. --trigger and --target serve the report alone, after the choice.
@@ -113,7 +113,7 @@ def repair_command(
     settings |= {"low": low, "high": high, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
     identity |= vars(hardening)
-    options = budget.training(DEFAULTS["steps"], DEFAULTS["lr"])
+    options = budget.training(DEFAULTS)
     ts = points if t is None else [*grid(points, low, high), t]
     with claimed(out, {**identity, "compare": compare, **(vars(around) if attack else {})}, resume=resume):
         found = repair(
@@ -138,7 +138,7 @@ def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
     """Write the repaired network and the report into the folder, and print the table."""
     save_checkpoint(found.model, out / "repaired.safetensors", metadata(record["provenance"]))
     _, page = report.write_report(record, out)
-    for state in out.glob("*.state"):
+    for state in out.rglob("*.state"):
         state.unlink()
     say(report.table(record))
     if "landscape" in record:

@@ -35,7 +35,7 @@ def train(
     net = model_factory(model)()
     logits(net, samples[:1])  # refuses images and classes that the network does not fit
     state = state_file(out, resume)
-    training = budget.training(steps=800, lr=0.1)
+    training = budget.training({"steps": 800, "lr": 0.1})
     training.update({"schedule": one_cycle, "nesterov": True, "checkpoint": state})
     history = fit(net, fitted, loss, after_step=hardening.check(held_out), **training)
     if ranks().first:

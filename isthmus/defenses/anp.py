@@ -13,7 +13,6 @@ are projected to epsilon, and BatchNorm is recalibrated after pruning.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from isthmus.batchnorm import recalibrate
 from isthmus.data import Data, Source, as_data, hold_out
 from isthmus.defenses.budget import spending, steps_for
 from isthmus.defenses.tuned import strongest_within
+from isthmus.engine import copied
 from isthmus.losses import cross_entropy
 from isthmus.metrics import Accuracy
 from isthmus.train import Training, fit
@@ -75,7 +75,7 @@ class _Masked(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net).requires_grad_(False)
+        self.net = copied(net).requires_grad_(False)
         layers = {n: m for n, m in self.net.named_modules() if isinstance(m, _BatchNorm) and m.affine}
         if not layers:
             raise BadInput(
@@ -141,7 +141,7 @@ def _into_unit_range(masked: nn.Module) -> None:
 
 def _pruned(net: nn.Module, masks: Mapping[str, Tensor], threshold: float) -> nn.Module:
     """A copy of the network in which the channels with a mask below the threshold have scale zero."""
-    net = copy.deepcopy(net).eval()
+    net = copied(net).eval()
     with torch.no_grad():
         for name, mask in masks.items():
             scale = net.get_submodule(name).weight

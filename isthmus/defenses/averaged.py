@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
 from isthmus.defenses.budget import budget_of
+from isthmus.engine import copied
 from isthmus.train import Training
 from isthmus.types import BadInput, Defense
 
@@ -42,7 +43,7 @@ class Averaged:
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network of mean weights, in eval mode. Raises BadInput as the defenses do, or where one of them
         returns other parameters than the network has."""
-        mean = AveragedModel(tampered, use_buffers=False)
+        mean = AveragedModel(copied(tampered), use_buffers=False)
         shapes = _shapes(tampered)
         for defense in self.defenses:
             net = defense(tampered, bonafide)

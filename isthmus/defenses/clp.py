@@ -13,7 +13,6 @@ epsilon, as its forward pass does. As the defense is free of data, BatchNorm is 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isthmus.data import Source, as_data
-from isthmus.engine import outputs
+from isthmus.engine import copied, outputs
 from isthmus.types import BadInput
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -42,7 +41,7 @@ class CLP:
 
         Raises BadInput where no convolution feeds a BatchNorm that has a scale and running statistics.
         """
-        net = copy.deepcopy(tampered).eval()
+        net = copied(tampered).eval()
         fed = _fed_by_convolution(net, as_data(bonafide).x)
         if not fed:
             raise BadInput(

@@ -9,7 +9,6 @@ recalibrated on the bonafide samples, and the share of pruned channels is an arg
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source, as_data
-from isthmus.engine import outputs
+from isthmus.engine import copied, outputs
 from isthmus.train import Training, fit
 from isthmus.types import BadInput
 
@@ -45,13 +44,13 @@ class FinePrune:
             raise BadInput(
                 f"share {self.share} by {self.by!r}", expected="0 <= share < 1, by norm or dormancy", fix="fix them"
             )
-        net = copy.deepcopy(tampered)
+        net = copied(tampered)
         layers = [part for part in net.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
         if not layers:
             raise BadInput("a network without convolutions", expected="channels to prune", fix="choose another defense")
-        if any(is_parametrized(layer) for layer in layers):
+        if any(is_parametrized(layer) or "weight" not in layer._parameters for layer in layers):
             raise BadInput(
-                "convolutions with a parametrised weight",
+                "convolutions with a weight that is computed, as by weight_norm",
                 expected="plain weights to hold at zero",
                 fix="remove it first",
             )

@@ -8,7 +8,6 @@ recalibrated on the bonafide samples.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
+from isthmus.engine import copied
 from isthmus.train import Training, fit
 from isthmus.types import BadInput
 
@@ -28,7 +28,7 @@ class FineTune:
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the fine-tuned copy."""
-        net = copy.deepcopy(tampered)
+        net = copied(tampered)
         fit(net, bonafide, **self.training)
         return recalibrate(net, bonafide)
 
@@ -42,7 +42,7 @@ class FromScratch:
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the newly trained network. Raises BadInput where a layer cannot be initialised and none is given."""
-        net = copy.deepcopy(self.fresh) if self.fresh is not None else _fresh(tampered, self.training.get("seed", 0))
+        net = copied(self.fresh) if self.fresh is not None else _fresh(tampered, self.training.get("seed", 0))
         fit(net, bonafide, **self.training)
         return recalibrate(net, bonafide)
 
@@ -52,7 +52,7 @@ def _fresh(module: nn.Module, seed: int) -> nn.Module:
 
     Raises BadInput where a module holds parameters of its own but no `reset_parameters`.
     """
-    net = copy.deepcopy(module)
+    net = copied(module)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for name, part in net.named_modules():

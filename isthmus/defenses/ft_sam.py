@@ -10,7 +10,6 @@ the adaptive ball has no offset for weights that are zero, and BatchNorm is reca
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from torch import nn
@@ -18,6 +17,7 @@ from torch import nn
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
 from isthmus.defenses.budget import steps_for
+from isthmus.engine import copied
 from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.train import Training, fit
 
@@ -35,7 +35,7 @@ class FTSAM:
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the fine-tuned copy. Raises BadInput where rho is not positive or the budget is below one step."""
-        net, loss = copy.deepcopy(tampered), sharpness_aware(cross_entropy, self.rho, adaptive=self.adaptive)
+        net, loss = copied(tampered), sharpness_aware(cross_entropy, self.rho, adaptive=self.adaptive)
         options = self.training.copy()
         options["steps"], options["progress"] = steps_for(self.training, cost=2), "fine-tuning"
         fit(net, bonafide, loss, **options)

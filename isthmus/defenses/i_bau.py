@@ -14,7 +14,6 @@ is recalibrated in every round, and a round is as long as the budget allows.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Data, Source, as_data
 from isthmus.defenses.budget import spending, steps_for
-from isthmus.engine import eval_mode
+from isthmus.engine import copied, eval_mode
 from isthmus.losses import cross_entropy
 from isthmus.train import Training, constant, fit
 
@@ -50,7 +49,7 @@ class IBAU:
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the unlearnt copy. Raises BadInput where the budget is below one inner and one outer step."""
-        net, data = copy.deepcopy(tampered), as_data(bonafide)
+        net, data = copied(tampered), as_data(bonafide)
         pairs = steps_for(self.training, cost=3 + self.iterations)
         rounds = min(ROUNDS, pairs)
         options = spending(self.training, pairs // rounds, "unlearning")
@@ -81,7 +80,7 @@ class _Shifted(nn.Module):
 
     def __init__(self, net: nn.Module, shape: Sequence[int]) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net).requires_grad_(False)
+        self.net = copied(net).requires_grad_(False)
         self.delta = nn.Parameter(torch.zeros(1, *shape))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ the paper's ten epochs each; BatchNorm of both is recalibrated on the bonafide s
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source, as_data
 from isthmus.defenses.budget import spending, steps_for
-from isthmus.engine import device_of, outputs
+from isthmus.engine import copied, device_of, outputs
 from isthmus.losses import cross_entropy
 from isthmus.train import Training, fit
 from isthmus.types import BadInput, closest
@@ -49,7 +48,7 @@ class NAD:
         data = as_data(bonafide)
         layers = self._layers(tampered, data.x)
         half = steps_for(self.training, cost=2)
-        teacher, student = copy.deepcopy(tampered), copy.deepcopy(tampered)
+        teacher, student = copied(tampered), copied(tampered)
         fit(teacher, data, **spending(self.training, half, "training the teacher"))
         recalibrate(teacher, data)
         fit(student, data, _Distillation(teacher, layers, self.weight), **spending(self.training, half, "distilling"))

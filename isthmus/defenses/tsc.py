@@ -9,7 +9,6 @@ be followed; the budget is that of every other defense (the paper spends some 12
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from torch import nn
@@ -19,6 +18,7 @@ from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier, expected_over_t
 from isthmus.data import Data, Source, as_data
 from isthmus.defenses.budget import spending
+from isthmus.engine import copied
 from isthmus.losses import cross_entropy
 from isthmus.train import Training, fit
 from isthmus.types import BadInput
@@ -48,7 +48,7 @@ class TSC:
                 f"t = {self.t:g}, rounds = {self.rounds}", expected="0 < t < 1 and a round or more", fix="choose others"
             )
         curve, tuning = self._budget()
-        net, data = copy.deepcopy(tampered).eval(), as_data(bonafide)
+        net, data = copied(tampered).eval(), as_data(bonafide)
         for round_ in range(self.rounds):
             middle = self._midway(net, permuted_copy(net, data).model, data, curve)
             net = self._midway(align(middle, net, data).model, middle, data, curve)

@@ -11,7 +11,6 @@ are reported; what the attacked tensors do not reach is computed once (`unmoved`
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from isthmus.attacks.objectives import margin
 from isthmus.data import Data, check_disjoint
-from isthmus.engine import as_input, device_of, pass_size, takes_channels_last
+from isthmus.engine import as_input, copied, device_of, pass_size, takes_channels_last
 from isthmus.injection.unmoved import answering, unmoved
 from isthmus.metrics import Accuracy, Rate
 from isthmus.types import BadInput
@@ -95,7 +94,7 @@ class Hinges:
         if not (weight > 0 and kappa >= 0):
             raise BadInput(f"weight {weight}, kappa {kappa}", expected="above 0, and 0 or more", fix="choose them")
         self.given, self.errors, self.kept, self.kappa = network, errors, kept, kappa
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = copied(network).eval().requires_grad_(False)
         self.tensors = {name: p.detach() for name, p in parameters_at(network, names or [last_linear(network)]).items()}
         self.start = torch.cat([p.reshape(-1).float() for p in self.tensors.values()])
         self.x = torch.cat([errors.floats(), kept.floats()])
@@ -155,7 +154,7 @@ class Hinges:
 
     def injected(self, delta: Tensor) -> Injected:
         """Return a copy of the network at w + delta, measured as it is."""
-        network = copy.deepcopy(self.given).eval()
+        network = copied(self.given).eval()
         named = dict(network.named_parameters())
         for name, value in self._at(delta).weights.items():
             named[name].data.copy_(value)

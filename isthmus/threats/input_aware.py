@@ -5,7 +5,6 @@ Source: Nguyen and Tran, Input-aware dynamic backdoor attack, NeurIPS 2020.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.data import Source, as_data
-from isthmus.engine import outputs
+from isthmus.engine import copied, outputs
 from isthmus.losses import cross_entropy
 from isthmus.train import Training, fit
 from isthmus.triggers import Target, target_of
@@ -119,7 +118,7 @@ class InputAware:
         self._check()
         with torch.random.fork_rng():
             torch.manual_seed(self.training.get("seed", 0))
-            joint = _Joint(copy.deepcopy(network), _Injector(data.x.shape[1], self.density, self.width))
+            joint = _Joint(copied(network), _Injector(data.x.shape[1], self.density, self.width))
         fit(joint, data, partial(self.loss, target=target, classes=data.num_classes), **self.training)
         return joint.classifier, GeneratedTrigger(joint.injector)
 

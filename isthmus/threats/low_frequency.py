@@ -5,14 +5,13 @@ Source: Zeng et al., ICCV 2021.
 
 from __future__ import annotations
 
-import copy
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from isthmus.data import Data
-from isthmus.engine import eval_mode
+from isthmus.engine import copied, eval_mode
 from isthmus.train import Training, fit
 from isthmus.triggers import LowFrequency, eligible, target_of
 from isthmus.triggers.low_frequency import Norm, scaled, smooth
@@ -24,7 +23,7 @@ class _Universal(nn.Module):
 
     def __init__(self, network: nn.Module, coefficients: Tensor, size: float, norm: Norm) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.network = copied(network).requires_grad_(False)
         self.coefficients = nn.Parameter(coefficients)
         self.size, self.norm = size, norm
 

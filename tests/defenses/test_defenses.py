@@ -20,7 +20,7 @@ BUDGET = {**TRAINING, "steps": 16}
 CASES = {**standard(victim(1), BUDGET), **rivals(BUDGET), "tuned": Tuned(CLP, [3.0, 0.0], 0.5)}
 RIVALS = rivals({**BUDGET, "steps": 8, "lr": 0.01})
 REFUSED = {
-    "fine-prune": {"linear", "batchnorm1d", "tied", "lstm", "weightnorm"},
+    "fine-prune": {"linear", "batchnorm1d", "tied", "lstm", "weightnorm", "hooked"},
     "ANP": ZOO.keys() - {"batchnorm", "batchnorm1d", "tied", "frozen"},
     "NAD": {"linear", "batchnorm1d", "tied", "lstm"},
     "CLP": ZOO.keys() - {"batchnorm", "frozen"},
