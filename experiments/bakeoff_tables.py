@@ -178,7 +178,10 @@ def table(scale: str, without: Sequence[str] = ()) -> str:
             lines += ["", f"### n = {n}: {rule}", "", *by_rule(judged, n, allowed)]
         lines += ["", f"### n = {n}: frontier (oracle): least ASR by accuracy given up", "", *frontier(judged, n)]
         lines += ["", f"### n = {n}: setting by setting, accuracy / ASR (worst)", "", *by_setting(judged, n)]
-    return "\n".join([*lines, *fewer_gradients(judged), *attackers_who_know(done), *one_by_one(judged)])
+    lines += fewer_gradients(judged)
+    for n in map(str, SIZES):
+        lines += [*attackers_who_know(done, n), *one_by_one(judged, n)]
+    return "\n".join(lines)
 
 
 def averaged(rows: Rows) -> str:
@@ -214,20 +217,19 @@ def fewer_gradients(jobs: Rows) -> list[str]:
     return lines
 
 
-def attackers_who_know(jobs: Rows) -> list[str]:
+def attackers_who_know(jobs: Rows, n: str) -> list[str]:
     """What survives of the backdoors of those who know of the defense: accuracy / ASR, chosen by the second rule."""
-    lines = ["", f"### Attackers who know of the defense, n = {max(SIZES)}", ""]
-    return lines + cells([job for job in jobs if job["attack"] in ADAPTIVE])
+    lines = ["", f"### Attackers who know of the defense, n = {n}: by the second rule, accuracy / ASR", ""]
+    return lines + cells([job for job in jobs if job["attack"] in ADAPTIVE], n)
 
 
-def one_by_one(jobs: Rows) -> list[str]:
+def one_by_one(jobs: Rows, n: str) -> list[str]:
     """Every attack on its own: accuracy / ASR, chosen by the second rule."""
-    return ["", f"### One by one, n = {max(SIZES)}: by the second rule, accuracy / ASR", "", *cells(jobs)]
+    return ["", f"### One by one, n = {n}: by the second rule, accuracy / ASR", "", *cells(jobs, n)]
 
 
-def cells(jobs: Rows) -> list[str]:
+def cells(jobs: Rows, n: str) -> list[str]:
     """One column for each attacked network."""
-    n = str(max(SIZES))
     lines = ["| defense | " + " | ".join(f"{job['attack']}, {job['seed']}" for job in jobs) + " |"]
     lines += ["|---|" + "---|" * len(jobs)]
     for name in names_in(jobs, n):
