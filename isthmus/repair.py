@@ -20,6 +20,7 @@ from typing import Unpack
 
 from torch import nn
 
+from isthmus.batchnorm import batchnorm_layers
 from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data, hold_out
 from isthmus.defenses import FTSAM, Averaged, FineTune
@@ -39,7 +40,8 @@ DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4, "clip": 1.5
 RHO = 2.0
 LOW, HIGH = 0.1, 0.4
 FAR = 0.28  # the t with the smallest worst-case regret: docs/results/rules.md
-FEW = 1000  # samples; with fewer a curve overfits, and the average of two repairs is ahead: docs/results/bakeoff.md
+FEW = 1000  # samples; with fewer a curve overfits, and the average of two repairs is ahead: docs/results/bakeoff.md;
+# not so in networks without BatchNorm, where it costs far more than a curve: docs/experiments.md
 NEAR, END = 0.5, 1.0  # where t is sought on a straight path whose end is a repaired network
 CURVE_T, CURVE_RHO, COPY_RHO = 0.2, 3.0, 4.0  # of the two repairs that are averaged
 AVERAGED = (
@@ -242,9 +244,9 @@ def repair(
     """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to `other` (t = 1).
 
     `other` is a network, or a way to make one of the tampered network and the bonafide samples (`endpoints`, or any
-    defense); without it, a permuted copy of the tampered network. With fewer than FEW samples, and nothing asked for
-    that describes a curve, a rule or values of t, it is `averaged_repairs`, and the path to it straight; where the
-    samples object to that network, as they may with a transformer, the curve follows after all. A curve is
+    defense); without it, a permuted copy of the tampered network. With fewer than FEW samples, a network with BatchNorm
+    and nothing asked for that describes a curve, a rule or values of t, it is `averaged_repairs`, and the path to it
+    straight; where the samples object to that network, the curve follows after all. A curve is
     trained sharpness-aware (`loss`, `rho`, `adaptive`, `after_step`: see `connect`) where t is sought, in [low, high],
     and measured at `points` (equally spaced t there, or the values) and at both ends. `holdout` of the bonafide samples
     choose t and train nothing; with 100 samples or fewer all of them train, and the choice claims no confidence.
@@ -264,8 +266,9 @@ def repair(
     True
     """
     bonafide, home, seed = as_data(bonafide), File(folder) if folder else None, training.get("seed", 0)
-    curve_asked = (kind, bends, loss, rho, adaptive, low, high, after_step)
-    if other is None and len(bonafide) < FEW and rule is None and isinstance(points, int) and curve_asked == _CURVE:
+    nothing_asked = other is None and rule is None and isinstance(points, int)
+    nothing_asked &= (kind, bends, loss, rho, adaptive, low, high, after_step) == _CURVE
+    if nothing_asked and len(bonafide) < FEW and batchnorm_layers(tampered):
         shared = partial(repair, tampered, bonafide, watch=watch, holdout=holdout, **training)
         found = shared(averaged_repairs(home, **training), bends=0, low=NEAR, high=END, points=points, folder=home)
         if not _end_costs_too_much(found.path):

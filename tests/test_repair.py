@@ -103,7 +103,7 @@ def test_where_nothing_can_be_permuted_the_copy_is_fine_tuned(samples):
     fit(net, samples[0], steps=60, lr=0.1)
     found = repair(net, samples[0], points=3, rule=fixed(0.4), **{**FAST, "steps": 5})
     assert found.second.startswith("fine-tuned copy")
-    assert repair(net, samples[0], points=3, **{**FAST, "steps": 5}).second == AVERAGED
+    assert repair(net, samples[0], points=3, **{**FAST, "steps": 5}).second == found.second, "it has no BatchNorm"
 
 
 def test_few_samples_lead_straight_to_the_mean_of_two_repairs(tampered, samples, tmp_path):

@@ -66,8 +66,9 @@ def repair_command(
 ) -> None:
     """Repair TAMPERED from clean samples along a curve to OTHER (default: a permuted copy of itself).
 
-    Without OTHER, with fewer than 1,000 samples and no option that describes a curve, a rule or t, the path leads
-    straight to the mean of two repaired copies (--second averaged), and a curve follows where that costs too much.
+    Without OTHER, with fewer than 1,000 samples, a network with BatchNorm and no option that describes a curve, a rule
+    or t, the path leads straight to the mean of two repaired copies (--second averaged); a curve follows where that
+    costs too much.
     Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and measured where the
     point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is chosen on clean samples held out
     from training (--tolerance), or is the given --t. --trigger and --target serve the report alone, after the choice.
