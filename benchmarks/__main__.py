@@ -1,4 +1,7 @@
-"""Print what the hot paths cost on this machine, and write it to results/bench.json: `python -m benchmarks`."""
+"""Print what the hot paths cost on this machine: `python -m benchmarks [--only NAME ...]`.
+
+Each answer is a file of its own in results/bench/, unless it is a quick one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,19 +54,20 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
 def main() -> None:
     """Ask the questions one after the other; print and write each answer once it is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier, in a few minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier, in a few minutes, not written")
     parser.add_argument("--only", nargs="+", choices=list(questions(quick=True)), help="ask these alone")
     args = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     console, load = Console(), os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     console.print(f"{device}, torch {torch.__version__}, load {load:.1f}. Ratios: median of pairs (middle half).")
-    record: dict[str, Any] = {"device": device, "load": load, "found": {}, "provenance": provenance(0, {})}
     for name, (title, measure) in questions(quick=args.quick).items():
         if args.only and name not in args.only:
             continue
-        record["found"][title] = measure()
-        console.print(table(title, record["found"][title]))
-        write_json("results/bench-part.json" if args.only else "results/bench.json", record)
+        rows = measure()
+        console.print(table(title, rows))
+        if not args.quick:
+            record = {"question": title, "device": device, "load": load, "found": rows, "provenance": provenance(0, {})}
+            write_json(Path("results/bench") / f"{name}.json", record)
 
 
 if __name__ == "__main__":
