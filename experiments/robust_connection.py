@@ -55,8 +55,8 @@ def job(train: Data, test: Data, pair: str, loss: str, seed: int, name: str) -> 
     kept.mkdir(parents=True, exist_ok=True)
     ends = [end(kind, 2 * seed + i, name, train, test) for i, kind in enumerate(PAIRS[pair])]
     judged, strong = split(test, [JUDGED, STRONG], torch.Generator().manual_seed(seed))
-    options: Training = {"steps": scale.steps // 2, "lr": LR, "weight_decay": 5e-4, "augment": scale.augment,
-                         "seed": seed, "checkpoint": kept / f"{file.stem}.state"}  # fmt: skip
+    options: Training = {"steps": scale.steps // 2, "lr": LR, "weight_decay": 5e-4, "clip": None, "seed": seed,
+                         "augment": scale.augment, "checkpoint": kept / f"{file.stem}.state"}  # fmt: skip
     curve, history = connect(*ends, train, loss=scale.losses()[loss], rho=0, low=0.0, high=1.0, **options)
     sample = train[:RECALIBRATE]
     path = evaluate_path(curve, judges(judged), POINTS, recalibrate_on=sample, folder=kept)
