@@ -172,7 +172,9 @@ def input_hessian(
             fix="leave the options out",
         )
     device, last = device_of(model), takes_channels_last(model, x)
-    size, rows = batch_size or pass_size(x, device, gradients=True), 0
+    # what has been recorded is walked many times, which is faster on a CPU where less has been
+    largest = max(1, pass_size(x, device, gradients=True) // (2 if device.type == "cpu" else 1))
+    size, rows = batch_size or largest, 0
     parts: list[tuple[str, dict[str, Tensor]]] = []
     with frozen(model), sdpa_kernel(SDPBackend.MATH):  # the fast kernels of attention have no second derivative
         while rows < len(x):
@@ -183,7 +185,7 @@ def input_hessian(
             parts.append((used, chunk.measured(used, tolerance, iterations, vectors)))
             if not batch_size:  # the first chunk has said how many vectors a sample takes
                 held = chunk.logits.shape[1] - 1 if used == "gram" else iterations
-                size = max(1, pass_size(x, device, gradients=True) * _ROWS // max(_ROWS, held))
+                size = max(1, largest * _ROWS // max(_ROWS, held))
     names = " and ".join(sorted({used for used, _ in parts}))
     return InputHessian(names, x[0].numel(), **{k: torch.cat([part[k] for _, part in parts]) for k in parts[0][1]})
 

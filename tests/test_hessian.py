@@ -14,7 +14,7 @@ from isthmus.engine import frozen
 from isthmus.hessian import input_hessian, input_hessian_top, piecewise_linear, weight_hessian_top
 from isthmus.models import mlp, small_cnn
 
-LINEAR = {"linear", "batchnorm", "tied", "dropout", "frozen", "weightnorm", "view"}
+LINEAR = {"linear", "batchnorm", "tied", "dropout", "frozen", "weightnorm", "hooked", "view"}
 SMOOTH = {"layernorm", "groupnorm", "attention", "lstm"}
 
 
