@@ -207,7 +207,7 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     for n in args.sizes or SIZES:
         rows = record["sizes"].setdefault(str(n), {})
         for name, made in plan(replace(bench, bonafide=bench.bonafide[:n])).items():
-            if name not in rows and (not args.defenses or name in args.defenses):
+            if name not in rows and (not args.defenses or name in {"as received", *args.defenses}):
                 rows[name] = made()
                 write_json(file, record)
     if not (args.sizes or args.defenses):
@@ -228,7 +228,7 @@ def main() -> None:
     options.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
     options.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
     options.add_argument("--sizes", type=int, nargs="+", help=f"numbers of samples, at most {max(SIZES)}")
-    options.add_argument("--defenses", nargs="+", help="rows of the table, 'as received' among them")
+    options.add_argument("--defenses", nargs="+", help="rows of the table")
     args = options.parse_args()
     sets = Sets(args)
     for seed in args.seeds:

@@ -172,7 +172,7 @@ def table(scale: str, without: Sequence[str] = ()) -> str:
         accuracy, success = (100 * job["as received"][name]["value"] for name in ("accuracy", "attack success"))
         lines.append(f"| {job['attack']} | {job['seed']} | {accuracy:.1f} / {success:.1f} |")
     judged = [job for job in done if job["attack"] not in ADAPTIVE]
-    sizes = {int(n) for job in judged for n in job["sizes"]}
+    sizes = {int(n) for job in judged for n, rows in job["sizes"].items() if "as received" in rows}
     for n in map(str, sorted(sizes, reverse=True)):
         for rule, allowed in RULES.items():
             lines += ["", f"### n = {n}: {rule}", "", *by_rule(judged, n, allowed)]
