@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.engine import copied
 from isthmus.types import BadInput, Loss, Params
-from isthmus.view import View, places
+from isthmus.view import View, copied, places
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch import nn
 from isthmus.align import permuted_copy
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
-from isthmus.engine import copied
 from isthmus.types import BadInput
+from isthmus.view import copied
 
 
 @dataclass(frozen=True)

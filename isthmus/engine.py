@@ -6,7 +6,6 @@ No other file names a device, a dtype of computation or a process group.
 from __future__ import annotations
 
 import atexit
-import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,7 +20,6 @@ from isthmus.types import BadInput
 
 Precision = Literal["auto", "fp32", "bf16"]
 T = TypeVar("T")
-M = TypeVar("M", bound=nn.Module)
 
 # Values that a pass without gradients takes on an accelerator: 2,500 colour images of 32x32, or 51 of ImageNet.
 _PASS_VALUES = 2500 * 3 * 32 * 32
@@ -133,19 +131,6 @@ def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
         module.train(modes[0][1])  # a curve's network is not among its modules; it hears of the mode in this way alone
         for part, training in modes:
             part.training = training
-
-
-def copied(module: M) -> M:
-    """Return a deep copy of a module, of those too whose hooks compute weights before each pass.
-
-    torch refuses to copy a tensor that autograd records. What such hooks leave in a module (those of the older
-    `weight_norm` and `spectral_norm`) is computed anew at the next pass, so its record is let go.
-    """
-    for part in module.modules():
-        for name, value in vars(part).items():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                setattr(part, name, value.detach())
-    return copy.deepcopy(module)
 
 
 @contextmanager

@@ -18,9 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from isthmus.engine import copied
 from isthmus.types import BadInput, Params
-from isthmus.view import parameters_at
+from isthmus.view import copied, parameters_at
 
 Format = Literal["float32", "bf16", "int8"]
 _TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}

@@ -21,9 +21,9 @@ from isthmus.balls import Ball
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Curve
 from isthmus.data import Data, Source, as_data
-from isthmus.engine import copied
 from isthmus.metrics import Rate, RobustAccuracy
 from isthmus.types import BadInput, percent
+from isthmus.view import copied
 
 
 def check_single_step(

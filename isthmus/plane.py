@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier
 from isthmus.data import Source, as_data
-from isthmus.engine import copied
 from isthmus.metrics import as_record, measure
 from isthmus.progress import bar
 from isthmus.types import BadInput, Metric
+from isthmus.view import copied
 
 
 def _floating(net: nn.Module) -> list[Tensor]:

@@ -17,12 +17,12 @@ from torch import nn
 from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier
 from isthmus.data import Data, Source, as_data
-from isthmus.engine import copied
 from isthmus.metrics import MeanLoss
 from isthmus.path import evaluate_path
 from isthmus.train import Training, fit
 from isthmus.triggers import Target, eligible, triggered
 from isthmus.types import BadInput, Trigger
+from isthmus.view import copied
 
 IMAGES = (1, 5, 10)
 """How many triggered images a re-activation is tried with."""

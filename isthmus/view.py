@@ -1,4 +1,4 @@
-"""A network called with other weights than its own: what a point of a curve and a perturbed network have in common.
+"""A network called with other weights than its own, or copied: what curve points and perturbed networks have in common.
 
 Source: `torch.func.functional_call`. Where we depart: tied tensors and submodules that stand in several places are put
 under the network by place, once each, for `functional_call` by itself would not put them back.
@@ -6,13 +6,16 @@ under the network by place, once each, for `functional_call` by itself would not
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from isthmus.types import BadInput, Params, closest
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def places(module: nn.Module) -> dict[str, str]:
@@ -87,3 +90,16 @@ class View(nn.Module):
         under = {**self.weights, **(self.scratch if self.net.training else self.kept)}
         tensors = {place: under[name] for place, name in self.placed.items() if name in under}
         return functional_call(self.net, tensors, inputs, named, tie_weights=False)
+
+
+def copied(module: M) -> M:
+    """Return a deep copy of a module, of those too whose hooks compute weights before each pass.
+
+    torch refuses to copy a tensor that autograd records. What such hooks leave in a module (those of the older
+    `weight_norm` and `spectral_norm`) is computed anew at the next pass, so its record is let go.
+    """
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                setattr(part, name, value.detach())
+    return copy.deepcopy(module)

@@ -14,7 +14,6 @@ from isthmus.engine import (
     autocast,
     average,
     chosen_precision,
-    copied,
     device_of,
     eval_mode,
     fast_precision,
@@ -30,6 +29,7 @@ from isthmus.engine import (
     share_from_first,
     takes_channels_last,
 )
+from isthmus.view import copied
 
 CPU = torch.device("cpu")
 every_network = pytest.mark.parametrize("kind", ZOO)

@@ -11,7 +11,6 @@ from torch import nn
 
 from isthmus import Accuracy, AttackSuccess, BadInput, Bezier, Data, expected_over_t, fit, load_data, split
 from isthmus.batchnorm import batchnorm_layers
-from isthmus.engine import copied
 from isthmus.losses import cross_entropy
 from isthmus.models import mlp
 from isthmus.threats import (
@@ -27,6 +26,7 @@ from isthmus.threats import (
 from isthmus.train import one_cycle
 from isthmus.triggers import LowFrequency, Patch, changed, poison, triggered
 from isthmus.types import describe
+from isthmus.view import copied
 
 TRIGGER = Patch(2)
 TRAINING = {"steps": 200, "lr": 0.2, "batch_size": 64, "schedule": one_cycle, "precision": "fp32"}

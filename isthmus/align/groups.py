@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isthmus.align.trace import Blocks, Key, ReadsValue, Tracer, mix
-from isthmus.engine import as_input, copied, eval_mode, outputs
+from isthmus.engine import as_input, eval_mode, outputs
 from isthmus.types import BadInput, Params, first_line
+from isthmus.view import copied
 
 Permutations = tuple[Tensor, ...]
 """For each group one permutation (size,) int64: channel i of the permuted network is channel p[i] of the original."""

@@ -36,8 +36,9 @@ from isthmus.align.groups import (
 )
 from isthmus.align.trace import PRODUCTS
 from isthmus.data import Source, as_data
-from isthmus.engine import as_input, copied, device_of, eval_mode, pass_size
+from isthmus.engine import as_input, device_of, eval_mode, pass_size
 from isthmus.types import BadInput
+from isthmus.view import copied
 
 _SWEEPS = 100
 _CHECKED = 256  # samples on which a permuted network has to agree with the original

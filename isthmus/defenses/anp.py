@@ -24,12 +24,11 @@ from isthmus.batchnorm import recalibrate
 from isthmus.data import Data, Source, as_data, hold_out
 from isthmus.defenses.budget import spending, steps_for
 from isthmus.defenses.tuned import strongest_within
-from isthmus.engine import copied
 from isthmus.losses import cross_entropy
 from isthmus.metrics import Accuracy
 from isthmus.train import Training, fit
 from isthmus.types import BadInput
-from isthmus.view import View, places
+from isthmus.view import View, copied, places
 
 THRESHOLDS = tuple(i / 20 for i in range(19))  # 0 to 0.9 in steps of 0.05, as in the paper's code; 0 prunes nothing
 

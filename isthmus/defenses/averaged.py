@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
 from isthmus.defenses.budget import budget_of
-from isthmus.engine import copied
 from isthmus.train import Training
 from isthmus.types import BadInput, Defense
+from isthmus.view import copied
 
 
 @dataclass(frozen=True)

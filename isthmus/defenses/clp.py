@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isthmus.data import Source, as_data
-from isthmus.engine import copied, outputs
+from isthmus.engine import outputs
 from isthmus.types import BadInput
+from isthmus.view import copied
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -18,9 +18,10 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source, as_data
-from isthmus.engine import copied, outputs
+from isthmus.engine import outputs
 from isthmus.train import Training, fit
 from isthmus.types import BadInput
+from isthmus.view import copied
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import nn
 
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
-from isthmus.engine import copied
 from isthmus.train import Training, fit
 from isthmus.types import BadInput
+from isthmus.view import copied
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import nn
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source
 from isthmus.defenses.budget import steps_for
-from isthmus.engine import copied
 from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.train import Training, fit
+from isthmus.view import copied
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Data, Source, as_data
 from isthmus.defenses.budget import spending, steps_for
-from isthmus.engine import copied, eval_mode
+from isthmus.engine import eval_mode
 from isthmus.losses import cross_entropy
 from isthmus.train import Training, constant, fit
+from isthmus.view import copied
 
 ROUNDS = 5
 INNER_LR, INNER_DECAY = 10.0, 2e-3  # of the perturbation: plain ascent on the loss minus 0.001 ||delta||^2

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from isthmus.batchnorm import recalibrate
 from isthmus.data import Source, as_data
 from isthmus.defenses.budget import spending, steps_for
-from isthmus.engine import copied, device_of, outputs
+from isthmus.engine import device_of, outputs
 from isthmus.losses import cross_entropy
 from isthmus.train import Training, fit
 from isthmus.types import BadInput, closest
+from isthmus.view import copied
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -18,10 +18,10 @@ from isthmus.batchnorm import recalibrate
 from isthmus.curve import Bezier, expected_over_t
 from isthmus.data import Data, Source, as_data
 from isthmus.defenses.budget import spending
-from isthmus.engine import copied
 from isthmus.losses import cross_entropy
 from isthmus.train import Training, fit
 from isthmus.types import BadInput
+from isthmus.view import copied
 
 TUNING_LR, TUNING_SHARE = 1e-4, 20
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from isthmus.attacks.objectives import margin
 from isthmus.data import Data, check_disjoint
-from isthmus.engine import as_input, copied, device_of, pass_size, takes_channels_last
+from isthmus.engine import as_input, device_of, pass_size, takes_channels_last
 from isthmus.injection.unmoved import answering, unmoved
 from isthmus.metrics import Accuracy, Rate
 from isthmus.types import BadInput
-from isthmus.view import View, parameters_at, places
+from isthmus.view import View, copied, parameters_at, places
 
 
 def last_linear(network: nn.Module) -> str:

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.data import Source, as_data
-from isthmus.engine import copied, outputs
+from isthmus.engine import outputs
 from isthmus.losses import cross_entropy
 from isthmus.train import Training, fit
 from isthmus.triggers import Target, target_of
 from isthmus.types import BadInput, sha256_of
+from isthmus.view import copied
 
 
 def _painter(channels: int, out: int, width: int) -> nn.Sequential:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.data import Data
-from isthmus.engine import copied, eval_mode
+from isthmus.engine import eval_mode
 from isthmus.train import Training, fit
 from isthmus.triggers import LowFrequency, eligible, target_of
 from isthmus.triggers.low_frequency import Norm, scaled, smooth
 from isthmus.types import BadInput
+from isthmus.view import copied
 
 
 class _Universal(nn.Module):
