@@ -11,18 +11,18 @@ done already is not done again.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from command import slug, use_threads
 from torch import Tensor, nn
 
 from isthmus import Accuracy, AttackSuccess, Patch, fit, load_data, poison, repair, split
 from isthmus.files import read_json, write_json
-from isthmus.metrics import as_record, measure
+from isthmus.metrics import as_records, measure
 from isthmus.models import small_cnn
 from isthmus.provenance import provenance
 from isthmus.train import one_cycle
@@ -111,7 +111,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], float]] = {  # and the learni
 
 def job(name: str, seed: int) -> None:
     """Backdoor one network, repair it by the defaults, and write what came of it."""
-    file = RESULTS / f"{''.join(c if c.isalnum() else '-' for c in name.lower())}-seed{seed}.json"
+    file = RESULTS / f"{slug(name)}-seed{seed}.json"
     if file.exists():
         return
     train, test = load_data("digits:train"), load_data("digits:test")
@@ -135,7 +135,7 @@ def job(name: str, seed: int) -> None:
 
 
 def recorded(net: nn.Module, judges: dict[str, Metric]) -> dict[str, Any]:
-    return {name: as_record(value) for name, value in measure(net, judges).items()}
+    return as_records(measure(net, judges))
 
 
 def shown(row: dict[str, Any], which: str) -> str:
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=range(3))
     args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    use_threads()
     if args.what == "table":
         print(table())
         return

@@ -12,13 +12,13 @@ may share the work with --seeds and --settings, and an interrupted run goes on.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from command import use_threads
 from torch import nn
 
 from isthmus import Augment, Data, fit, repair, split
@@ -26,7 +26,7 @@ from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.defenses import FTSAM, FinePrune, FineTune, FromScratch, GaussianNoise, StraightAverage
 from isthmus.engine import Precision
 from isthmus.files import read_json, write_json
-from isthmus.metrics import Accuracy, AttackSuccess, as_record, measure
+from isthmus.metrics import Accuracy, AttackSuccess, as_records, measure
 from isthmus.models import preact_resnet
 from isthmus.path import Path as Path_
 from isthmus.path import evaluate_path
@@ -68,7 +68,7 @@ def endpoint(train: Data, test: Data, weights: Path, setting: str, seed: int) ->
     found = measure(net, judges(test, target, "fp32"))
     record = {"setting": setting, "seed": seed, "cycles": CYCLES, "seconds": seconds,
               "poisoned": int((poisoned.y != train.y).sum()), "losses": history.losses,
-              **{name: as_record(value) for name, value in found.items()}}  # fmt: skip
+              **as_records(found)}  # fmt: skip
     write_json(Path(f"{RESULTS}/endpoint-{setting}-{seed}.json"), record)
     save_checkpoint(net, file)
     for state in weights.glob(f"{file.stem}.cycle*"):
@@ -136,7 +136,7 @@ def walk(start: nn.Module, end: nn.Module, bonafide: Data, metrics: Metrics, see
 
 
 def recorded(net: nn.Module, metrics: Metrics) -> dict[str, object]:
-    return {name: as_record(value) for name, value in measure(net, metrics).items()}
+    return as_records(measure(net, metrics))
 
 
 def cell(rows: list[dict[str, dict[str, float]]], name: str) -> str:
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--only", default="", help="of the baselines, run those whose name starts so")
     args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    use_threads()
     if args.what == "table":
         print(table())
         return

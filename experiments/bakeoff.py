@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from attackers import ATTACKS, Sent, drawn
-from command import Sets, parser
+from command import Sets, parser, slug
 from scale import SCALES, Scale
 from torch import nn
 
@@ -30,7 +30,7 @@ from isthmus.data import hold_out
 from isthmus.defenses import ANP, CLP, FTSAM, IBAU, NAD, TSC, FinePrune, FineTune, FromScratch, GaussianNoise
 from isthmus.files import read_json, write_json
 from isthmus.inversion import KINDS, InvertedSuccess, invert
-from isthmus.metrics import Accuracy, Agreement, AttackSuccess, as_record, check_above_chance, measure
+from isthmus.metrics import Accuracy, Agreement, AttackSuccess, as_records, check_above_chance, measure
 from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
 from isthmus.repair import averaged_repairs, repair
@@ -100,7 +100,7 @@ class Bench:
     def row(self, net: nn.Module, **more: Any) -> dict[str, Any]:
         """Return what the defender and the judges measure on one network."""
         metrics = {BONAFIDE: Accuracy(self.parts()[1]), **self.judges}
-        return {**more, **{name: as_record(value) for name, value in measure(net, metrics).items()}}
+        return {**more, **as_records(measure(net, metrics))}
 
     def rival(self, name: str) -> list[dict[str, Any]]:
         """Return a row for every setting of a rival; a refusal is a row too."""
@@ -156,10 +156,6 @@ def plan(bench: Bench) -> dict[str, Callable[[], Any]]:
     return made
 
 
-def slug(attack: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in attack.lower())
-
-
 def pools(train: Data, seed: int) -> tuple[Data, Data]:
     """Return the bonafide samples and the attacker's, disjoint."""
     bonafide, theirs = split(train, [max(SIZES), len(train) - max(SIZES)], drawn(seed))
@@ -180,7 +176,7 @@ def staged(attack: str, seed: int, scale: Scale, sets: Sets) -> tuple[Bench, dic
         "seed": seed,
         "network": sha256_of(*sent.network.state_dict().values()),
         "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged, "attacker's": theirs}),
-        "as received": {name: as_record(value) for name, value in measure(sent.network, judges).items()},
+        "as received": as_records(measure(sent.network, judges)),
     }
     return Bench(sent, scale, seed, bonafide, judged, judges), record
 

@@ -33,11 +33,21 @@ def parsed(options: argparse.ArgumentParser, table: Callable[[str], str]) -> arg
     return args
 
 
+def use_threads() -> None:
+    """Let torch have the threads that it may: all of the machine's, or those that OMP_NUM_THREADS says."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+
+
+def slug(name: str) -> str:
+    """Return a name as part of a file's."""
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
 class Sets:
     """The images of a scale, each part read once and only if it is asked for; torch gets the threads it may have."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+        use_threads()
         self.load = cache(lambda part: SCALES[args.scale].load(args.data, part))
 
     @property

@@ -19,7 +19,7 @@ from isthmus import Data, RobustAccuracy
 from isthmus.attacks import PGD
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
 from isthmus.files import write_json
-from isthmus.metrics import Accuracy, as_record, measure
+from isthmus.metrics import Accuracy, as_records, measure
 from isthmus.provenance import provenance
 
 KINDS = ("standard", "robust")
@@ -38,7 +38,7 @@ def end(kind: str, number: int, name: str, train: Data, test: Data) -> nn.Module
     found = measure(net, {"accuracy": Accuracy(test), "robust accuracy": RobustAccuracy(asked, JUDGE)})
     record = {"kind": kind, "number": number, "seed": seed, "seconds": seconds,
               "provenance": provenance(seed, {"train": train, "test": test}),
-              **{metric: as_record(value) for metric, value in found.items()}}  # fmt: skip
+              **as_records(found)}  # fmt: skip
     write_json(Path("results/ends") / name / f"{kind}-{number}.json", record)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(net, file)

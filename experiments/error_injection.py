@@ -30,7 +30,7 @@ from isthmus.data import check_disjoint, repeated
 from isthmus.defenses import FinePrune, FineTune
 from isthmus.files import read_json, write_json
 from isthmus.injection import Penalised, draw, mislabelled
-from isthmus.metrics import as_record, measure
+from isthmus.metrics import as_record, as_records, measure
 from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
 from isthmus.repair import RHO
@@ -154,7 +154,7 @@ def walk(
 
 
 def recorded(net: nn.Module, metrics: Mapping[str, Metric]) -> Rows:
-    return {name: as_record(value) for name, value in measure(net, metrics).items()}
+    return as_records(measure(net, metrics))
 
 
 def cell(rows: list[Rows]) -> str:

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from command import use_threads
 from torch import nn
 
 from isthmus import Augment, Blend, Data, Patch, fit, load_data, poison, split
 from isthmus.files import read_json, write_json
 from isthmus.inspection import References, anomaly_index, inspect, p_value
 from isthmus.inversion import KINDS
-from isthmus.metrics import Accuracy, AttackSuccess, Rate, as_record, measure
+from isthmus.metrics import Accuracy, AttackSuccess, Rate, as_record, as_records, measure
 from isthmus.models import preact_resnet, small_cnn
 from isthmus.provenance import provenance
 from isthmus.train import one_cycle
@@ -89,7 +89,7 @@ def job(train: Data, test: Data, attack: str, seed: int, args: argparse.Namespac
                    "success": as_record(e.success)} for e in found.found],
         "cpu seconds": {"training": trained - began, "inspection": time.process_time() - trained},
         "provenance": provenance(seed, {"bonafide": bonafide, "judged": rest}),
-        **{name: as_record(value) for name, value in measure(net, judged_by).items()},
+        **as_records(measure(net, judged_by)),
     }  # fmt: skip
     write_json(file, record)
 
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/inspection"))
     parser.add_argument("--out", type=Path, default=Path("isthmus/references.json"))
     args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    use_threads()
     if args.what == "run":
         train, test = load(args.data)
         for attack in args.attacks:

@@ -14,9 +14,9 @@ from statistics import mean
 from typing import Any
 
 from attackers import ATTACKS
-from bakeoff import pools, slug, staged
+from bakeoff import pools, staged
 from bakeoff_tables import at
-from command import Sets, parsed, parser
+from command import Sets, parsed, parser, slug
 from scale import SCALES, Scale
 
 from isthmus.defenses import FTSAM, FineTune

@@ -19,7 +19,7 @@ from isthmus.data import Data, Source, as_data
 from isthmus.defenses.budget import budget_of
 from isthmus.engine import ranks
 from isthmus.files import read_json, write_json
-from isthmus.metrics import as_record, measure
+from isthmus.metrics import as_records, measure
 from isthmus.types import BadInput, Defense, Metric, describe, sha256_of
 
 Row = dict[str, Any]
@@ -63,5 +63,5 @@ def _row(defense: Defense, tampered: nn.Module, bonafide: Data, metrics: Mapping
     return {
         "steps": budget_of(defense),
         "seconds": time.perf_counter() - began,
-        **{name: as_record(value) for name, value in measure(net, metrics).items()},
+        **as_records(measure(net, metrics)),
     }

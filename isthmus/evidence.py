@@ -22,6 +22,7 @@ from isthmus.metrics import (
     MeanLoss,
     RobustAccuracy,
     as_record,
+    as_records,
     measure,
     per_class,
 )
@@ -161,7 +162,7 @@ def evidence(
 
 
 def _measured(net: nn.Module, metrics: Mapping[str, Metric]) -> Record:
-    return {name: as_record(value) for name, value in measure(net, metrics).items()}
+    return as_records(measure(net, metrics))
 
 
 def _along(found: Repair, metrics: Mapping[str, Metric], folder: Any) -> Path:

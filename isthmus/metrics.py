@@ -133,6 +133,11 @@ def as_record(value: float) -> dict[str, Any]:
     return record if quartiles is None else {**record, "quartiles": list(quartiles)}
 
 
+def as_records(found: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `measure` found as plain JSON, by name."""
+    return {name: as_record(value) for name, value in found.items()}
+
+
 def from_record(record: Mapping[str, Any]) -> float:
     """Return the value that `as_record` wrote."""
     if "hits" in record:

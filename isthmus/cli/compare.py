@@ -12,13 +12,9 @@ from isthmus.data import hold_out
 from isthmus.defenses import rivals
 from isthmus.engine import ranks
 from isthmus.files import claimed, file_sha256, write_json
-from isthmus.metrics import as_record, check_above_chance, from_record, measure
+from isthmus.metrics import as_records, check_above_chance, from_record, measure
 from isthmus.provenance import provenance
-from isthmus.repair import (
-    DEFAULTS,
-    AlongPath,
-    plain,
-)
+from isthmus.repair import DEFAULTS, AlongPath, plain
 from isthmus.select import BONAFIDE
 from isthmus.sources import load_data
 
@@ -58,7 +54,7 @@ def compare_command(
         rows = comparison.compare(defenses, net, fitted, metrics, folder=out / "rows")
         origin = provenance(budget.seed, {"clean": fitted, **judge.data()})
         if ranks().first:
-            kept = {name: as_record(value) for name, value in before.items()}
+            kept = as_records(before)
             write_json(out / "compare.json", {"provenance": origin, "as received": kept, "rows": rows})
     found = [(row["name"], {n: from_record(row[n]) for n in metrics}) for row in rows if "refused" not in row]
     say(metric_table("network", [("as received", before), *found]))

@@ -12,10 +12,7 @@ from isthmus.curvefile import save_curve
 from isthmus.engine import ranks
 from isthmus.metrics import check_above_chance
 from isthmus.provenance import provenance
-from isthmus.repair import (
-    DEFAULTS,
-    connect,
-)
+from isthmus.repair import DEFAULTS, connect
 from isthmus.sources import load_data
 from isthmus.train import Training
 

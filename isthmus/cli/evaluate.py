@@ -9,7 +9,7 @@ from isthmus.cli.app import app
 from isthmus.cli.options import Asked, Evasion, ModelSpec
 from isthmus.cli.output import load_network, metric_table, say, unwritten
 from isthmus.files import write_json
-from isthmus.metrics import as_record, measure
+from isthmus.metrics import as_records, measure
 from isthmus.provenance import provenance
 from isthmus.select import BONAFIDE
 from isthmus.types import BadInput
@@ -35,6 +35,6 @@ def evaluate(
     out = unwritten(out) if out else None
     found = measure(load_network(model, checkpoint), metrics)
     if out:
-        values = {name: as_record(value) for name, value in found.items()}
+        values = as_records(found)
         write_json(out, {**values, "provenance": provenance(0, judge.data())})
     say(metric_table("network", [(checkpoint.name, found)]))
