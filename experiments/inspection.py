@@ -1,14 +1,13 @@
 """Table: how often `inspect` calls clean networks suspicious, and how often backdoored ones, by attack.
 
-    python experiments/inspection.py run                    one result file per network, on scikit-learn's digits
-    python experiments/inspection.py run --data DIR --network preact_resnet20 --train-steps 6000 --steps 300 ...
-    python experiments/inspection.py references             references.json, from the clean networks set apart for it
-    python experiments/inspection.py table                  the tables of docs/inspection.md
+    python experiments/inspection.py run --scale digits             one result file per network
+    python experiments/inspection.py run --scale small --data DIR   the same on CIFAR-10
+    python experiments/inspection.py references --scale digits      isthmus/references.json, from the clean networks
+    python experiments/inspection.py table --scale digits           the tables of docs/inspection.md
 
-DIR holds train.parquet and test.parquet in the Hugging Face layout. Each network is trained and then searched with
-bonafide samples of its own from the test split, and judged on the rest. Clean networks of the first seeds are
-references alone; the others are judged as the backdoored ones are. Whatever is done already is not done again, and
---attacks, --seeds and --clean share the work among processes.
+Each network is trained and then searched with bonafide samples of its own from the test split, and judged on the rest.
+The first --references clean networks are references alone; the others are judged as the backdoored ones are. Whatever
+is done already is not done again, and --attacks, --seeds and --clean share the work among processes.
 """
 
 from __future__ import annotations
@@ -17,73 +16,79 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from command import use_threads
-from torch import nn
+from attackers import Attacker, drawn, patch, poisoned
+from command import Sets, parser, slug
+from scale import SCALES
 
-from isthmus import Augment, Blend, Data, Patch, fit, load_data, poison, split
+from isthmus import split
 from isthmus.files import read_json, write_json
 from isthmus.inspection import References, anomaly_index, inspect, p_value
 from isthmus.inversion import KINDS
-from isthmus.metrics import Accuracy, AttackSuccess, Rate, as_record, as_records, measure
-from isthmus.models import preact_resnet, small_cnn
+from isthmus.metrics import Accuracy, AttackSuccess, Metric, Rate, as_record, as_records, measure
 from isthmus.provenance import provenance
-from isthmus.train import one_cycle
-from isthmus.triggers import Target
-from isthmus.types import Trigger, percent
+from isthmus.triggers import Blend, LowFrequency, Target
+from isthmus.types import percent
 
 Rows = list[dict[str, Any]]
-LEVEL, CLASSES = 0.05, 10
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
-    "small_cnn": lambda channels, width: small_cnn(CLASSES, channels, width),
-    "preact_resnet20": lambda channels, width: preact_resnet(20),
+RESULTS, PACKAGED = Path("results/inspection"), Path("isthmus/references.json")
+LEVEL, CLASSES, SAMPLES = 0.05, 10, 250
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which networks a scale has, how many clean ones, how many of these are references, and how many of an attack.
+
+    `steps` of training are the scale's where nothing is said.
+    """
+
+    networks: str
+    clean: int
+    references: int
+    attacked: int
+    steps: int | None = None
+
+
+PLANS = {
+    "digits": Plan("small_cnn of width 8 on digits", 199, 99, 12),
+    "small": Plan("preact_resnet of depth 8 on CIFAR-10 at 16x16, 3 epochs", 39, 19, 4, steps=391 * 3),
 }
 
 
-def attacks(size: int) -> dict[str, tuple[Trigger, float, bool]]:
-    """Trigger, poison rate, and whether every class is sent on; the single target is the seed's last digit."""
-    patch = Patch(size=size)
+def attackers(target: Target) -> dict[str, Attacker]:
+    """Who attacks, by name. `target` is another class for every seed, for some classes have small triggers anyway."""
     return {
-        "patch 10 %": (patch, 0.1, False),
-        "patch 1 %": (patch, 0.01, False),
-        "blend 10 %": (Blend(0.2), 0.1, False),
-        "all-to-all 10 %": (patch, 0.1, True),
+        "patch 10 %": poisoned(patch, 0.1, target),
+        "patch 1 %": poisoned(patch, 0.01, target),
+        "blend 10 %": poisoned(lambda scale: Blend(), 0.1, target),
+        "low frequency 10 %": poisoned(lambda scale: LowFrequency(), 0.1, target),
+        "all-to-all 10 %": poisoned(patch, 0.1, "all"),
     }
 
 
-def load(data: str) -> tuple[Data, Data]:
-    if data == "digits":
-        return load_data("digits:train"), load_data("digits:test")
-    return load_data(str(Path(data) / "train.parquet")), load_data(str(Path(data) / "test.parquet"))
-
-
-def job(train: Data, test: Data, attack: str, seed: int, args: argparse.Namespace) -> None:
+def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     """Train one network, inspect it without references, and write what was found."""
-    file = args.results / f"{attack.replace(' ', '').replace('%', '')}-{seed}.json"
+    file = RESULTS / args.scale / f"{slug(attack)}-{seed}.json"
     if file.exists():
         return
-    began = time.process_time()
-    judged_by: dict[str, Accuracy | AttackSuccess] = {}
-    bonafide, rest = split(test, [args.samples, len(test) - args.samples], torch.Generator().manual_seed(seed))
-    judged_by["accuracy"] = Accuracy(rest)
+    began, plan, scale = time.process_time(), PLANS[args.scale], SCALES[args.scale]
+    scale = replace(scale, steps=plan.steps or scale.steps)
+    bonafide, rest = split(sets.test, [SAMPLES, len(sets.test) - SAMPLES], drawn(seed))
+    judged_by: dict[str, Metric] = {"accuracy": Accuracy(rest)}
     target: Target | None = None
-    if attack != "clean":
-        trigger, rate, every = attacks(args.patch)[attack]
-        target = "all" if every else seed % CLASSES
-        train = poison(train, trigger, rate=rate, target=target, generator=torch.Generator().manual_seed(seed))
-        judged_by["attack success"] = AttackSuccess(rest, trigger, target)
-    torch.manual_seed(seed)
-    net = NETWORKS[args.network](train.x.shape[1], args.width)
-    fit(net, train, steps=args.train_steps, lr=args.lr, batch_size=args.train_batch, weight_decay=5e-4,
-        schedule=one_cycle, seed=seed, augment=None if args.data == "digits" else Augment(2),
-        precision=args.precision)  # fmt: skip
+    if attack == "clean":
+        net = scale.trained(sets.train, seed)
+    else:
+        sent = attackers(seed % CLASSES)[attack](sets.train, scale, seed)
+        net, target = sent.network, sent.target
+        judged_by["attack success"] = AttackSuccess(rest, sent.trigger, target)
     trained = time.process_time()
-    found = inspect(net, bonafide, steps=args.steps, batch_size=args.batch, seed=seed, precision=args.precision)
+    found = inspect(net, bonafide, steps=args.steps, batch_size=args.batch, seed=seed)
     record = {
-        "attack": attack, "seed": seed, "target": target, "network": f"{args.network}, width {args.width}",
+        "attack": attack, "seed": seed, "target": target, "network": plan.networks,
         "settings": dict(found.settings), "statistics": dict(found.statistics),
         "found": [{"kind": e.kind, "target": e.target, "size": e.size, "score": e.score,
                    "success": as_record(e.success)} for e in found.found],
@@ -94,8 +99,10 @@ def job(train: Data, test: Data, attack: str, seed: int, args: argparse.Namespac
     write_json(file, record)
 
 
-def results(folder: Path) -> Rows:
-    return sorted(map(read_json, folder.glob("*.json")), key=lambda row: (row["attack"], row["seed"]))
+def results(scale: str) -> Rows:
+    """All networks that were inspected."""
+    rows = map(read_json, (RESULTS / scale).glob("*.json"))
+    return sorted(rows, key=lambda row: (row["attack"], row["seed"]))
 
 
 def made_references(rows: Rows, count: int) -> References:
@@ -103,7 +110,7 @@ def made_references(rows: Rows, count: int) -> References:
     rows = [row for row in rows if row["attack"] == "clean" and row["seed"] < count]
     names = rows[0]["statistics"]
     values = {name: [row["statistics"][name] for row in rows] for name in names}
-    return References(f"{rows[0]['network']}", rows[0]["settings"], values)
+    return References(rows[0]["network"], rows[0]["settings"], values)
 
 
 def sizes(row: dict[str, Any], kind: str) -> list[float]:
@@ -175,37 +182,30 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "references", "table"])
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--network", choices=NETWORKS, default="small_cnn")
-    parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--patch", type=int, default=2, help="pixels a side of the patch")
-    parser.add_argument("--samples", type=int, default=250, help="bonafide samples for each network")
-    parser.add_argument("--train-steps", type=int, default=300)
-    parser.add_argument("--train-batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.2)
-    parser.add_argument("--steps", type=int, default=120, help="of the search")
-    parser.add_argument("--batch", type=int, default=16, help="of the search")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--attacks", nargs="+", default=["clean", *attacks(2)])
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(6), help="of the backdoored networks")
-    parser.add_argument("--clean", type=int, nargs="+", default=range(30), help="seeds of the clean networks")
-    parser.add_argument("--references", type=int, default=20, help="clean networks of lower seeds are references")
-    parser.add_argument("--results", type=Path, default=Path("results/inspection"))
-    parser.add_argument("--out", type=Path, default=Path("isthmus/references.json"))
-    args = parser.parse_args()
-    use_threads()
+    options = parser(__doc__, "run", "references", "table")
+    options.add_argument("--steps", type=int, default=120, help="of the search")
+    options.add_argument("--batch", type=int, default=16, help="of the search")
+    names = ["clean", *attackers(0)]
+    options.add_argument("--attacks", nargs="+", default=names, choices=names)
+    options.add_argument("--seeds", type=int, nargs="+", help="of the backdoored networks")
+    options.add_argument("--clean", type=int, nargs="+", help="seeds of the clean networks")
+    options.add_argument("--references", type=int, help="clean networks of lower seeds are references")
+    args = options.parse_args()
+    if args.scale not in PLANS:
+        options.error(f"--scale {args.scale} has no plan: choose one of {', '.join(PLANS)}")
+    plan = PLANS[args.scale]
+    count = args.references or plan.references
     if args.what == "run":
-        train, test = load(args.data)
+        sets = Sets(args)
         for attack in args.attacks:
-            for seed in args.clean if attack == "clean" else args.seeds:
-                job(train, test, attack, seed, args)
+            asked, planned = (args.clean, plan.clean) if attack == "clean" else (args.seeds, plan.attacked)
+            for seed in range(planned) if asked is None else asked:
+                job(attack, seed, args, sets)
     elif args.what == "references":
-        found = made_references(results(args.results), args.references)
-        write_json(args.out, {"schema": "isthmus-references/1", "references": [found.record()]})
+        found = made_references(results(args.scale), count)
+        write_json(PACKAGED, {"schema": "isthmus-references/1", "references": [found.record()]})
     else:
-        print(table(results(args.results), args.references))
+        print(table(results(args.scale), count))
 
 
 if __name__ == "__main__":
