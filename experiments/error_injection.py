@@ -26,6 +26,7 @@ from torch import nn
 
 from isthmus import Accuracy, Data, InjectionSuccess, load_data, repair, split
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
+from isthmus.connect import RHO
 from isthmus.data import check_disjoint, repeated
 from isthmus.defenses import FinePrune, FineTune
 from isthmus.files import read_json, write_json
@@ -33,7 +34,6 @@ from isthmus.injection import Penalised, draw, mislabelled
 from isthmus.metrics import as_record, as_records, measure
 from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
-from isthmus.repair import RHO
 from isthmus.sources import save_npz
 from isthmus.train import Training
 from isthmus.types import Metric

@@ -19,9 +19,9 @@ from bakeoff import GRID, RESULTS, SIZES, STRAIGHT, STRETCH
 from bakeoff_tables import at, der, tried
 from scale import SCALES
 
+from isthmus.connect import FAR
 from isthmus.files import read_json
 from isthmus.path import Path
-from isthmus.repair import FAR
 from isthmus.select import Choice, Rule, farthest_within, fixed, settled, up_to
 
 Rows = Any  # JSON

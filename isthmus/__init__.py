@@ -3,6 +3,7 @@
 from isthmus.align import permuted_copy
 from isthmus.balls import L1, L2, Linf
 from isthmus.batchnorm import recalibrate
+from isthmus.connect import connect
 from isthmus.curve import Bezier, Curve, PolyChain, expected_over_t
 from isthmus.data import Augment, Data, as_data, split
 from isthmus.hessian import input_hessian, input_hessian_top
@@ -10,7 +11,7 @@ from isthmus.inspection import inspect
 from isthmus.losses import adversarial, cross_entropy, sharpness_aware, trades
 from isthmus.metrics import Accuracy, AttackSuccess, InjectionSuccess, MeanLoss, RobustAccuracy
 from isthmus.path import Path, evaluate_path
-from isthmus.repair import Repair, connect, repair
+from isthmus.repair import Repair, repair
 from isthmus.sources import load_data
 from isthmus.train import fit
 from isthmus.triggers import Blend, Patch, poison

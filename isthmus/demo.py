@@ -8,11 +8,12 @@ from pathlib import Path as File
 import torch
 from torch import nn
 
+from isthmus.connect import plain
 from isthmus.data import Data, split
 from isthmus.defenses import standard
 from isthmus.evidence import Judge
 from isthmus.models import small_cnn
-from isthmus.repair import Repair, plain, repair
+from isthmus.repair import Repair, repair
 from isthmus.sources import load_data
 from isthmus.train import Training, fit, one_cycle
 from isthmus.triggers import Patch, poison

@@ -2,11 +2,10 @@
 
 Source: Zhao et al., ICLR 2020, section 3; specification, sections 1 to 6 and 12.
 
-Where we depart: the curve is trained sharpness-aware, which removes the trigger nearer to the tampered end, where more
-accuracy is left, and where the data are so easy that the plain loss has no gradient; t is drawn where the answer is
-sought; the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a fixed t or
-by the attacker's trigger; with one checkpoint the second endpoint is made here, and with few samples it is a repaired
-network itself: the mean of a point on a curve and of a fine-tuned copy, to which the path is straight.
+Where we depart: the curve is trained as `connect` does, and t is drawn where the answer is sought; the point is chosen
+by a rule on bonafide samples that the curve was not trained on, instead of by a fixed t or by the attacker's trigger;
+with one checkpoint the second endpoint is made, and with few samples it is a repaired network itself: the mean of a
+point on a curve and of a fine-tuned copy, to which the path is straight.
 """
 
 from __future__ import annotations
@@ -21,25 +20,32 @@ from typing import Unpack
 from torch import nn
 
 from isthmus.batchnorm import batchnorm_layers
-from isthmus.curve import Bezier, Curve, expected_over_t
+from isthmus.connect import (
+    FAR,
+    HIGH,
+    LOW,
+    RHO,
+    AfterStep,
+    Budgeted,
+    OnCurve,
+    connect,
+    curve_options,
+    made_end,
+    plain,
+    sharpened,
+)  # fmt: skip
+from isthmus.curve import Bezier, Curve
 from isthmus.data import Data, Source, as_data, hold_out
-from isthmus.defenses import FTSAM, Averaged, FineTune
-from isthmus.defenses.budget import budget_of, spending, steps_for
-from isthmus.endpoints import PermutedCopy
+from isthmus.defenses import FTSAM, Averaged
+from isthmus.defenses.budget import budget_of
 from isthmus.inversion import KINDS, InvertedSuccess, invert
-from isthmus.losses import cross_entropy, sharpness_aware
+from isthmus.losses import cross_entropy
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance, least_drop
 from isthmus.path import Path, evaluate_path, grid, network_at
 from isthmus.select import BONAFIDE, TOLERANCE, Choice, Rule, fixed, up_to
-from isthmus.train import History, Training, fit
-from isthmus.types import BadInput, Defense, Loss, Metric, describe
+from isthmus.train import History, Training
+from isthmus.types import Defense, Loss, Metric, describe
 
-# Found by experiments/backdoor_repair.py; see docs/experiments.md.
-# `clip` is beyond the gradients of convolutional networks, and keeps the curves of transformers from diverging.
-DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4, "clip": 1.5}
-RHO = 2.0
-LOW, HIGH = 0.1, 0.4
-FAR = 0.28  # the t with the smallest worst-case regret: docs/results/rules.md
 FEW = 1000  # samples; with fewer a curve overfits, and the average of two repairs is ahead: docs/results/bakeoff.md;
 # not so in networks without BatchNorm, where it costs far more than a curve: docs/experiments.md
 NEAR, END = 0.5, 1.0  # where t is sought on a straight path whose end is a repaired network
@@ -48,10 +54,6 @@ AVERAGED = (
     f"averaged repairs: a point on a curve (t = {CURVE_T:g}, rho {CURVE_RHO:g}) "
     f"and a sharpness-aware fine-tuned copy (rho {COPY_RHO:g})"
 )
-
-
-AfterStep = Callable[[nn.Module], None]
-"""What `fit` calls with the module, here the curve, after each step."""
 
 Watch = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
 """Makes further metrics for a rule to read, of the tampered network, the samples that train and those that measure."""
@@ -77,89 +79,6 @@ class Repair:
     held_out: Data = field(repr=False)
     settings: dict[str, object] = field(default_factory=dict)
     spent: int = 0
-
-
-def _options(label: str, training: Training) -> Training:
-    """The options of `fit`: the defaults of a repair, then the caller's."""
-    options = DEFAULTS.copy()
-    options["progress"] = label
-    options.update(training)
-    return options
-
-
-def connect(
-    start: nn.Module,
-    end: nn.Module,
-    bonafide: Source,
-    *,
-    kind: type[Curve] = Bezier,
-    bends: int = 1,
-    loss: Loss = cross_entropy,
-    rho: float = RHO,
-    adaptive: bool = True,
-    low: float = LOW,
-    high: float = HIGH,
-    after_step: AfterStep | None = None,
-    **training: Unpack[Training],
-) -> tuple[Curve, History | None]:
-    """Return a curve of low loss between two networks, trained on bonafide data, and its history.
-
-    t is drawn from [low, high]; `weight_decay` acts on the point of the curve, not on the bends. The loss is taken at
-    the worst weights within `rho` of theta(t), at two gradients a step, where `adaptive` in units of each weight's
-    size; rho=0 takes it at theta(t) itself, as the papers do, at one. With bends=0 there is nothing to train.
-    A robust curve is one of loss=adversarial(attack). `after_step` is `fit`'s, which sees the curve.
-    Raises BadInput where the networks differ in architecture, an option of `fit` is off, or rho > 0 with TRADES.
-    """
-    curve = kind(start, end, bends)
-    if not bends:
-        return curve, None
-    options = _options("connecting", training)
-    objective = expected_over_t(_sharp(loss, rho, adaptive), options.pop("weight_decay"), low, high)
-    return curve, fit(curve, bonafide, objective, after_step=after_step, **options)
-
-
-def _sharp(loss: Loss, rho: float, adaptive: bool) -> Loss:
-    return sharpness_aware(loss, rho, adaptive=adaptive) if rho else loss
-
-
-def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> tuple[nn.Module, str]:
-    """Return a second endpoint for want of a second checkpoint, and what it is.
-
-    A randomly permuted copy, which costs no training and whose draw an attacker does not know; where nothing in the
-    network can be permuted, a fine-tuned copy (specification, section 12).
-    """
-    try:
-        made = PermutedCopy("random", seed=training.get("seed", 0))
-        return made(tampered, bonafide), "permuted copy"
-    except BadInput as error:
-        tuned = FineTune(plain(_options("fine-tuning a copy", training), rho=0))
-        return tuned(tampered, bonafide), f"fine-tuned copy, for a permuted one was refused: {error}"
-
-
-def _second(
-    other: nn.Module | Defense | None, tampered: nn.Module, bonafide: Data, training: Training
-) -> tuple[nn.Module, str]:
-    """Return the network at t = 1 and where it is from: given, made as asked, or for want of that `second_endpoint`."""
-    if isinstance(other, nn.Module):
-        return other, "given"
-    if other is not None:
-        return other(tampered, bonafide), describe(other)
-    return second_endpoint(tampered, bonafide, **training)
-
-
-def plain(training: Training, rho: float = RHO) -> Training:
-    """Return the budget of a curve as one for a network: as many gradients, a tenth of the learning rate.
-
-    A sharpness-aware step (rho > 0) takes two gradients. A bend's gradient is c(t) times the network's, 0.18 to 0.48
-    for t in [0.1, 0.4], and moves theta(t) by c(t)^2 times the step that plain training would take.
-    """
-    options = DEFAULTS.copy()
-    options.update(training)
-    options["lr"] = options["lr"] / 10
-    options["steps"] *= 2 if rho else 1
-    if options["clip"] is not None:
-        options["clip"] *= 2.5
-    return options
 
 
 STAND_INS = "inverted trigger success"
@@ -189,7 +108,7 @@ def averaged_repairs(home: File | None = None, **training: Unpack[Training]) -> 
     for FT-SAM. Unfinished training is kept in `home`. A path to it is straight and sought from NEAR to END:
     `repair(..., bends=0, low=0.5, high=1.0)`. Source: ours, docs/experiments.md.
     """
-    options = _options("connecting", training)
+    options = curve_options("connecting", training)
     third = 2 * options["steps"] // 3
     curve, tuned = _kept_in(home, "curve", options), _kept_in(home, "copy", plain(options))
     curve["steps"], tuned["steps"] = 2 * third, third
@@ -280,11 +199,11 @@ def repair(
     ts = (0.0, *grid(points, low, high), 1.0)
     known = other if isinstance(other, nn.Module) else tampered
     kind(tampered, known, bends)  # refuses impossible curves and mismatched endpoints before any work
-    _sharp(loss, rho, adaptive)  # as it does losses that have no such form
+    sharpened(loss, rho, adaptive)  # as it does losses that have no such form
     for end in dict.fromkeys((tampered, known)):
         check_above_chance(end, bonafide)
     spent = budget_of(other)
-    other, second = _second(other, tampered, fitted, _kept_in(home, "other", training))
+    other, second = made_end(other, tampered, fitted, _kept_in(home, "other", training))
     options = _kept_in(home, "curve", training)
     curve, history = connect(
         tampered, other, fitted, kind=kind, bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low, high=high,
@@ -295,7 +214,7 @@ def repair(
     path = evaluate_path(curve, metrics, sorted({*ts}), recalibrate_on=fitted, folder=home / "points" if home else None)
     t = (rule or default_rule(low, high, enough=held_out is not fitted))(path)
     model = network_at(curve, float(t), fitted)
-    used = _options("connecting", training)
+    used = curve_options("connecting", training)
     settings = {"kind": kind.__name__, "bends": bends, "weight_decay": used["weight_decay"], "holdout": holdout}
     settings |= {"low": low, "high": high}
     if bends:  # without them nothing is trained by these
@@ -305,59 +224,14 @@ def repair(
 
 
 @dataclass(frozen=True)
-class AlongPath:
-    """`repair` with the signature and the budget of a defense: `training["steps"]` counts gradient evaluations.
+class AlongPath(Budgeted):
+    """`repair` with the signature and the budget of a defense.
 
-    A sharpness-aware step takes two of them. `training["lr"]` is the curve's. What `other` may cost is not counted.
+    Where the samples object to the mean of two repairs, the curve that follows after all is not counted either.
     """
 
-    training: Training
-    other: nn.Module | Defense | None = None
-    rho: float = RHO
-    adaptive: bool = True
-    low: float = LOW
-    high: float = HIGH
     rule: Rule | None = None
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network that `repair` chooses. Raises BadInput as `repair` does."""
-        options = _options("connecting", self.training)
-        options["steps"] = steps_for(options, cost=2 if self.rho else 1)
-        found = repair(
-            tampered,
-            bonafide,
-            self.other,
-            rho=self.rho,
-            adaptive=self.adaptive,
-            low=self.low,
-            high=self.high,
-            rule=self.rule,
-            **options,
-        )
-        return found.model
-
-
-@dataclass(frozen=True)
-class OnCurve:
-    """The point at `t` of a curve that all of the samples train: a repair whose t was chosen beforehand.
-
-    `training` and the rest are those of `AlongPath`; nothing is held out and nothing measured.
-    """
-
-    training: Training
-    t: float = FAR
-    other: nn.Module | Defense | None = None
-    rho: float = RHO
-    adaptive: bool = True
-    low: float = LOW
-    high: float = HIGH
-
-    def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
-        """Return the network at t, BatchNorm recalibrated on the samples. Raises BadInput as `connect` does."""
-        data, options = as_data(bonafide), _options("connecting", self.training)
-        options["steps"] = steps_for(options, cost=2 if self.rho else 1)
-        other, _ = _second(self.other, tampered, data, spending(options, options["steps"], "fine-tuning a copy"))
-        curve, _ = connect(
-            tampered, other, data, rho=self.rho, adaptive=self.adaptive, low=self.low, high=self.high, **options
-        )
-        return network_at(curve, self.t, data)
+        return repair(tampered, bonafide, self.other, rule=self.rule, **self.how()).model

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from isthmus import Bezier, Data, PolyChain, connect, evaluate_path, fit, load_data, repair, split
+from isthmus.connect import OnCurve, second_endpoint
 from isthmus.data import hold_out
 from isthmus.defenses import FineTune, standard
 from isthmus.endpoints import PerturbedCopy
@@ -13,7 +14,7 @@ from isthmus.evidence import Judge, evidence
 from isthmus.metrics import Accuracy, AttackSuccess
 from isthmus.models import mlp, small_cnn
 from isthmus.path import network_at
-from isthmus.repair import AVERAGED, FEW, STAND_INS, AlongPath, OnCurve, averaged_repairs, second_endpoint, stand_ins
+from isthmus.repair import AVERAGED, FEW, STAND_INS, AlongPath, averaged_repairs, stand_ins
 from isthmus.report import schema
 from isthmus.select import BONAFIDE, farthest_within, fixed, settled, up_to
 from isthmus.train import one_cycle

@@ -8,13 +8,14 @@ from isthmus import comparison
 from isthmus.cli.app import app
 from isthmus.cli.options import Asked, Budget, Clean, ModelSpec
 from isthmus.cli.output import load_network, metric_table, say
+from isthmus.connect import DEFAULTS, plain
 from isthmus.data import hold_out
 from isthmus.defenses import rivals
 from isthmus.engine import ranks
 from isthmus.files import claimed, file_sha256, write_json
 from isthmus.metrics import as_records, check_above_chance, from_record, measure
 from isthmus.provenance import provenance
-from isthmus.repair import DEFAULTS, AlongPath, plain
+from isthmus.repair import AlongPath
 from isthmus.select import BONAFIDE
 from isthmus.sources import load_data
 

@@ -11,6 +11,7 @@ from isthmus.checkpoint import save_checkpoint
 from isthmus.cli.app import app
 from isthmus.cli.options import KINDS, Asked, Budget, Clean, Hardening, ModelSpec, Surroundings
 from isthmus.cli.output import load_network, metadata, say, say_landscape
+from isthmus.connect import DEFAULTS, HIGH, LOW, RHO, plain
 from isthmus.data import hold_out
 from isthmus.defenses import FineTune, standard
 from isthmus.endpoints import PermutedCopy, PerturbedCopy
@@ -19,7 +20,7 @@ from isthmus.evidence import evidence
 from isthmus.files import claimed, file_sha256
 from isthmus.path import grid
 from isthmus.provenance import provenance
-from isthmus.repair import DEFAULTS, END, HIGH, LOW, NEAR, RHO, Repair, averaged_repairs, plain, repair
+from isthmus.repair import END, NEAR, Repair, averaged_repairs, repair
 from isthmus.select import farthest_within, fixed
 from isthmus.sources import load_data
 from isthmus.train import Training
