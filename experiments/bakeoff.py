@@ -16,7 +16,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from scale import SCALES, Scale
 from torch import nn
 
 from isthmus import Data, split
+from isthmus.connect import FAR
 from isthmus.data import hold_out
 from isthmus.defenses import ANP, CLP, FTSAM, IBAU, NAD, TSC, FinePrune, FineTune, FromScratch, GaussianNoise
 from isthmus.files import read_json, write_json
@@ -33,6 +34,7 @@ from isthmus.inversion import KINDS, InvertedSuccess, invert
 from isthmus.metrics import Accuracy, Agreement, AttackSuccess, as_records, check_above_chance, measure
 from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
+from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import averaged_repairs, repair
 from isthmus.select import BONAFIDE, fixed
 from isthmus.threats import planted
@@ -44,8 +46,14 @@ SIZES, JUDGES = (2500, 500), 3000
 GRID = tuple(round(0.1 + 0.03 * i, 2) for i in range(11))  # t of the path
 STRAIGHT, STRETCH = "path, to averaged repairs", (0.6, 0.7, 0.8, 0.9, 1.0)  # and the t on it
 STRONGEST = ("fine-tune", "FT-SAM", "I-BAU", "NAD")
+WHOLE: dict[str, tuple[str, float]] = {  # rivals who spend all on one setting, and what they are
+    "FT-SAM, rho 4, all": ("FT-SAM", 4.0),
+    "FT-SAM, rho 8, all": ("FT-SAM", 8.0),
+    "fine-tune, lr 0.2, all": ("fine-tune", 0.2),
+}
+WOKEN = ("path, beforehand", "FT-SAM, rho 4, all", "never poisoned")
 SHARES = (0.1, 0.2, 0.4)  # of the budget: how few steps repair
-PLAN = 2  # raised when `plan` gets another row: finished jobs are gone through again for it
+PLAN = 3  # raised when `plan` gets another row: finished jobs are gone through again for it
 Rows = Any  # JSON
 
 
@@ -92,6 +100,7 @@ class Bench:
     bonafide: Data
     judged: Data
     judges: dict[str, Metric]
+    clean: Callable[[], nn.Module]  # trains a network that was never poisoned
 
     def parts(self) -> tuple[Data, Data]:
         """Return the samples that train and those held out: the split that `repair` makes."""
@@ -121,23 +130,56 @@ class Bench:
         gradients: int,
         *,
         watch: bool = False,
+        wake: bool = False,
         other: nn.Module | Defense | None = None,
         bends: int = 1,
         points: Sequence[float] = GRID,
     ) -> dict[str, Any]:
-        """Return the path: what the defender sees, and what the judges say, at every t."""
-        began, (fitted, _) = time.perf_counter(), self.parts()
+        """Return the path: what the defender sees, and what the judges say, at every t.
+
+        `seconds` is what the repair took. `watch` adds what the rules of `rules.py` look at, and `wake` what a few
+        triggered images bring back at the last of the points.
+        """
+        began, (fitted, held_out) = time.perf_counter(), self.parts()
         options: Training = {"steps": gradients // 2, "augment": self.scale.augment, "seed": self.seed}
         found = repair(self.sent.network, self.bonafide, other, points=points, rule=fixed(points[-1]), bends=bends,
-                       watch=stand_ins if watch else None, **options)  # fmt: skip
+                       **options)  # fmt: skip
         seconds = time.perf_counter() - began
-        judged = evaluate_path(found.curve, self.judges, found.path.t, recalibrate_on=fitted)
-        return {"seconds": seconds, "seen": found.path.record(), "judged": judged.record()}
+        along = partial(evaluate_path, found.curve, t=found.path.t, recalibrate_on=fitted)
+        record = {"seconds": seconds, "seen": found.path.record(), "judged": along(self.judges).record()}
+        if watch:
+            seen = along(stand_ins(self.sent.network, fitted, held_out)).record()
+            record["seen"]["values"] |= seen["values"]
+        if wake:
+            record["re-activation"] = self.woken(found.model)
+        return record
 
-    def straight(self) -> dict[str, Any]:
-        """Return the path that `repair` takes with few samples: straight to the mean of two repairs."""
-        end = averaged_repairs(steps=self.scale.gradients // 2, augment=self.scale.augment, seed=self.seed)
-        return self.path(0, other=end, bends=0, points=STRETCH)
+    def straight(self, end: Defense, **how: Any) -> dict[str, Any]:
+        """Return the path straight to what a defense makes: where `repair` looks with few samples."""
+        return self.path(0, other=end, bends=0, points=STRETCH, **how)
+
+    def averaged(self) -> Defense:
+        """Return the end of the path that `repair` takes with few samples: the mean of two repairs."""
+        return averaged_repairs(steps=self.scale.gradients // 2, augment=self.scale.augment, seed=self.seed)
+
+    def whole(self, name: str) -> Defense:
+        """Return a rival who spends the whole budget on one setting, as the path does."""
+        family, setting = WHOLE[name]
+        return families(self.scale, self.seed)[family][0](setting, self.scale.gradients)
+
+    def woken(self, net: nn.Module) -> dict[str, Any]:
+        """Return what a few triggered images bring back, and the barrier between a network and the tampered one."""
+        fitted, _ = self.parts()
+        rows = {}
+        for images in IMAGES:
+            woken = Reactivate(self.sent.trigger, self.sent.target, images, seed=self.seed)(net, fitted)
+            rows[f"{images} images"] = as_records(measure(woken, self.judges))
+        return {**rows, "barrier": linear_barrier(net, self.sent.network, fitted)}
+
+    def control(self, clean: Callable[[], nn.Module]) -> dict[str, Any]:
+        """Return the row of a network that was never poisoned: the floor, and what retuning teaches anew."""
+        net = clean()
+        return self.row(net, **{"re-activation": self.woken(net)})
 
 
 def plan(bench: Bench) -> dict[str, Callable[[], Any]]:
@@ -146,13 +188,18 @@ def plan(bench: Bench) -> dict[str, Callable[[], Any]]:
     made: dict[str, Callable[[], Any]] = {"as received": lambda: bench.row(bench.sent.network)}
     made["path"] = partial(bench.path, bench.scale.gradients, watch=most)
     if not most:  # with many samples the curve alone is ahead of it: docs/experiments.md
-        made[STRAIGHT] = bench.straight
+        made[STRAIGHT] = lambda: bench.straight(bench.averaged())
     if bench.sent.other is not None:
         made["path, to the second network"] = partial(bench.path, bench.scale.gradients, other=bench.sent.other)
     made |= {name: partial(bench.rival, name) for name in (names if most else STRONGEST)}
     for share in SHARES if most and bench.seed == 0 else ():
         gradients = int(share * bench.scale.gradients)
         made[f"path, {share:g} of the budget"] = partial(bench.path, gradients)
+    for name in WHOLE:
+        made[name] = partial(lambda name: bench.straight(bench.whole(name), wake=most and name in WOKEN), name)
+    if most:
+        made["path, beforehand"] = partial(bench.path, bench.scale.gradients, points=(FAR,), wake=True)
+        made["never poisoned"] = partial(bench.control, bench.clean)
     return made
 
 
@@ -160,6 +207,12 @@ def pools(train: Data, seed: int) -> tuple[Data, Data]:
     """Return the bonafide samples and the attacker's, disjoint."""
     bonafide, theirs = split(train, [max(SIZES), len(train) - max(SIZES)], drawn(seed))
     return bonafide, theirs
+
+
+@cache
+def never_poisoned(scale: Scale, seed: int, sets: Sets) -> nn.Module:
+    """Return a network trained as the attacker trains, on clean images: the control of all attacks of a seed."""
+    return scale.trained(pools(sets.train, seed)[1], seed)
 
 
 def staged(attack: str, seed: int, scale: Scale, sets: Sets) -> tuple[Bench, dict[str, Any]]:
@@ -178,7 +231,7 @@ def staged(attack: str, seed: int, scale: Scale, sets: Sets) -> tuple[Bench, dic
         "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged, "attacker's": theirs}),
         "as received": as_records(measure(sent.network, judges)),
     }
-    return Bench(sent, scale, seed, bonafide, judged, judges), record
+    return Bench(sent, scale, seed, bonafide, judged, judges, partial(never_poisoned, scale, seed, sets)), record
 
 
 def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:

@@ -26,8 +26,7 @@ from scale import SCALES
 
 from isthmus import split
 from isthmus.files import read_json, write_json
-from isthmus.inspection import References, anomaly_index, inspect, p_value
-from isthmus.inversion import KINDS
+from isthmus.inspection import References, anomaly_index, inspect, oddest, p_value
 from isthmus.metrics import Accuracy, AttackSuccess, Metric, Rate, as_record, as_records, measure
 from isthmus.provenance import provenance
 from isthmus.triggers import Blend, LowFrequency, Target
@@ -136,15 +135,11 @@ def tests(known: References) -> dict[str, Test]:
     }
 
 
-def suspect(row: dict[str, Any]) -> Any:
-    """The class whose trigger is the smallest against the median of its kind."""
-
-    def lead(kind: str) -> tuple[float, Any]:
-        scores = {e["target"]: e["score"] for e in row["found"] if e["kind"] == kind and e["target"] != "any"}
-        least = min(scores, key=lambda each: scores[each])
-        return sorted(scores.values())[len(scores) // 2] - scores[least], least
-
-    return max(lead(kind) for kind in KINDS)[1]
+def suspect(row: dict[str, Any], known: References) -> Any:
+    """Where the oddest trigger leads, as `inspect` says."""
+    kind, _, away = oddest(row["statistics"], known).partition(", ")
+    found = [e for e in row["found"] if e["kind"] == kind and (e["target"] == "any") == bool(away)]
+    return min(found, key=lambda e: e["score"])["target"]
 
 
 def cell(rate: Rate) -> str:
@@ -163,11 +158,11 @@ def table(rows: Rows, count: int) -> str:
         cells = [cell(Rate(sum(map(test, group)), len(group))) for group in groups.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     named = [
-        cell(Rate(sum(suspect(row) == row["target"] for row in group), len(group)))
+        cell(Rate(sum(suspect(row, known) == row["target"] for row in group), len(group)))
         if isinstance(group[0]["target"], int) else ""
         for group in groups.values()
     ]  # fmt: skip
-    lines += ["| oddest class is the target | " + " | ".join(named) + " |", ""]
+    lines += ["| the suspect is the target | " + " | ".join(named) + " |", ""]
     lines += ["| | accuracy | attack success | CPU seconds, training and inspection |", "|---|---|---|---|"]
     for name, group in groups.items():
         shown = [spread([row[key]["value"] for row in group]) if key in group[0] else ""

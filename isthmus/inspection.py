@@ -120,6 +120,16 @@ def p_value(found: Mapping[str, float], references: References) -> float:
     return float((oddness >= oddness[-1]).mean())
 
 
+def oddest(found: Mapping[str, float], references: References | None = None) -> str:
+    """Return the name of the statistic that stands out most among clean networks.
+
+    Without references, that of the smallest trigger of a class.
+    """
+    if references is not None:
+        return list(found)[int(_standardised(found, references)[-1].argmax())]
+    return max((name for name in found if not name.endswith(", any")), key=lambda name: found[name])
+
+
 def _standardised(found: Mapping[str, float], references: References) -> np.ndarray[Any, Any]:
     """Return (references + 1, statistics), mean 0 and deviation 1 in each column, this network last."""
     rows = np.array([[*references.values[name], value] for name, value in found.items()]).T
@@ -227,14 +237,9 @@ def inspect(
 
 
 def _oddest(found: Sequence[Inverted], values: Mapping[str, float], clean: References | None) -> Inverted:
-    """Return the trigger behind the statistic that stands out most; without references, the smallest of a class."""
-    if clean is None:
-        names = [name for name in values if not name.endswith(", any")]
-        name = max(names, key=lambda each: values[each])
-    else:
-        name = list(values)[int(_standardised(values, clean)[-1].argmax())]
-    kind, _, any_ = name.partition(", ")
-    return min((e for e in found if e.kind == kind and (e.target == "any") == bool(any_)), key=lambda e: e.score)
+    """Return the trigger behind the statistic that stands out most."""
+    kind, _, away = oddest(values, clean).partition(", ")
+    return min((e for e in found if e.kind == kind and (e.target == "any") == bool(away)), key=lambda e: e.score)
 
 
 def _decide(p: float | None, clean: References | None, level: float, suspect: Inverted) -> tuple[str, str]:
