@@ -26,7 +26,6 @@ from scale import SCALES, Scale
 from torch import nn
 
 from isthmus import Data, split
-from isthmus.connect import FAR
 from isthmus.data import hold_out
 from isthmus.defenses import ANP, CLP, FTSAM, IBAU, NAD, TSC, FinePrune, FineTune, FromScratch, GaussianNoise
 from isthmus.files import read_json, write_json
@@ -36,7 +35,7 @@ from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
 from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
 from isthmus.repair import averaged_repairs, repair
-from isthmus.select import BONAFIDE, fixed
+from isthmus.select import BONAFIDE, FAR, fixed
 from isthmus.threats import planted
 from isthmus.train import Training
 from isthmus.types import BadInput, Defense, Metric, sha256_of

@@ -19,10 +19,9 @@ from command import parser
 from scale import SCALES
 from scipy.stats import t as student
 
-from isthmus.connect import FAR
 from isthmus.files import read_json
 from isthmus.metrics import from_record, least_drop
-from isthmus.select import BONAFIDE
+from isthmus.select import BONAFIDE, FAR
 
 TOLERANCE, BEARABLE = 0.05, 0.08  # of held-out accuracy, by the first rule and by the second
 NEAR = GRID[:7]  # t shown in tables

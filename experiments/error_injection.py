@@ -26,7 +26,7 @@ from torch import nn
 
 from isthmus import Accuracy, Data, InjectionSuccess, load_data, repair, split
 from isthmus.checkpoint import load_checkpoint, save_checkpoint
-from isthmus.connect import RHO
+from isthmus.connection import RHO
 from isthmus.data import check_disjoint, repeated
 from isthmus.defenses import FinePrune, FineTune
 from isthmus.files import read_json, write_json

@@ -19,10 +19,9 @@ from bakeoff import GRID, RESULTS, SIZES, STRAIGHT, STRETCH
 from bakeoff_tables import at, der, tried
 from scale import SCALES
 
-from isthmus.connect import FAR
 from isthmus.files import read_json
 from isthmus.path import Path
-from isthmus.select import Choice, Rule, farthest_within, fixed, settled, up_to
+from isthmus.select import FAR, Choice, Rule, farthest_within, fixed, settled, up_to
 
 Rows = Any  # JSON
 

@@ -3,7 +3,7 @@
 from isthmus.align import permuted_copy
 from isthmus.balls import L1, L2, Linf
 from isthmus.batchnorm import recalibrate
-from isthmus.connect import connect
+from isthmus.connection import connect
 from isthmus.curve import Bezier, Curve, PolyChain, expected_over_t
 from isthmus.data import Augment, Data, as_data, split
 from isthmus.hessian import input_hessian, input_hessian_top

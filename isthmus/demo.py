@@ -8,7 +8,7 @@ from pathlib import Path as File
 import torch
 from torch import nn
 
-from isthmus.connect import plain
+from isthmus.connection import plain
 from isthmus.data import Data, split
 from isthmus.defenses import standard
 from isthmus.evidence import Judge

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path as File
 from statistics import median
 from typing import Unpack
@@ -20,8 +19,7 @@ from typing import Unpack
 from torch import nn
 
 from isthmus.batchnorm import batchnorm_layers
-from isthmus.connect import (
-    FAR,
+from isthmus.connection import (
     HIGH,
     LOW,
     RHO,
@@ -37,12 +35,11 @@ from isthmus.connect import (
 from isthmus.curve import Bezier, Curve
 from isthmus.data import Data, Source, as_data, hold_out
 from isthmus.defenses import FTSAM, Averaged
-from isthmus.defenses.budget import budget_of
 from isthmus.inversion import KINDS, InvertedSuccess, invert
 from isthmus.losses import cross_entropy
 from isthmus.metrics import Accuracy, MeanLoss, check_above_chance, least_drop
 from isthmus.path import Path, evaluate_path, grid, network_at
-from isthmus.select import BONAFIDE, TOLERANCE, Choice, Rule, fixed, up_to
+from isthmus.select import BONAFIDE, FAR, TOLERANCE, Choice, Rule, fixed, up_to
 from isthmus.train import History, Training
 from isthmus.types import Defense, Loss, Metric, describe
 
@@ -137,6 +134,30 @@ def _end_costs_too_much(path: Path) -> bool:
     return least_drop(max(values), values[-1]) > TOLERANCE
 
 
+def few(tampered: nn.Module, bonafide: Data) -> bool:
+    """Return whether the mean of two repairs is the better second endpoint: fewer than FEW samples, and BatchNorm."""
+    return len(bonafide) < FEW and bool(batchnorm_layers(tampered))
+
+
+def to_the_mean(
+    tampered: nn.Module,
+    bonafide: Source,
+    *,
+    folder: str | File | None = None,
+    points: int = 21,
+    watch: Watch | None = None,
+    holdout: float = 0.2,
+    **training: Unpack[Training],
+) -> Repair:
+    """Return the repair on the straight path to `averaged_repairs`. Arguments and errors are those of `repair`."""
+    home = File(folder) if folder else None
+    found = repair(
+        tampered, bonafide, averaged_repairs(home, **training), bends=0, low=NEAR, high=END, points=points, watch=watch,
+        holdout=holdout, folder=home, **training,
+    )  # fmt: skip
+    return replace(found, second=AVERAGED)
+
+
 _CURVE = (Bezier, 1, cross_entropy, RHO, True, LOW, HIGH, None)  # what `repair` does where nothing else is asked for
 
 
@@ -187,27 +208,26 @@ def repair(
     bonafide, home, seed = as_data(bonafide), File(folder) if folder else None, training.get("seed", 0)
     nothing_asked = other is None and rule is None and isinstance(points, int)
     nothing_asked &= (kind, bends, loss, rho, adaptive, low, high, after_step) == _CURVE
-    if nothing_asked and len(bonafide) < FEW and batchnorm_layers(tampered):
-        shared = partial(repair, tampered, bonafide, watch=watch, holdout=holdout, **training)
-        found = shared(averaged_repairs(home, **training), bends=0, low=NEAR, high=END, points=points, folder=home)
-        if not _end_costs_too_much(found.path):
-            return replace(found, second=AVERAGED)
-        curved = shared(points=grid(points, low, high), folder=home / "curve" if home else None)
+    if nothing_asked and isinstance(points, int) and few(tampered, bonafide):
+        mean = to_the_mean(tampered, bonafide, folder=home, points=points, watch=watch, holdout=holdout, **training)
+        if not _end_costs_too_much(mean.path):
+            return mean
+        home, points = home / "curve" if home else None, grid(points, low, high)
+        curved = repair(tampered, bonafide, points=points, watch=watch, holdout=holdout, folder=home, **training)
         second = f"{curved.second}, for the mean of two repairs cost too much accuracy"
-        return replace(curved, second=second, spent=curved.spent + found.spent)
+        return replace(curved, second=second, spent=curved.spent + mean.spent)
     fitted, held_out = hold_out(bonafide, holdout, seed)
     ts = (0.0, *grid(points, low, high), 1.0)
     known = other if isinstance(other, nn.Module) else tampered
     kind(tampered, known, bends)  # refuses impossible curves and mismatched endpoints before any work
     sharpened(loss, rho, adaptive)  # as it does losses that have no such form
-    for end in dict.fromkeys((tampered, known)):
-        check_above_chance(end, bonafide)
-    spent = budget_of(other)
-    other, second = made_end(other, tampered, fitted, _kept_in(home, "other", training))
+    for each in dict.fromkeys((tampered, known)):
+        check_above_chance(each, bonafide)
+    end = made_end(other, tampered, fitted, _kept_in(home, "other", training))
     options = _kept_in(home, "curve", training)
     curve, history = connect(
-        tampered, other, fitted, kind=kind, bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low, high=high,
-        after_step=after_step, **options,
+        tampered, end.network, fitted, kind=kind, bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low,
+        high=high, after_step=after_step, **options,
     )  # fmt: skip
     metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
     metrics |= watch(tampered, fitted, held_out) if watch else {}
@@ -220,18 +240,22 @@ def repair(
     if bends:  # without them nothing is trained by these
         settings |= {"rho": rho, "adaptive": adaptive, "clip": used["clip"]}
         settings |= {} if loss is cross_entropy else {"loss": describe(loss)}
-    return Repair(model, t, curve, path, other, second, history, fitted, held_out, settings, spent)
+    return Repair(model, t, curve, path, end.network, end.source, history, fitted, held_out, settings, end.spent)
 
 
 @dataclass(frozen=True)
 class AlongPath(Budgeted):
     """`repair` with the signature and the budget of a defense.
 
-    Where the samples object to the mean of two repairs, the curve that follows after all is not counted either.
+    Where the samples object to the mean of two repairs, no curve follows, which would spend the budget twice: the rule
+    goes back along the straight path.
     """
 
     rule: Rule | None = None
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network that `repair` chooses. Raises BadInput as `repair` does."""
-        return repair(tampered, bonafide, self.other, rule=self.rule, **self.how()).model
+        data, options, plainly = as_data(bonafide), self.options(), AlongPath(self.training)
+        if self == plainly and few(tampered, data):
+            return to_the_mean(tampered, data, **options).model
+        return repair(tampered, data, self.other, rule=self.rule, **self.shape(), **options).model

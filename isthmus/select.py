@@ -14,6 +14,8 @@ from isthmus.types import BadInput, percent
 
 BONAFIDE = "bonafide accuracy"
 """The metric that rules read: accuracy on bonafide samples that the curve was not trained on."""
+FAR = 0.28
+"""The t on a curve with the smallest worst-case regret: docs/results/rules.md."""
 TOLERANCE = 0.08
 """How much of it a repair may cost, beyond doubt, before a rule objects."""
 
@@ -87,13 +89,13 @@ def up_to(t: float, tolerance: float = TOLERANCE) -> Rule:
     return rule
 
 
-def farthest_within(tolerance: float, *, otherwise: float = 0.5) -> Rule:
+def farthest_within(tolerance: float, *, otherwise: float = FAR) -> Rule:
     """Return the rule: the t farthest from both ends whose bonafide accuracy is within `tolerance` of the best.
 
     Far from both ends, because either may be tampered with, and an attacker who foresees the repair can keep the
     backdoor near the ends but not in the middle (Zhao et al., appendix J). Of two equally far points the more accurate
     one. Where the samples cannot tell (their interval is wider than the tolerance, or no interior point is within it)
-    the choice is `otherwise`, marked as not confident, with the reason in words.
+    the choice is the inner point nearest to `otherwise`, marked as not confident, with the reason in words.
 
     Raises BadInput where the path lacks "bonafide accuracy", or the tolerance is not in (0, 1).
     """
@@ -107,7 +109,7 @@ def farthest_within(tolerance: float, *, otherwise: float = 0.5) -> Rule:
         inner = {t: v for t, v in values.items() if 0 < t < 1 and v >= best - tolerance}
         doubt = _doubt(best, tolerance, any_left=bool(inner))
         if doubt:
-            t = min(path.t, key=lambda each: abs(each - otherwise))
+            t = _inner(path, otherwise)
             return Choice(t, rule=name, reason=f"cannot tell: {doubt}; took t = {t:g}, untested", confident=False)
         t = max(inner, key=lambda each: (round(min(each, 1 - each), 9), inner[each]))
         reason = (
@@ -120,7 +122,7 @@ def farthest_within(tolerance: float, *, otherwise: float = 0.5) -> Rule:
     return rule
 
 
-def settled(of: str, share: float = 0.1, *, otherwise: float = 0.5) -> Rule:
+def settled(of: str, share: float = 0.1, *, otherwise: float = FAR) -> Rule:
     """Return the rule: the smallest t from which a metric has fallen by all but `share` of what it falls on the path.
 
     For a metric that stands in for the attack success rate: it starts high at the tampered end, and where it has
@@ -137,7 +139,7 @@ def settled(of: str, share: float = 0.1, *, otherwise: float = 0.5) -> Rule:
         values = {t: v for t, v in zip(path.t, path[of], strict=True) if t < 1}
         start, floor = values[min(values)], min(values.values())
         if not getattr(start, "low", start) > getattr(floor, "high", floor):
-            t = min(path.t, key=lambda each: abs(each - otherwise))
+            t = _inner(path, otherwise)
             reason = f"cannot tell: {of} does not fall beyond doubt, from {percent(start)} to {percent(floor)}"
             return Choice(t, rule=name, reason=f"{reason}; took t = {t:g}, untested", confident=False)
         line = floor + share * (start - floor)

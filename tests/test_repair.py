@@ -4,9 +4,10 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from networks import data, network
 
 from isthmus import Bezier, Data, PolyChain, connect, evaluate_path, fit, load_data, repair, split
-from isthmus.connect import OnCurve, second_endpoint
+from isthmus.connection import OnCurve, second_endpoint
 from isthmus.data import hold_out
 from isthmus.defenses import FineTune, standard
 from isthmus.endpoints import PerturbedCopy
@@ -14,7 +15,7 @@ from isthmus.evidence import Judge, evidence
 from isthmus.metrics import Accuracy, AttackSuccess
 from isthmus.models import mlp, small_cnn
 from isthmus.path import network_at
-from isthmus.repair import AVERAGED, FEW, STAND_INS, AlongPath, averaged_repairs, stand_ins
+from isthmus.repair import AVERAGED, FEW, STAND_INS, AlongPath, averaged_repairs, stand_ins, to_the_mean
 from isthmus.report import schema
 from isthmus.select import BONAFIDE, farthest_within, fixed, settled, up_to
 from isthmus.train import one_cycle
@@ -129,6 +130,20 @@ def test_where_the_samples_object_to_the_mean_of_two_repairs_a_curve_follows(tam
     assert found.spent == averaged_repairs(steps=40).training["steps"]
     again = repair(tampered[0], samples[0], folder=tmp_path, **options)
     assert all(torch.equal(v, again.model.state_dict()[name]) for name, v in found.model.state_dict().items())
+
+
+def test_as_a_defense_no_curve_follows_which_would_spend_the_budget_twice(tampered, samples):
+    options = {**FAST, "steps": 40, "lr": 12.0}
+    mean = to_the_mean(tampered[0], samples[0], **options)
+    assert mean.t < 1 and mean.path.t[-1] == 1  # the samples object
+    defended = AlongPath({**options, "steps": 80})(tampered[0], samples[0])
+    assert all(torch.equal(v, defended.state_dict()[name]) for name, v in mean.model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind, source, spent", [("batchnorm", "permuted copy", 0), ("lstm", "fine-tuned copy", 3)])
+def test_a_second_endpoint_says_what_it_took(kind, source, spent):
+    end = second_endpoint(network(kind), data(40), steps=3, lr=0.1)
+    assert end.source.startswith(source) and end.spent == spent
 
 
 def test_the_mean_of_two_repairs_has_lost_the_backdoor(tampered, samples):
@@ -249,5 +264,5 @@ def test_a_point_on_the_curve_is_that_of_the_curve(tampered, samples):
 def test_a_point_on_the_curve_to_what_is_made(other, tampered, samples):
     options = {**FAST, "steps": 2}
     made = OnCurve({**options, "steps": 4}, t=1.0, other=other)(tampered[0], samples[0])
-    end = other(tampered[0], samples[0]) if other else second_endpoint(tampered[0], samples[0], **options)[0]
+    end = other(tampered[0], samples[0]) if other else second_endpoint(tampered[0], samples[0], **options).network
     assert all(torch.equal(p, dict(end.named_parameters())[name]) for name, p in made.named_parameters())

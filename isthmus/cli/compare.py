@@ -8,7 +8,7 @@ from isthmus import comparison
 from isthmus.cli.app import app
 from isthmus.cli.options import Asked, Budget, Clean, ModelSpec
 from isthmus.cli.output import load_network, metric_table, say
-from isthmus.connect import DEFAULTS, plain
+from isthmus.connection import DEFAULTS, plain
 from isthmus.data import hold_out
 from isthmus.defenses import rivals
 from isthmus.engine import ranks

@@ -8,7 +8,7 @@ from typing import Literal
 from isthmus.cli.app import app
 from isthmus.cli.options import KINDS, Budget, Clean, Hardening, ModelSpec
 from isthmus.cli.output import load_network, metadata, say, state_file
-from isthmus.connect import DEFAULTS, connect
+from isthmus.connection import DEFAULTS, connect
 from isthmus.curvefile import save_curve
 from isthmus.engine import ranks
 from isthmus.metrics import check_above_chance

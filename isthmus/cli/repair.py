@@ -11,7 +11,7 @@ from isthmus.checkpoint import save_checkpoint
 from isthmus.cli.app import app
 from isthmus.cli.options import KINDS, Asked, Budget, Clean, Hardening, ModelSpec, Surroundings
 from isthmus.cli.output import load_network, metadata, say, say_landscape
-from isthmus.connect import DEFAULTS, HIGH, LOW, RHO, plain
+from isthmus.connection import DEFAULTS, HIGH, LOW, RHO, plain
 from isthmus.data import hold_out
 from isthmus.defenses import FineTune, standard
 from isthmus.endpoints import PermutedCopy, PerturbedCopy

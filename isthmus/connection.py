@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from torch import nn
 
 from isthmus.curve import Bezier, Curve, expected_over_t
 from isthmus.data import Data, Source, as_data
 from isthmus.defenses import FineTune
-from isthmus.defenses.budget import spending, steps_for
+from isthmus.defenses.budget import budget_of, spending, steps_for
 from isthmus.endpoints import PermutedCopy
 from isthmus.losses import cross_entropy, sharpness_aware
 from isthmus.path import network_at
+from isthmus.select import FAR
 from isthmus.train import History, Training, fit
 from isthmus.types import BadInput, Defense, Loss, describe
 
@@ -30,7 +31,6 @@ from isthmus.types import BadInput, Defense, Loss, describe
 DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4, "clip": 1.5}
 RHO = 2.0
 LOW, HIGH = 0.1, 0.4
-FAR = 0.28  # the t with the smallest worst-case regret: docs/results/rules.md
 
 AfterStep = Callable[[nn.Module], None]
 """What `fit` calls with the module, here the curve, after each step."""
@@ -80,28 +80,35 @@ def sharpened(loss: Loss, rho: float, adaptive: bool) -> Loss:
     return sharpness_aware(loss, rho, adaptive=adaptive) if rho else loss
 
 
-def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> tuple[nn.Module, str]:
-    """Return a second endpoint for want of a second checkpoint, and what it is.
+class End(NamedTuple):
+    """The network at t = 1, where it is from, and how many gradient evaluations making it took."""
+
+    network: nn.Module
+    source: str
+    spent: int
+
+
+def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> End:
+    """Return a second endpoint for want of a second checkpoint.
 
     A randomly permuted copy, which costs no training and whose draw an attacker does not know; where nothing in the
-    network can be permuted, a fine-tuned copy (specification, section 12).
+    network can be permuted, a fine-tuned copy (specification, section 12). Raises BadInput as `fit` does.
     """
     try:
-        made = PermutedCopy("random", seed=training.get("seed", 0))
-        return made(tampered, bonafide), "permuted copy"
+        permuted = PermutedCopy("random", seed=training.get("seed", 0))
+        return End(permuted(tampered, bonafide), "permuted copy", 0)
     except BadInput as error:
         tuned = FineTune(plain(curve_options("fine-tuning a copy", training), rho=0))
-        return tuned(tampered, bonafide), f"fine-tuned copy, for a permuted one was refused: {error}"
+        source = f"fine-tuned copy, for a permuted one was refused: {error}"
+        return End(tuned(tampered, bonafide), source, budget_of(tuned))
 
 
-def made_end(
-    other: nn.Module | Defense | None, tampered: nn.Module, bonafide: Data, training: Training
-) -> tuple[nn.Module, str]:
-    """Return the network at t = 1 and where it is from: given, made as asked, or for want of both `second_endpoint`."""
+def made_end(other: nn.Module | Defense | None, tampered: nn.Module, bonafide: Data, training: Training) -> End:
+    """Return the network at t = 1: the given one, made as asked, or for want of both that of `second_endpoint`."""
     if isinstance(other, nn.Module):
-        return other, "given"
+        return End(other, "given", 0)
     if other is not None:
-        return other(tampered, bonafide), describe(other)
+        return End(other(tampered, bonafide), describe(other), budget_of(other))
     return second_endpoint(tampered, bonafide, **training)
 
 
@@ -134,11 +141,15 @@ class Budgeted:
     low: float = LOW
     high: float = HIGH
 
-    def how(self) -> dict[str, Any]:
-        """Return what the curve is like and how it is trained: keywords of `connect` and of `repair`."""
+    def options(self) -> Training:
+        """Return the options of `fit` for the curve."""
         options = curve_options("connecting", self.training)
         options["steps"] = steps_for(options, cost=2 if self.rho else 1)
-        return {"rho": self.rho, "adaptive": self.adaptive, "low": self.low, "high": self.high, **options}
+        return options
+
+    def shape(self) -> dict[str, Any]:
+        """Return what the curve is like: keywords of `connect` and of `repair`."""
+        return {"rho": self.rho, "adaptive": self.adaptive, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
@@ -149,8 +160,8 @@ class OnCurve(Budgeted):
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network at t, BatchNorm recalibrated on the samples. Raises BadInput as `connect` does."""
-        data, how = as_data(bonafide), self.how()
-        copying = spending(self.training, how["steps"], "fine-tuning a copy")
-        other, _ = made_end(self.other, tampered, data, copying)
-        curve, _ = connect(tampered, other, data, **how)
+        data, options = as_data(bonafide), self.options()
+        copying = spending(self.training, options["steps"], "fine-tuning a copy")
+        end = made_end(self.other, tampered, data, copying)
+        curve, _ = connect(tampered, end.network, data, **self.shape(), **options)
         return network_at(curve, self.t, data)
