@@ -26,7 +26,7 @@ from scale import SCALES
 
 from isthmus import split
 from isthmus.files import read_json, write_json
-from isthmus.inspection import References, anomaly_index, inspect, oddest, p_value
+from isthmus.inspection import References, anomaly_index, collected, inspect, oddest, p_value
 from isthmus.metrics import Accuracy, AttackSuccess, Metric, Rate, as_record, as_records, measure
 from isthmus.provenance import provenance
 from isthmus.triggers import Blend, LowFrequency, Target
@@ -106,10 +106,8 @@ def results(scale: str) -> Rows:
 
 def made_references(rows: Rows, count: int) -> References:
     """The references that the clean networks of the first seeds give."""
-    rows = [row for row in rows if row["attack"] == "clean" and row["seed"] < count]
-    names = rows[0]["statistics"]
-    values = {name: [row["statistics"][name] for row in rows] for name in names}
-    return References(rows[0]["network"], rows[0]["settings"], values)
+    clean = [row for row in rows if row["attack"] == "clean" and row["seed"] < count]
+    return collected(clean, clean[0]["network"])
 
 
 def sizes(row: dict[str, Any], kind: str) -> list[float]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from statistics import median
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 from torch import nn
@@ -23,7 +23,7 @@ from torch import nn
 from isthmus.data import Data, Source, as_data
 from isthmus.files import read_json
 from isthmus.inversion import BATCH, KINDS, STARTS, STEPS, WANTED, Goal, Inverted, Kind, Search, invert
-from isthmus.types import BadInput, percent
+from isthmus.types import BadInput, first_line, percent
 
 
 def anomaly_index(sizes: Sequence[float]) -> tuple[float, ...]:
@@ -105,6 +105,33 @@ def read_references(file: Path | str | None = None) -> tuple[References, ...]:
         ) from error
 
 
+def collected(records: Sequence[Mapping[str, Any]], name: str) -> References:
+    """Return the references that inspections of clean networks give, of records with `statistics` and `settings`.
+
+    `name` says which networks they are. Raises BadInput where records lack these, or differ in settings or statistics,
+    or are none.
+    """
+    if not records:
+        raise BadInput("no inspections", expected="those of clean networks", fix="inspect twenty or so")
+    try:
+        settings, names = records[0]["settings"], list(records[0]["statistics"])
+        unlike = [i for i, each in enumerate(records) if each["settings"] != settings or [*each["statistics"]] != names]
+        values = {key: [float(each["statistics"][key]) for each in records] for key in names}
+    except (LookupError, TypeError) as error:
+        raise BadInput(
+            f"a record without {first_line(error)}",
+            expected="what `isthmus inspect --out` writes",
+            fix="inspect that network again",
+        ) from error
+    if unlike:
+        raise BadInput(
+            f"inspection {unlike[0] + 1} of {len(records)}, with other settings than the first",
+            expected="the same images, classes and search",
+            fix="leave it out, or inspect it as the others",
+        )
+    return References(name, settings, values)
+
+
 def p_value(found: Mapping[str, float], references: References) -> float:
     """Return the share of clean networks, this one counted among them, that are at least as odd in some statistic.
 
@@ -166,6 +193,9 @@ def _survey(
     )
 
 
+_SEARCHED = ("steps", "batch_size", "wanted", "starts", "norm")  # what is alike in networks that are compared
+
+
 def _settings(data: Data, search: Search) -> dict[str, Any]:
     full: dict[str, Any] = {
         "steps": STEPS,
@@ -175,10 +205,18 @@ def _settings(data: Data, search: Search) -> dict[str, Any]:
         "norm": 2.0,
         **search,
     }
-    kept = {name: full[name] for name in ("steps", "batch_size", "wanted", "starts")} | {
-        "norm": str(float(full["norm"]))
-    }
+    kept = {**{name: full[name] for name in _SEARCHED}, "norm": str(float(full["norm"]))}
     return {**kept, "image": list(data.x.shape[1:]), "classes": data.num_classes}
+
+
+def _as_they_were(known: Sequence[References], data: Data, search: Search) -> Search:
+    """Return the options of a search, completed by those of the first references that they do not contradict."""
+    for each in known:
+        theirs = {**each.settings, "norm": float(each.settings.get("norm", 2))}
+        completed = cast(Search, {**{name: theirs[name] for name in _SEARCHED if name in theirs}, **search})
+        if _settings(data, completed) == dict(each.settings):
+            return completed
+    return search
 
 
 def references(
@@ -213,18 +251,20 @@ def inspect(
     """Return whether a network obeys an oddly small trigger, of which class, and at what false-alarm rate.
 
     It is suspicious where p, its rank among the `clean` references (those of the package by default, where image shape,
-    number of classes and settings fit), is at most `level`. The decision is "cannot tell" where no references fit, or
+    number of classes and settings fit), is at most `level`. The search is that of the references, as far as `search`,
+    which goes to `invert`, does not say otherwise. The decision is "cannot tell" where no references fit, or
     they are fewer than 1 / level - 1. "not suspicious" does not say that there is no backdoor: docs/inspection.md has
-    the share of each attack that is found. `search` goes to `invert`.
+    the share of each attack that is found.
 
     Raises BadInput as `invert` does, and for fewer than three classes or a level outside (0, 1).
     """
     if not 0 < level < 1 or not kinds:
         raise BadInput(f"level {level}, kinds {kinds}", expected="0 < level < 1, one kind or more", fix="choose them")
     data = as_data(bonafide)
+    known = read_references() if clean is None else (clean,)
+    search = _as_they_were(known, data, search)
     found = _survey(model, data, kinds, held_out, search)
     values, settings = statistics(found), _settings(data, search)
-    known = read_references() if clean is None else (clean,)
     fitting = [each for each in known if dict(each.settings) == settings and each.values.keys() == values.keys()]
     p = p_value(values, fitting[0]) if fitting else None
     suspect = _oddest(found, values, fitting[0] if fitting else None)

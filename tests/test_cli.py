@@ -199,6 +199,20 @@ def test_a_network_is_inspected_and_nothing_is_claimed_without_references(home):
     assert found.returncode == 0 and "cannot tell" in found.stdout, found.stderr
     record = json.loads((home / "inspected.json").read_text())
     assert record["decision"] == "cannot tell" and len(record["triggers"]) == 22
+    for other in ("a", "b"):
+        asked = isthmus("inspect", f"{other}.safetensors", "--model", MODEL, "--clean", "digits:test#n=64",
+                        "--steps", 10, "--out", f"{other} inspected.json", folder=home)  # fmt: skip
+        assert asked.returncode == 0, asked.stderr
+    made = isthmus("references", "a inspected.json", "b inspected.json", "--name", "two", "--out", "two.json",
+                   folder=home)  # fmt: skip
+    assert made.returncode == 0 and "2 clean networks (two)" in made.stdout, made.stderr
+    again = isthmus("inspect", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=64", "--references",
+                    "two.json", folder=home)  # fmt: skip
+    assert again.returncode == 0 and "2 clean networks (two) cannot resolve" in " ".join(again.stdout.split())
+    twice = isthmus("references", "a inspected.json", "inspected.json", "--name", "x", "--out", "x.json", folder=home)
+    assert twice.returncode == 2 and "there already" in twice.stderr
+    other = isthmus("references", "a inspected.json", "compare.json", "--name", "x", "--out", "x.json", folder=home)
+    assert other.returncode == 2 and not (home / "x.json").exists()
 
 
 def test_an_aligned_network_is_closer_and_computes_the_same(home):

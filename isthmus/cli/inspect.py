@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path as File
+from typing import Any
 
 from rich.table import Table
 
@@ -10,9 +11,9 @@ from isthmus import report
 from isthmus.cli.app import app
 from isthmus.cli.options import Clean, ModelSpec
 from isthmus.cli.output import load_network, say, unwritten
-from isthmus.files import write_json
+from isthmus.files import file_sha256, write_json
 from isthmus.inspection import inspect, read_references
-from isthmus.inversion import BATCH, STEPS
+from isthmus.inversion import Search
 from isthmus.metrics import as_record, check_above_chance
 from isthmus.provenance import provenance
 from isthmus.sources import load_data
@@ -25,8 +26,8 @@ def inspect_command(
     model: ModelSpec,
     clean: Clean,
     references: File | None = None,
-    steps: int = STEPS,
-    batch_size: int = BATCH,
+    steps: int | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
     out: File | None = None,
 ) -> None:
@@ -34,21 +35,34 @@ def inspect_command(
 
     The rate is among clean networks searched alike (docs/inspection.md); without such references nothing is claimed.
 
-    :param references: What clean networks gave, of experiments/inspection.py; by default what comes with isthmus.
-    :param steps: The budget of each search; the references that come with isthmus are of 120 steps of 16.
-    :param batch_size: Samples per step.
+    :param references: What clean networks gave (isthmus references); by default what comes with isthmus.
+    :param steps: The budget of each search; by default that of the references, or 300.
+    :param batch_size: Samples per step; by default as in the references, or 32.
+    :param out: A new file for the record; records of clean networks make references.
     """
     samples, network, out = load_data(clean), load_network(model, checkpoint), unwritten(out) if out else None
     check_above_chance(network, samples)
     known = read_references(references)[0] if references else None
-    found = inspect(network, samples, clean=known, steps=steps, batch_size=batch_size, seed=seed)
+    search: Search = {"seed": seed}
+    if steps is not None:
+        search["steps"] = steps
+    if batch_size is not None:
+        search["batch_size"] = batch_size
+    found = inspect(network, samples, clean=known, **search)
     if out:
         triggers = [
             {"kind": e.kind, "target": e.target, "size": e.size, "score": e.score, "success": as_record(e.success)}
             for e in found.found
         ]
-        record = {"decision": found.decision, "reason": found.reason, "p": found.p, "suspect": found.suspect}
-        write_json(out, {**record, "triggers": triggers, "provenance": provenance(seed, {"clean": samples})})
+        record: dict[str, Any] = {
+            "decision": found.decision,
+            "reason": found.reason,
+            "p": found.p,
+            "suspect": found.suspect,
+        }
+        record |= {"statistics": dict(found.statistics), "settings": dict(found.settings)}
+        origin = {**provenance(seed, {"clean": samples}), "checkpoint": file_sha256(checkpoint)}
+        write_json(out, {**record, "triggers": triggers, "provenance": origin})
     table = Table("Trigger", "Leads to", "Size", "Success", caption="the smallest trigger found of each kind and class")
     for each in found.found:
         table.add_row(each.kind, str(each.target), f"{each.size:.3g}", report.shown(as_record(each.success), "").main)
