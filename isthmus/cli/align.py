@@ -10,10 +10,8 @@ from isthmus.checkpoint import save_checkpoint
 from isthmus.cli.app import app
 from isthmus.cli.options import Clean, ModelSpec
 from isthmus.cli.output import load_network, metadata, say, unwritten
-from isthmus.curve import Bezier
-from isthmus.metrics import MeanLoss
-from isthmus.path import evaluate_path
 from isthmus.provenance import provenance
+from isthmus.reactivation import linear_barrier
 from isthmus.sources import load_data
 
 
@@ -37,11 +35,7 @@ def align_command(
     found = align(first, second, samples, by=by, seed=seed)
     origin = provenance(seed, {"clean": samples})
     save_checkpoint(found.model, out, metadata({**origin, "aligned to": str(reference), "by": by}))
-    barriers = [
-        evaluate_path(Bezier(first, each, bends=0), {"loss": MeanLoss(samples)}, 11, recalibrate_on=samples)
-        for each in (second, found.model)
-    ]
-    was, now = (each.barrier("loss") for each in barriers)
+    was, now = (linear_barrier(first, each, samples) for each in (second, found.model))
     for name, reason in found.fixed.items():
         say(f"{name} stays: {reason}")
     say(

@@ -6,12 +6,14 @@ import time
 from pathlib import Path as File
 from typing import Any, Literal
 
+from torch import nn
+
 from isthmus import report
 from isthmus.checkpoint import save_checkpoint
 from isthmus.cli.app import app
 from isthmus.cli.options import KINDS, Asked, Budget, Clean, Hardening, ModelSpec, Surroundings
 from isthmus.cli.output import load_network, metadata, say, say_landscape
-from isthmus.connection import DEFAULTS, HIGH, LOW, RHO, plain
+from isthmus.connection import DEFAULTS, HIGH, LOW, RHO, plain, second_endpoint
 from isthmus.data import hold_out
 from isthmus.defenses import FineTune, standard
 from isthmus.endpoints import PermutedCopy, PerturbedCopy
@@ -20,7 +22,7 @@ from isthmus.evidence import evidence
 from isthmus.files import claimed, file_sha256
 from isthmus.path import grid
 from isthmus.provenance import provenance
-from isthmus.repair import END, NEAR, Repair, averaged_repairs, repair
+from isthmus.repair import AVERAGED, END, NEAR, Repair, averaged_repairs, repair
 from isthmus.select import farthest_within, fixed
 from isthmus.sources import load_data
 from isthmus.train import Training
@@ -37,6 +39,12 @@ def _copy(second: str | None, options: Training, out: File) -> Defense | None:
         "averaged": averaged_repairs(out, **options),
     }
     return made.get(second)
+
+
+def _baselines(found: Repair, tampered: nn.Module, options: Training, rho: float, *, mean: bool) -> dict[str, Defense]:
+    """The baselines; a `mean` of repairs is one itself and no second endpoint for them."""
+    other = second_endpoint(tampered, found.fitted, **options).network if mean else found.other
+    return standard(other, plain(options, rho))
 
 
 @app.command(name="repair")
@@ -126,7 +134,8 @@ def repair_command(
         origin = provenance(budget.seed, {"clean": samples, **judge.data()})
         origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
         origin["other"] = {"kind": found.second, **({"path": str(other), "sha256": hashes[-1]} if other else {})}
-        baselines = standard(found.other, plain(options, rho)) if compare else {}
+        mean = second == "averaged" or found.second == AVERAGED
+        baselines = _baselines(found, nets[0], options, rho, mean=mean) if compare else {}
         record = evidence(
             found, nets[0], judge, baselines=baselines, landscape=attack, landscape_samples=around.samples,
             provenance=origin, folder=out / "points",
