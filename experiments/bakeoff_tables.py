@@ -14,13 +14,14 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from attackers import ADAPTIVE
-from bakeoff import GRID, RESULTS, SHARES, SIZES, STRAIGHT, STRONGEST, Rows
+from bakeoff import GRID, RESULTS, SHARES, SIZES, STRAIGHT, STRONGEST, WHOLE, WOKEN, Rows
 from command import parser
 from scale import SCALES
 from scipy.stats import t as student
 
 from isthmus.files import read_json
 from isthmus.metrics import from_record, least_drop
+from isthmus.reactivation import IMAGES
 from isthmus.select import BONAFIDE, FAR
 
 TOLERANCE, BEARABLE = 0.05, 0.08  # of held-out accuracy, by the first rule and by the second
@@ -32,7 +33,7 @@ def tried(rows: Rows, name: str) -> Rows:
     """Return what a family made, weakest first: its settings, or the points of a path."""
     if "judged" not in rows[name]:
         return [row for row in rows[name] if "refused" not in row]
-    path, last = rows[name], name == STRAIGHT  # the other paths end in a network with the backdoor
+    path, last = rows[name], name == STRAIGHT or name in WHOLE  # the other paths end in a network with the backdoor
     seen, judged = (path[part]["values"] for part in ("seen", "judged"))
     return [
         {"setting": t, BONAFIDE: seen[BONAFIDE][i], **{metric: values[i] for metric, values in judged.items()}}
@@ -118,6 +119,42 @@ def by_rule(jobs: Rows, n: str, allowed: Callable[[float, float], bool]) -> list
     return lines
 
 
+def paired(jobs: Rows, n: str) -> list[str]:
+    """The path less every other defense, network by network: what a difference of means cannot show."""
+    ours = STRAIGHT if any(STRAIGHT in job["sizes"].get(n, {}) for job in jobs) else CAPPED
+    lines = [f"### n = {n}: '{ours}' less the others, by the second rule, in points", "",
+             "| less | networks | accuracy | ASR | lower / higher on | DER |", "|---|---|---|---|---|---|"]  # fmt: skip
+    for name in names_in(jobs, n):
+        both = [job["sizes"][n] for job in jobs if {ours, name} <= job["sizes"].get(n, {}).keys()]
+        rows = [(r["as received"], chosen(r, ours), other) for r in both if (other := chosen(r, name))]
+        if name == ours or len(rows) < 2:
+            continue
+        gaps = [[100 * (mine[of]["value"] - theirs[of]["value"]) for _, mine, theirs in rows]
+                for of in ("accuracy", "attack success")]  # fmt: skip
+        rating = [100 * (der(before, mine) - der(before, theirs)) for before, mine, theirs in rows]
+        lower, higher = (sum(sign * gap > 0 for gap in gaps[1]) for sign in (-1, 1))
+        lines.append(f"| {name} | {len(rows)} | {interval(gaps[0])} | {interval(gaps[1])} | {lower} / {higher} | "
+                     f"{interval(rating)} |")  # fmt: skip
+    return ["", *lines]
+
+
+def woken(jobs: Rows) -> list[str]:
+    """What a few triggered images bring back of a backdoor, beside a network that never had one."""
+    n = str(max(SIZES))
+    lines = ["", f"### Re-activation, n = {n}: ASR after retuning with so many triggered images; barrier in nats", "",
+             "| attack, seed | network | before | " + " | ".join(f"{k} images" for k in IMAGES) + " | barrier |",
+             "|---|---|---|" + "---|" * len(IMAGES) + "---|"]  # fmt: skip
+    for job in jobs:
+        for name in WOKEN:
+            found = job["sizes"].get(n, {}).get(name, {})
+            if again := found.get("re-activation"):
+                asleep = at(found, 1.0 if name in WHOLE else FAR) if "judged" in found else found
+                rows = [asleep, *(again[f"{k} images"] for k in IMAGES)]
+                shown = " | ".join(f"{100 * row['attack success']['value']:.1f}" for row in rows)
+                lines.append(f"| {job['attack']}, {job['seed']} | {name} | {shown} | {again['barrier']:.2f} |")
+    return lines
+
+
 def spent(found: Any) -> float:
     rows = [found] if isinstance(found, dict) else found
     return sum(float(row.get("seconds", 0.0)) for row in rows)
@@ -148,7 +185,7 @@ def frontier(jobs: Rows, n: str) -> list[str]:
 
 def names_in(jobs: Rows, n: str) -> list[str]:
     names = dict.fromkeys(name for job in jobs for name in job["sizes"].get(n, {}) if name != "as received")
-    return [name for name in names if "budget" not in name]
+    return [name for name in names if "budget" not in name and name not in WOKEN[:1] + WOKEN[2:]]
 
 
 def having(jobs: Rows, n: str, name: str) -> Rows:
@@ -175,9 +212,10 @@ def table(scale: str, without: Sequence[str] = ()) -> str:
     for n in map(str, sorted(sizes, reverse=True)):
         for rule, allowed in RULES.items():
             lines += ["", f"### n = {n}: {rule}", "", *by_rule(judged, n, allowed)]
+        lines += paired(judged, n)
         lines += ["", f"### n = {n}: frontier (oracle): least ASR by accuracy given up", "", *frontier(judged, n)]
         lines += ["", f"### n = {n}: setting by setting, accuracy / ASR (worst)", "", *by_setting(judged, n)]
-    lines += fewer_gradients(judged)
+    lines += [*fewer_gradients(judged), *woken(judged)]
     for n in map(str, SIZES):
         lines += [*attackers_who_know(done, n), *one_by_one(judged, n)]
     return "\n".join(lines)
@@ -192,7 +230,7 @@ def averaged(rows: Rows) -> str:
 def by_setting(jobs: Rows, n: str) -> list[str]:
     """The paths, one of them at the nearer t, and every setting of the strongest rivals."""
     lines = ["| defense | setting | networks | accuracy / ASR (worst) |", "|---|---|---|---|"]
-    for name in ("path", STRAIGHT, *STRONGEST):
+    for name in ("path", STRAIGHT, *STRONGEST, *WHOLE):
         groups: dict[float, Rows] = {}
         for rows in having(jobs, n, name):
             for row in tried(rows, name):

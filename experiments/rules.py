@@ -11,6 +11,7 @@ loses more of the accuracy, than that.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
@@ -28,7 +29,7 @@ Rows = Any  # JSON
 
 def rules() -> dict[str, Rule]:
     """The rules, each from what a defender sees along the path."""
-    found: dict[str, Rule] = {f"fixed, t = {t:g}": fixed(t) for t in GRID[::2]}
+    found: dict[str, Rule] = {f"fixed, t = {t:g}": fixed(t) for t in GRID}
     found |= {f"up to t = {t:g}, at most {100 * d:g} points": up_to(t, d) for t in (0.22, 0.28) for d in (0.05, 0.08)}
     found |= {f"farthest within {100 * d:g} points": farthest_within(d, otherwise=FAR) for d in (0.035, 0.05, 0.08)}
     for of in ("patch", "perturbation", "patch, mean", "perturbation, mean", "agreement"):
@@ -53,8 +54,8 @@ def straight_rules() -> dict[str, Rule]:
     return found | {f"up to t = 1, at most {100 * d:g} points": up_to(1.0, d) for d in (0.05, 0.08)}
 
 
-def regrets(jobs: Rows, n: str, rule: Rule, name: str) -> list[tuple[float, float, bool]]:
-    """Return for each path the regret in attack success and in accuracy, in points, and whether the rule was sure."""
+def regrets(jobs: Rows, n: str, rule: Rule, name: str) -> list[tuple[float, float, float, bool]]:
+    """Return for each path the regret in attack success, accuracy and DER, in points, and whether the rule was sure."""
     found = []
     for job in jobs:
         path, before, points = job["sizes"][n][name], job["as received"], tried(job["sizes"][n], name)
@@ -62,24 +63,28 @@ def regrets(jobs: Rows, n: str, rule: Rule, name: str) -> list[tuple[float, floa
         choice = rule(Path.from_record(path["seen"]))
         mine = at(path, float(choice))
         asr, accuracy = (100 * (mine[of]["value"] - best[of]["value"]) for of in ("attack success", "accuracy"))
-        found.append((asr, -accuracy, choice.confident))
+        found.append((asr, -accuracy, 100 * (der(before, best) - der(before, mine)), choice.confident))
     return found
+
+
+def shown(values: Sequence[float]) -> str:
+    """Mean and worst."""
+    return f"{mean(values):.1f}, {max(values):.1f}"
 
 
 def section(jobs: Rows, n: str, name: str, rules: dict[str, Rule]) -> list[str]:
     """Mean and worst regret of every rule, over all paths of one kind."""
     walked = [job for job in jobs if name in job.get("sizes", {}).get(n, {})]
     lines = ["", f"### n = {n}: {len(walked)} of the bake-off's '{name}'", "",
-             "| rule | sure on | regret in ASR: mean, worst | regret in accuracy: mean, worst | worst sum |",
-             "|---|---|---|---|---|"]  # fmt: skip
+             "| rule | sure on | regret in ASR: mean, worst | in accuracy: mean, worst | worst sum | in DER |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
     for said, rule in rules.items():
         if not walked or (said.startswith("settled") and n != str(max(SIZES))):
             continue  # stand-ins were watched with the many samples alone
         found = regrets(walked, n, rule, name)
-        asr, accuracy, sure = zip(*found, strict=True)
-        both = max(a + max(0.0, b) for a, b in zip(asr, accuracy, strict=True))
-        lines.append(f"| {said} | {sum(sure)} | {mean(asr):.1f}, {max(asr):.1f} | {mean(accuracy):.1f}, "
-                     f"{max(accuracy):.1f} | {both:.1f} |")  # fmt: skip
+        asr, accuracy, rating, sure = zip(*found, strict=True)
+        both = max(max(0.0, a) + max(0.0, b) for a, b in zip(asr, accuracy, strict=True))  # one does not buy the other
+        lines.append(f"| {said} | {sum(sure)} | {shown(asr)} | {shown(accuracy)} | {both:.1f} | {shown(rating)} |")
     return lines
 
 
