@@ -37,7 +37,8 @@ def compare(
     """Return a row for each defense, in order: what it was, what it cost, what was measured on its network.
 
     `steps` is the budget that the defense was given, in gradient evaluations. A defense that refuses the network or the
-    samples gives a row with the reason. With `folder`, rows are kept there and are not computed again.
+    samples gives a row with the reason. With `folder`, rows are kept there and are not computed again. Raises BadInput
+    where the samples are no data.
     """
     data, rows = as_data(bonafide), []
     start = sha256_of(*tampered.state_dict().values())

@@ -118,6 +118,7 @@ def evidence(
 
     Baselines are run here on the samples that the curve was trained on. With `landscape`, an attack that looks for the
     largest loss, robustness and curvature along the path are measured on so many samples (`isthmus.landscape`).
+    Raises BadInput where the judge's errors are among the samples that were trained on, or what it holds does not fit.
     """
     judge = judge or Judge()
     judge.check(found.fitted)

@@ -86,7 +86,8 @@ def stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Me
 
     Triggers are inverted on the tampered network, patches and whole-image perturbations, from the samples that train;
     of those that lead to a class, or away from every class, the one that is smallest beside the median of its kind is
-    asked on the samples that measure. For `repair(..., watch=stand_ins, rule=settled(STAND_INS))`.
+    asked on the samples that measure. For `repair(..., watch=stand_ins, rule=settled(STAND_INS))`. Source: ours;
+    docs/results/rules.md has it with a smaller search. Raises BadInput for fewer than three classes.
     """
     gaps = []
     for kind in KINDS:

@@ -27,7 +27,7 @@ class FineTune:
     training: Training
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
-        """Return the fine-tuned copy."""
+        """Return the fine-tuned copy, in eval mode. Raises BadInput as `fit` does."""
         net = copied(tampered)
         fit(net, bonafide, **self.training)
         return recalibrate(net, bonafide)

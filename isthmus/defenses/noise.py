@@ -34,7 +34,7 @@ class GaussianNoise:
     seed: int = 0
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
-        """Return one draw. Raises BadInput for an unknown variant."""
+        """Return one draw. Raises BadInput for an unknown variant, or where the two ends differ in architecture."""
         if self.variant not in ("between", "around"):
             raise BadInput(f"noise variant {self.variant!r}", expected="between or around", fix="choose one")
         middle = 0.5 if self.variant == "between" else 0.0
@@ -61,7 +61,7 @@ class StraightAverage:
     t: float = 0.5
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
-        """Return the network at t on the segment."""
+        """Return the network at t on the segment. Raises BadInput where the two ends differ in architecture."""
         other = _network(self.other, tampered, bonafide)
         return recalibrate(Bezier(tampered, other, bends=0).export(self.t), bonafide)
 
