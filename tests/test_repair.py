@@ -4,44 +4,21 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from networks import data, network
+from backdoored import FAST, TRIGGER
 
-from isthmus import Bezier, Data, PolyChain, connect, evaluate_path, fit, load_data, repair, split
-from isthmus.connection import OnCurve, second_endpoint
+from isthmus import Bezier, Data, PolyChain, evaluate_path, fit, load_data, repair
 from isthmus.data import hold_out
 from isthmus.defenses import FineTune, standard
 from isthmus.endpoints import PerturbedCopy
 from isthmus.evidence import Judge, evidence
 from isthmus.metrics import Accuracy, AttackSuccess
 from isthmus.models import mlp, small_cnn
-from isthmus.path import network_at
 from isthmus.repair import AVERAGED, FEW, STAND_INS, AlongPath, averaged_repairs, stand_ins, to_the_mean
 from isthmus.report import schema
 from isthmus.select import BONAFIDE, farthest_within, fixed, settled, up_to
-from isthmus.train import one_cycle
-from isthmus.triggers import Patch, poison
 from isthmus.types import BadInput
 
-TRIGGER = Patch(size=2)
-FAST = {"steps": 200, "lr": 0.5, "precision": "fp32"}
 RULE = farthest_within(0.06)  # what 40 held-out samples can resolve
-
-
-@pytest.fixture(scope="module")
-def tampered():
-    data = load_data("digits:train")
-    bad = poison(data, TRIGGER, rate=0.1, target=1, generator=torch.Generator().manual_seed(0))
-    nets = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        nets.append(small_cnn(channels=1, width=16))
-        fit(nets[-1], bad, steps=150, lr=0.2, schedule=one_cycle, seed=seed)
-    return nets
-
-
-@pytest.fixture(scope="module")
-def samples():
-    return split(load_data("digits:test"), [200, 300], torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +117,6 @@ def test_as_a_defense_no_curve_follows_which_would_spend_the_budget_twice(tamper
     assert all(torch.equal(v, defended.state_dict()[name]) for name, v in mean.model.state_dict().items())
 
 
-@pytest.mark.parametrize("kind, source, spent", [("batchnorm", "permuted copy", 0), ("lstm", "fine-tuned copy", 3)])
-def test_a_second_endpoint_says_what_it_took(kind, source, spent):
-    end = second_endpoint(network(kind), data(40), steps=3, lr=0.1)
-    assert end.source.startswith(source) and end.spent == spent
-
-
 def test_the_mean_of_two_repairs_has_lost_the_backdoor(tampered, samples):
     found = repair(tampered[0], samples[0], points=3, **FAST)
     record = evidence(found, tampered[0], Judge(samples[1], TRIGGER, 1))
@@ -206,11 +177,6 @@ def test_an_interrupted_repair_goes_on_to_the_same_network(tampered, samples, fo
     assert again.path == found.path and point.exists()
 
 
-def test_training_in_an_interval_of_t_only(tampered, samples):
-    curve, history = connect(*tampered, samples[0], low=0.4, high=0.6, **{**FAST, "steps": 5})
-    assert history.steps == 5 and curve.bends.isfinite().all()
-
-
 @pytest.mark.parametrize("judge", ["nothing", "evaluation", "trigger alone", "all"])
 @pytest.mark.parametrize("compared", [False, True])
 def test_the_record_keeps_to_its_schema(judge, compared, tampered, samples, found):
@@ -249,20 +215,3 @@ def test_a_rule_of_ones_own(tampered, samples):
     rule = lambda path: seen.append(path) or farthest_within(0.9)(path)  # noqa: E731
     found = repair(tampered[0], samples[0], tampered[1], points=3, rule=rule, **{**FAST, "steps": 5})
     assert seen == [found.path] and set(found.path.values) == {BONAFIDE, "bonafide loss"}
-
-
-def test_a_point_on_the_curve_is_that_of_the_curve(tampered, samples):
-    """All samples train, nothing is held out; the budget counts gradients."""
-    options = {**FAST, "steps": 6}
-    made = OnCurve({**options, "steps": 12}, t=0.3, other=tampered[1])(tampered[0], samples[0])
-    curve, _ = connect(tampered[0], tampered[1], samples[0], **options)
-    expected = network_at(curve, 0.3, samples[0]).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in made.state_dict().items())
-
-
-@pytest.mark.parametrize("other", [None, PerturbedCopy(0.5)])
-def test_a_point_on_the_curve_to_what_is_made(other, tampered, samples):
-    options = {**FAST, "steps": 2}
-    made = OnCurve({**options, "steps": 4}, t=1.0, other=other)(tampered[0], samples[0])
-    end = other(tampered[0], samples[0]) if other else second_endpoint(tampered[0], samples[0], **options).network
-    assert all(torch.equal(p, dict(end.named_parameters())[name]) for name, p in made.named_parameters())
