@@ -2,6 +2,8 @@
 
 Source: specification of the project, section 4 (Zhao et al. and Garipov et al. refresh statistics at every t).
 
+InstanceNorm that keeps running statistics is treated alike; where the text says BatchNorm, it is meant too.
+
 Where we depart: variances are pooled over batches instead of averaged, running statistics are reset first, dropout
 stays off during the pass, and only the data given are read (the papers' code reads the whole training set).
 """
@@ -14,35 +16,46 @@ from math import ceil
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from isthmus.data import Source, as_data
-from isthmus.engine import Precision, as_input, autocast, device_of, eval_mode, takes_channels_last
+from isthmus.engine import Precision, as_input, autocast, device_of, eval_mode, several_samples, takes_channels_last
 
 _BATCH_VALUES = 2500 * 3 * 32 * 32  # of a batch: the whole of a bonafide set at the sizes of the literature
 
 
 class _Pooled:
-    """Count, mean and biased variance of one layer's input, pooled over batches (Chan's update), float64."""
+    """Count, mean and biased variance of one layer's input, pooled over batches (Chan's update), float64.
+
+    InstanceNorm's running statistics are means over samples of each one's own: there is no variance between them.
+    """
 
     def __init__(self) -> None:
         self.count, self.mean, self.variance = 0, torch.zeros(()), torch.zeros(())
 
-    def add(self, layer: _BatchNorm, x: Tensor) -> None:
+    def add(self, layer: _NormBase, x: Tensor) -> None:
         """Add the batch that has just passed: with momentum 1 the layer's running statistics are those of x alone."""
         assert layer.running_mean is not None and layer.running_var is not None
-        count = x.numel() // x.shape[1]
-        mean, variance = layer.running_mean.double(), layer.running_var.double() * (count - 1) / count
-        total, shift = self.count + count, mean - self.mean.to(mean)
+        pooling = isinstance(layer, _BatchNorm)
+        count = x.numel() // x.shape[1] if pooling else len(x)
+        mean, variance = layer.running_mean.double(), layer.running_var.double()
+        variance = variance * (count - 1) / count if pooling else variance
+        total, shift = self.count + count, (mean - self.mean.to(mean)) * (1 if pooling else 0)
         share = count / total
         self.variance = (1 - share) * self.variance.to(mean) + share * variance + share * (1 - share) * shift.square()
-        self.mean, self.count = self.mean.to(mean) + share * shift, total
+        self.mean, self.count = (1 - share) * self.mean.to(mean) + share * mean, total
 
-    def write(self, layer: _BatchNorm) -> None:
+    def write(self, layer: _NormBase) -> None:
         """Give the layer the pooled statistics, the variance unbiased as torch's are."""
         assert layer.running_mean is not None and layer.running_var is not None
         layer.running_mean.copy_(self.mean)
-        layer.running_var.copy_(self.variance * self.count / max(1, self.count - 1))
+        unbiased = self.count / max(1, self.count - 1) if isinstance(layer, _BatchNorm) else 1
+        layer.running_var.copy_(self.variance * unbiased)
+
+
+def layers_with_statistics(module: nn.Module) -> list[_NormBase]:
+    """Return the layers whose running statistics `recalibrate` replaces, in order: BatchNorm and InstanceNorm."""
+    return [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
 
 
 def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
@@ -51,7 +64,7 @@ def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def _pooling(layers: list[_BatchNorm]) -> Iterator[dict[_BatchNorm, _Pooled]]:
+def _pooling(layers: list[_NormBase]) -> Iterator[dict[_NormBase, _Pooled]]:
     """Reset the layers and put them in train mode; within, their batches are pooled. Their momentum is put back."""
     pooled = {layer: _Pooled() for layer in layers}
     hooks = [layer.register_forward_hook(lambda layer, args, _: pooled[layer].add(layer, args[0])) for layer in layers]
@@ -79,15 +92,15 @@ def recalibrate(
     activations normalised by batch, so the size is the same on every device. Networks without BatchNorm are left as
     they are, unread.
 
-    Raises BadInput where `data` is no data.
+    Raises BadInput where `data` is no data, or one sample is too few for a layer to have a variance.
     """
-    layers = batchnorm_layers(module)
+    layers = layers_with_statistics(module)
     if not layers:
         return module
     x, device = as_data(data).x, device_of(module)
     last = takes_channels_last(module, x)
     size = batch_size or max(1, _BATCH_VALUES // x[0].numel())
-    with eval_mode(module), _pooling(layers) as pooled, autocast(device, precision):
+    with eval_mode(module), _pooling(layers) as pooled, autocast(device, precision), several_samples():
         for part in x.tensor_split(ceil(len(x) / size)):  # even: no last batch of one sample
             module(as_input(part, device, channels_last=last))
     for layer, statistics in pooled.items():

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from isthmus.files import write_atomically
 from isthmus.provenance import versions
@@ -306,6 +307,13 @@ def _is_finite(value: Tensor, target: Tensor) -> bool:
 def _checked(path: Path, state: Params, module: nn.Module) -> Params:
     """Return the tensors, named and typed as the module's; raise BadInput at whatever does not fit."""
     wanted: Params = module.state_dict()
+    unsized = [name for name, value in wanted.items() if is_lazy(value)]
+    if unsized:
+        raise BadInput(
+            f"a network whose {some(unsized)} have no shape yet",
+            expected="one that has met an input",
+            fix="run one forward pass in the model factory",
+        )
     _check_entries(wanted, type(module).__name__)
     state = max(_renamings(state), key=lambda renamed: len(renamed.keys() & wanted.keys()))  # the first of the best
     _check_keys(path, state, module, wanted)

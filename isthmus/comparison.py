@@ -59,10 +59,7 @@ def _row(defense: Defense, tampered: nn.Module, bonafide: Data, metrics: Mapping
     began = time.perf_counter()
     try:
         net = defense(tampered, bonafide)
+        seconds = time.perf_counter() - began
+        return {"steps": budget_of(defense), "seconds": seconds, **as_records(measure(net, metrics))}
     except BadInput as refusal:
         return {"refused": str(refusal)}
-    return {
-        "steps": budget_of(defense),
-        "seconds": time.perf_counter() - began,
-        **as_records(measure(net, metrics)),
-    }

@@ -65,14 +65,26 @@ def connect(
     the worst weights within `rho` of theta(t), at two gradients a step, where `adaptive` in units of each weight's
     size; rho=0 takes it at theta(t) itself, as the papers do, at one. With bends=0 there is nothing to train.
     A robust curve is one of loss=adversarial(attack). `after_step` is `fit`'s, which sees the curve.
-    Raises BadInput where the networks differ in architecture, an option of `fit` is off, or rho > 0 with TRADES.
+    Raises BadInput where the networks differ in architecture, an option of `fit` is off, rho > 0 with TRADES, or a loss
+    is asked for with bends=0.
     """
+    check_trained(bends, loss, after_step)
     curve = kind(start, end, bends)
     if not bends:
         return curve, None
     options = curve_options("connecting", training)
     objective = expected_over_t(sharpened(loss, rho, adaptive), options.pop("weight_decay"), low, high)
     return curve, fit(curve, bonafide, objective, after_step=after_step, **options)
+
+
+def check_trained(bends: int, loss: Loss, after_step: AfterStep | None) -> None:
+    """Raise BadInput where a loss, or a look at each step, is asked for and nothing is trained by it."""
+    if not bends and (loss is not cross_entropy or after_step is not None):
+        raise BadInput(
+            f"loss {describe(loss)} and a straight path, which is not trained",
+            expected="a bend to train, or no loss",
+            fix="pass bends=1 (--bends 1), or leave the loss out",
+        )
 
 
 def sharpened(loss: Loss, rho: float, adaptive: bool) -> Loss:

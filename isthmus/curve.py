@@ -144,13 +144,24 @@ def _check_same_architecture(start: nn.Module, end: nn.Module) -> None:
         )
 
 
+def _check_real(net: nn.Module) -> None:
+    imaginary = [name for name, p in net.named_parameters() if p.is_complex()]
+    if imaginary:
+        raise BadInput(
+            f"a network with {len(imaginary)} complex parameters, first {imaginary[0]}",
+            expected="real ones",
+            fix="hold them as torch.view_as_real gives them, and use torch.view_as_complex in forward",
+        )
+
+
 class Curve(nn.Module):
     """A curve from `start` (t = 0) to `end` (t = 1) whose only parameters are its bends, (bends, n_parameters).
 
     `bends` counts interior control points: 0 is the straight segment, 1 is what the papers' code calls num_bends=3.
     The bends start on the straight segment. Neither network is changed or kept: their values are copied.
 
-    Raises BadInput where bends < 0, the architectures differ, or a bend is asked for and nothing is trainable.
+    Raises BadInput where bends < 0, the architectures differ, a parameter is complex, or a bend is asked for and
+    nothing is trainable.
 
     >>> start, end = nn.Linear(3, 2), nn.Linear(3, 2)
     >>> curve = Bezier(start, end)
@@ -171,6 +182,7 @@ class Curve(nn.Module):
         if bends < 0:
             raise BadInput(f"bends = {bends}", expected="0 or more interior control points", fix="pass bends=1")
         _check_same_architecture(start, end)
+        _check_real(start)
         self._moving, self._frozen = _Layout.of(start, trainable=True), _Layout.of(start, trainable=False)
         if bends and not self._moving.names:
             raise BadInput(

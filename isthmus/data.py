@@ -6,6 +6,7 @@ of tensors) into it, and `load_data` what they have on disk or can name.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isthmus.types import BadInput, sha256_of
+
+MOST_CLASSES = 10**6
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +40,7 @@ class Data:
     classes: Sequence[str] | int
 
     def __post_init__(self) -> None:
-        names = [str(i) for i in range(self.classes)] if isinstance(self.classes, int) else self.classes
-        object.__setattr__(self, "classes", tuple(names))
+        object.__setattr__(self, "classes", _names(self.classes))
         for name, value in (("x", self.x), ("y", self.y)):
             if not isinstance(value, Tensor):
                 raise BadInput(f"{name} of type {type(value).__name__}", expected="a tensor", fix="use as_data((x, y))")
@@ -134,6 +136,25 @@ def _gather(items: Iterable[Any]) -> tuple[Tensor, Tensor]:
     if not xs:
         raise BadInput("an empty data set", expected="pairs (x, y)", fix="check the path or the split")
     return torch.cat(xs), torch.cat(ys)
+
+
+def _names(classes: Sequence[str] | int) -> tuple[str, ...]:
+    """Return the names of the classes; they tell classes apart in every record."""
+    if isinstance(classes, int):
+        if classes > MOST_CLASSES:
+            raise BadInput(
+                f"{classes} classes", expected=f"{MOST_CLASSES} or fewer", fix="check the labels: one of them is huge"
+            )
+        return tuple(map(str, range(classes)))
+    names = tuple(classes)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise BadInput(
+            f"{len(names)} classes, of which several are called {twice[0]!r}",
+            expected="a name of its own for every class",
+            fix="rename them, or pass their number",
+        )
+    return names
 
 
 def _count(y: Tensor) -> int:

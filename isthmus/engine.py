@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from isthmus.types import BadInput
+from isthmus.types import BadInput, logits_of
 
 Precision = Literal["auto", "fp32", "bf16"]
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         return torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # no values can be had of "meta"
     except (RuntimeError, AssertionError) as error:
         raise BadInput(
             f"device {str(name)!r}", expected="a device of this machine", fix="pass cpu, cuda, cuda:1, mps or auto"
@@ -158,12 +158,30 @@ def pass_size(x: Tensor, device: torch.device, *, gradients: bool = False) -> in
 
 @torch.no_grad()
 def outputs(module: nn.Module, x: Tensor, *, batch_size: int | None = None, precision: Precision = "fp32") -> Tensor:
-    """Return the network's outputs on x (n, c, h, w), in eval mode, as float32 on the CPU."""
+    """Return the network's outputs on x (n, c, h, w), in eval mode, as float32 on the CPU.
+
+    Raises BadInput where they are no tensor.
+    """
     device, last = device_of(module), takes_channels_last(module, x)
     size = batch_size or pass_size(x, device)
     with eval_mode(module), autocast(device, precision):
         parts = (as_input(part, device, channels_last=last) for part in x.split(size))
-        return torch.cat([module(part).float().cpu() for part in parts])
+        return torch.cat([logits_of(module(part)).float().cpu() for part in parts])
+
+
+@contextmanager
+def several_samples() -> Iterator[None]:
+    """Run a block in which BatchNorm takes statistics. Raises BadInput where a batch is too small to have any."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise BadInput(
+            "a batch of one sample, in a network with BatchNorm",
+            expected="two samples or more at once",
+            fix="raise batch_size (--batch-size), or give more samples",
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) 
 
 @contextmanager
 def claimed(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Iterator[Path]:
-    """Claim a folder for the length of a block; a block that refuses its input before it wrote anything gives it back.
+    """Claim a folder for the length of a block; a block that fails before it wrote anything gives it back.
 
     Raises BadInput as `claim_folder` does.
     """
@@ -106,7 +106,7 @@ def claimed(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> It
     claim_folder(folder, identity, resume=resume)
     try:
         yield folder
-    except BadInput:
+    except BaseException:
         if folder.is_dir() and [file.name for file in folder.iterdir()] == ["run.json"]:
             (folder / "run.json").unlink()
             if fresh:

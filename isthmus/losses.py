@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isthmus.types import Attack, BadInput, Loss, Params
+from isthmus.types import Attack, BadInput, Loss, Params, logits_of
 from isthmus.view import View
 
 
-def _wide(logits: Tensor) -> Tensor:
+def _wide(out: object) -> Tensor:
+    logits = logits_of(out)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

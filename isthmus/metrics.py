@@ -176,7 +176,8 @@ def _once(what: str, about: tuple[Any, ...], compute: Callable[[], T]) -> T:
 def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tensor:
     """Return the network's outputs on the data, (n, classes) float32 on the CPU, in eval mode.
 
-    Within `measure` each network meets each data set once. Raises BadInput where the outputs are not (n, classes).
+    Within `measure` each network meets each data set once. Raises BadInput where the outputs are not
+    (n, classes), or not finite.
     """
     return _once(f"logits {precision}", (model, data), lambda: _logits(model, data, precision))
 
@@ -199,6 +200,8 @@ def _logits(model: nn.Module, data: Data, precision: Precision) -> Tensor:
             expected=f"({len(data)}, {data.num_classes}): one logit per class of the data",
             fix="build the network for these classes, or relabel the data",
         )
+    if not torch.isfinite(out).all():
+        raise BadInput("outputs that are NaN or infinite", expected="finite logits", fix="check the weights and inputs")
     return out
 
 
@@ -455,8 +458,6 @@ def check_above_chance(model: nn.Module, data: Source) -> Rate:
     """
     data = as_data(data)
     out = logits(model, data)
-    if not torch.isfinite(out).all():
-        raise BadInput("outputs that are NaN or infinite", expected="finite logits", fix="check the weights and inputs")
     said = out.argmax(1)
     accuracy = Rate(int((said == data.y).sum()), len(data))
     shares = [labels.bincount(minlength=data.num_classes).double() / len(data) for labels in (said, data.y)]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from isthmus.batchnorm import batchnorm_layers, recalibrate
+from isthmus.batchnorm import layers_with_statistics, recalibrate
 from isthmus.curve import Curve
 from isthmus.data import Data, Source, as_data
 from isthmus.engine import Precision, gathered, ranks
@@ -168,7 +168,7 @@ def evaluate_path(
 
 
 def _recalibrated_on(curve: Curve, data: Data, ends: str) -> str:
-    if not batchnorm_layers(curve.export(0.0)):
+    if not layers_with_statistics(curve.export(0.0)):
         return "nothing: the network has no BatchNorm statistics"
     where = "every t" if ends == "recalibrated" else "every t but the ends, which keep their own statistics"
     return f"{len(data)} bonafide samples (sha256 {data.sha256[:16]}) at {where}"

@@ -26,6 +26,7 @@ from isthmus.connection import (
     AfterStep,
     Budgeted,
     OnCurve,
+    check_trained,
     connect,
     curve_options,
     made_end,
@@ -41,7 +42,7 @@ from isthmus.metrics import Accuracy, MeanLoss, check_above_chance, least_drop
 from isthmus.path import Path, evaluate_path, grid, network_at
 from isthmus.select import BONAFIDE, FAR, TOLERANCE, Choice, Rule, fixed, up_to
 from isthmus.train import History, Training
-from isthmus.types import Defense, Loss, Metric, describe
+from isthmus.types import BadInput, Defense, Loss, Metric, describe
 
 FEW = 1000  # samples; with fewer a curve overfits, and the average of two repairs is ahead: docs/results/bakeoff.md;
 # not so in networks without BatchNorm, where it costs far more than a curve: docs/experiments.md
@@ -77,6 +78,13 @@ class Repair:
     settings: dict[str, object] = field(default_factory=dict)
     spent: int = 0
 
+    @property
+    def damaged(self) -> bool:
+        """Whether held-out samples show beyond doubt that even the most accurate inner point costs too much."""
+        values = self.path[BONAFIDE]
+        inner = [v for t, v in zip(self.path.t, values, strict=True) if 0 < t < 1 or t == self.t]
+        return min(least_drop(max(values), v) for v in inner) > TOLERANCE
+
 
 STAND_INS = "inverted trigger success"
 
@@ -108,6 +116,10 @@ def averaged_repairs(home: File | None = None, **training: Unpack[Training]) -> 
     """
     options = curve_options("connecting", training)
     third = 2 * options["steps"] // 3
+    if third < 2:
+        raise BadInput(
+            f"steps = {options['steps']} for the mean of two repairs", expected="3 or more", fix="raise steps (--steps)"
+        )
     curve, tuned = _kept_in(home, "curve", options), _kept_in(home, "copy", plain(options))
     curve["steps"], tuned["steps"] = 2 * third, third
     return Averaged((OnCurve(curve, t=CURVE_T, rho=CURVE_RHO), FTSAM(tuned, rho=COPY_RHO)))
@@ -222,6 +234,7 @@ def repair(
     known = other if isinstance(other, nn.Module) else tampered
     kind(tampered, known, bends)  # refuses impossible curves and mismatched endpoints before any work
     sharpened(loss, rho, adaptive)  # as it does losses that have no such form
+    check_trained(bends, loss, after_step)
     for each in dict.fromkeys((tampered, known)):
         check_above_chance(each, bonafide)
     end = made_end(other, tampered, fitted, _kept_in(home, "other", training))

@@ -33,6 +33,7 @@ from isthmus.engine import (
     pick_device,
     ranks,
     set_channels_last,
+    several_samples,
     share_from_first,
     takes_channels_last,
 )
@@ -187,7 +188,7 @@ class _Run:
 
     def take(self, loss: Loss, x: Tensor, y: Tensor, precision: Precision) -> None:
         """Take one SGD step on the batch, on the mean of all ranks' gradients."""
-        with autocast(x.device, precision):
+        with autocast(x.device, precision), several_samples():
             value = loss(self.module, x, y)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()

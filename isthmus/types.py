@@ -77,6 +77,20 @@ def closest(word: str, known: Iterable[str]) -> str:
     )
 
 
+def logits_of(out: object) -> Tensor:
+    """Return what a network returned. Raises BadInput where that is no tensor.
+
+    >>> logits_of((torch.zeros(1), torch.zeros(1)))
+    Traceback (most recent call last):
+    isthmus.types.BadInput: got a network that returns a tuple; expected logits; wrap it to return them
+    """
+    if not isinstance(out, Tensor):
+        raise BadInput(
+            f"a network that returns a {type(out).__name__}", expected="logits", fix="wrap it to return them"
+        )
+    return out
+
+
 def percent(share: float) -> str:
     """Return a share in percent, with as many decimals as it takes not to claim all or nothing wrongly.
 

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from networks import data, network, pair
+from refusals import refused
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from isthmus import Bezier, recalibrate
+from isthmus import Bezier, evaluate_path, fit, recalibrate
 from isthmus.batchnorm import batchnorm_layers
 from isthmus.engine import eval_mode
 
@@ -39,6 +40,23 @@ def naive(net: nn.Module, parts: list[torch.Tensor]) -> list[torch.Tensor]:
         rows = torch.cat([x.movedim(1, -1).reshape(-1, x.shape[1]) for x in seen[layer]])
         found += [rows.mean(0), rows.var(0)]
     return found
+
+
+def test_instance_norms_have_the_mean_of_every_samples_own_statistics():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True), nn.Flatten(), nn.Linear(144, 4)
+    )
+    h = net[0](data(33).x).flatten(2)
+    for batch_size in (None, 16):
+        recalibrate(net, data(33), batch_size=batch_size)
+        assert close((net[1].running_mean, net[1].running_var), (h.mean(2).mean(0), h.var(2).mean(0)), rtol=1e-5)
+    assert "33 bonafide samples" in evaluate_path(Bezier(net, net), {}, 3, recalibrate_on=data(33)).recalibrated_on
+
+
+def test_one_sample_has_no_variance():
+    refused(lambda: recalibrate(network("batchnorm1d"), data(1)), "one sample", "batch_size")
+    refused(lambda: fit(network("batchnorm1d"), data(8), steps=1, lr=0.1, batch_size=1), "one sample", "--batch-size")
 
 
 @every_network

@@ -280,6 +280,12 @@ MISFITS = {
 }
 
 
+def test_a_network_without_shapes_is_refused(tmp_path):
+    save_checkpoint(perceptron(), tmp_path / "x.safetensors")
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2))
+    refused(lambda: load_checkpoint(tmp_path / "x.safetensors", lazy), "0.bias, 0.weight", "forward pass")
+
+
 @pytest.mark.parametrize("name", MISFITS)
 def test_what_does_not_fit_is_named_and_nothing_is_half_loaded(name, tmp_path):
     make, words = MISFITS[name]

@@ -458,6 +458,10 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
     (("--target", 99, "--trigger", "patch"), "99"), (("--t", 0.5, "--tolerance", 0.1), "both"),
     (("--tolerance", 0.0), "tolerance"), (("--lr", "nan"), "lr"), (("--weight-decay", -1), "weight_decay"),
     (("--pad", -1), "pad = -1"), (("--pad", 8), "8x8"), (("--trigger", "", "--target", 1), "''"),
+    (("--steps", 2), "steps = 2 for the mean"), (("--second", "averaged", "--rho", 1), "--rho"),
+    (("--second", "averaged", "--kind", "polychain"), "--kind"),
+    (("--second", "averaged", "--loss", "adversarial", "--eps", 0.1), "--loss"), (("--device", "meta"), "meta"),
+    (("--bends", 0, "--loss", "adversarial", "--eps", 0.1), "straight path"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
     repair = (
@@ -471,7 +475,7 @@ def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
         "refused",
         *arguments,
     )
-    assert says in refused(spoiled[0], *(repair if "--steps" in arguments else (*repair, "--steps", 2)))
+    assert says in refused(spoiled[0], *(repair if "--steps" in arguments else (*repair, "--steps", 3)))
 
 
 @pytest.mark.parametrize("arguments, says", [
@@ -483,6 +487,23 @@ def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
 def test_what_the_command_line_cannot_read_is_refused_in_one_line(arguments, says, tmp_path):
     found = isthmus(*arguments, "--model", MODEL, "--clean", "digits", "--out", "refused", folder=tmp_path)
     assert found.returncode == 2 and says in found.stderr and found.stderr.count("\n") == 1, found.stderr
+
+
+def test_what_is_drawn_or_named_on_the_way_is_not_overwritten_either(home):
+    for name in ("kept.npz", "flat-bonafide-accuracy.svg"):
+        (home / name).write_text("mine")
+    attack = ("attack", "a.safetensors", "--model", MODEL, "--data", "digits:test#n=20", "--attack", "fgsm")
+    plane = ("plane", *(f"{name}.safetensors" for name in "abc"), "--model", MODEL, "--clean", "digits:test#n=20")
+    assert "kept.npz, which exists" in refused(home, *attack, "--out", "kept.npz")
+    moved = {n: v + 0.01 if v.is_floating_point() else v for n, v in load_file(home / "a.safetensors").items()}
+    save_file(moved, home / "c.safetensors")
+    assert "flat-bonafide-accuracy.svg, which exists" in refused(home, *plane, "--points", 2, "--out", "flat.json")
+    assert (home / "kept.npz").read_text() == (home / "flat-bonafide-accuracy.svg").read_text() == "mine"
+
+
+def test_the_same_checkpoint_twice_is_no_second_one(home):
+    repair = ("repair", "a.safetensors", "a.safetensors", "--model", MODEL, "--clean", "digits:test#n=200")
+    assert "a.safetensors again" in refused(home, *repair, "--out", "refused")
 
 
 @pytest.mark.parametrize("command", [
@@ -498,6 +519,8 @@ def test_no_file_is_overwritten(command, home):
     isthmus("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--clean", "digits:test", "--bends", 0,
             "--out", "curve.safetensors", folder=home)  # fmt: skip
     assert "b.safetensors, which exists" in refused(home, *command, "--out", "b.safetensors")
+    assert "pickles" in refused(home, *command, "--out", "b.pt")
+    assert "cannot be written" in refused(home, *command, "--out", "/proc/b.safetensors")
     assert (home / "b.safetensors").read_bytes() == kept
 
 

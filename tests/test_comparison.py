@@ -50,9 +50,10 @@ def test_budget_and_settings_are_told():
 
 
 def test_one_that_refuses_does_not_lose_the_others():
-    rows = compare({"no": refusing, "CLP": CLP(), "zero": Shifted(0.0)}, network("linear"), data(16), QUESTIONS)
+    defenses = {"no": refusing, "CLP": CLP(), "NaN": Shifted(float("nan")), "zero": Shifted(0.0)}
+    rows = compare(defenses, network("linear"), data(16), QUESTIONS)
     assert rows[0]["refused"] == "got a network; expected another; choose one"
-    assert "BatchNorm" in rows[1]["refused"] and "accuracy" in rows[2]
+    assert "BatchNorm" in rows[1]["refused"] and "NaN" in rows[2]["refused"] and "accuracy" in rows[3]
 
 
 def test_kept_rows_are_not_computed_again_unless_anything_differs(tmp_path):

@@ -4,8 +4,10 @@ import pytest
 import torch
 from backdoored import FAST
 from networks import data, network
+from refusals import refused
 
-from isthmus import connect
+from isthmus import Linf, adversarial, connect, repair
+from isthmus.attacks import PGD
 from isthmus.connection import OnCurve, second_endpoint
 from isthmus.endpoints import PerturbedCopy
 from isthmus.path import network_at
@@ -23,6 +25,12 @@ def test_a_point_on_the_curve_is_that_of_the_curve(tampered, samples):
     curve, _ = connect(tampered[0], tampered[1], samples[0], **options)
     expected = network_at(curve, 0.3, samples[0]).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in made.state_dict().items())
+
+
+@pytest.mark.parametrize("asked", [{"loss": adversarial(PGD(Linf(0.1), steps=1))}, {"after_step": print}])
+def test_nothing_is_asked_of_a_path_that_is_not_trained(asked, tampered, samples):
+    refused(lambda: connect(*tampered, samples[0], bends=0, **asked), "straight path", "bends=1")
+    refused(lambda: repair(tampered[0], samples[0], tampered[1], bends=0, **asked), "straight path", "bends=1")
 
 
 @pytest.mark.parametrize("other", [None, PerturbedCopy(0.5)])

@@ -11,6 +11,7 @@ from torch import nn
 
 from isthmus import BadInput, Bezier, Curve, PolyChain, expected_over_t, fit
 from isthmus.losses import cross_entropy
+from isthmus.plane import Plane
 
 KINDS, BENDS = [Bezier, PolyChain], [0, 1, 2, 5]
 every_network = pytest.mark.parametrize("kind", ZOO)
@@ -334,3 +335,11 @@ def test_frozen_networks_still_have_a_straight_segment():
     curve = Bezier(start, end, bends=0)
     assert equal(curve.export(1.0), end)
     assert not [p for p in curve.parameters() if p.numel()]
+
+
+@pytest.mark.parametrize("make", [lambda net: Bezier(net, net), lambda net: Plane(net, net, net)])
+def test_complex_parameters_are_refused_not_left_behind(make):
+    net = network("linear")
+    net.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(BadInput, match="complex parameters, first phase"):
+        make(net)

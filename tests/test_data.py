@@ -25,6 +25,8 @@ nan = float("nan")
         (X, Y[:5], 3, ["(5,)", "(6,)", "one label a sample"]),
         (X, Y[:, None], 3, ["(6, 1)", "(6,)", "one label a sample"]),
         (X, Y, 2, ["0 to 2", "0 to 1 for 2 classes", "relabel from 0"]),
+        (X, Y, ["cat", "dog", "cat"], ["3 classes", "'cat'", "rename"]),
+        (X, Y, 10**12, ["1000000000000 classes", "huge"]),
         (X, Y - 1, 3, ["-1 to 1", "0 to 2 for 3 classes", "relabel from 0"]),
         (X, Y + 0.5, 3, ["not whole numbers", "class indices", "int64"]),
         (X, Y * nan, 3, ["not whole numbers", "class indices", "int64"]),

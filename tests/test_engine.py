@@ -7,7 +7,8 @@ import torch
 from networks import ZOO, data, network
 from torch import nn
 
-from isthmus import BadInput, Bezier
+from isthmus import BadInput, Bezier, Linf, fit, input_hessian_top
+from isthmus.attacks import PGD
 from isthmus.engine import (
     Ranks,
     as_input,
@@ -167,6 +168,7 @@ def test_precision_is_what_was_asked_for():
     [
         (lambda: pick_device("abacus"), "device 'abacus'"),
         (lambda: pick_device("cuda:99"), "device 'cuda:99'"),
+        (lambda: pick_device("meta"), "device 'meta'"),
         (lambda: autocast(CPU, "fp7"), "precision 'fp7'"),
     ],
 )
@@ -174,6 +176,27 @@ def test_what_this_machine_does_not_have_is_refused(make, words):
     with pytest.raises(BadInput, match=words) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+class TwoHeads(nn.Module):
+    """Returns its logits and something else, as many networks out there do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network("linear")
+
+    def forward(self, x):
+        return self.body(x), x
+
+
+@pytest.mark.parametrize("call", [
+    lambda net, x, y: outputs(net, x), lambda net, x, y: fit(net, data(8), steps=1, lr=0.1),
+    lambda net, x, y: PGD(Linf(0.1), steps=1)(net, x, y), lambda net, x, y: input_hessian_top(net, x, y),
+])  # fmt: skip
+def test_a_network_that_returns_more_than_logits_is_told_to_return_them(call):
+    samples = data(8)
+    with pytest.raises(BadInput, match="returns a tuple; expected logits; wrap it"):
+        call(TwoHeads(), samples.x, samples.y)
 
 
 def test_devices_are_found():

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from isthmus import BadInput
 from isthmus.files import (
     claim_folder,
+    claimed,
     differing,
     file_sha256,
     read_json,
@@ -157,6 +158,16 @@ def test_a_folder_is_claimed_or_refused_and_nothing_in_it_is_lost(tmp_path, kind
     else:
         assert claim_folder(folder, RUN, resume=resume) == folder
         assert read_json(folder / "run.json") == RUN
+
+
+@pytest.mark.parametrize("error", [BadInput("x", expected="y", fix="z"), RuntimeError("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize("wrote", [False, True])
+def test_a_run_that_fails_before_it_wrote_anything_gives_its_folder_back(error, wrote, tmp_path):
+    with pytest.raises(type(error)), claimed(tmp_path / "out", RUN, resume=False) as folder:
+        if wrote:
+            (folder / "kept").touch()
+        raise error
+    assert (tmp_path / "out").exists() == wrote
 
 
 def test_a_run_is_recognised_after_its_way_through_json(tmp_path):

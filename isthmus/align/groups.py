@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isthmus.align.trace import Blocks, Key, ReadsValue, Tracer, mix
 from isthmus.engine import as_input, eval_mode, outputs
-from isthmus.types import BadInput, Params, first_line
+from isthmus.types import BadInput, Params, first_line, logits_of
 from isthmus.view import copied
 
 Permutations = tuple[Tensor, ...]
@@ -118,11 +118,7 @@ def _run(net: nn.Module, example: Tensor, blocks: Blocks | None, leaves: frozens
     finally:
         for hook in hooks:
             hook.remove()
-    if not isinstance(out, Tensor):
-        raise BadInput(
-            f"a network that returns a {type(out).__name__}", expected="logits", fix="wrap it to return them"
-        )
-    if id(out) in tracer.labels:
+    if id(logits_of(out)) in tracer.labels:
         tracer.pin(tracer.of(out).atom, "it makes the network's outputs")
     return tracer
 

@@ -18,7 +18,7 @@ from isthmus.attacks.objectives import Objective
 from isthmus.balls import L2, Ball, Linf
 from isthmus.batchnorm import batchnorm_layers
 from isthmus.engine import Precision, autocast, device_of, frozen, pass_size
-from isthmus.types import BadInput
+from isthmus.types import BadInput, logits_of
 
 
 @contextmanager
@@ -51,7 +51,7 @@ class Victim:
         if self.precision is not None:
             context = autocast(x.device, self.precision)
         with context:
-            logits: Tensor = self.model(x)
+            logits = logits_of(self.model(x))
         if logits.ndim != 2 or len(logits) != len(x):
             raise BadInput(
                 f"outputs of shape {tuple(logits.shape)}", expected=f"({len(x)}, classes)", fix="attack a classifier"

@@ -6,7 +6,7 @@ from pathlib import Path as File
 
 from isthmus.cli.app import app
 from isthmus.cli.options import Evasion, ModelSpec
-from isthmus.cli.output import load_network, metric_table, say
+from isthmus.cli.output import load_network, metric_table, say, unwritten
 from isthmus.engine import pick_device
 from isthmus.metrics import Accuracy, attacked, check_above_chance
 from isthmus.sources import load_data, npz_path, save_npz
@@ -29,9 +29,9 @@ def attack_command(
 
     :param data: Samples: a named set, Parquet, image folder or .npz.
     :param device: cpu, cuda, cuda:1, mps or auto.
-    :param out: Write the attacked images with their labels (.npz).
+    :param out: Write the attacked images with their labels into a new file (.npz).
     """
-    samples, evasion, out = load_data(data), evasion or Evasion(), npz_path(out) if out else None
+    samples, evasion, out = load_data(data), evasion or Evasion(), unwritten(npz_path(out)) if out else None
     name = evasion.attack or "pgd"
     attack = evasion.named(name, samples, seed)
     network = load_network(model, checkpoint).to(pick_device(device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path as File
+from tempfile import TemporaryFile
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from isthmus.checkpoint import load_checkpoint
 from isthmus.engine import ranks
 from isthmus.factory import model_factory
 from isthmus.metrics import as_record
-from isthmus.types import BadInput
+from isthmus.types import BadInput, first_line
 
 
 def say(text: Any) -> None:
@@ -38,12 +39,23 @@ def metadata(origin: dict[str, Any]) -> dict[str, str]:
     return {"provenance": json.dumps(origin)}
 
 
+OF_TORCH = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+
+
 def unwritten(out: File) -> File:
-    """Return the file; refuse one that exists, before any work."""
+    """Return the file; refuse one that exists, is named as what it will not be, or cannot be made, before any work."""
     if out.exists() or not out.name:
         got = f"{out}, which exists" if out.name else "an empty name"
         raise BadInput(got, expected="a new file", fix="choose another --out; nothing is overwritten")
-    return out
+    if out.suffix in OF_TORCH:
+        fix = "choose another --out"
+        raise BadInput(f"{out}, a name for pickles of torch", expected="safetensors, JSON or npz, as written", fix=fix)
+    try:
+        with TemporaryFile(dir=next(each for each in out.absolute().parents if each.exists())):
+            return out
+    except OSError as error:
+        place = f"{out}, in a place that cannot be written ({first_line(error)})"
+        raise BadInput(place, expected="a folder of yours", fix="choose another --out") from error
 
 
 def state_file(out: File, resume: bool) -> File:

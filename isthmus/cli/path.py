@@ -47,7 +47,7 @@ def path_command(
         measured = evaluate_path(loaded, questions, points, recalibrate_on=samples, ends="recalibrated", folder=folder)
         record["landscape"] = surroundings.record(measured, describe(attack))
     if ranks().first:
-        write_json(out, {**record, "provenance": provenance(0, {"clean": samples})})
+        write_json(out, {**record, "provenance": provenance(0, {"clean": samples, **judge.data()})})
     say(metric_table("t", [(f"{t:g}", found.at(t)) for t in found.t]))
     if attack is not None:
         say_landscape(record["landscape"])

@@ -52,13 +52,15 @@ def plane_command(
         metrics |= surroundings.landscape_metrics(asked_of, attack)
     elif judge.evaluation is None:
         metrics["bonafide loss"] = MeanLoss(samples)
+    drawn = {
+        name: unwritten(out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg")) for name in metrics
+    }
     found = evaluate_plane(plane, metrics, points, recalibrate_on=samples, margin=margin).record()
     if not ranks().first:
         return
-    write_json(out, {**found, "provenance": provenance(0, {"clean": samples})})
+    write_json(out, {**found, "provenance": provenance(0, {"clean": samples, **judge.data()})})
     names = [file.stem for file in (first, second, third)]
-    for name in metrics:
+    for name, file in drawn.items():
         figure = plot.contours(found, name, corners=names)
-        drawn = out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg")
-        write_text(drawn, plot.to_svg(figure, drawn.stem).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))
+        write_text(file, plot.to_svg(figure, file.stem).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))
     say(f"wrote {out} and {len(metrics)} contour plots beside it")

@@ -32,13 +32,16 @@ from isthmus.types import BadInput, Defense
 def _copy(second: str | None, options: Training, out: File) -> Defense | None:
     """The way to a second endpoint that was asked for by name; None leaves it to `repair`."""
     seed = options.get("seed", 0)
-    made: dict[str | None, Defense] = {
-        "permuted": PermutedCopy("random", seed),
-        "fine-tuned": FineTune(plain(options, rho=0)),
-        "perturbed": PerturbedCopy(seed=seed),
-        "averaged": averaged_repairs(out, **options),
-    }
-    return made.get(second)
+    match second:
+        case "permuted":
+            return PermutedCopy("random", seed)
+        case "fine-tuned":
+            return FineTune(plain(options, rho=0))
+        case "perturbed":
+            return PerturbedCopy(seed=seed)
+        case "averaged":
+            return averaged_repairs(out, **options)
+    return None
 
 
 def _baselines(found: Repair, tampered: nn.Module, options: Training, rho: float, *, mean: bool) -> dict[str, Defense]:
@@ -106,8 +109,9 @@ def repair_command(
     if other and second:
         raise BadInput(f"OTHER and --second {second}", expected="one of them", fix="a curve has one second endpoint")
     if second == "averaged":
-        if (bends, low, high) != (1, LOW, HIGH):
-            given = "--second averaged with --bends, --low or --high"
+        shape = (kind, bends, rho, adaptive, low, high, hardening.loss)
+        if shape != ("bezier", 1, RHO, True, LOW, HIGH, "cross-entropy"):
+            given = "--second averaged with --kind, --bends, --rho, --no-adaptive, --low, --high or --loss"
             raise BadInput(given, expected="a straight path, t from 0.5 to 1", fix="leave them out")
         bends, low, high = 0, NEAR, END
     rule = fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
@@ -119,6 +123,8 @@ def repair_command(
     files = [tampered, *([other] if other else [])]
     nets = [load_network(model, file) for file in files]
     hashes = [file_sha256(file) for file in files]
+    if len(hashes) != len(set(hashes)):
+        raise BadInput(f"{other}, which is {tampered} again", expected="another network", fix="leave OTHER out")
     settings: dict[str, Any] = {"bends": bends, "kind": kind, "rho": rho, "adaptive": adaptive, "second": second}
     settings |= {"low": low, "high": high, "points": points, "t": t, "tolerance": tolerance, "holdout": holdout}
     identity = {"model": model, "endpoints": hashes, "clean": samples.sha256, **settings, **vars(budget), **vars(asked)}
