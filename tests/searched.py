@@ -28,9 +28,7 @@ def digits_network(backdoored: bool) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         net = small_cnn(channels=1, width=8)
-    fit(
-        net, train, steps=300, lr=0.2, batch_size=64, weight_decay=5e-4, schedule=one_cycle, seed=SEED, precision="fp32"
-    )
+    fit(net, train, steps=300, lr=0.2, batch_size=64, weight_decay=2e-4, nesterov=True, schedule=one_cycle, seed=SEED)
     return net
 
 
