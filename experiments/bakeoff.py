@@ -52,7 +52,7 @@ WHOLE: dict[str, tuple[str, float]] = {  # rivals who spend all on one setting, 
 }
 WOKEN = ("path, beforehand", "FT-SAM, rho 4, all", "never poisoned")
 SHARES = (0.1, 0.2, 0.4)  # of the budget: how few steps repair
-PLAN = 3  # raised when `plan` gets another row: finished jobs are gone through again for it
+PLAN = 4  # raised when `plan` gets another row: finished jobs are gone through again for it
 Rows = Any  # JSON
 
 
@@ -186,8 +186,7 @@ def plan(bench: Bench) -> dict[str, Callable[[], Any]]:
     names, most = list(families(bench.scale, bench.seed)), len(bench.bonafide) == max(SIZES)
     made: dict[str, Callable[[], Any]] = {"as received": lambda: bench.row(bench.sent.network)}
     made["path"] = partial(bench.path, bench.scale.gradients, watch=most)
-    if not most:  # with many samples the curve alone is ahead of it: docs/experiments.md
-        made[STRAIGHT] = lambda: bench.straight(bench.averaged())
+    made[STRAIGHT] = lambda: bench.straight(bench.averaged())
     if bench.sent.other is not None:
         made["path, to the second network"] = partial(bench.path, bench.scale.gradients, other=bench.sent.other)
     made |= {name: partial(bench.rival, name) for name in (names if most else STRONGEST)}

@@ -22,6 +22,7 @@ from scipy.stats import t as student
 from isthmus.files import read_json
 from isthmus.metrics import from_record, least_drop
 from isthmus.reactivation import IMAGES
+from isthmus.repair import FEW
 from isthmus.select import BONAFIDE, FAR
 
 TOLERANCE, BEARABLE = 0.05, 0.08  # of held-out accuracy, by the first rule and by the second
@@ -121,7 +122,7 @@ def by_rule(jobs: Rows, n: str, allowed: Callable[[float, float], bool]) -> list
 
 def paired(jobs: Rows, n: str) -> list[str]:
     """The path less every other defense, network by network: what a difference of means cannot show."""
-    ours = STRAIGHT if any(STRAIGHT in job["sizes"].get(n, {}) for job in jobs) else CAPPED
+    ours = STRAIGHT if int(n) < FEW else CAPPED
     lines = [f"### n = {n}: '{ours}' less the others, by the second rule, in points", "",
              "| less | networks | accuracy | ASR | lower / higher on | DER |", "|---|---|---|---|---|---|"]  # fmt: skip
     for name in names_in(jobs, n):
