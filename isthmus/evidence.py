@@ -234,7 +234,7 @@ def verdict(found: Repair, before: Record, after: Record) -> str:
     works = f", on which {' and '.join(remains)}" if remains else ""
     where = f"the network at t = {float(found.t):g}"
     if not found.t.confident and found.damaged:
-        return f"Every point of the path costs too much accuracy; taken as the least bad was {where}{works}: {figures}."
+        return f"Every point of the path costs too much accuracy; taken all the same was {where}{works}: {figures}."
     if not found.t.confident:
         return f"The samples cannot tell which point to trust; taken untested was {where}{works}: {figures}."
     unasked = "" if tampering else " Whether a backdoor is gone was not measured: no trigger was given."

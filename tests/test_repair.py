@@ -210,6 +210,13 @@ def test_unusable_input_is_refused_before_any_training(network, data, other, say
     assert not any(tmp_path.iterdir())
 
 
+def test_a_path_of_ruins_is_called_one(tampered, samples):
+    """Trained at a rate that destroys: the samples can tell, and what they tell is not that they cannot."""
+    options = {**FAST, "steps": 5, "lr": 300.0, "clip": None}
+    ruined = repair(tampered[0], samples[0], tampered[1], points=3, **options)
+    assert ruined.damaged and "Every point of the path costs too much" in evidence(ruined, tampered[0])["verdict"]
+
+
 def test_a_rule_of_ones_own(tampered, samples):
     seen = []
     rule = lambda path: seen.append(path) or farthest_within(0.9)(path)  # noqa: E731
