@@ -52,8 +52,8 @@ class Plan:
 
 
 PLANS = {
-    "digits": Plan("small_cnn of width 8 on digits", 199, 99, 12),
-    "small": Plan("preact_resnet of depth 8 on CIFAR-10 at 16x16, 3 epochs", 39, 19, 4, steps=391 * 3),
+    "digits": Plan("small_cnn of width 8 on digits", 119, 59, 12),
+    "small": Plan("preact_resnet of depth 8 on CIFAR-10 at 16x16, 3 epochs", 29, 19, 3, steps=391 * 3),
 }
 
 
