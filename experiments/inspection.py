@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, quantiles
 from typing import Any
 
+import torch
 from attackers import Attacker, drawn, patch, poisoned
 from command import Sets, parser, slug
 from scale import SCALES
@@ -144,6 +146,21 @@ def cell(rate: Rate) -> str:
     return f"{rate.hits}/{rate.n} [{percent(rate.low)}, {percent(rate.high)}]"
 
 
+def false_alarms(rows: Rows, count: int, splits: int = 200) -> str:
+    """How often clean networks are suspicious when other ones of them are the references: what one split cannot say."""
+    clean = [row for row in rows if row["attack"] == "clean"]
+    shares = []
+    for seed in range(splits):
+        order = torch.randperm(len(clean), generator=drawn(seed)).tolist()
+        known = collected([clean[i] for i in order[:count]], "clean")
+        shares.append(mean(p_value(clean[i]["statistics"], known) <= LEVEL for i in order[count:]))
+    low, high = quantiles(shares, n=20)[0], quantiles(shares, n=20)[-1]
+    return (
+        f"Over {splits} random choices of the {count} references among all {len(clean)} clean networks, "
+        f"{percent(mean(shares))} of the others are called suspicious ({percent(low)} to {percent(high)} in nine of ten)."
+    )
+
+
 def table(rows: Rows, count: int) -> str:
     """Share of networks called suspicious, by attack and test; and how well each attack works."""
     known = made_references(rows, count)
@@ -167,7 +184,7 @@ def table(rows: Rows, count: int) -> str:
                  for key in ("accuracy", "attack success")]  # fmt: skip
         spent = [sum(row["cpu seconds"][key] for row in group) / len(group) for key in ("training", "inspection")]
         lines.append(f"| {name} | {shown[0]} | {shown[1]} | {spent[0]:.1f} + {spent[1]:.1f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", false_alarms(rows, count)])
 
 
 def spread(values: list[float]) -> str:
