@@ -94,8 +94,8 @@ def der(before: dict[str, Any], row: dict[str, Any]) -> float:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Return mean and 95 % interval over networks (Student's t), of figures in percent."""
-    if len(values) < 2:
+    """Return mean and 95 % interval over networks (Student's t), of figures in percent; two networks have none."""
+    if len(values) < 3:
         return f"{mean(values):.1f}"
     half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
     return f"{mean(values):.1f} ± {half:.1f}"
@@ -107,7 +107,7 @@ def by_rule(jobs: Rows, n: str, allowed: Callable[[float, float], bool]) -> list
         "| defense | networks | accuracy | ASR, mean | ASR, worst | DER | seconds, median |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in names_in(jobs, n):
+    for name in names_of_all(jobs, n):
         all_rows = having(jobs, n, name)
         pairs = [(rows["as received"], found) for rows in all_rows if (found := chosen(rows, name, allowed))]
         if not pairs:
@@ -153,7 +153,7 @@ def woken(jobs: Rows) -> list[str]:
                 rows = [asleep, *(again[f"{k} images"] for k in IMAGES)]
                 shown = " | ".join(f"{100 * row['attack success']['value']:.1f}" for row in rows)
                 lines.append(f"| {job['attack']}, {job['seed']} | {name} | {shown} | {again['barrier']:.2f} |")
-    return lines
+    return lines if len(lines) > 5 else []
 
 
 def spent(found: Any) -> float:
@@ -166,7 +166,7 @@ def frontier(jobs: Rows, n: str) -> list[str]:
     budgets = (2, 3, 4, 5, 7)
     lines = ["| defense | " + " | ".join(f"within {points} points" for points in budgets) + " |",
              "|---|" + "---|" * len(budgets)]  # fmt: skip
-    for name in names_in(jobs, n):
+    for name in names_of_all(jobs, n):
         cells, rows = [], having(jobs, n, name)
         for points in budgets:
             # where no setting keeps so much accuracy, the backdoor stays as it was received
@@ -187,6 +187,12 @@ def frontier(jobs: Rows, n: str) -> list[str]:
 def names_in(jobs: Rows, n: str) -> list[str]:
     names = dict.fromkeys(name for job in jobs for name in job["sizes"].get(n, {}) if name != "as received")
     return [name for name in names if "budget" not in name and name not in WOKEN[:1] + WOKEN[2:]]
+
+
+def names_of_all(jobs: Rows, n: str) -> list[str]:
+    """Return the defenses that every network met: means over different networks say nothing about defenses."""
+    met = [job["sizes"][n] for job in jobs if "as received" in job["sizes"].get(n, {})]
+    return [name for name in names_in(jobs, n) if all(name in rows for rows in met)]
 
 
 def having(jobs: Rows, n: str, name: str) -> Rows:
@@ -216,7 +222,7 @@ def table(scale: str, without: Sequence[str] = ()) -> str:
         lines += paired(judged, n)
         lines += ["", f"### n = {n}: frontier (oracle): least ASR by accuracy given up", "", *frontier(judged, n)]
         lines += ["", f"### n = {n}: setting by setting, accuracy / ASR (worst)", "", *by_setting(judged, n)]
-    lines += [*fewer_gradients(judged), *woken(judged)]
+    lines += [*fewer_gradients(judged), *whole(judged), *woken(judged)]
     for n in map(str, SIZES):
         lines += [*attackers_who_know(done, n), *one_by_one(judged, n)]
     return "\n".join(lines)
@@ -247,6 +253,8 @@ def fewer_gradients(jobs: Rows) -> list[str]:
     n = str(max(SIZES))
     names = [*(f"path, {share:g} of the budget" for share in SHARES), "path"]
     jobs = [job for job in jobs if all(name in job["sizes"].get(n, {}) for name in names)]
+    if not jobs:
+        return []
     lines = ["", f"### Fewer gradients, n = {n}, {len(jobs)} networks: accuracy / ASR (worst)", "",
              "| share | " + " | ".join(f"t = {t:g}" for t in NEAR) + " |", "|---|" + "---|" * len(NEAR)]  # fmt: skip
     for share, name in zip((*SHARES, 1), names, strict=True):
@@ -255,10 +263,23 @@ def fewer_gradients(jobs: Rows) -> list[str]:
     return lines
 
 
+def whole(jobs: Rows) -> list[str]:
+    """The paths, and rivals who spend all on one setting and have their line to the received network: same networks."""
+    lines = []
+    for n in map(str, SIZES):
+        met = [job for job in jobs if all(name in job["sizes"].get(n, {}) for name in WHOLE)]
+        if met:
+            said = f"### Rivals who spend all on one setting, n = {n}"
+            lines += ["", f"{said}: by the second rule", "", *by_rule(met, n, bearable)]
+            lines += ["", f"{said}: frontier (oracle)", "", *frontier(met, n)]
+    return lines
+
+
 def attackers_who_know(jobs: Rows, n: str) -> list[str]:
     """What survives of the backdoors of those who know of the defense: accuracy / ASR, chosen by the second rule."""
+    jobs = [job for job in jobs if job["attack"] in ADAPTIVE]
     lines = ["", f"### Attackers who know of the defense, n = {n}: by the second rule, accuracy / ASR", ""]
-    return lines + cells([job for job in jobs if job["attack"] in ADAPTIVE], n)
+    return lines + cells(jobs, n) if jobs else []
 
 
 def one_by_one(jobs: Rows, n: str) -> list[str]:

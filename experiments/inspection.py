@@ -157,7 +157,7 @@ def false_alarms(rows: Rows, count: int, splits: int = 200) -> str:
     low, high = quantiles(shares, n=20)[0], quantiles(shares, n=20)[-1]
     return (
         f"Over {splits} random choices of the {count} references among all {len(clean)} clean networks, "
-        f"{percent(mean(shares))} of the others are called suspicious ({percent(low)} to {percent(high)} in nine of ten)."
+        f"{percent(mean(shares))} of the others are suspicious ({percent(low)} to {percent(high)} in nine of ten)."
     )
 
 
