@@ -209,6 +209,7 @@ def repair(
     Raises BadInput where the samples are fewer than the classes, the network is at chance on them, or the endpoints
     differ in architecture.
 
+    >>> from isthmus import fit
     >>> from isthmus.models import mlp
     >>> from isthmus.sources import load_data
     >>> digits = load_data("digits")

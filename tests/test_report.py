@@ -336,7 +336,7 @@ def test_the_page_is_small(page):
     (None, False, "cannot tell which point to trust"),
 ])  # fmt: skip
 def test_the_verdict_hides_no_backdoor(after, confident, says):
-    found = SimpleNamespace(t=Choice(0.2, rule="given", reason="", confident=confident))
+    found = SimpleNamespace(t=Choice(0.2, rule="given", reason="", confident=confident), damaged=False)
     before, now = ({"accuracy": as_record(Rate(90, 100))} for _ in range(2))
     if after:
         before["attack success"], now["attack success"] = as_record(Rate(95, 100)), as_record(Rate(*after))
