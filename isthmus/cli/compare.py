@@ -33,8 +33,9 @@ def compare_command(
 ) -> None:
     """Repair TAMPERED by the path and by ten other defenses, and write OUT/compare.json.
 
-    Same samples, same budget, no trigger: --trigger and --target measure afterwards. Without --data a fifth of the
-    clean samples is kept back to measure on. Every row is kept as soon as it is computed.
+    Same samples, same budget, no trigger: --trigger and --target measure afterwards. Every defense has its published
+    settings (docs/defenses.md), the path those of our bake-off. Without --data a fifth of the clean samples is kept
+    back to measure on. Every row is kept as soon as it is computed.
 
     :param out: A new folder for the table.
     :param resume: Go on with the run that OUT holds.
