@@ -122,20 +122,16 @@ def job(name: str, seed: int) -> None:
     net = make()
     fit(net, bad, steps=600, lr=lr, schedule=one_cycle, seed=seed)
     judges: dict[str, Metric] = {"accuracy": Accuracy(judged), "attack success": AttackSuccess(judged, TRIGGER, TARGET)}
-    record: dict[str, Any] = {"network": name, "seed": seed, "received": recorded(net, judges)}
+    record: dict[str, Any] = {"network": name, "seed": seed, "received": as_records(measure(net, judges))}
     began = time.perf_counter()
     try:
         found = repair(net, bonafide, seed=seed)
         record |= {"t": float(found.t), "second": found.second, "reason": found.t.reason,
-                   "repaired": recorded(found.model, judges)}  # fmt: skip
+                   "repaired": as_records(measure(found.model, judges))}  # fmt: skip
     except BadInput as error:
         record["refused"] = str(error)
     record["seconds"] = time.perf_counter() - began
     write_json(file, {**record, "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged})})
-
-
-def recorded(net: nn.Module, judges: dict[str, Metric]) -> dict[str, Any]:
-    return as_records(measure(net, judges))
 
 
 def shown(row: dict[str, Any], which: str) -> str:

@@ -108,7 +108,7 @@ def job(test: Data, weights: Path, setting: str, n: int, seed: int, only: str) -
     else:
         origin = provenance(seed, {"bonafide": bonafide, "judged": judged})
         record = {"setting": setting, "n": n, "seed": seed, "provenance": origin, "rows": {}}
-        record["rows"]["as received"] = {"gradients": 0, "seconds": 0.0, **recorded(start, metrics)}
+        record["rows"]["as received"] = {"gradients": 0, "seconds": 0.0, **as_records(measure(start, metrics))}
     if "path" not in record["rows"]:
         record |= walk(start, end, bonafide, metrics, seed, record["rows"])
         write_json(file, record)
@@ -118,7 +118,7 @@ def job(test: Data, weights: Path, setting: str, n: int, seed: int, only: str) -
             net = defense(start, bonafide)
             seconds = time.perf_counter() - began
             gradients = getattr(defense, "training", {}).get("steps", 0)
-            record["rows"][name] = {"gradients": gradients, "seconds": seconds, **recorded(net, metrics)}
+            record["rows"][name] = {"gradients": gradients, "seconds": seconds, **as_records(measure(net, metrics))}
             write_json(file, record)
 
 
@@ -130,13 +130,10 @@ def walk(start: nn.Module, end: nn.Module, bonafide: Data, metrics: Metrics, see
     found = repair(start, bonafide, end, rule=rule, rho=RHO, low=LOW, high=HIGH, points=INNER, **options)
     seconds = time.perf_counter() - began
     rows["path"] = {"t": float(found.t), "confident": found.t.confident, "reason": found.t.reason,
-                    "gradients": GRADIENTS, "seconds": seconds, **recorded(found.model, metrics)}  # fmt: skip
+                    "gradients": GRADIENTS, "seconds": seconds,
+                    **as_records(measure(found.model, metrics))}  # fmt: skip
     judged = evaluate_path(found.curve, metrics, (0.0, *INNER, 1.0), recalibrate_on=found.fitted, precision="bf16")
     return {"path": judged.record(), "chosen on": found.path.record()}
-
-
-def recorded(net: nn.Module, metrics: Metrics) -> dict[str, object]:
-    return as_records(measure(net, metrics))
 
 
 def cell(rows: list[dict[str, dict[str, float]]], name: str) -> str:

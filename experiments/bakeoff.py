@@ -50,7 +50,8 @@ WHOLE: dict[str, tuple[str, float]] = {  # rivals who spend all on one setting, 
     "FT-SAM, rho 8, all": ("FT-SAM", 8.0),
     "fine-tune, lr 0.2, all": ("fine-tune", 0.2),
 }
-WOKEN = ("path, beforehand", "FT-SAM, rho 4, all", "never poisoned")
+BEFOREHAND, CONTROL = "path, beforehand", "never poisoned"  # rows of their own tables
+WOKEN = (BEFOREHAND, "FT-SAM, rho 4, all", CONTROL)
 SHARES = (0.1, 0.2, 0.4)  # of the budget: how few steps repair
 PLAN = 4  # raised when `plan` gets another row: finished jobs are gone through again for it
 Rows = Any  # JSON
@@ -175,9 +176,9 @@ class Bench:
             rows[f"{images} images"] = as_records(measure(woken, self.judges))
         return {**rows, "barrier": linear_barrier(net, self.sent.network, fitted)}
 
-    def control(self, clean: Callable[[], nn.Module]) -> dict[str, Any]:
+    def control(self) -> dict[str, Any]:
         """Return the row of a network that was never poisoned: the floor, and what retuning teaches anew."""
-        net = clean()
+        net = self.clean()
         return self.row(net, **{"re-activation": self.woken(net)})
 
 
@@ -186,18 +187,17 @@ def plan(bench: Bench) -> dict[str, Callable[[], Any]]:
     names, most = list(families(bench.scale, bench.seed)), len(bench.bonafide) == max(SIZES)
     made: dict[str, Callable[[], Any]] = {"as received": lambda: bench.row(bench.sent.network)}
     made["path"] = partial(bench.path, bench.scale.gradients, watch=most)
-    made[STRAIGHT] = lambda: bench.straight(bench.averaged())
+    made[STRAIGHT] = partial(bench.straight, bench.averaged())
     if bench.sent.other is not None:
         made["path, to the second network"] = partial(bench.path, bench.scale.gradients, other=bench.sent.other)
     made |= {name: partial(bench.rival, name) for name in (names if most else STRONGEST)}
     for share in SHARES if most and bench.seed == 0 else ():
         gradients = int(share * bench.scale.gradients)
         made[f"path, {share:g} of the budget"] = partial(bench.path, gradients)
-    for name in WHOLE:
-        made[name] = partial(lambda name: bench.straight(bench.whole(name), wake=most and name in WOKEN), name)
+    made |= {name: partial(bench.straight, bench.whole(name), wake=most and name in WOKEN) for name in WHOLE}
     if most:
-        made["path, beforehand"] = partial(bench.path, bench.scale.gradients, points=(FAR,), wake=True)
-        made["never poisoned"] = partial(bench.control, bench.clean)
+        made[BEFOREHAND] = partial(bench.path, bench.scale.gradients, points=(FAR,), wake=True)
+        made[CONTROL] = bench.control
     return made
 
 

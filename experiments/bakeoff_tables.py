@@ -14,7 +14,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from attackers import ADAPTIVE
-from bakeoff import GRID, RESULTS, SHARES, SIZES, STRAIGHT, STRONGEST, WHOLE, WOKEN, Rows
+from bakeoff import BEFOREHAND, CONTROL, GRID, RESULTS, SHARES, SIZES, STRAIGHT, STRONGEST, WHOLE, WOKEN, Rows
 from command import parser
 from scale import SCALES
 from scipy.stats import t as student
@@ -142,9 +142,10 @@ def paired(jobs: Rows, n: str) -> list[str]:
 def woken(jobs: Rows) -> list[str]:
     """What a few triggered images bring back of a backdoor, beside a network that never had one."""
     n = str(max(SIZES))
-    lines = ["", f"### Re-activation, n = {n}: ASR after retuning with so many triggered images; barrier in nats", "",
-             "| attack, seed | network | before | " + " | ".join(f"{k} images" for k in IMAGES) + " | barrier |",
-             "|---|---|---|" + "---|" * len(IMAGES) + "---|"]  # fmt: skip
+    head = ["", f"### Re-activation, n = {n}: ASR after retuning with so many triggered images; barrier in nats", "",
+            "| attack, seed | network | before | " + " | ".join(f"{k} images" for k in IMAGES) + " | barrier |",
+            "|---|---|---|" + "---|" * len(IMAGES) + "---|"]  # fmt: skip
+    lines = []
     for job in jobs:
         for name in WOKEN:
             found = job["sizes"].get(n, {}).get(name, {})
@@ -153,7 +154,7 @@ def woken(jobs: Rows) -> list[str]:
                 rows = [asleep, *(again[f"{k} images"] for k in IMAGES)]
                 shown = " | ".join(f"{100 * row['attack success']['value']:.1f}" for row in rows)
                 lines.append(f"| {job['attack']}, {job['seed']} | {name} | {shown} | {again['barrier']:.2f} |")
-    return lines if len(lines) > 5 else []
+    return head + lines if lines else []
 
 
 def spent(found: Any) -> float:
@@ -186,7 +187,7 @@ def frontier(jobs: Rows, n: str) -> list[str]:
 
 def names_in(jobs: Rows, n: str) -> list[str]:
     names = dict.fromkeys(name for job in jobs for name in job["sizes"].get(n, {}) if name != "as received")
-    return [name for name in names if "budget" not in name and name not in WOKEN[:1] + WOKEN[2:]]
+    return [name for name in names if "budget" not in name and name not in (BEFOREHAND, CONTROL)]
 
 
 def names_of_all(jobs: Rows, n: str) -> list[str]:

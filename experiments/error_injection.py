@@ -114,12 +114,12 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
         record = read_json(file)
     else:
         origin = provenance(seed, {"bonafide": bonafide, "judged": judged, "errors": own, "other errors": other})
-        rows = {"as received": recorded(start, metrics), "the other end": recorded(stop, metrics)}
+        rows = {"as received": as_records(measure(start, metrics)), "the other end": as_records(measure(stop, metrics))}
         settings = {"setting": setting, "n": n, "seed": seed, "gradients": args.gradients}
         record = {**settings, "provenance": origin, "rows": rows}
     if "never attacked" not in record["rows"]:  # some images are taken for their injected label without any attack
         net = end("standard", max(ENDS) + 1, args.scale, train, test)
-        record["rows"]["never attacked"] = recorded(net, metrics)
+        record["rows"]["never attacked"] = as_records(measure(net, metrics))
         write_json(file, record)
     if "path" not in record["rows"]:
         record["rows"]["path"], seen = walk(start, stop, bonafide, metrics, training)
@@ -135,7 +135,7 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
             began = time.perf_counter()
             net = defense(start, bonafide)
             seconds = time.perf_counter() - began
-            record["rows"][name] = {"seconds": seconds, **recorded(net, metrics)}
+            record["rows"][name] = {"seconds": seconds, **as_records(measure(net, metrics))}
             write_json(file, record)
 
 
@@ -148,13 +148,9 @@ def walk(
     found = repair(start, bonafide, end, points=POINTS, rho=RHO, **options)
     seconds = time.perf_counter() - began
     row = {"t": float(found.t), "confident": found.t.confident, "reason": found.t.reason,
-           "seconds": seconds, **recorded(found.model, metrics)}  # fmt: skip
+           "seconds": seconds, **as_records(measure(found.model, metrics))}  # fmt: skip
     judged = evaluate_path(found.curve, metrics, (0.0, *POINTS, 1.0), recalibrate_on=found.fitted)
     return row, {"path": judged.record(), "chosen on": found.path.record()}
-
-
-def recorded(net: nn.Module, metrics: Mapping[str, Metric]) -> Rows:
-    return as_records(measure(net, metrics))
 
 
 def cell(rows: list[Rows]) -> str:

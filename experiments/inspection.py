@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, quantiles
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,8 +29,8 @@ from scale import SCALES
 
 from isthmus import split
 from isthmus.files import read_json, write_json
-from isthmus.inspection import References, anomaly_index, collected, inspect, oddest, p_value
-from isthmus.metrics import Accuracy, AttackSuccess, Metric, Rate, as_record, as_records, measure
+from isthmus.inspection import References, anomaly_index, collected, inspect, oddest, p_value, write_references
+from isthmus.metrics import Accuracy, AttackSuccess, Metric, Rate, as_records, measure
 from isthmus.provenance import provenance
 from isthmus.triggers import Blend, LowFrequency, Target
 from isthmus.types import percent
@@ -91,8 +92,7 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     record = {
         "attack": attack, "seed": seed, "target": target, "network": plan.networks,
         "settings": dict(found.settings), "statistics": dict(found.statistics),
-        "found": [{"kind": e.kind, "target": e.target, "size": e.size, "score": e.score,
-                   "success": as_record(e.success)} for e in found.found],
+        "found": [each.record() for each in found.found],
         "cpu seconds": {"training": trained - began, "inspection": time.process_time() - trained},
         "provenance": provenance(seed, {"bonafide": bonafide, "judged": rest}),
         **as_records(measure(net, judged_by)),
@@ -137,9 +137,8 @@ def tests(known: References) -> dict[str, Test]:
 
 def suspect(row: dict[str, Any], known: References) -> Any:
     """Where the oddest trigger leads, as `inspect` says."""
-    kind, _, away = oddest(row["statistics"], known).partition(", ")
-    found = [e for e in row["found"] if e["kind"] == kind and (e["target"] == "any") == bool(away)]
-    return min(found, key=lambda e: e["score"])["target"]
+    found: list[Any] = [SimpleNamespace(**each) for each in row["found"]]
+    return oddest(found, row["statistics"], known).target
 
 
 def cell(rate: Rate) -> str:
@@ -212,8 +211,7 @@ def main() -> None:
             for seed in range(planned) if asked is None else asked:
                 job(attack, seed, args, sets)
     elif args.what == "references":
-        found = made_references(results(args.scale), count)
-        write_json(PACKAGED, {"schema": "isthmus-references/1", "references": [found.record()]})
+        write_references(PACKAGED, made_references(results(args.scale), count))
     else:
         print(table(results(args.scale), count))
 

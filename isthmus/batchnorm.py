@@ -25,10 +25,7 @@ _BATCH_VALUES = 2500 * 3 * 32 * 32  # of a batch: the whole of a bonafide set at
 
 
 class _Pooled:
-    """Count, mean and biased variance of one layer's input, pooled over batches (Chan's update), float64.
-
-    InstanceNorm's running statistics are means over samples of each one's own: there is no variance between them.
-    """
+    """Count, mean and biased variance of one layer's input, pooled over batches (Chan's update), float64."""
 
     def __init__(self) -> None:
         self.count, self.mean, self.variance = 0, torch.zeros(()), torch.zeros(())
@@ -36,21 +33,36 @@ class _Pooled:
     def add(self, layer: _NormBase, x: Tensor) -> None:
         """Add the batch that has just passed: with momentum 1 the layer's running statistics are those of x alone."""
         assert layer.running_mean is not None and layer.running_var is not None
-        pooling = isinstance(layer, _BatchNorm)
-        count = x.numel() // x.shape[1] if pooling else len(x)
-        mean, variance = layer.running_mean.double(), layer.running_var.double()
-        variance = variance * (count - 1) / count if pooling else variance
-        total, shift = self.count + count, (mean - self.mean.to(mean)) * (1 if pooling else 0)
+        count = x.numel() // x.shape[1]
+        mean, variance = layer.running_mean.double(), layer.running_var.double() * (count - 1) / count
+        total, shift = self.count + count, mean - self.mean.to(mean)
         share = count / total
         self.variance = (1 - share) * self.variance.to(mean) + share * variance + share * (1 - share) * shift.square()
-        self.mean, self.count = (1 - share) * self.mean.to(mean) + share * mean, total
+        self.mean, self.count = self.mean.to(mean) + share * shift, total
 
     def write(self, layer: _NormBase) -> None:
         """Give the layer the pooled statistics, the variance unbiased as torch's are."""
         assert layer.running_mean is not None and layer.running_var is not None
         layer.running_mean.copy_(self.mean)
-        unbiased = self.count / max(1, self.count - 1) if isinstance(layer, _BatchNorm) else 1
-        layer.running_var.copy_(self.variance * unbiased)
+        layer.running_var.copy_(self.variance * self.count / max(1, self.count - 1))
+
+
+class _Averaged(_Pooled):
+    """The same for InstanceNorm, whose running statistics are means over samples of each one's own."""
+
+    def add(self, layer: _NormBase, x: Tensor) -> None:
+        """Add the batch that has just passed."""
+        assert layer.running_mean is not None and layer.running_var is not None
+        self.count += len(x)
+        share = len(x) / self.count
+        self.mean = torch.lerp(self.mean.to(x.device, torch.double), layer.running_mean.double(), share)
+        self.variance = torch.lerp(self.variance.to(x.device, torch.double), layer.running_var.double(), share)
+
+    def write(self, layer: _NormBase) -> None:
+        """Give the layer the means."""
+        assert layer.running_mean is not None and layer.running_var is not None
+        layer.running_mean.copy_(self.mean)
+        layer.running_var.copy_(self.variance)
 
 
 def layers_with_statistics(module: nn.Module) -> list[_NormBase]:
@@ -60,13 +72,13 @@ def layers_with_statistics(module: nn.Module) -> list[_NormBase]:
 
 def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
     """Return the BatchNorm layers that keep running statistics, in order."""
-    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    return [layer for layer in layers_with_statistics(module) if isinstance(layer, _BatchNorm)]
 
 
 @contextmanager
 def _pooling(layers: list[_NormBase]) -> Iterator[dict[_NormBase, _Pooled]]:
     """Reset the layers and put them in train mode; within, their batches are pooled. Their momentum is put back."""
-    pooled = {layer: _Pooled() for layer in layers}
+    pooled = {layer: _Pooled() if isinstance(layer, _BatchNorm) else _Averaged() for layer in layers}
     hooks = [layer.register_forward_hook(lambda layer, args, _: pooled[layer].add(layer, args[0])) for layer in layers]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:

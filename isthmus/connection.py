@@ -36,12 +36,9 @@ AfterStep = Callable[[nn.Module], None]
 """What `fit` calls with the module, here the curve, after each step."""
 
 
-def curve_options(label: str, training: Training) -> Training:
+def curve_options(training: Training) -> Training:
     """Return the options of `fit` for a curve: the defaults, then the caller's."""
-    options = DEFAULTS.copy()
-    options["progress"] = label
-    options.update(training)
-    return options
+    return {**DEFAULTS, "progress": "connecting", **training}
 
 
 def connect(
@@ -72,7 +69,7 @@ def connect(
     curve = kind(start, end, bends)
     if not bends:
         return curve, None
-    options = curve_options("connecting", training)
+    options = curve_options(training)
     objective = expected_over_t(sharpened(loss, rho, adaptive), options.pop("weight_decay"), low, high)
     return curve, fit(curve, bonafide, objective, after_step=after_step, **options)
 
@@ -110,7 +107,7 @@ def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Trai
         permuted = PermutedCopy("random", seed=training.get("seed", 0))
         return End(permuted(tampered, bonafide), "permuted copy", 0)
     except BadInput as error:
-        tuned = FineTune(plain(curve_options("fine-tuning a copy", training), rho=0))
+        tuned = FineTune(plain({"progress": "fine-tuning a copy", **training}, rho=0))
         source = f"fine-tuned copy, for a permuted one was refused: {error}"
         return End(tuned(tampered, bonafide), source, budget_of(tuned))
 
@@ -130,8 +127,7 @@ def plain(training: Training, rho: float = RHO) -> Training:
     A sharpness-aware step (rho > 0) takes two gradients. A bend's gradient is c(t) times the network's, 0.18 to 0.48
     for t in [0.1, 0.4], and moves theta(t) by c(t)^2 times the step that plain training would take.
     """
-    options = DEFAULTS.copy()
-    options.update(training)
+    options: Training = {**DEFAULTS, **training}
     options["lr"] = options["lr"] / 10
     options["steps"] *= 2 if rho else 1
     if options["clip"] is not None:
@@ -155,7 +151,7 @@ class Budgeted:
 
     def options(self) -> Training:
         """Return the options of `fit` for the curve."""
-        options = curve_options("connecting", self.training)
+        options = curve_options(self.training)
         options["steps"] = steps_for(options, cost=2 if self.rho else 1)
         return options
 

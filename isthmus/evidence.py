@@ -128,7 +128,7 @@ def evidence(
     rows = compare(baselines or {}, tampered, found.fitted, metrics, folder=folder)
     woken = compare(_reactivations(judge), found.model, found.fitted, metrics, folder=folder)
     before, after = (
-        {**_measured(net, metrics), "per_class": {k: as_record(v) for k, v in per_class(net, asked).items()}}
+        {**as_records(measure(net, metrics)), "per_class": {k: as_record(v) for k, v in per_class(net, asked).items()}}
         for net in (tampered, found.model)
     )
     record = {
@@ -160,10 +160,6 @@ def evidence(
     if judge.errors is not None:
         record["errors"] = {"n": len(judge.errors), "note": note}
     return record
-
-
-def _measured(net: nn.Module, metrics: Mapping[str, Metric]) -> Record:
-    return as_records(measure(net, metrics))
 
 
 def _along(found: Repair, metrics: Mapping[str, Metric], folder: Any) -> Path:

@@ -15,15 +15,34 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from statistics import median
-from typing import Any, Unpack, cast
+from typing import Any, Protocol, TypeVar, Unpack, cast
 
 import numpy as np
 from torch import nn
 
 from isthmus.data import Data, Source, as_data
-from isthmus.files import read_json
+from isthmus.files import read_json, write_json
 from isthmus.inversion import BATCH, KINDS, STARTS, STEPS, WANTED, Goal, Inverted, Kind, Search, invert
 from isthmus.types import BadInput, first_line, percent
+
+
+class Scored(Protocol):
+    """A trigger that was found, or what a record says of it."""
+
+    @property
+    def kind(self) -> str:
+        """Patch or perturbation."""
+
+    @property
+    def target(self) -> Goal:
+        """Where it leads."""
+
+    @property
+    def score(self) -> float:
+        """The lower, the odder."""
+
+
+S = TypeVar("S", bound=Scored)
 
 
 def anomaly_index(sizes: Sequence[float]) -> tuple[float, ...]:
@@ -105,6 +124,11 @@ def read_references(file: Path | str | None = None) -> tuple[References, ...]:
         ) from error
 
 
+def write_references(file: Path | str, known: References) -> None:
+    """Write references as `read_references` reads them. Raises BadInput as `write_json` does."""
+    write_json(file, {"schema": "isthmus-references/1", "references": [known.record()]})
+
+
 def collected(records: Sequence[Mapping[str, Any]], name: str) -> References:
     """Return the references that inspections of clean networks give, of records with `statistics` and `settings`.
 
@@ -112,7 +136,9 @@ def collected(records: Sequence[Mapping[str, Any]], name: str) -> References:
     or are none.
     """
     if not records:
-        raise BadInput("no inspections", expected="those of clean networks", fix="inspect twenty or so")
+        raise BadInput(
+            "no clean networks", expected="twenty or so", fix="train some on data you trust, and inspect them"
+        )
     try:
         settings, names = records[0]["settings"], list(records[0]["statistics"])
         unlike = [i for i, each in enumerate(records) if each["settings"] != settings or [*each["statistics"]] != names]
@@ -147,14 +173,17 @@ def p_value(found: Mapping[str, float], references: References) -> float:
     return float((oddness >= oddness[-1]).mean())
 
 
-def oddest(found: Mapping[str, float], references: References | None = None) -> str:
-    """Return the name of the statistic that stands out most among clean networks.
+def oddest(found: Sequence[S], values: Mapping[str, float], references: References | None = None) -> S:
+    """Return of the triggers, or their records, the one behind the statistic that stands out most among clean networks.
 
-    Without references, that of the smallest trigger of a class.
+    Without references, the smallest of a class.
     """
     if references is not None:
-        return list(found)[int(_standardised(found, references)[-1].argmax())]
-    return max((name for name in found if not name.endswith(", any")), key=lambda name: found[name])
+        name = list(values)[int(_standardised(values, references)[-1].argmax())]
+    else:
+        name = max((name for name in values if not name.endswith(", any")), key=lambda name: values[name])
+    kind, _, away = name.partition(", ")
+    return min((e for e in found if e.kind == kind and (e.target == "any") == bool(away)), key=lambda e: e.score)
 
 
 def _standardised(found: Mapping[str, float], references: References) -> np.ndarray[Any, Any]:
@@ -233,9 +262,7 @@ def references(
     """
     data = as_data(bonafide)
     found = [statistics(_survey(net, data, kinds, None, search)) for net in networks]
-    if not found:
-        raise BadInput("no clean networks", expected="twenty or so", fix="train some on data you trust")
-    return References(name, _settings(data, search), {key: [each[key] for each in found] for key in found[0]})
+    return collected([{"statistics": each, "settings": _settings(data, search)} for each in found], name)
 
 
 def inspect(
@@ -267,19 +294,13 @@ def inspect(
     values, settings = statistics(found), _settings(data, search)
     fitting = [each for each in known if dict(each.settings) == settings and each.values.keys() == values.keys()]
     p = p_value(values, fitting[0]) if fitting else None
-    suspect = _oddest(found, values, fitting[0] if fitting else None)
+    suspect = oddest(found, values, fitting[0] if fitting else None)
     decision, reason = _decide(p, fitting[0] if fitting else None, level, suspect)
     index: dict[str, tuple[float, ...]] = {
         kind: anomaly_index([each.size for each in found if each.kind == kind and each.target != "any"])
         for kind in kinds
     }
     return Inspection(decision, reason, p, suspect.target, index, values, settings, found)
-
-
-def _oddest(found: Sequence[Inverted], values: Mapping[str, float], clean: References | None) -> Inverted:
-    """Return the trigger behind the statistic that stands out most."""
-    kind, _, away = oddest(values, clean).partition(", ")
-    return min((e for e in found if e.kind == kind and (e.target == "any") == bool(away)), key=lambda e: e.score)
 
 
 def _decide(p: float | None, clean: References | None, level: float, suspect: Inverted) -> tuple[str, str]:

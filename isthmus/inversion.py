@@ -19,14 +19,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf, log, sqrt
-from typing import Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from isthmus.data import Data, Source, as_data
 from isthmus.engine import Precision, as_input, autocast, device_of, frozen, pass_size, takes_channels_last
-from isthmus.metrics import Accuracy, AttackSuccess, Rate, logits
+from isthmus.metrics import Accuracy, AttackSuccess, Rate, as_record, logits
 from isthmus.progress import bar
 from isthmus.train import batch_indices
 from isthmus.triggers import eligible
@@ -96,6 +96,11 @@ class Inverted:
     size: float
     score: float
     success: Rate
+
+    def record(self) -> dict[str, Any]:
+        """Return what was found as plain JSON, the trigger itself left out."""
+        found = {"kind": self.kind, "target": self.target, "size": self.size, "score": self.score}
+        return {**found, "success": as_record(self.success)}
 
     def on(self, data: Source) -> _Question:
         """Return the question how often this trigger reaches its goal on the data, a metric that gives a Rate."""

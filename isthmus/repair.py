@@ -114,7 +114,7 @@ def averaged_repairs(home: File | None = None, **training: Unpack[Training]) -> 
     for FT-SAM. Unfinished training is kept in `home`. A path to it is straight and sought from NEAR to END:
     `repair(..., bends=0, low=0.5, high=1.0)`. Source: ours, docs/experiments.md.
     """
-    options = curve_options("connecting", training)
+    options = curve_options(training)
     third = 2 * options["steps"] // 3
     if third < 2:
         raise BadInput(
@@ -220,7 +220,7 @@ def repair(
     True
     """
     bonafide, home, seed = as_data(bonafide), File(folder) if folder else None, training.get("seed", 0)
-    nothing_asked = other is None and rule is None and isinstance(points, int)
+    nothing_asked = other is None and rule is None
     nothing_asked &= (kind, bends, loss, rho, adaptive, low, high, after_step) == _CURVE
     if nothing_asked and isinstance(points, int) and few(tampered, bonafide):
         mean = to_the_mean(tampered, bonafide, folder=home, points=points, watch=watch, holdout=holdout, **training)
@@ -249,7 +249,7 @@ def repair(
     path = evaluate_path(curve, metrics, sorted({*ts}), recalibrate_on=fitted, folder=home / "points" if home else None)
     t = (rule or default_rule(low, high, enough=held_out is not fitted))(path)
     model = network_at(curve, float(t), fitted)
-    used = curve_options("connecting", training)
+    used = curve_options(training)
     settings = {"kind": kind.__name__, "bends": bends, "weight_decay": used["weight_decay"], "holdout": holdout}
     settings |= {"low": low, "high": high}
     if bends:  # without them nothing is trained by these

@@ -35,6 +35,5 @@ def evaluate(
     out = unwritten(out) if out else None
     found = measure(load_network(model, checkpoint), metrics)
     if out:
-        values = as_records(found)
-        write_json(out, {**values, "provenance": provenance(0, judge.data())})
+        write_json(out, {**as_records(found), "provenance": provenance(0, judge.data())})
     say(metric_table("network", [(checkpoint.name, found)]))

@@ -50,17 +50,9 @@ def inspect_command(
         search["batch_size"] = batch_size
     found = inspect(network, samples, clean=known, **search)
     if out:
-        triggers = [
-            {"kind": e.kind, "target": e.target, "size": e.size, "score": e.score, "success": as_record(e.success)}
-            for e in found.found
-        ]
-        record: dict[str, Any] = {
-            "decision": found.decision,
-            "reason": found.reason,
-            "p": found.p,
-            "suspect": found.suspect,
-        }
+        record: dict[str, Any] = {name: getattr(found, name) for name in ("decision", "reason", "p", "suspect")}
         record |= {"statistics": dict(found.statistics), "settings": dict(found.settings)}
+        triggers = [each.record() for each in found.found]
         origin = {**provenance(seed, {"clean": samples}), "checkpoint": file_sha256(checkpoint)}
         write_json(out, {**record, "triggers": triggers, "provenance": origin})
     table = Table("Trigger", "Leads to", "Size", "Success", caption="the smallest trigger found of each kind and class")

@@ -6,8 +6,8 @@ from pathlib import Path as File
 
 from isthmus.cli.app import app
 from isthmus.cli.output import say, unwritten
-from isthmus.files import read_json, write_json
-from isthmus.inspection import collected
+from isthmus.files import read_json
+from isthmus.inspection import collected, write_references
 from isthmus.types import BadInput
 
 
@@ -28,5 +28,5 @@ def references_command(*inspections: File, name: str, out: File) -> None:
     for i, file in enumerate(inspections):
         if networks[i] in networks[:i]:
             raise BadInput(f"{file}, of a network that is there already", expected="each once", fix="leave it out")
-    write_json(out, {"schema": "isthmus-references/1", "references": [found.record()]})
+    write_references(out, found)
     say(f"wrote {out}: {len(found)} clean networks ({name})")
