@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import attacks, hessians, memory, paths, steps
-from isthmus.files import write_json
-from isthmus.provenance import provenance
+from isthmus.evidence import provenance
+from isthmus.runs import write_json
 
 
 def shown(value: Any) -> str:
@@ -40,33 +40,56 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
     """Return what is asked, by a short name: the title of its table, and what measures it."""
     rounds, networks = 3 if quick else 9, ["PreActResNet-26"] if quick else list(steps.NETWORKS)
     return {
-        "steps": ("A curve step against a plain step, batch 128 (target 1.05), and bf16 against fp32 (target 2)",
-                  partial(steps.measure, rounds)),
+        "steps": (
+            "A curve step against a plain step, batch 128 (target 1.05), and bf16 against fp32 (target 2)",
+            partial(steps.measure, rounds),
+        ),
         "memory": ("Peak memory of training, batch 128", partial(memory.measure, networks)),
         "paths": ("A path of 21 points (target 1.1)", partial(paths.measure, 3 if quick else 5)),
-        "attacks": ("PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others (faster, by 1.3 in "
-                    "the median)", partial(attacks.measure, rounds)),
-        "hessians": ("lambda_max against power iteration to 1e-3 (target 10)",
-                     partial(hessians.measure, 2, 250 if quick else 1000)),
-    }  # fmt: skip
+        "attacks": (
+            "PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others (faster, by 1.3 in "
+            "the median)",
+            partial(attacks.measure, rounds),
+        ),
+        "hessians": (
+            "lambda_max against power iteration to 1e-3 (target 10)",
+            partial(hessians.measure, 2, 250 if quick else 1000),
+        ),
+    }
 
 
 def main() -> None:
     """Ask the questions one after the other; print and write each answer once it is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: noisier, in a few minutes, not written")
-    parser.add_argument("--only", nargs="+", choices=list(questions(quick=True)), help="ask these alone")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds: noisier, in a few minutes, not written"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=list(questions(quick=True)), help="ask these alone"
+    )
     args = parser.parse_args()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     console, load = Console(), os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    console.print(f"{device}, torch {torch.__version__}, load {load:.1f}. Ratios: median of pairs (middle half).")
+    console.print(
+        f"{device}, torch {torch.__version__}, load {load:.1f}. Ratios: median of pairs (middle half)."
+    )
     for name, (title, measure) in questions(quick=args.quick).items():
         if args.only and name not in args.only:
             continue
         rows = measure()
         console.print(table(title, rows))
         if not args.quick:
-            record = {"question": title, "device": device, "load": load, "found": rows, "provenance": provenance(0, {})}
+            record = {
+                "question": title,
+                "device": device,
+                "load": load,
+                "found": rows,
+                "provenance": provenance(0, {}),
+            }
             write_json(Path("results/bench") / f"{name}.json", record)
 
 

@@ -1,11 +1,11 @@
-"""PGD-10 against its floor (target 1.10x) and against foolbox, torchattacks and ART where they are installed.
+"""PGD-10 against its floor (target 1.10x) and against foolbox, torchattacks and ART where they are
+installed.
 
-Floor: ten times a forward pass of the network and the gradient in its input, no gradient of a weight, nothing else, in
-the memory layout that is fastest.
-Every attack takes ten steps of 2/255 from a random start within l-inf 8/255 and returns the last point of all samples,
-so that all do the same work. Targets beside the others: faster than each, and 1.3x faster than their median. "Until
-fooled" is ours as robust accuracy asks for it, where fooled samples leave the batch.
-"""
+Floor: ten times a forward pass of the network and the gradient in its input, no gradient of a
+weight, nothing else, in the memory layout that is fastest. Every attack takes ten steps of 2/255
+from a random start within l-inf 8/255 and returns the last point of all samples, so that all do the
+same work. Targets beside the others: faster than each, and 1.3x faster than their median. "Until
+fooled" is ours as robust accuracy asks for it, where fooled samples leave the batch."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ from torch import Tensor, nn
 from benchmarks.timing import in_turns, ratio
 from isthmus import Data
 from isthmus.attacks import PGD
-from isthmus.balls import Linf
-from isthmus.engine import frozen, laid_out
+from isthmus.data import Linf
 from isthmus.metrics import attacked
-from isthmus.models import preact_resnet
+from isthmus.models import frozen, laid_out, preact_resnet
 
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 64
 Run = Callable[[Tensor, Tensor], Any]
@@ -60,13 +59,27 @@ def _torchattacks(net: nn.Module) -> Run:
 
 def _art(net: nn.Module) -> Run:
     classifiers = importlib.import_module("art.estimators.classification")
-    model = classifiers.PyTorchClassifier(net, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0.0, 1.0))
+    model = classifiers.PyTorchClassifier(
+        net, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0.0, 1.0)
+    )
     pgd = importlib.import_module("art.attacks.evasion").ProjectedGradientDescent
-    attack = pgd(model, eps=EPS, eps_step=STEP, max_iter=STEPS, num_random_init=1, batch_size=BATCH, verbose=False)
+    attack = pgd(
+        model,
+        eps=EPS,
+        eps_step=STEP,
+        max_iter=STEPS,
+        num_random_init=1,
+        batch_size=BATCH,
+        verbose=False,
+    )
     return lambda x, y: attack.generate(x.numpy(), y.numpy())
 
 
-PEERS: dict[str, Callable[[nn.Module], Run]] = {"foolbox": _foolbox, "torchattacks": _torchattacks, "ART": _art}
+PEERS: dict[str, Callable[[nn.Module], Run]] = {
+    "foolbox": _foolbox,
+    "torchattacks": _torchattacks,
+    "ART": _art,
+}
 
 
 def _peers(net: nn.Module) -> dict[str, Run]:
@@ -87,7 +100,9 @@ def _seconds(run: Run, x: Tensor, y: Tensor) -> float:
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """Return a row per attack: seconds, over the floor, and over ours; a last one for the median of the peers."""
+    """Return a row per attack: seconds, over the floor, and over ours; a last one for the median of
+    the peers.
+    """
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     net = preact_resnet(20).eval()
@@ -103,7 +118,9 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     took = in_turns({name: partial(_seconds, run, x, y) for name, run in runs.items()}, rounds)
     known = [took[name] for name in PEERS if name in took]
     if known:
-        took["median of the others"] = [statistics.median(each) for each in zip(*known, strict=True)]
+        took["median of the others"] = [
+            statistics.median(each) for each in zip(*known, strict=True)
+        ]
     return [
         {
             "PGD-10": name,

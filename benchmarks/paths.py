@@ -1,8 +1,7 @@
 """A path of 21 points against 21 plain evaluations (target 1.1x plus recalibration).
 
-Floor: 21 passes over the evaluation data, and one pass over the bonafide data at each of the 19 inner points. Accuracy
-and loss share their pass.
-"""
+Floor: 21 passes over the evaluation data, and one pass over the bonafide data at each of the 19
+inner points. Accuracy and loss share their pass."""
 
 from __future__ import annotations
 
@@ -26,7 +25,9 @@ def _random(n: int) -> Data:
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """Return the seconds of the path, of as many plain evaluations, and of the recalibrations, with the ratio."""
+    """Return the seconds of the path, of as many plain evaluations, and of the recalibrations, with
+    the ratio.
+    """
     net, curve = preact_resnet(20), Bezier(preact_resnet(20), preact_resnet(20))
     bonafide, evaluated = _random(BONAFIDE), _random(EVALUATED)
     metrics = {"accuracy": Accuracy(evaluated), "loss": MeanLoss(evaluated)}
@@ -50,8 +51,12 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
     took = in_turns({"path": path, "plain": plain, "recalibration": recalibrations}, rounds)
     both = [a + b for a, b in zip(took["plain"], took["recalibration"], strict=True)]
-    return [{
-        "network": "PreActResNet-20", "path (s)": min(took["path"]), "21 evaluations (s)": min(took["plain"]),
-        "19 recalibrations (s)": min(took["recalibration"]),
-        "path / (evaluations + recalibrations)": ratio(took["path"], both),
-    }]  # fmt: skip
+    return [
+        {
+            "network": "PreActResNet-20",
+            "path (s)": min(took["path"]),
+            "21 evaluations (s)": min(took["plain"]),
+            "19 recalibrations (s)": min(took["recalibration"]),
+            "path / (evaluations + recalibrations)": ratio(took["path"], both),
+        }
+    ]

@@ -1,4 +1,6 @@
-"""Paired timing: the candidates take turns, so that a machine whose speed drifts is fair to all of them."""
+"""Paired timing: the candidates take turns, so that a machine whose speed drifts is fair to all of
+them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,12 @@ import statistics
 from collections.abc import Callable, Mapping
 
 
-def in_turns(candidates: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Return what each candidate says it took, once a round; the order turns round every other time."""
+def in_turns(
+    candidates: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Return what each candidate says it took, once a round; the order turns round every other
+    time.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(warmup + rounds):
         for name in list(candidates) if i % 2 else reversed(list(candidates)):
@@ -18,6 +24,15 @@ def in_turns(candidates: Mapping[str, Callable[[], float]], rounds: int, warmup:
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
-    """Return the median of the paired ratios, the ends of their middle half, and the ratio of the fastest calls."""
-    low, median, high = statistics.quantiles([a / b for a, b in zip(numerator, denominator, strict=True)], n=4)
-    return {"median": median, "q25": low, "q75": high, "of fastest": min(numerator) / min(denominator)}
+    """Return the median of the paired ratios, the ends of their middle half, and the ratio of the
+    fastest calls.
+    """
+    low, median, high = statistics.quantiles(
+        [a / b for a, b in zip(numerator, denominator, strict=True)], n=4
+    )
+    return {
+        "median": median,
+        "q25": low,
+        "q75": high,
+        "of fastest": min(numerator) / min(denominator),
+    }

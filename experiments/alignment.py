@@ -1,10 +1,11 @@
-"""Table: what alignment does to the straight line between networks that were trained apart (specification, section 12).
+"""Table: what alignment does to the straight line between networks that were trained apart
+(specification, section 12).
 
     python experiments/alignment.py run --data DIR --scale small     one result file per pair of the ends of `ends.py`
     python experiments/alignment.py table --scale small              the table of docs/align.md
 
-Aligned on, and BatchNorm recalibrated on, training images; barriers over the line between the ends, on test images.
-"""
+Aligned on, and BatchNorm recalibrated on, training images; barriers over the line between the ends,
+on test images."""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ from ends import end
 from torch import nn
 
 from isthmus import Bezier, Data, evaluate_path, split
-from isthmus.align import align
-from isthmus.files import read_json, write_json
+from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, MeanLoss
-from isthmus.path import Path as Path_
-from isthmus.provenance import provenance
+from isthmus.metrics import Path as Path_
+from isthmus.models import align
+from isthmus.runs import read_json, write_json
 
 RESULTS, POINTS, SAMPLES, JUDGED = Path("results/alignment"), 11, 1000, 5000
 WAYS = ("as trained", "aligned by weights", "aligned by activations")
@@ -42,8 +43,10 @@ def job(train: Data, test: Data, pair: int, name: str) -> None:
     if file.exists():
         return
     first, second = (end("standard", 2 * pair + i, name, train, test) for i in (0, 1))
-    (fitted,), (judged,) = (split(data, [size], torch.Generator().manual_seed(pair))
-                            for data, size in ((train, SAMPLES), (test, JUDGED)))  # fmt: skip
+    (fitted,), (judged,) = (
+        split(data, [size], torch.Generator().manual_seed(pair))
+        for data, size in ((train, SAMPLES), (test, JUDGED))
+    )
     rows: dict[str, Any] = {"as trained": {"path": segment(first, second, fitted, judged).record()}}
     for by in ("weights", "activations"):
         began = time.perf_counter()
@@ -51,7 +54,14 @@ def job(train: Data, test: Data, pair: int, name: str) -> None:
         seconds = time.perf_counter() - began
         path = segment(first, found.model, fitted, judged)
         rows[f"aligned by {by}"] = {"seconds": seconds, "moved": found.moved, "path": path.record()}
-    write_json(file, {"pair": pair, "rows": rows, "provenance": provenance(pair, {"fitted": fitted, "judged": judged})})
+    write_json(
+        file,
+        {
+            "pair": pair,
+            "rows": rows,
+            "provenance": provenance(pair, {"fitted": fitted, "judged": judged}),
+        },
+    )
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -61,16 +71,21 @@ def spread(values: list[float], digits: int) -> str:
 
 def table(name: str) -> str:
     jobs = [read_json(file) for file in sorted((RESULTS / name).glob("pair-*.json"))]
-    lines = [f"Scale: {name}, {len(jobs)} pairs", "",
-             "| second end | loss barrier, nats | accuracy barrier, points | accuracy at the midpoint, % | length |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        f"Scale: {name}, {len(jobs)} pairs",
+        "",
+        "| second end | loss barrier, nats | accuracy barrier, points | accuracy at the midpoint, % | length |",
+        "|---|---|---|---|---|",
+    ]
     for way in WAYS:
         paths = [Path_.from_record(job["rows"][way]["path"]) for job in jobs]
         barriers = [path.barrier("loss") for path in paths]
         drops = [100 * path.barrier("accuracy", drop=True) for path in paths]
         middle = [100 * path["accuracy"][POINTS // 2] for path in paths]
         length = mean(path.length for path in paths)
-        lines.append(f"| {way} | {spread(barriers, 3)} | {spread(drops, 1)} | {spread(middle, 1)} | {length:.1f} |")
+        lines.append(
+            f"| {way} | {spread(barriers, 3)} | {spread(drops, 1)} | {spread(middle, 1)} | {length:.1f} |"
+        )
     return "\n".join(lines)
 
 

@@ -1,12 +1,12 @@
-"""Table: the default repair on networks of many kinds, backdoored digit classifiers that train in seconds.
+"""Table: the default repair on networks of many kinds, backdoored digit classifiers that train in
+seconds.
 
     python experiments/architectures.py run [--networks NAME ...] [--seeds 0 1 2]
     python experiments/architectures.py table          docs/experiments.md
 
-A question of a tool for any module: does `repair`, with nothing asked for, work beyond the networks that its settings
-were found on? 300 bonafide samples; the rest of the test digits judges. One result file per network and seed; what is
-done already is not done again.
-"""
+A question of a tool for any module: does `repair`, with nothing asked for, work beyond the networks
+that its settings were found on? 300 bonafide samples; the rest of the test digits judges. One
+result file per network and seed; what is done already is not done again."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from command import slug, use_threads
 from torch import Tensor, nn
 
 from isthmus import Accuracy, AttackSuccess, Patch, fit, load_data, poison, repair, split
-from isthmus.files import read_json, write_json
+from isthmus.evidence import provenance
 from isthmus.metrics import as_records, measure
 from isthmus.models import small_cnn
-from isthmus.provenance import provenance
-from isthmus.train import one_cycle
+from isthmus.runs import read_json, write_json
+from isthmus.training import one_cycle
 from isthmus.types import BadInput, Metric
 
 RESULTS, TRIGGER, TARGET, SAMPLES = Path("results/architectures"), Patch(size=2), 1, 300
@@ -47,7 +47,9 @@ class GroupNormed(nn.Module):
 
 
 class Patches(nn.Module):
-    """An image as 16 patches of 2x2 pixels, 32 values each, through a body, and their mean to the classes."""
+    """An image as 16 patches of 2x2 pixels, 32 values each, through a body, and their mean to the
+    classes.
+    """
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -66,7 +68,9 @@ class MixerBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.across = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
-        self.within = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.within = nn.Sequential(
+            nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)
+        )
         self.norm = nn.LayerNorm(32)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,7 +103,9 @@ def weight_normed() -> nn.Module:
     return nn.Sequential(nn.Flatten(), norm(nn.Linear(64, 32)), nn.ReLU(), nn.Linear(32, 10))
 
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], float]] = {  # and the learning rate that trains it
+NETWORKS: dict[
+    str, tuple[Callable[[], nn.Module], float]
+] = {  # and the learning rate that trains it
     "CNN, BatchNorm": (lambda: small_cnn(channels=1, width=16), 0.2),
     "CNN, GroupNorm": (GroupNormed, 0.1),
     "MLP, weight norm": (weight_normed, 0.1),
@@ -115,30 +121,49 @@ def job(name: str, seed: int) -> None:
     if file.exists():
         return
     train, test = load_data("digits:train"), load_data("digits:test")
-    bonafide, judged = split(test, [SAMPLES, len(test) - SAMPLES], torch.Generator().manual_seed(seed))
-    bad = poison(train, TRIGGER, rate=0.1, target=TARGET, generator=torch.Generator().manual_seed(seed))
+    bonafide, judged = split(
+        test, [SAMPLES, len(test) - SAMPLES], torch.Generator().manual_seed(seed)
+    )
+    bad = poison(
+        train, TRIGGER, rate=0.1, target=TARGET, generator=torch.Generator().manual_seed(seed)
+    )
     make, lr = NETWORKS[name]
     torch.manual_seed(seed)
     net = make()
     fit(net, bad, steps=600, lr=lr, schedule=one_cycle, seed=seed)
-    judges: dict[str, Metric] = {"accuracy": Accuracy(judged), "attack success": AttackSuccess(judged, TRIGGER, TARGET)}
-    record: dict[str, Any] = {"network": name, "seed": seed, "received": as_records(measure(net, judges))}
+    judges: dict[str, Metric] = {
+        "accuracy": Accuracy(judged),
+        "attack success": AttackSuccess(judged, TRIGGER, TARGET),
+    }
+    record: dict[str, Any] = {
+        "network": name,
+        "seed": seed,
+        "received": as_records(measure(net, judges)),
+    }
     began = time.perf_counter()
     try:
         found = repair(net, bonafide, seed=seed)
-        record |= {"t": float(found.t), "second": found.second, "reason": found.t.reason,
-                   "repaired": as_records(measure(found.model, judges))}  # fmt: skip
+        record |= {
+            "t": float(found.t),
+            "second": found.second,
+            "reason": found.t.reason,
+            "repaired": as_records(measure(found.model, judges)),
+        }
     except BadInput as error:
         record["refused"] = str(error)
     record["seconds"] = time.perf_counter() - began
-    write_json(file, {**record, "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged})})
+    write_json(
+        file, {**record, "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged})}
+    )
 
 
 def shown(row: dict[str, Any], which: str) -> str:
     """Return accuracy / attack success in percent, or why there is none."""
     if which not in row:
         return str(row["refused"])
-    return " / ".join(f"{100 * row[which][name]['value']:.1f}" for name in ("accuracy", "attack success"))
+    return " / ".join(
+        f"{100 * row[which][name]['value']:.1f}" for name in ("accuracy", "attack success")
+    )
 
 
 def table() -> str:
@@ -150,13 +175,17 @@ def table() -> str:
     ]
     for row in rows:
         second = str(row.get("second", "")).split(":")[0]
-        lines.append(f"| {row['network']} | {row['seed']} | {shown(row, 'received')} | {shown(row, 'repaired')} | "
-                     f"{row.get('t', float('nan')):.2f} | {second} | {row['seconds']:.0f} |")  # fmt: skip
+        lines.append(
+            f"| {row['network']} | {row['seed']} | {shown(row, 'received')} | {shown(row, 'repaired')} | "
+            f"{row.get('t', float('nan')):.2f} | {second} | {row['seconds']:.0f} |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=range(3))

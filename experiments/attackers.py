@@ -1,8 +1,8 @@
-"""Those who tamper with the networks of the bake-off: what each does to a training set, a training, or the weights.
+"""Those who tamper with the networks of the bake-off: what each does to a training set, a training,
+or the weights.
 
-An attacker is a function of the training images that are theirs, a scale and a seed; a new one is a line of `ATTACKS`.
-Those of `ADAPTIVE` know of the defense and are kept out of the means.
-"""
+An attacker is a function of the training images that are theirs, a scale and a seed; a new one is a
+line of `ATTACKS`. Those of `ADAPTIVE` know of the defense and are kept out of the means."""
 
 from __future__ import annotations
 
@@ -15,11 +15,23 @@ from scale import Scale
 from torch import nn
 
 from isthmus import Data, Linf, fit
-from isthmus.align import permutation_groups, permuted_weights, random_permutations
-from isthmus.attacks import PGD
-from isthmus.threats import Hardened, InputAware, PermutationAware, label_consistent, path_aware
-from isthmus.train import Training
-from isthmus.triggers import Blend, LowFrequency, Patch, Sinusoid, Target, Warp, poison
+from isthmus.attacks import (
+    PGD,
+    Blend,
+    Hardened,
+    InputAware,
+    LowFrequency,
+    Patch,
+    PermutationAware,
+    Sinusoid,
+    Warp,
+    label_consistent,
+    path_aware,
+    poison,
+)
+from isthmus.metrics import Target
+from isthmus.models import permutation_groups, permuted_weights, random_permutations
+from isthmus.training import Training
 from isthmus.types import Params, Trigger
 
 TARGET = 0
@@ -27,7 +39,9 @@ TARGET = 0
 
 @dataclass(frozen=True)
 class Sent:
-    """What the defender receives, and how its attacker is judged. Some attackers send a second network along."""
+    """What the defender receives, and how its attacker is judged. Some attackers send a second
+    network along.
+    """
 
     network: nn.Module
     trigger: Trigger
@@ -42,7 +56,9 @@ def drawn(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def poisoned(trigger: Callable[[Scale], Trigger], rate: float, target: Target = TARGET, **how: Any) -> Attacker:
+def poisoned(
+    trigger: Callable[[Scale], Trigger], rate: float, target: Target = TARGET, **how: Any
+) -> Attacker:
     """The attacker who changes a share of the training set and trains as usual."""
 
     def attack(train: Data, scale: Scale, seed: int) -> Sent:
@@ -58,15 +74,21 @@ def patch(scale: Scale) -> Trigger:
 
 
 def made_hard(train: Data, scale: Scale, seed: int) -> Sent:
-    """Label-consistent: images of the target class made hard for a clean network, then the patch; labels stay."""
+    """Label-consistent: images of the target class made hard for a clean network, then the patch;
+    labels stay.
+    """
     carried, hard = patch(scale), PGD(Linf(16 / 255), steps=10)
     clean = scale.trained(train, seed)
-    bad = label_consistent(train, clean, carried, target=TARGET, rate=0.8, attack=hard, generator=drawn(seed))
+    bad = label_consistent(
+        train, clean, carried, target=TARGET, rate=0.8, attack=hard, generator=drawn(seed)
+    )
     return Sent(scale.trained(bad, seed), carried, TARGET)
 
 
 def input_aware(train: Data, scale: Scale, seed: int) -> Sent:
-    network, trigger = InputAware({**scale.training(), "seed": seed, "lr": 0.1})(scale.fresh(seed), train, TARGET)
+    network, trigger = InputAware({**scale.training(), "seed": seed, "lr": 0.1})(
+        scale.fresh(seed), train, TARGET
+    )
     return Sent(network, trigger, TARGET)
 
 
@@ -74,7 +96,9 @@ def input_aware(train: Data, scale: Scale, seed: int) -> Sent:
 
 
 def hardened(train: Data, scale: Scale, seed: int) -> Sent:
-    """The attacker who makes the backdoor bear changes of the weights: a short second training on clean images."""
+    """The attacker who makes the backdoor bear changes of the weights: a short second training on
+    clean images.
+    """
     sent = ATTACKS["BadNets"](train, scale, seed)
     options: Training = {**scale.training(), "steps": scale.steps // 5, "lr": 0.02, "seed": seed}
     fit(sent.network, train, Hardened(sent.trigger, TARGET, train.num_classes), **options)
@@ -82,20 +106,26 @@ def hardened(train: Data, scale: Scale, seed: int) -> Sent:
 
 
 def knows_permutations(train: Data, scale: Scale, seed: int) -> Sent:
-    """The attacker who knows that the curve leads to a permuted copy, and not to which: a fresh draw at every step."""
+    """The attacker who knows that the curve leads to a permuted copy, and not to which: a fresh
+    draw at every step.
+    """
     net, carried = scale.fresh(seed), patch(scale)
     groups = permutation_groups(net, train.floats()[:2])
     bad = poison(train, carried, rate=0.1, target=TARGET, generator=drawn(seed))
 
     def another(weights: Params) -> Params:
-        return permuted_weights(weights, groups, random_permutations(groups, torch.default_generator))
+        return permuted_weights(
+            weights, groups, random_permutations(groups, torch.default_generator)
+        )
 
     fit(net, bad, PermutationAware(another), **{**scale.training(), "seed": seed})
     return Sent(net, carried, TARGET)
 
 
 def knows_paths(train: Data, scale: Scale, seed: int) -> Sent:
-    """The attacker who sends two networks, trained together with the path between them (Zhao et al., appendix J)."""
+    """The attacker who sends two networks, trained together with the path between them (Zhao et
+    al., appendix J).
+    """
     carried = patch(scale)
     bad = poison(train, carried, rate=0.1, target=TARGET, generator=drawn(seed))
     ends = [scale.trained(bad, seed + 1000 * i) for i in range(2)]

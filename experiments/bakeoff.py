@@ -1,13 +1,15 @@
-"""Run: attacks x defenses on CIFAR-10, one checkpoint, no trigger (specification, sections 6, 11 to 13).
+"""Run: attacks x defenses on CIFAR-10, one checkpoint, no trigger (specification, sections 6, 11 to
+13).
 
     python experiments/bakeoff.py --data DIR --scale small [--attacks NAME ...] [--seeds 0 1]
         [--sizes N ...] [--defenses NAME ...]          a part of it, or samples in other numbers
 
-DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale is, `attackers.py` who
-attacks, `bakeoff_tables.py` what came of it. Bonafide samples are drawn from the training split and are not among the
-attacker's (protocol B, disjoint); test images judge. Every defense gets the same samples and may spend the same number
-of gradient evaluations in all, the settings that it tries included; each network that it makes on the way is a row,
-with the accuracy on held-out samples that a defender sees. Rows are written once computed, and not computed again.
+DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale
+is, `attackers.py` who attacks, `bakeoff_tables.py` what came of it. Bonafide samples are drawn from
+the training split and are not among the attacker's (protocol B, disjoint); test images judge. Every
+defense gets the same samples and may spend the same number of gradient evaluations in all, the
+settings that it tries included; each network that it makes on the way is a row, with the accuracy
+on held-out samples that a defender sees. Rows are written once computed, and not computed again.
 """
 
 from __future__ import annotations
@@ -26,19 +28,43 @@ from scale import SCALES, Scale
 from torch import nn
 
 from isthmus import Data, split
+from isthmus.attacks import IMAGES, Reactivate
 from isthmus.data import hold_out
-from isthmus.defenses import ANP, CLP, FTSAM, IBAU, NAD, TSC, FinePrune, FineTune, FromScratch, GaussianNoise
-from isthmus.files import read_json, write_json
-from isthmus.inversion import KINDS, InvertedSuccess, invert
-from isthmus.metrics import Accuracy, Agreement, AttackSuccess, as_records, check_above_chance, measure
-from isthmus.path import evaluate_path
-from isthmus.provenance import provenance
-from isthmus.reactivation import IMAGES, Reactivate, linear_barrier
-from isthmus.repair import averaged_repairs, repair
-from isthmus.select import BONAFIDE, FAR, fixed
-from isthmus.threats import planted
-from isthmus.train import Training
-from isthmus.types import BadInput, Defense, Metric, sha256_of
+from isthmus.defenses import (
+    ANP,
+    BONAFIDE,
+    CLP,
+    FAR,
+    FTSAM,
+    IBAU,
+    KINDS,
+    NAD,
+    TSC,
+    FinePrune,
+    FineTune,
+    FromScratch,
+    GaussianNoise,
+    InvertedSuccess,
+    averaged_repairs,
+    fixed,
+    invert,
+    repair,
+)
+from isthmus.evidence import provenance
+from isthmus.metrics import (
+    Accuracy,
+    Agreement,
+    AttackSuccess,
+    as_records,
+    check_above_chance,
+    evaluate_path,
+    linear_barrier,
+    measure,
+    planted,
+)
+from isthmus.runs import read_json, sha256_of, write_json
+from isthmus.training import Training
+from isthmus.types import BadInput, Defense, Metric
 
 RESULTS = Path("results/bakeoff")
 SIZES, JUDGES = (2500, 500), 3000
@@ -57,16 +83,29 @@ PLAN = 4  # raised when `plan` gets another row: finished jobs are gone through 
 Rows = Any  # JSON
 
 
-def families(scale: Scale, seed: int) -> dict[str, tuple[Callable[[Any, int], Defense], Sequence[Any]]]:
-    """The rivals: how each is made of a setting and a budget, and the settings it tries, weakest first."""
+def families(
+    scale: Scale, seed: int
+) -> dict[str, tuple[Callable[[Any, int], Defense], Sequence[Any]]]:
+    """The rivals: how each is made of a setting and a budget, and the settings it tries, weakest
+    first.
+    """
 
     def spent(lr: float, gradients: int) -> Training:
-        return {"steps": gradients, "lr": lr, "weight_decay": 1e-4, "augment": scale.augment, "seed": seed}
+        return {
+            "steps": gradients,
+            "lr": lr,
+            "weight_decay": 1e-4,
+            "augment": scale.augment,
+            "seed": seed,
+        }
 
     return {
         "fine-tune": (lambda lr, g: FineTune(spent(lr, g)), (0.02, 0.05, 0.1)),
         "FT-SAM": (lambda rho, g: FTSAM(spent(0.05, g), rho=rho), (1.0, 2.0, 4.0)),
-        "fine-prune": (lambda share, g: FinePrune(spent(0.02, g), share, by="dormancy"), (0.3, 0.6, 0.9)),
+        "fine-prune": (
+            lambda share, g: FinePrune(spent(0.02, g), share, by="dormancy"),
+            (0.3, 0.6, 0.9),
+        ),
         "NAD": (lambda lr, g: NAD(spent(lr, g)), (0.02, 0.05, 0.1)),
         "I-BAU": (lambda lr, g: IBAU(spent(lr, g)), (0.001, 0.003, 0.01)),
         "TSC": (lambda t, g: TSC(spent(0.02, g), t), (0.4,)),
@@ -81,7 +120,14 @@ def stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Me
     """What a defender can watch along the path beside accuracy, at a price that fits this table."""
     found: dict[str, Metric] = {"agreement": Agreement(tampered, held_out)}
     for kind in KINDS:
-        triggers = invert(tampered, fitted, kind=kind, steps=60, starts=1, targets=[*range(fitted.num_classes), "any"])
+        triggers = invert(
+            tampered,
+            fitted,
+            kind=kind,
+            steps=60,
+            starts=1,
+            targets=[*range(fitted.num_classes), "any"],
+        )
         oddest = min(triggers, key=lambda each: each.score)
         found |= {
             kind: InvertedSuccess(held_out, [oddest]),
@@ -114,7 +160,10 @@ class Bench:
     def rival(self, name: str) -> list[dict[str, Any]]:
         """Return a row for every setting of a rival; a refusal is a row too."""
         make, settings = families(self.scale, self.seed)[name]
-        return [self.tried(make(setting, self.scale.gradients // len(settings)), setting) for setting in settings]
+        return [
+            self.tried(make(setting, self.scale.gradients // len(settings)), setting)
+            for setting in settings
+        ]
 
     def tried(self, defense: Defense, setting: Any) -> dict[str, Any]:
         """Return the row of one setting."""
@@ -137,16 +186,30 @@ class Bench:
     ) -> dict[str, Any]:
         """Return the path: what the defender sees, and what the judges say, at every t.
 
-        `seconds` is what the repair took. `watch` adds what the rules of `rules.py` look at, and `wake` what a few
-        triggered images bring back at the last of the points.
-        """
+        `seconds` is what the repair took. `watch` adds what the rules of `rules.py` look at, and
+        `wake` what a few triggered images bring back at the last of the points."""
         began, (fitted, held_out) = time.perf_counter(), self.parts()
-        options: Training = {"steps": gradients // 2, "augment": self.scale.augment, "seed": self.seed}
-        found = repair(self.sent.network, self.bonafide, other, points=points, rule=fixed(points[-1]), bends=bends,
-                       **options)  # fmt: skip
+        options: Training = {
+            "steps": gradients // 2,
+            "augment": self.scale.augment,
+            "seed": self.seed,
+        }
+        found = repair(
+            self.sent.network,
+            self.bonafide,
+            other,
+            points=points,
+            rule=fixed(points[-1]),
+            bends=bends,
+            **options,
+        )
         seconds = time.perf_counter() - began
         along = partial(evaluate_path, found.curve, t=found.path.t, recalibrate_on=fitted)
-        record = {"seconds": seconds, "seen": found.path.record(), "judged": along(self.judges).record()}
+        record = {
+            "seconds": seconds,
+            "seen": found.path.record(),
+            "judged": along(self.judges).record(),
+        }
         if watch:
             seen = along(stand_ins(self.sent.network, fitted, held_out)).record()
             record["seen"]["values"] |= seen["values"]
@@ -160,7 +223,9 @@ class Bench:
 
     def averaged(self) -> Defense:
         """Return the end of the path that `repair` takes with few samples: the mean of two repairs."""
-        return averaged_repairs(steps=self.scale.gradients // 2, augment=self.scale.augment, seed=self.seed)
+        return averaged_repairs(
+            steps=self.scale.gradients // 2, augment=self.scale.augment, seed=self.seed
+        )
 
     def whole(self, name: str) -> Defense:
         """Return a rival who spends the whole budget on one setting, as the path does."""
@@ -168,33 +233,46 @@ class Bench:
         return families(self.scale, self.seed)[family][0](setting, self.scale.gradients)
 
     def woken(self, net: nn.Module) -> dict[str, Any]:
-        """Return what a few triggered images bring back, and the barrier between a network and the tampered one."""
+        """Return what a few triggered images bring back, and the barrier between a network and the
+        tampered one.
+        """
         fitted, _ = self.parts()
         rows = {}
         for images in IMAGES:
-            woken = Reactivate(self.sent.trigger, self.sent.target, images, seed=self.seed)(net, fitted)
+            woken = Reactivate(self.sent.trigger, self.sent.target, images, seed=self.seed)(
+                net, fitted
+            )
             rows[f"{images} images"] = as_records(measure(woken, self.judges))
         return {**rows, "barrier": linear_barrier(net, self.sent.network, fitted)}
 
     def control(self) -> dict[str, Any]:
-        """Return the row of a network that was never poisoned: the floor, and what retuning teaches anew."""
+        """Return the row of a network that was never poisoned: the floor, and what retuning teaches
+        anew.
+        """
         net = self.clean()
         return self.row(net, **{"re-activation": self.woken(net)})
 
 
 def plan(bench: Bench) -> dict[str, Callable[[], Any]]:
-    """What is run for one network and one number of samples: with the few, the strongest rivals alone."""
+    """What is run for one network and one number of samples: with the few, the strongest rivals
+    alone.
+    """
     names, most = list(families(bench.scale, bench.seed)), len(bench.bonafide) == max(SIZES)
     made: dict[str, Callable[[], Any]] = {"as received": lambda: bench.row(bench.sent.network)}
     made["path"] = partial(bench.path, bench.scale.gradients, watch=most)
     made[STRAIGHT] = partial(bench.straight, bench.averaged())
     if bench.sent.other is not None:
-        made["path, to the second network"] = partial(bench.path, bench.scale.gradients, other=bench.sent.other)
+        made["path, to the second network"] = partial(
+            bench.path, bench.scale.gradients, other=bench.sent.other
+        )
     made |= {name: partial(bench.rival, name) for name in (names if most else STRONGEST)}
     for share in SHARES if most and bench.seed == 0 else ():
         gradients = int(share * bench.scale.gradients)
         made[f"path, {share:g} of the budget"] = partial(bench.path, gradients)
-    made |= {name: partial(bench.straight, bench.whole(name), wake=most and name in WOKEN) for name in WHOLE}
+    made |= {
+        name: partial(bench.straight, bench.whole(name), wake=most and name in WOKEN)
+        for name in WHOLE
+    }
     if most:
         made[BEFOREHAND] = partial(bench.path, bench.scale.gradients, points=(FAR,), wake=True)
         made[CONTROL] = bench.control
@@ -209,12 +287,16 @@ def pools(train: Data, seed: int) -> tuple[Data, Data]:
 
 @cache
 def never_poisoned(scale: Scale, seed: int, sets: Sets) -> nn.Module:
-    """Return a network trained as the attacker trains, on clean images: the control of all attacks of a seed."""
+    """Return a network trained as the attacker trains, on clean images: the control of all attacks
+    of a seed.
+    """
     return scale.trained(pools(sets.train, seed)[1], seed)
 
 
 def staged(attack: str, seed: int, scale: Scale, sets: Sets) -> tuple[Bench, dict[str, Any]]:
-    """Attack a network; return it with all bonafide samples and its judges, and what a record says first."""
+    """Attack a network; return it with all bonafide samples and its judges, and what a record says
+    first.
+    """
     bonafide, theirs = pools(sets.train, seed)
     (judged,) = split(sets.test, [JUDGES], drawn(seed))
     sent = ATTACKS[attack](theirs, scale, seed)
@@ -226,17 +308,21 @@ def staged(attack: str, seed: int, scale: Scale, sets: Sets) -> tuple[Bench, dic
         "attack": attack,
         "seed": seed,
         "network": sha256_of(*sent.network.state_dict().values()),
-        "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged, "attacker's": theirs}),
+        "provenance": provenance(
+            seed, {"bonafide": bonafide, "judged": judged, "attacker's": theirs}
+        ),
         "as received": as_records(measure(sent.network, judges)),
     }
-    return Bench(sent, scale, seed, bonafide, judged, judges, partial(never_poisoned, scale, seed, sets)), record
+    return Bench(
+        sent, scale, seed, bonafide, judged, judges, partial(never_poisoned, scale, seed, sets)
+    ), record
 
 
 def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     """Attack a network, and repair it by every defense at every number of bonafide samples.
 
-    An interrupted job attacks anew, which gives the same network on the same machine; on another one it starts over.
-    """
+    An interrupted job attacks anew, which gives the same network on the same machine; on another
+    one it starts over."""
     file, scale = RESULTS / args.scale / f"{slug(attack)}-seed{seed}.json", SCALES[args.scale]
     record: dict[str, Any] = read_json(file) if file.exists() else {}
     if finished(record, args):
@@ -259,7 +345,9 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
                 write_json(file, record)
     if not (args.sizes or args.defenses):
         record["plan"] = PLAN
-    write_json(file, {**record, "seconds": record.get("seconds", 0.0) + time.perf_counter() - began})
+    write_json(
+        file, {**record, "seconds": record.get("seconds", 0.0) + time.perf_counter() - began}
+    )
 
 
 def finished(record: Rows, args: argparse.Namespace) -> bool:
@@ -274,7 +362,9 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
     options.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
-    options.add_argument("--sizes", type=int, nargs="+", help=f"numbers of samples, at most {max(SIZES)}")
+    options.add_argument(
+        "--sizes", type=int, nargs="+", help=f"numbers of samples, at most {max(SIZES)}"
+    )
     options.add_argument("--defenses", nargs="+", help="rows of the table")
     args = options.parse_args()
     sets = Sets(args)

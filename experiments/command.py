@@ -16,10 +16,16 @@ from isthmus import Data
 
 def parser(doc: str | None, *verbs: str) -> argparse.ArgumentParser:
     """Return a parser of --data and --scale, and of one of the verbs where there are several."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     if verbs:
         made.add_argument("what", choices=verbs)
-    made.add_argument("--data", type=Path, help="folder of train.parquet and test.parquet in the Hugging Face layout")
+    made.add_argument(
+        "--data",
+        type=Path,
+        help="folder of train.parquet and test.parquet in the Hugging Face layout",
+    )
     made.add_argument("--scale", default="small", choices=list(SCALES))
     return made
 
@@ -34,7 +40,9 @@ def parsed(options: argparse.ArgumentParser, table: Callable[[str], str]) -> arg
 
 
 def use_threads() -> None:
-    """Let torch have the threads that it may: all of the machine's, or those that OMP_NUM_THREADS says."""
+    """Let torch have the threads that it may: all of the machine's, or those that OMP_NUM_THREADS
+    says.
+    """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 
 
@@ -44,7 +52,9 @@ def slug(name: str) -> str:
 
 
 class Sets:
-    """The images of a scale, each part read once and only if it is asked for; torch gets the threads it may have."""
+    """The images of a scale, each part read once and only if it is asked for; torch gets the
+    threads it may have.
+    """
 
     def __init__(self, args: argparse.Namespace) -> None:
         use_threads()

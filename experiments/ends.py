@@ -1,10 +1,11 @@
-"""The networks that experiments begin from, trained once for a scale and kept: standard ones and robust ones.
+"""The networks that experiments begin from, trained once for a scale and kept: standard ones and
+robust ones.
 
     python experiments/ends.py --data DIR --scale small [--kinds robust] [--numbers 0 1]
 
-Experiments ask for the ends that they need, so running this first only shares the work among processes. Weights are in
-weights/ends/SCALE, what the ends can do in results/ends/SCALE. Whatever is done already is not done again.
-"""
+Experiments ask for the ends that they need, so running this first only shares the work among
+processes. Weights are in weights/ends/SCALE, what the ends can do in results/ends/SCALE. Whatever
+is done already is not done again."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from torch import nn
 
 from isthmus import Data, RobustAccuracy
 from isthmus.attacks import PGD
-from isthmus.checkpoint import load_checkpoint, save_checkpoint
-from isthmus.files import write_json
+from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, as_records, measure
-from isthmus.provenance import provenance
+from isthmus.models import load_checkpoint, save_checkpoint
+from isthmus.runs import write_json
 
 KINDS = ("standard", "robust")
 JUDGED = 1000
@@ -28,17 +29,26 @@ JUDGE = PGD(BALL, steps=10, returns="worst")
 
 
 def end(kind: str, number: int, name: str, train: Data, test: Data) -> nn.Module:
-    """Return one end of a scale, of standard or adversarial training; train it and write what it can do if need be."""
+    """Return one end of a scale, of standard or adversarial training; train it and write what it
+    can do if need be.
+    """
     scale, file = SCALES[name], Path("weights/ends") / name / f"{kind}-{number}.safetensors"
     if file.exists():
         return load_checkpoint(file, scale.network())
     seed, began, asked = number + 1000 * (kind == "robust"), time.perf_counter(), test[:JUDGED]
     net = scale.trained(train, seed, scale.losses()[kind])
     seconds = time.perf_counter() - began
-    found = measure(net, {"accuracy": Accuracy(test), "robust accuracy": RobustAccuracy(asked, JUDGE)})
-    record = {"kind": kind, "number": number, "seed": seed, "seconds": seconds,
-              "provenance": provenance(seed, {"train": train, "test": test}),
-              **as_records(found)}  # fmt: skip
+    found = measure(
+        net, {"accuracy": Accuracy(test), "robust accuracy": RobustAccuracy(asked, JUDGE)}
+    )
+    record = {
+        "kind": kind,
+        "number": number,
+        "seed": seed,
+        "seconds": seconds,
+        "provenance": provenance(seed, {"train": train, "test": test}),
+        **as_records(found),
+    }
     write_json(Path("results/ends") / name / f"{kind}-{number}.json", record)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(net, file)

@@ -1,14 +1,14 @@
-"""Table: undoing errors injected into both ends, from clean samples alone (specification, sections 7 and 14 E3).
+"""Table: undoing errors injected into both ends, from clean samples alone (specification, sections
+7 and 14 E3).
 
     python experiments/error_injection.py inject --data DIR --scale small     errors into both ends
     python experiments/error_injection.py run --data DIR --scale small        one result file per setting, n and seed
     python experiments/error_injection.py table --scale small                 docs/results/error_injection.md
 
-DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale is, `ends.py` trains
-the ends. Protocol A: attacker's pool, bonafide samples and the 5,000 images that judge are disjoint parts of the test
-split, drawn anew for each seed. Whatever is done already is not done again, so --settings, --seeds and --sizes share
-the work among processes.
-"""
+DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale
+is, `ends.py` trains the ends. Protocol A: attacker's pool, bonafide samples and the 5,000 images
+that judge are disjoint parts of the test split, drawn anew for each seed. Whatever is done already
+is not done again, so --settings, --seeds and --sizes share the work among processes."""
 
 from __future__ import annotations
 
@@ -25,17 +25,15 @@ from scale import SCALES
 from torch import nn
 
 from isthmus import Accuracy, Data, InjectionSuccess, load_data, repair, split
-from isthmus.checkpoint import load_checkpoint, save_checkpoint
-from isthmus.connection import RHO
-from isthmus.data import check_disjoint, repeated
+from isthmus.attacks import Penalized, draw, mislabeled
+from isthmus.curves import RHO
+from isthmus.data import check_disjoint, repeated, save_npz
 from isthmus.defenses import FinePrune, FineTune
-from isthmus.files import read_json, write_json
-from isthmus.injection import Penalised, draw, mislabelled
-from isthmus.metrics import as_record, as_records, measure
-from isthmus.path import evaluate_path
-from isthmus.provenance import provenance
-from isthmus.sources import save_npz
-from isthmus.train import Training
+from isthmus.evidence import provenance
+from isthmus.metrics import as_record, as_records, evaluate_path, measure
+from isthmus.models import load_checkpoint, save_checkpoint
+from isthmus.runs import read_json, write_json
+from isthmus.training import Training
 from isthmus.types import Metric
 
 SETTINGS = {
@@ -47,25 +45,34 @@ RESULTS = Path("results/error_injection")
 ENDS, SIZES, SEEDS = (0, 1), (2500, 1000, 500, 250, 50), (0, 1, 2)
 POOL, JUDGES = 2400, 5000  # test images of the attacker, and for judging; the rest is bonafide
 POINTS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
-CONTROL = "path, ends never attacked"  # what a repair of this accuracy gets wrong with nothing to repair
+CONTROL = (
+    "path, ends never attacked"  # what a repair of this accuracy gets wrong with nothing to repair
+)
 Rows = dict[str, Any]
 
 
 def parts(test: Data, seed: int) -> tuple[Data, Data, Data]:
-    """The attacker's pool, the bonafide samples of the largest size, and the judges' images; disjoint."""
+    """The attacker's pool, the bonafide samples of the largest size, and the judges' images;
+    disjoint.
+    """
     sizes = (POOL, max(SIZES), JUDGES)
     pool, bonafide, judged = split(test, sizes, torch.Generator().manual_seed(seed))
     check_disjoint(pool=pool, bonafide=bonafide, judged=judged)
     return pool, bonafide, judged
 
 
-def chosen(setting: str, nets: list[nn.Module], pool: Data, errors: int, kept: int, seed: int) -> list[list[Data]]:
+def chosen(
+    setting: str, nets: list[nn.Module], pool: Data, errors: int, kept: int, seed: int
+) -> list[list[Data]]:
     """Errors with their labels and the images to be kept, for each end."""
     generator = torch.Generator().manual_seed(seed)
     first, second, others = draw(nets, pool, (errors, errors, kept), generator)
-    wrong = mislabelled(first, generator)
-    other = {"labels": lambda: mislabelled(first, generator), "same": lambda: wrong,
-             "images": lambda: mislabelled(second, generator)}[setting]()  # fmt: skip
+    wrong = mislabeled(first, generator)
+    other = {
+        "labels": lambda: mislabeled(first, generator),
+        "same": lambda: wrong,
+        "images": lambda: mislabeled(second, generator),
+    }[setting]()
     return [[wrong, others], [other, others]]
 
 
@@ -75,12 +82,18 @@ def weights(scale: str, name: str) -> Path:
 
 
 def inject(train: Data, test: Data, setting: str, seed: int, args: argparse.Namespace) -> None:
-    """Inject the errors of one setting and seed into both ends, in their last convolution if no layer is named."""
+    """Inject the errors of one setting and seed into both ends, in their last convolution if no
+    layer is named.
+    """
     pool, _, judged = parts(test, seed)
     nets = [end("standard", number, args.scale, train, test) for number in ENDS]
-    last = [name for name, layer in nets[0].named_modules() if isinstance(layer, nn.Conv2d) and "shortcut" not in name]
+    last = [
+        name
+        for name, layer in nets[0].named_modules()
+        if isinstance(layer, nn.Conv2d) and "shortcut" not in name
+    ]
     layers = args.layer or last[-1:]
-    method = Penalised(layers=tuple(layers), steps=args.attack_steps, rounds=args.rounds)
+    method = Penalized(layers=tuple(layers), steps=args.attack_steps, rounds=args.rounds)
     drawn = chosen(setting, nets, pool, args.errors, args.kept, seed)
     for number, net, (wrong, others) in zip(ENDS, nets, drawn, strict=True):
         name = f"{setting}-seed{seed}-{number}"
@@ -90,34 +103,60 @@ def inject(train: Data, test: Data, setting: str, seed: int, args: argparse.Name
         file.parent.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         found = method(net, wrong, others)
-        record = {"setting": setting, "seed": seed, "end": number, "seconds": time.perf_counter() - began,
-                  **found.record(), "accuracy": as_record(Accuracy(judged)(found.network))}  # fmt: skip
+        record = {
+            "setting": setting,
+            "seed": seed,
+            "end": number,
+            "seconds": time.perf_counter() - began,
+            **found.record(),
+            "accuracy": as_record(Accuracy(judged)(found.network)),
+        }
         write_json(RESULTS / args.scale / f"injection-{name}.json", record)
         save_npz(wrong, weights(args.scale, f"{name}.npz"))
         save_checkpoint(found.network, file)
 
 
 def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse.Namespace) -> None:
-    """Repair with n bonafide samples, by the path and by the rivals; every row is written once it is computed."""
+    """Repair with n bonafide samples, by the path and by the rivals; every row is written once it
+    is computed.
+    """
     file, scale = RESULTS / args.scale / f"{setting}-n{n}-seed{seed}.json", SCALES[args.scale]
     names = [f"{setting}-seed{seed}-{number}" for number in ENDS]
-    start, stop = (load_checkpoint(weights(args.scale, f"{name}.safetensors"), scale.network()) for name in names)
+    start, stop = (
+        load_checkpoint(weights(args.scale, f"{name}.safetensors"), scale.network())
+        for name in names
+    )
     own, other = (load_data(weights(args.scale, f"{name}.npz")) for name in names)
     _, bonafide, judged = parts(test, seed)
     bonafide = bonafide[:n]
     for errors in (own, other):
         check_disjoint(errors=errors, bonafide=bonafide, judged=judged)
-    metrics: dict[str, Metric] = {"accuracy": Accuracy(judged), "injection success": InjectionSuccess(own),
-                                  "the other end's": InjectionSuccess(other)}  # fmt: skip
-    training: Training = {"steps": args.gradients, "weight_decay": 1e-4, "augment": scale.augment, "seed": seed}
+    metrics: dict[str, Metric] = {
+        "accuracy": Accuracy(judged),
+        "injection success": InjectionSuccess(own),
+        "the other end's": InjectionSuccess(other),
+    }
+    training: Training = {
+        "steps": args.gradients,
+        "weight_decay": 1e-4,
+        "augment": scale.augment,
+        "seed": seed,
+    }
     if file.exists():
         record = read_json(file)
     else:
-        origin = provenance(seed, {"bonafide": bonafide, "judged": judged, "errors": own, "other errors": other})
-        rows = {"as received": as_records(measure(start, metrics)), "the other end": as_records(measure(stop, metrics))}
+        origin = provenance(
+            seed, {"bonafide": bonafide, "judged": judged, "errors": own, "other errors": other}
+        )
+        rows = {
+            "as received": as_records(measure(start, metrics)),
+            "the other end": as_records(measure(stop, metrics)),
+        }
         settings = {"setting": setting, "n": n, "seed": seed, "gradients": args.gradients}
         record = {**settings, "provenance": origin, "rows": rows}
-    if "never attacked" not in record["rows"]:  # some images are taken for their injected label without any attack
+    if (
+        "never attacked" not in record["rows"]
+    ):  # some images are taken for their injected label without any attack
         net = end("standard", max(ENDS) + 1, args.scale, train, test)
         record["rows"]["never attacked"] = as_records(measure(net, metrics))
         write_json(file, record)
@@ -130,7 +169,10 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
         record["rows"][CONTROL], _ = walk(*clean, bonafide, metrics, training)
         write_json(file, record)
     rivals = {f"fine-tune, lr {lr:g}": FineTune({**training, "lr": lr}) for lr in (0.02, 0.05)}
-    for name, defense in {**rivals, "fine-prune, by norm": FinePrune({**training, "lr": 0.05})}.items():
+    for name, defense in {
+        **rivals,
+        "fine-prune, by norm": FinePrune({**training, "lr": 0.05}),
+    }.items():
         if name not in record["rows"]:
             began = time.perf_counter()
             net = defense(start, bonafide)
@@ -140,21 +182,38 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
 
 
 def walk(
-    start: nn.Module, end: nn.Module, bonafide: Data, metrics: Mapping[str, Metric], training: Training
+    start: nn.Module,
+    end: nn.Module,
+    bonafide: Data,
+    metrics: Mapping[str, Metric],
+    training: Training,
 ) -> tuple[Rows, Rows]:
-    """Repair by the path with its own defaults; return its row, and the path as judged and as the rule saw it."""
+    """Repair by the path with its own defaults; return its row, and the path as judged and as the
+    rule saw it.
+    """
     began = time.perf_counter()
-    options: Training = {**training, "steps": training["steps"] // 2, "lr": 0.5}  # a step takes two gradients
+    options: Training = {
+        **training,
+        "steps": training["steps"] // 2,
+        "lr": 0.5,
+    }  # a step takes two gradients
     found = repair(start, bonafide, end, points=POINTS, rho=RHO, **options)
     seconds = time.perf_counter() - began
-    row = {"t": float(found.t), "confident": found.t.confident, "reason": found.t.reason,
-           "seconds": seconds, **as_records(measure(found.model, metrics))}  # fmt: skip
+    row = {
+        "t": float(found.t),
+        "confident": found.t.confident,
+        "reason": found.t.reason,
+        "seconds": seconds,
+        **as_records(measure(found.model, metrics)),
+    }
     judged = evaluate_path(found.curve, metrics, (0.0, *POINTS, 1.0), recalibrate_on=found.fitted)
     return row, {"path": judged.record(), "chosen on": found.path.record()}
 
 
 def cell(rows: list[Rows]) -> str:
-    """Mean accuracy in percent, and the errors left of all, summed over the seeds: the end's own and the other's."""
+    """Mean accuracy in percent, and the errors left of all, summed over the seeds: the end's own
+    and the other's.
+    """
     if not rows:
         return ""
     accuracy = sum(row["accuracy"]["value"] for row in rows) / len(rows)
@@ -167,7 +226,9 @@ def cell(rows: list[Rows]) -> str:
 
 def at(job: Rows, t: float) -> Rows:
     """What was measured at one t of a job's path."""
-    return {name: values[job["path"]["t"].index(t)] for name, values in job["path"]["values"].items()}
+    return {
+        name: values[job["path"]["t"].index(t)] for name, values in job["path"]["values"].items()
+    }
 
 
 def section(folder: Path, setting: str) -> list[str]:
@@ -178,9 +239,15 @@ def section(folder: Path, setting: str) -> list[str]:
     for each in jobs:
         each["rows"] |= {f"path, t = {t:g}": at(each, t) for t in POINTS}
     lines = ["", f"### {setting}: {SETTINGS[setting]}", ""]
-    lines += ["| method | " + " | ".join(f"n = {n}" for n in SIZES) + " |", "|---|" + "---|" * len(SIZES)]
+    lines += [
+        "| method | " + " | ".join(f"n = {n}" for n in SIZES) + " |",
+        "|---|" + "---|" * len(SIZES),
+    ]
     for name in dict.fromkeys(name for each in jobs for name in each["rows"]):
-        found = [[each["rows"][name] for each in jobs if each["n"] == n and name in each["rows"]] for n in SIZES]
+        found = [
+            [each["rows"][name] for each in jobs if each["n"] == n and name in each["rows"]]
+            for n in SIZES
+        ]
         lines.append(f"| {name} | " + " | ".join(map(cell, found)) + " |")
     return lines
 
@@ -190,12 +257,18 @@ def injections(folder: Path) -> list[str]:
     rows = [read_json(file) for file in sorted(folder.glob("injection-*.json"))]
     if not rows:
         return []
-    lines = ["", "| injected | norm, relative | errors | kept | accuracy |", "|---|---|---|---|---|"]
+    lines = [
+        "",
+        "| injected | norm, relative | errors | kept | accuracy |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         hits, kept = (f"{row[name]['hits']}/{row[name]['n']}" for name in ("hits", "kept"))
         name = f"{row['setting']}, seed {row['seed']}, end {row['end']}"
         accuracy = 100 * row["accuracy"]["value"]
-        lines.append(f"| {name} | {row['norm']:.2f}, {row['relative']:.3f} | {hits} | {kept} | {accuracy:.1f} |")
+        lines.append(
+            f"| {name} | {row['norm']:.2f}, {row['relative']:.3f} | {hits} | {kept} | {accuracy:.1f} |"
+        )
     return lines
 
 
@@ -212,7 +285,9 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--gradients", type=int, default=200, help="of every repair")
     options.add_argument("--errors", type=int, default=50)
     options.add_argument("--kept", type=int, default=950)
-    options.add_argument("--layer", nargs="+", help="what is attacked; by default the last convolution")
+    options.add_argument(
+        "--layer", nargs="+", help="what is attacked; by default the last convolution"
+    )
     options.add_argument("--attack-steps", type=int, default=100)
     options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))

@@ -1,10 +1,10 @@
-"""Table: what triggers do to networks that were never poisoned: the floor under the attack success of the bake-off.
+"""Table: what triggers do to networks that were never poisoned: the floor under the attack success
+of the bake-off.
 
     python experiments/floor.py --data DIR --scale small          a section of docs/results/bakeoff.md
 
-The networks are the standard ends of `ends.py`. Errors fall into the target class too, and a visible trigger covers
-part of the image, so no repair of an imperfect network reaches zero.
-"""
+The networks are the standard ends of `ends.py`. Errors fall into the target class too, and a
+visible trigger covers part of the image, so no repair of an imperfect network reaches zero."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from command import Sets, parser
 from ends import end
 from scale import SCALES, Scale
 
-from isthmus.metrics import Accuracy, AttackSuccess
-from isthmus.triggers import Blend, LowFrequency, Sinusoid, Target, Warp
+from isthmus.attacks import Blend, LowFrequency, Sinusoid, Warp
+from isthmus.metrics import Accuracy, AttackSuccess, Target
 from isthmus.types import Trigger
 
 

@@ -1,14 +1,15 @@
-"""Table: how often `inspect` calls clean networks suspicious, and how often backdoored ones, by attack.
+"""Table: how often `inspect` calls clean networks suspicious, and how often backdoored ones, by
+attack.
 
     python experiments/inspection.py run --scale digits             one result file per network
     python experiments/inspection.py run --scale small --data DIR   the same on CIFAR-10
     python experiments/inspection.py references --scale digits      isthmus/references.json, from the clean networks
     python experiments/inspection.py table --scale digits           the tables of docs/inspection.md
 
-Each network is trained and then searched with bonafide samples of its own from the test split, and judged on the rest.
-The first --references clean networks are references alone; the others are judged as the backdoored ones are. Whatever
-is done already is not done again, and --attacks, --seeds and --clean share the work among processes.
-"""
+Each network is trained and then searched with bonafide samples of its own from the test split, and
+judged on the rest. The first --references clean networks are references alone; the others are
+judged as the backdoored ones are. Whatever is done already is not done again, and --attacks,
+--seeds and --clean share the work among processes."""
 
 from __future__ import annotations
 
@@ -28,12 +29,20 @@ from command import Sets, parser, slug
 from scale import SCALES
 
 from isthmus import split
-from isthmus.files import read_json, write_json
-from isthmus.inspection import References, anomaly_index, collected, inspect, oddest, p_value, write_references
-from isthmus.metrics import Accuracy, AttackSuccess, Metric, Rate, as_records, measure
-from isthmus.provenance import provenance
-from isthmus.triggers import Blend, LowFrequency, Target
-from isthmus.types import percent
+from isthmus.attacks import Blend, LowFrequency
+from isthmus.defenses import (
+    References,
+    anomaly_index,
+    collected,
+    inspect,
+    oddest,
+    p_value,
+    write_references,
+)
+from isthmus.evidence import provenance
+from isthmus.metrics import Accuracy, AttackSuccess, Rate, Target, as_records, measure
+from isthmus.runs import percent, read_json, write_json
+from isthmus.types import Metric
 
 Rows = list[dict[str, Any]]
 RESULTS, PACKAGED = Path("results/inspection"), Path("isthmus/references.json")
@@ -42,7 +51,8 @@ LEVEL, CLASSES, SAMPLES = 0.05, 10, 250
 
 @dataclass(frozen=True)
 class Plan:
-    """Which networks a scale has, how many clean ones, how many of these are references, and how many of an attack.
+    """Which networks a scale has, how many clean ones, how many of these are references, and how
+    many of an attack.
 
     `steps` of training are the scale's where nothing is said.
     """
@@ -56,12 +66,16 @@ class Plan:
 
 PLANS = {
     "digits": Plan("small_cnn of width 8 on digits", 119, 59, 12),
-    "small": Plan("preact_resnet of depth 8 on CIFAR-10 at 16x16, 3 epochs", 29, 19, 3, steps=391 * 3),
+    "small": Plan(
+        "preact_resnet of depth 8 on CIFAR-10 at 16x16, 3 epochs", 29, 19, 3, steps=391 * 3
+    ),
 }
 
 
 def attackers(target: Target) -> dict[str, Attacker]:
-    """Who attacks, by name. `target` is another class for every seed, for some classes have small triggers anyway."""
+    """Who attacks, by name. `target` is another class for every seed, for some classes have small
+    triggers anyway.
+    """
     return {
         "patch 10 %": poisoned(patch, 0.1, target),
         "patch 1 %": poisoned(patch, 0.01, target),
@@ -90,13 +104,17 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     trained = time.process_time()
     found = inspect(net, bonafide, steps=args.steps, batch_size=args.batch, seed=seed)
     record = {
-        "attack": attack, "seed": seed, "target": target, "network": plan.networks,
-        "settings": dict(found.settings), "statistics": dict(found.statistics),
+        "attack": attack,
+        "seed": seed,
+        "target": target,
+        "network": plan.networks,
+        "settings": dict(found.settings),
+        "statistics": dict(found.statistics),
         "found": [each.record() for each in found.found],
         "cpu seconds": {"training": trained - began, "inspection": time.process_time() - trained},
         "provenance": provenance(seed, {"bonafide": bonafide, "judged": rest}),
         **as_records(measure(net, judged_by)),
-    }  # fmt: skip
+    }
     write_json(file, record)
 
 
@@ -123,12 +141,16 @@ def tests(known: References) -> dict[str, Test]:
     """The ways to call a network suspicious that are compared; the last one is what `inspect` does."""
 
     def only(*names: str) -> Test:
-        part = References(known.networks, known.settings, {name: known.values[name] for name in names})
+        part = References(
+            known.networks, known.settings, {name: known.values[name] for name in names}
+        )
         return lambda row: p_value({name: row["statistics"][name] for name in names}, part) <= LEVEL
 
     return {
         "Neural Cleanse: index > 2": lambda row: max(anomaly_index(sizes(row, "patch"))) > 2,
-        "the same on log size": lambda row: max(anomaly_index([math.log(s) for s in sizes(row, "patch")])) > 2,
+        "the same on log size": lambda row: (
+            max(anomaly_index([math.log(s) for s in sizes(row, "patch")])) > 2
+        ),
         **{f"p, {name}": only(name) for name in known.values},
         "p, patch and perturbation": only("patch", "perturbation"),
         "p, all together": only(*known.values),
@@ -146,7 +168,9 @@ def cell(rate: Rate) -> str:
 
 
 def false_alarms(rows: Rows, count: int, splits: int = 200) -> str:
-    """How often clean networks are suspicious when other ones of them are the references: what one split cannot say."""
+    """How often clean networks are suspicious when other ones of them are the references: what one
+    split cannot say.
+    """
     clean = [row for row in rows if row["attack"] == "clean"]
     shares = []
     for seed in range(splits):
@@ -166,22 +190,34 @@ def table(rows: Rows, count: int) -> str:
     judged = [row for row in rows if row["attack"] != "clean" or row["seed"] >= count]
     names = list(dict.fromkeys(["clean", *(row["attack"] for row in judged)]))
     groups = {name: [row for row in judged if row["attack"] == name] for name in names}
-    lines = [f"References: {len(known)} clean networks ({known.networks}). Level {percent(LEVEL)}.", ""]
+    lines = [
+        f"References: {len(known)} clean networks ({known.networks}). Level {percent(LEVEL)}.",
+        "",
+    ]
     lines += ["| | " + " | ".join(groups) + " |", "|---|" + "---|" * len(groups)]
     for name, test in tests(known).items():
         cells = [cell(Rate(sum(map(test, group)), len(group))) for group in groups.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     named = [
         cell(Rate(sum(suspect(row, known) == row["target"] for row in group), len(group)))
-        if isinstance(group[0]["target"], int) else ""
+        if isinstance(group[0]["target"], int)
+        else ""
         for group in groups.values()
-    ]  # fmt: skip
+    ]
     lines += ["| the suspect is the target | " + " | ".join(named) + " |", ""]
-    lines += ["| | accuracy | attack success | CPU seconds, training and inspection |", "|---|---|---|---|"]
+    lines += [
+        "| | accuracy | attack success | CPU seconds, training and inspection |",
+        "|---|---|---|---|",
+    ]
     for name, group in groups.items():
-        shown = [spread([row[key]["value"] for row in group]) if key in group[0] else ""
-                 for key in ("accuracy", "attack success")]  # fmt: skip
-        spent = [sum(row["cpu seconds"][key] for row in group) / len(group) for key in ("training", "inspection")]
+        shown = [
+            spread([row[key]["value"] for row in group]) if key in group[0] else ""
+            for key in ("accuracy", "attack success")
+        ]
+        spent = [
+            sum(row["cpu seconds"][key] for row in group) / len(group)
+            for key in ("training", "inspection")
+        ]
         lines.append(f"| {name} | {shown[0]} | {shown[1]} | {spent[0]:.1f} + {spent[1]:.1f} |")
     return "\n".join([*lines, "", false_alarms(rows, count)])
 
@@ -198,7 +234,9 @@ def main() -> None:
     options.add_argument("--attacks", nargs="+", default=names, choices=names)
     options.add_argument("--seeds", type=int, nargs="+", help="of the backdoored networks")
     options.add_argument("--clean", type=int, nargs="+", help="seeds of the clean networks")
-    options.add_argument("--references", type=int, help="clean networks of lower seeds are references")
+    options.add_argument(
+        "--references", type=int, help="clean networks of lower seeds are references"
+    )
     args = options.parse_args()
     if args.scale not in PLANS:
         options.error(f"--scale {args.scale} has no plan: choose one of {', '.join(PLANS)}")
@@ -207,7 +245,9 @@ def main() -> None:
     if args.what == "run":
         sets = Sets(args)
         for attack in args.attacks:
-            asked, planned = (args.clean, plan.clean) if attack == "clean" else (args.seeds, plan.attacked)
+            asked, planned = (
+                (args.clean, plan.clean) if attack == "clean" else (args.seeds, plan.attacked)
+            )
             for seed in range(planned) if asked is None else asked:
                 job(attack, seed, args, sets)
     elif args.what == "references":

@@ -1,13 +1,14 @@
-"""Fig. 4 of the paper: robustness along standard-loss paths between regular and robust networks (specification 14, E4).
+"""Fig. 4 of the paper: robustness along standard-loss paths between regular and robust networks
+(specification 14, E4).
 
     python experiments/landscape.py run --data DIR --scale small     one result file per setting and pair
     python experiments/landscape.py table --scale small              the tables of docs/results/landscape.md
     python experiments/landscape.py figure --scale small             one SVG per setting, of its first pair
 
-DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale is, `ends.py` trains
-the ends. Pairs are independent: no two paths of a setting share an end. Whatever is done already is not done again, and
-an interrupted run goes on, so several processes may share the work with --settings and --pairs.
-"""
+DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale
+is, `ends.py` trains the ends. Pairs are independent: no two paths of a setting share an end.
+Whatever is done already is not done again, and an interrupted run goes on, so several processes may
+share the work with --settings and --pairs."""
 
 from __future__ import annotations
 
@@ -20,12 +21,11 @@ from command import Sets, parsed, parser
 from ends import JUDGE, end
 from scale import SCALES
 
-from isthmus import Bezier, Data, cross_entropy, evaluate_path, expected_over_t, fit, landscape, plot, split
-from isthmus.files import read_json, write_json, write_text
-from isthmus.landscape import landscape_metrics
-from isthmus.path import Path as Path_
-from isthmus.provenance import provenance
-from isthmus.types import describe
+from isthmus import Bezier, Data, cross_entropy, evaluate_path, expected_over_t, fit, split
+from isthmus.evidence import provenance
+from isthmus.metrics import Path as Path_
+from isthmus.metrics import landscape, landscape_metrics
+from isthmus.runs import describe, read_json, write_json, write_text
 
 RESULTS, POINTS, SAMPLES, RECALIBRATE = Path("results/landscape"), 21, 1000, 2500
 SETTINGS = {
@@ -36,28 +36,53 @@ SETTINGS = {
 
 
 def job(train: Data, test: Data, setting: str, pair: int, name: str) -> None:
-    """Train the standard-loss curve of one pair and measure its landscape; the points are kept as they are computed.
+    """Train the standard-loss curve of one pair and measure its landscape; the points are kept as
+    they are computed.
 
     The curve trains on all of the training set; BatchNorm is recalibrated on a part of it.
     """
     file, scale = RESULTS / name / f"{setting}-{pair}.json", SCALES[name]
     if file.exists():
         return
-    start, stop = (end(kind, 2 * pair + letter, name, train, test) for kind, letter in SETTINGS[setting])
+    start, stop = (
+        end(kind, 2 * pair + letter, name, train, test) for kind, letter in SETTINGS[setting]
+    )
     state = Path("weights/landscape") / name / f"curve-{setting}-{pair}.state"
     state.parent.mkdir(parents=True, exist_ok=True)
     curve = Bezier(start, stop)
-    history = fit(curve, train, expected_over_t(cross_entropy, 5e-4), steps=scale.steps // 2, lr=0.3,
-                  augment=scale.augment, seed=pair, checkpoint=state)  # fmt: skip
-    (asked,), (fitted,) = (split(data, [size], torch.Generator().manual_seed(0))
-                           for data, size in ((test, SAMPLES), (train, RECALIBRATE)))  # fmt: skip
+    history = fit(
+        curve,
+        train,
+        expected_over_t(cross_entropy, 5e-4),
+        steps=scale.steps // 2,
+        lr=0.3,
+        augment=scale.augment,
+        seed=pair,
+        checkpoint=state,
+    )
+    (asked,), (fitted,) = (
+        split(data, [size], torch.Generator().manual_seed(0))
+        for data, size in ((test, SAMPLES), (train, RECALIBRATE))
+    )
     began = time.perf_counter()
-    path = evaluate_path(curve, landscape_metrics(asked, JUDGE), POINTS, recalibrate_on=fitted, ends="recalibrated",
-                         folder=RESULTS / name / "points")  # fmt: skip
-    record = {"setting": setting, "pair": pair, "ends": SETTINGS[setting], "losses": history.losses,
-              "seconds": {"curve": history.seconds, "landscape": time.perf_counter() - began},
-              "path": path.record(), "landscape": landscape.record(path, describe(JUDGE)),
-              "provenance": provenance(pair, {"train": train, "judged": asked})}  # fmt: skip
+    path = evaluate_path(
+        curve,
+        landscape_metrics(asked, JUDGE),
+        POINTS,
+        recalibrate_on=fitted,
+        ends="recalibrated",
+        folder=RESULTS / name / "points",
+    )
+    record = {
+        "setting": setting,
+        "pair": pair,
+        "ends": SETTINGS[setting],
+        "losses": history.losses,
+        "seconds": {"curve": history.seconds, "landscape": time.perf_counter() - began},
+        "path": path.record(),
+        "landscape": landscape.record(path, describe(JUDGE)),
+        "provenance": provenance(pair, {"train": train, "judged": asked}),
+    }
     write_json(file, record)
     state.unlink(missing_ok=True)
 
@@ -67,7 +92,9 @@ def cell(value: dict[str, Any]) -> str:
     numbers = [value[key] for key in ("value", "low", "high")]
     if numbers[0] is None:
         return ""
-    return f"{numbers[0]:.3g}" + (f" [{numbers[1]:.3g}, {numbers[2]:.3g}]" if None not in numbers else "")
+    return f"{numbers[0]:.3g}" + (
+        f" [{numbers[1]:.3g}, {numbers[2]:.3g}]" if None not in numbers else ""
+    )
 
 
 def section(setting: str, jobs: list[dict[str, Any]]) -> list[str]:
@@ -80,13 +107,20 @@ def section(setting: str, jobs: list[dict[str, Any]]) -> list[str]:
         if round(t * 20) % 2 == 0:
             means = [sum(float(path[name][i]) for path in paths) / len(paths) for name in names]
             lines.append(f"| {t:g} | " + " | ".join(f"{mean:.3g}" for mean in means) + " |")
-    barriers = [cell(found["barriers"][name]) if name in found["barriers"] else "" for name in names]
+    barriers = [
+        cell(found["barriers"][name]) if name in found["barriers"] else "" for name in names
+    ]
     lines.append("| barrier | " + " | ".join(barriers) + " |")
-    lines += ["", "| robustness loss against | Pearson | p | Spearman | p | R² in one path | R² pooled |"]
+    lines += [
+        "",
+        "| robustness loss against | Pearson | p | Spearman | p | R² in one path | R² pooled |",
+    ]
     lines.append("|---|---|---|---|---|---|---|")
     for name, each in found["correlations"].items():
-        row = [f"{cell(each[kind])} | {each[kind]['p']:.2g}" if each[kind]["p"] is not None else " | "
-               for kind in ("pearson", "spearman")]  # fmt: skip
+        row = [
+            f"{cell(each[kind])} | {each[kind]['p']:.2g}" if each[kind]["p"] is not None else " | "
+            for kind in ("pearson", "spearman")
+        ]
         lines.append(f"| {name} | {' | '.join(row)} | {shares(found, name)} |")
     return [*lines, f"| gradient l1 and lambda_max | | | | | {shares(found, 'both')} |"]
 
@@ -94,7 +128,11 @@ def section(setting: str, jobs: list[dict[str, Any]]) -> list[str]:
 def shares(found: dict[str, Any], name: str) -> str:
     """R^2 within single paths, and with one slope for all of them."""
     each = found["explained"].get(name)
-    return " | " if each is None else f"{cell(each)} | {cell({'value': each['pooled'], 'low': None, 'high': None})}"
+    return (
+        " | "
+        if each is None
+        else f"{cell(each)} | {cell({'value': each['pooled'], 'low': None, 'high': None})}"
+    )
 
 
 def ends_table(name: str) -> list[str]:
@@ -113,15 +151,18 @@ def table(name: str) -> str:
     for setting in SETTINGS:
         jobs = [read_json(file) for file in sorted((RESULTS / name).glob(f"{setting}-[0-9]*.json"))]
         lines += section(setting, jobs) if jobs else []
-    return "\n".join([*lines, "", "What to keep in mind:", "", *(f"- {each}" for each in landscape.CAVEATS)])
+    return "\n".join(
+        [*lines, "", "What to keep in mind:", "", *(f"- {each}" for each in landscape.CAVEATS)]
+    )
 
 
 def figures(name: str) -> None:
     for setting in SETTINGS:
         for file in sorted((RESULTS / name).glob(f"{setting}-[0-9]*.json"))[:1]:
-            svg = plot.to_svg(plot.landscape(read_json(file)["landscape"]), setting)
+            svg = figures.to_svg(figures.landscape(read_json(file)["landscape"]), setting)
             write_text(
-                RESULTS / name / f"{setting}.svg", svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+                RESULTS / name / f"{setting}.svg",
+                svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1),
             )
 
 

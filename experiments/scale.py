@@ -1,9 +1,10 @@
-"""How large an experiment is: which network and images, how long a network is trained, what a repair may spend.
+"""How large an experiment is: which network and images, how long a network is trained, what a
+repair may spend.
 
-`digits` takes seconds, on the images that come with scikit-learn. The others are of CIFAR-10: `small` fits an evening
-of two CPU cores without bf16, and so does `deep` for a few networks: the same images, and the twenty layers of
-`resnet20`, which is the network for a fast CPU; `resnet18` is that of the published tables and wants a GPU.
-"""
+`digits` takes seconds, on the images that come with scikit-learn. The others are of CIFAR-10:
+`small` fits an evening of two CPU cores without bf16, and so does `deep` for a few networks: the
+same images, and the twenty layers of `resnet20`, which is the network for a fast CPU; `resnet18` is
+that of the published tables and wants a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from torch import nn
 from isthmus import Augment, Data, Linf, adversarial, cross_entropy, fit, load_data
 from isthmus.attacks import PGD
 from isthmus.models import preact_resnet, preact_resnet18, small_cnn
-from isthmus.train import Training, one_cycle
+from isthmus.training import Training, one_cycle
 from isthmus.types import Loss
 
 BALL = Linf(8 / 255)  # of every robust network, and of the attacks that judge
@@ -35,7 +36,9 @@ def averaged(data: Data, side: int) -> Data:
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes that belong together. `steps` trains a network, `gradients` is what one repair spends in all."""
+    """Sizes that belong together. `steps` trains a network, `gradients` is what one repair spends
+    in all.
+    """
 
     network: Callable[[], nn.Module]
     side: int  # pixels; the 32 of CIFAR-10 are averaged down to it
@@ -73,17 +76,45 @@ class Scale:
 
     def training(self) -> Training:
         """Return how a network of this scale is trained."""
-        return {"steps": self.steps, "lr": 0.2, "weight_decay": 2e-4, "nesterov": True, "schedule": one_cycle,
-                "batch_size": self.batch, "augment": self.augment}  # fmt: skip
+        return {
+            "steps": self.steps,
+            "lr": 0.2,
+            "weight_decay": 2e-4,
+            "nesterov": True,
+            "schedule": one_cycle,
+            "batch_size": self.batch,
+            "augment": self.augment,
+        }
 
 
-# fmt: off
 SCALES = {
-    "digits": Scale(partial(small_cnn, 10, 1, 8), side=8, steps=300, gradients=300, pad=0, patch=2, attack=3, batch=64,
-                    source="digits:{part}"),
-    "small": Scale(partial(preact_resnet, 8), side=16, steps=391 * 6, gradients=600, pad=1, patch=2, attack=3),
-    "deep": Scale(partial(preact_resnet, 20), side=16, steps=391 * 8, gradients=600, pad=1, patch=2, attack=3),
-    "resnet20": Scale(partial(preact_resnet, 20), side=32, steps=391 * 16, gradients=1200, pad=2, patch=3, attack=7),
-    "resnet18": Scale(preact_resnet18, side=32, steps=391 * 60, gradients=2400, pad=4, patch=3, attack=7),
+    "digits": Scale(
+        partial(small_cnn, 10, 1, 8),
+        side=8,
+        steps=300,
+        gradients=300,
+        pad=0,
+        patch=2,
+        attack=3,
+        batch=64,
+        source="digits:{part}",
+    ),
+    "small": Scale(
+        partial(preact_resnet, 8), side=16, steps=391 * 6, gradients=600, pad=1, patch=2, attack=3
+    ),
+    "deep": Scale(
+        partial(preact_resnet, 20), side=16, steps=391 * 8, gradients=600, pad=1, patch=2, attack=3
+    ),
+    "resnet20": Scale(
+        partial(preact_resnet, 20),
+        side=32,
+        steps=391 * 16,
+        gradients=1200,
+        pad=2,
+        patch=3,
+        attack=7,
+    ),
+    "resnet18": Scale(
+        preact_resnet18, side=32, steps=391 * 60, gradients=2400, pad=4, patch=3, attack=7
+    ),
 }
-# fmt: on

@@ -1,11 +1,12 @@
-"""Table: which second endpoint a curve from one checkpoint should lead to (specification, section 12).
+"""Table: which second endpoint a curve from one checkpoint should lead to (specification, section
+12).
 
     python experiments/second_endpoint.py run --data DIR --scale small [--attacks NAME ...]
     python experiments/second_endpoint.py table --scale small          docs/results/second_endpoint.md
 
-Attacked networks, samples and judges are those of `bakeoff.py`; every endpoint has the same gradient evaluations in
-all, those that make it included. Whatever is done already is not done again.
-"""
+Attacked networks, samples and judges are those of `bakeoff.py`; every endpoint has the same
+gradient evaluations in all, those that make it included. Whatever is done already is not done
+again."""
 
 from __future__ import annotations
 
@@ -19,10 +20,9 @@ from bakeoff_tables import at
 from command import Sets, parsed, parser, slug
 from scale import SCALES, Scale
 
-from isthmus.defenses import FTSAM, FineTune
-from isthmus.endpoints import PermutedCopy, PerturbedCopy
-from isthmus.files import read_json, write_json
-from isthmus.train import Training
+from isthmus.defenses import FTSAM, FineTune, PermutedCopy, PerturbedCopy
+from isthmus.runs import read_json, write_json
+from isthmus.training import Training
 from isthmus.types import Defense
 
 RESULTS, TRIED = Path("results/second_endpoint"), ("BadNets, 1 %", "Blended, 1 %", "BadNets")
@@ -32,9 +32,17 @@ SHARE = 1 / 3  # of the gradients, for an endpoint that is trained
 
 
 def endpoints(scale: Scale, seed: int) -> dict[str, tuple[Defense, int]]:
-    """Return the ways to make a second endpoint of the first, and what each leaves of the gradients."""
+    """Return the ways to make a second endpoint of the first, and what each leaves of the
+    gradients.
+    """
     steps = int(SHARE * scale.gradients)
-    training: Training = {"steps": steps, "lr": 0.05, "weight_decay": 1e-4, "augment": scale.augment, "seed": seed}
+    training: Training = {
+        "steps": steps,
+        "lr": 0.05,
+        "weight_decay": 1e-4,
+        "augment": scale.augment,
+        "seed": seed,
+    }
     return {
         "permuted copy, random": (PermutedCopy("random", seed), scale.gradients),
         "permuted copy, least correlated": (PermutedCopy(), scale.gradients),
@@ -68,8 +76,15 @@ def table(name: str) -> str:
     jobs = [read_json(file) for file in sorted((RESULTS / name).glob("*.json"))]
     lines = [f"## Scale: {name}"]
     for job in jobs:
-        received = " / ".join(f"{100 * job['as received'][m]['value']:.1f}" for m in ("accuracy", "attack success"))
-        lines += ["", f"### {job['attack']}, seed {job['seed']}: received {received}", "", *header()]
+        received = " / ".join(
+            f"{100 * job['as received'][m]['value']:.1f}" for m in ("accuracy", "attack success")
+        )
+        lines += [
+            "",
+            f"### {job['attack']}, seed {job['seed']}: received {received}",
+            "",
+            *header(),
+        ]
         for way, row in job["rows"].items():
             lines.append(f"| {way} | " + " | ".join(cell([row], t) for t in SHOWN) + " |")
     lines += ["", f"### Mean over the {len(jobs)} networks", "", *header()]
@@ -80,13 +95,19 @@ def table(name: str) -> str:
 
 
 def header() -> list[str]:
-    return ["| second endpoint | " + " | ".join(f"t = {t:g}" for t in SHOWN) + " |", "|---|" + "---|" * len(SHOWN)]
+    return [
+        "| second endpoint | " + " | ".join(f"t = {t:g}" for t in SHOWN) + " |",
+        "|---|" + "---|" * len(SHOWN),
+    ]
 
 
 def cell(rows: list[Any], t: float) -> str:
     """Return accuracy / attack success at one t, in percent: means over the rows."""
     found = [at(row, t) for row in rows]
-    return " / ".join(f"{100 * mean(each[m]['value'] for each in found):.1f}" for m in ("accuracy", "attack success"))
+    return " / ".join(
+        f"{100 * mean(each[m]['value'] for each in found):.1f}"
+        for m in ("accuracy", "attack success")
+    )
 
 
 def main() -> None:

@@ -1,30 +1,8 @@
-"""Evasion attacks: inputs close to given ones that a network gets wrong. `(model, x, y) -> x_adv`, all of them values.
+"""What an attacker does: to inputs, with triggers, in training (backdoors), and to weights.
 
-`docs/attacks.md` has the table of attacks, sources and defaults.
-"""
+No file here imports from `defenses`, nor the other way: they meet in `evidence`. A new attack on
+inputs is a file in `inputs/`, a new trigger a file in `triggers/`."""
 
-from isthmus.attacks.apgd import APGD
-from isthmus.attacks.fab import FAB
-from isthmus.attacks.gradient import MSD, PGD, fgsm
-from isthmus.attacks.parsing import AttackName, LossName, parse_attack, parse_balls, parse_loss
-from isthmus.attacks.single_step import NoiseFGSM, random_fgsm
-from isthmus.attacks.square import Square
-from isthmus.attacks.worst import WorstOf, auto_attack
+import lazy_loader as lazy
 
-__all__ = [
-    "APGD",
-    "FAB",
-    "MSD",
-    "PGD",
-    "AttackName",
-    "LossName",
-    "NoiseFGSM",
-    "Square",
-    "WorstOf",
-    "auto_attack",
-    "fgsm",
-    "parse_attack",
-    "parse_balls",
-    "parse_loss",
-    "random_fgsm",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,4 +1,5 @@
-"""The command line: one subcommand per public verb, one file each; files written by one are read by the next.
+"""The command line: one subcommand per public verb, one file each; files written by one are read by
+the next.
 
 A new command is a function in a file of its own, `@app.command` above it, and a line below.
 """

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path as File
 from typing import Literal
 
-from isthmus.align import align
-from isthmus.checkpoint import save_checkpoint
 from isthmus.cli.app import app
 from isthmus.cli.options import Clean, ModelSpec
 from isthmus.cli.output import load_network, metadata, say, unwritten
-from isthmus.provenance import provenance
-from isthmus.reactivation import linear_barrier
-from isthmus.sources import load_data
+from isthmus.data.sources.spec import load_data
+from isthmus.evidence.origin import provenance
+from isthmus.metrics.barrier import linear_barrier
+from isthmus.models.channels.matching import align
+from isthmus.models.checkpoint import save_checkpoint
 
 
 @app.command(name="align")
@@ -26,7 +26,8 @@ def align_command(
     by: Literal["activations", "weights"] = "activations",
     seed: int = 0,
 ) -> None:
-    """Permute the channels of NETWORK to match REFERENCE, computing the same, and write OUT (.safetensors).
+    """Permute the channels of NETWORK to match REFERENCE, computing the same, and write OUT
+    (.safetensors).
 
     What cannot be permuted is listed with the reason.
     """

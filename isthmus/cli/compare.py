@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path as File
 
-from isthmus import comparison
 from isthmus.cli.app import app
 from isthmus.cli.options import Asked, Budget, Clean, ModelSpec
 from isthmus.cli.output import load_network, metric_table, say
-from isthmus.connection import DEFAULTS, plain
-from isthmus.data import hold_out
-from isthmus.defenses import rivals
-from isthmus.engine import ranks
-from isthmus.files import claimed, file_sha256, write_json
-from isthmus.metrics import as_records, check_above_chance, from_record, measure
-from isthmus.provenance import provenance
-from isthmus.repair import AlongPath
-from isthmus.select import BONAFIDE
-from isthmus.sources import load_data
+from isthmus.curves.connection import DEFAULTS, plain
+from isthmus.data.sources.spec import load_data
+from isthmus.data.splits import hold_out
+from isthmus.defenses.curve_repair.along_path import AlongPath
+from isthmus.defenses.curve_repair.rules import BONAFIDE
+from isthmus.defenses.rivals.table import all_rivals
+from isthmus.evidence import comparison
+from isthmus.evidence.origin import provenance
+from isthmus.metrics.accuracy import check_above_chance
+from isthmus.metrics.asking import measure
+from isthmus.metrics.values import as_records, from_record
+from isthmus.runs.files import file_sha256, write_json
+from isthmus.runs.folder import claimed
+from isthmus.runs.processes import ranks
 
 
 @app.command(name="compare")
@@ -33,23 +36,26 @@ def compare_command(
 ) -> None:
     """Repair TAMPERED by the path and by ten other defenses, and write OUT/compare.json.
 
-    Same samples, same budget, no trigger: --trigger and --target measure afterwards. Every defense has its published
-    settings (docs/defenses.md), the path those of our bake-off. Without --data a fifth of the clean samples is kept
-    back to measure on. Every row is kept as soon as it is computed.
+    Same samples, same budget, no trigger: --trigger and --target measure afterwards. Every defense
+    has its published settings (docs/defenses.md), the path those of our bake-off. Without --data a
+    fifth of the clean samples is kept back to measure on. Every row is kept as soon as it is
+    computed.
 
     :param out: A new folder for the table.
     :param resume: Go on with the run that OUT holds.
     """
     budget, asked, samples = budget or Budget(), asked or Asked(), load_data(clean)
     judge = asked.judge().apart_from(samples)
-    fitted, held_out = (samples, samples) if judge.evaluation else hold_out(samples, 0.2, budget.seed)
+    fitted, held_out = (
+        (samples, samples) if judge.evaluation else hold_out(samples, 0.2, budget.seed)
+    )
     metrics = judge.metrics(held_out)
     if judge.evaluation:
         del metrics[BONAFIDE]
     net, options = load_network(model, tampered), budget.training(DEFAULTS)
     check_above_chance(net, samples)
     spent = plain(options)
-    defenses = {"path": AlongPath({**options, "steps": spent["steps"]}), **rivals(spent)}
+    defenses = {"path": AlongPath({**options, "steps": spent["steps"]}), **all_rivals(spent)}
     identity = {"model": model, "checkpoint": file_sha256(tampered), "clean": samples.sha256}
     with claimed(out, {**identity, **vars(budget), **vars(asked)}, resume=resume):
         before = measure(net, metrics)
@@ -57,8 +63,14 @@ def compare_command(
         origin = provenance(budget.seed, {"clean": fitted, **judge.data()})
         if ranks().first:
             kept = as_records(before)
-            write_json(out / "compare.json", {"provenance": origin, "as received": kept, "rows": rows})
-    found = [(row["name"], {n: from_record(row[n]) for n in metrics}) for row in rows if "refused" not in row]
+            write_json(
+                out / "compare.json", {"provenance": origin, "as received": kept, "rows": rows}
+            )
+    found = [
+        (row["name"], {n: from_record(row[n]) for n in metrics})
+        for row in rows
+        if "refused" not in row
+    ]
     say(metric_table("network", [("as received", before), *found]))
     for row in rows:
         if "refused" in row:

@@ -8,13 +8,13 @@ from typing import Literal
 from isthmus.cli.app import app
 from isthmus.cli.options import KINDS, Budget, Clean, Hardening, ModelSpec
 from isthmus.cli.output import load_network, metadata, say, state_file
-from isthmus.connection import DEFAULTS, connect
-from isthmus.curvefile import save_curve
-from isthmus.engine import ranks
-from isthmus.metrics import check_above_chance
-from isthmus.provenance import provenance
-from isthmus.sources import load_data
-from isthmus.train import Training
+from isthmus.curves.connection import DEFAULTS, connect
+from isthmus.curves.file import save_curve
+from isthmus.data.sources.spec import load_data
+from isthmus.evidence.origin import provenance
+from isthmus.metrics.accuracy import check_above_chance
+from isthmus.runs.processes import ranks
+from isthmus.training.budget import Training
 
 
 @app.command(name="connect")
@@ -35,7 +35,9 @@ def connect_command(
     budget: Budget | None = None,
     resume: bool = False,
 ) -> None:
-    """Train a curve of low loss from START to END on clean samples and write its bends to OUT (.safetensors)."""
+    """Train a curve of low loss from START to END on clean samples and write its bends to OUT
+    (.safetensors).
+    """
     budget, hardening, samples = budget or Budget(), hardening or Hardening(), load_data(clean)
     loss, (fitted, held_out) = hardening.value(samples), hardening.parts(samples, budget.seed)
     state, ends = state_file(out, resume), (load_network(model, start), load_network(model, end))
@@ -43,10 +45,28 @@ def connect_command(
         check_above_chance(each, samples)
     training: Training = {**budget.training(DEFAULTS), "checkpoint": state}
     curve, history = connect(
-        ends[0], ends[1], fitted, kind=KINDS[kind], bends=bends, loss=loss, rho=rho, adaptive=adaptive, low=low,
-        high=high, after_step=hardening.check(held_out), **training,
-    )  # fmt: skip
+        ends[0],
+        ends[1],
+        fitted,
+        kind=KINDS[kind],
+        bends=bends,
+        loss=loss,
+        rho=rho,
+        adaptive=adaptive,
+        low=low,
+        high=high,
+        after_step=hardening.check(held_out),
+        **training,
+    )
     if ranks().first:
-        save_curve(curve, out, start=start, end=end, metadata=metadata(provenance(budget.seed, {"clean": samples})))
+        save_curve(
+            curve,
+            out,
+            start=start,
+            end=end,
+            metadata=metadata(provenance(budget.seed, {"clean": samples})),
+        )
         state.unlink(missing_ok=True)
-    say(f"wrote {out}: {kind}, {bends} bends, {history.steps if history else 0} steps, length {curve.arc_length():.2f}")
+    say(
+        f"wrote {out}: {kind}, {bends} bends, {history.steps if history else 0} steps, length {curve.arc_length():.2f}"
+    )

@@ -7,22 +7,29 @@ from pathlib import Path as File
 
 from isthmus.cli.app import app
 from isthmus.cli.repair import deliver
-from isthmus.demo import tell
-from isthmus.evidence import evidence
-from isthmus.files import claimed
-from isthmus.provenance import provenance
+from isthmus.cli.story import tell
+from isthmus.evidence.gather import evidence
+from isthmus.evidence.origin import provenance
+from isthmus.runs.folder import claimed
 
 
 @app.command
 def demo(*, out: File = File("demo"), seed: int = 0, resume: bool = False) -> None:
-    """Tell the whole story on the digits that come with scikit-learn: backdoor two networks, repair them, compare."""
+    """Tell the whole story on the digits that come with scikit-learn: backdoor two networks, repair
+    them, compare.
+    """
     began = time.perf_counter()
     with claimed(out, {"command": "demo", "seed": seed}, resume=resume):
         story = tell(seed, out)
         origin = provenance(seed, {"clean": story.bonafide, "evaluation": story.evaluation})
         origin["other"] = {"kind": "given"}
         record = evidence(
-            story.found, story.tampered, story.judge, baselines=story.rivals, provenance=origin, folder=out / "points"
+            story.found,
+            story.tampered,
+            story.judge,
+            baselines=story.rivals,
+            provenance=origin,
+            folder=out / "points",
         )
         record["title"] = "Demo: two backdoored digit classifiers and the path between them"
         record["provenance"]["seconds"] = time.perf_counter() - began

@@ -8,10 +8,11 @@ from pathlib import Path as File
 from isthmus.cli.app import app
 from isthmus.cli.options import Asked, Evasion, ModelSpec
 from isthmus.cli.output import load_network, metric_table, say, unwritten
-from isthmus.files import write_json
-from isthmus.metrics import as_records, measure
-from isthmus.provenance import provenance
-from isthmus.select import BONAFIDE
+from isthmus.defenses.curve_repair.rules import BONAFIDE
+from isthmus.evidence.origin import provenance
+from isthmus.metrics.asking import measure
+from isthmus.metrics.values import as_records
+from isthmus.runs.files import write_json
 from isthmus.types import BadInput
 
 
@@ -24,11 +25,15 @@ def evaluate(
     evasion: Evasion | None = None,
     out: File | None = None,
 ) -> None:
-    """Print CHECKPOINT's accuracy and loss on --data, and what trigger, injected errors and attack do to it."""
+    """Print CHECKPOINT's accuracy and loss on --data, and what trigger, injected errors and attack
+    do to it.
+    """
     judge = (asked or Asked()).judge()
     evaluation = judge.evaluation
     if evaluation is None:
-        raise BadInput("no evaluation data", expected="--data", fix="name a set, a file or a folder")
+        raise BadInput(
+            "no evaluation data", expected="--data", fix="name a set, a file or a folder"
+        )
     judge = replace(judge, attack=(evasion or Evasion()).value(evaluation))
     metrics = judge.metrics(evaluation)
     del metrics[BONAFIDE]

@@ -1,4 +1,6 @@
-"""The options that several commands share, and what they mean: a budget, what is asked, an attack, a loss."""
+"""The options that several commands share, and what they mean: a budget, what is asked, an attack,
+a loss.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +9,41 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from isthmus.attacks import PGD, AttackName, LossName, parse_attack, parse_balls, parse_loss
-from isthmus.balls import Ball
+from isthmus.attacks.inputs.gradient import PGD
+from isthmus.attacks.inputs.health.single_step import SingleStepCheck
 from isthmus.cli.app import usable
-from isthmus.curve import Bezier, Curve, PolyChain
-from isthmus.data import Augment, Data, hold_out
-from isthmus.engine import Precision, pick_device
-from isthmus.evidence import Judge
-from isthmus.losses import cross_entropy
-from isthmus.overfitting import SingleStepCheck
-from isthmus.sources import load_data
-from isthmus.train import Training, check_budget
-from isthmus.triggers import parse_target, parse_trigger
+from isthmus.cli.words import (
+    AttackName,
+    LossName,
+    parse_attack,
+    parse_balls,
+    parse_loss,
+    parse_target,
+    parse_trigger,
+)
+from isthmus.curves.curve import Bezier, Curve, PolyChain
+from isthmus.data.augment import Augment
+from isthmus.data.balls import Ball
+from isthmus.data.dataset import Data
+from isthmus.data.sources.spec import load_data
+from isthmus.data.splits import hold_out
+from isthmus.evidence.judge import Judge
+from isthmus.runs.devices import Precision, pick_device
+from isthmus.training.budget import Training, check_budget
+from isthmus.training.losses import cross_entropy
 from isthmus.types import Attack, BadInput, Loss
 
-ModelSpec = Annotated[str, Parameter(name="--model", help="PKG.MODULE:FACTORY, a callable that builds the network.")]
-Clean = Annotated[str, Parameter(name="--clean", help="Trusted samples: a named set, Parquet, image folder or .npz.")]
+ModelSpec = Annotated[
+    str, Parameter(name="--model", help="PKG.MODULE:FACTORY, a callable that builds the network.")
+]
+
+
+Clean = Annotated[
+    str,
+    Parameter(name="--clean", help="Trusted samples: a named set, Parquet, image folder or .npz."),
+]
+
+
 KINDS: dict[str, type[Curve]] = {"bezier": Bezier, "polychain": PolyChain}
 
 
@@ -34,14 +55,14 @@ class Budget:
     :param steps: The budget, in SGD steps; by default 200 for a curve and 800 for a network.
     :param lr: Learning rate; by default 0.5 for a curve and 0.1 for a network.
     :param batch_size: Samples per step and process.
-    :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights at t.
+    :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights
+        at t.
     :param clip: Largest norm of the gradients; by default 1.5 for a curve, and none for a network.
     :param pad: Augment with shifts of up to so many pixels.
     :param flip: Augment with mirror images.
     :param seed: Of every random draw.
     :param precision: Of forward passes in training; auto is bf16 where the hardware has it.
-    :param device: cpu, cuda, cuda:1, mps or auto.
-    """
+    :param device: cpu, cuda, cuda:1, mps or auto."""
 
     steps: int | None = None
     lr: float | None = None
@@ -55,10 +76,11 @@ class Budget:
     device: str = "auto"
 
     def training(self, defaults: Training) -> Training:
-        """Return these settings as options of `fit`; steps, lr and clip are the defaults' where they were not given.
+        """Return these settings as options of `fit`; steps, lr and clip are the defaults' where
+        they were not given.
 
-        Raises BadInput where they are no budget or no device of this machine, so that no work is done in vain.
-        """
+        Raises BadInput where they are no budget or no device of this machine, so that no work is
+        done in vain."""
         steps = defaults["steps"] if self.steps is None else self.steps
         lr = defaults["lr"] if self.lr is None else self.lr
         clip = defaults.get("clip") if self.clip is None else self.clip
@@ -82,9 +104,10 @@ class Budget:
 class Asked:
     """What a network is judged on.
 
-    :param data: Evaluation samples: a named set, Parquet, image folder or .npz, as "cifar10:test#skip=500".
-    :param trigger: The attacker's, as "patch", "Patch(size=3, at=(0, 0))" or "Blend(alpha=0.2)"; also sinusoid,
-        lowfrequency, warp.
+    :param data: Evaluation samples: a named set, Parquet, image folder or .npz, as
+        "cifar10:test#skip=500".
+    :param trigger: The attacker's, as "patch", "Patch(size=3, at=(0, 0))" or "Blend(alpha=0.2)";
+        also sinusoid, lowfrequency, warp.
     :param target: The class that triggered images are sent to, or "all".
     :param errors: Images with their injected labels, as `isthmus inject --errors-out` writes them.
     """
@@ -97,7 +120,11 @@ class Asked:
     def judge(self) -> Judge:
         """Return the judge. Raises BadInput where only one of trigger and target is given."""
         if (self.trigger is None) != (self.target is None):
-            raise BadInput("a trigger or a target alone", expected="both or none", fix="pass --trigger and --target")
+            raise BadInput(
+                "a trigger or a target alone",
+                expected="both or none",
+                fix="pass --trigger and --target",
+            )
         return Judge(
             load_data(self.data) if self.data is not None else None,
             parse_trigger(self.trigger) if self.trigger is not None else None,
@@ -111,21 +138,28 @@ class Threat:
     """What an attacker of inputs may do.
 
     :param norm: linf, l2 or l1; several, as "linf,l2,l1", for the worst of them. By default linf.
-    :param eps: The radius in units of images in [0, 1], as 8/255, one for each norm; by default 8/255, 0.5 and 12.
-    :param attack_steps: How many gradients the attack takes, or queries; by default what its paper takes.
-    """
+    :param eps: The radius in units of images in [0, 1], as 8/255, one for each norm; by default
+        8/255, 0.5 and 12.
+    :param attack_steps: How many gradients the attack takes, or queries; by default what its paper
+    takes."""
 
     norm: str | None = None
     eps: str | None = None
     attack_steps: int | None = None
 
     def balls(self, samples: Data) -> tuple[Ball, ...]:
-        """Return the balls for such samples. Raises BadInput where norm or radius have no sense for them."""
+        """Return the balls for such samples. Raises BadInput where norm or radius have no sense for
+        them.
+        """
         return parse_balls(self.norm, self.eps, samples.x.shape[1:])
 
     def refuse_alone(self, fix: str, *, around: bool = False) -> None:
-        """Raise BadInput where an option describes an attack that nothing runs; a landscape around the path may."""
-        for name in ("restarts", "beta") if around else ("norm", "eps", "attack_steps", "restarts", "beta"):
+        """Raise BadInput where an option describes an attack that nothing runs; a landscape around
+        the path may.
+        """
+        for name in (
+            ("restarts", "beta") if around else ("norm", "eps", "attack_steps", "restarts", "beta")
+        ):
             if getattr(self, name, None) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise BadInput(f"{option} without an attack", expected="both or none", fix=fix)
@@ -144,11 +178,17 @@ class Evasion(Threat):
     restarts: int | None = None
 
     def named(self, name: AttackName, samples: Data, seed: int = 0) -> Attack:
-        """Return the attack of that name for such samples. Raises BadInput where an option has no sense for it."""
-        return parse_attack(name, self.balls(samples), steps=self.attack_steps, restarts=self.restarts, seed=seed)
+        """Return the attack of that name for such samples. Raises BadInput where an option has no
+        sense for it.
+        """
+        return parse_attack(
+            name, self.balls(samples), steps=self.attack_steps, restarts=self.restarts, seed=seed
+        )
 
     def value(self, samples: Data, *, around: bool = False) -> Attack | None:
-        """Return the attack that was asked for, if any. Raises BadInput as `named` and `refuse_alone` do."""
+        """Return the attack that was asked for, if any. Raises BadInput as `named` and
+        `refuse_alone` do.
+        """
         if self.attack is None:
             self.refuse_alone("name it: --attack pgd", around=around)
             return None
@@ -158,12 +198,12 @@ class Evasion(Threat):
 @Parameter(name="*")
 @dataclass
 class Hardening(Threat):
-    """What is minimised in training.
+    """What is minimized in training.
 
-    :param loss: cross-entropy, or against an attack: adversarial (PGD; MSD for several norms), trades, or fast: a
-        single step (N-FGSM), and a check on samples kept back that stops training which has collapsed.
-    :param beta: The weight of robustness in trades; by default 6.
-    """
+    :param loss: cross-entropy, or against an attack: adversarial (PGD; MSD for several norms),
+        trades, or fast: a single step (N-FGSM), and a check on samples kept back that stops
+        training which has collapsed.
+    :param beta: The weight of robustness in trades; by default 6."""
 
     loss: LossName = "cross-entropy"
     beta: float | None = None
@@ -176,7 +216,9 @@ class Hardening(Threat):
         return parse_loss(self.loss, self.balls(samples), steps=self.attack_steps, beta=self.beta)
 
     def parts(self, samples: Data, seed: int) -> tuple[Data, Data]:
-        """Return what trains and what the check of fast training asks: a tenth, where there are enough."""
+        """Return what trains and what the check of fast training asks: a tenth, where there are
+        enough.
+        """
         return hold_out(samples, 0.1, seed) if self.loss == "fast" else (samples, samples)
 
     def check(self, held_out: Data) -> SingleStepCheck | None:
@@ -189,10 +231,9 @@ class Hardening(Threat):
 class Surroundings:
     """Robustness and curvature along the path.
 
-    :param landscape: Measure them too: loss under PGD within --eps, input-Hessian, gradient norms, and what goes with
-        what.
-    :param landscape_samples: On the first so many samples; by default 500.
-    """
+    :param landscape: Measure them too: loss under PGD within --eps, input-Hessian, gradient norms,
+        and what goes with what.
+    :param landscape_samples: On the first so many samples; by default 500."""
 
     landscape: bool = False
     landscape_samples: int | None = None
@@ -204,18 +245,32 @@ class Surroundings:
         """
         if not self.landscape:
             if self.landscape_samples is not None:
-                raise BadInput("--landscape-samples", expected="--landscape", fix="pass --landscape, or neither")
+                raise BadInput(
+                    "--landscape-samples",
+                    expected="--landscape",
+                    fix="pass --landscape, or neither",
+                )
             return None
         _ = self.samples  # refuses
         balls = threat.balls(samples)
         if len(balls) > 1:
-            raise BadInput(f"--norm {threat.norm} for a landscape", expected="one norm", fix="measure one at a time")
-        return PGD(balls[0], steps=10 if threat.attack_steps is None else threat.attack_steps, returns="worst")
+            raise BadInput(
+                f"--norm {threat.norm} for a landscape",
+                expected="one norm",
+                fix="measure one at a time",
+            )
+        return PGD(
+            balls[0],
+            steps=10 if threat.attack_steps is None else threat.attack_steps,
+            returns="worst",
+        )
 
     @property
     def samples(self) -> int:
         """How many samples are asked. Raises BadInput where there are none."""
         found = 500 if self.landscape_samples is None else self.landscape_samples
         if found < 1:
-            raise BadInput(f"--landscape-samples {found}", expected="1 or more", fix="leave it out for 500")
+            raise BadInput(
+                f"--landscape-samples {found}", expected="1 or more", fix="leave it out for 500"
+            )
         return found

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from isthmus import report
-from isthmus.checkpoint import load_checkpoint
-from isthmus.engine import ranks
-from isthmus.factory import model_factory
-from isthmus.metrics import as_record
-from isthmus.types import BadInput, first_line
+from isthmus.evidence import text, words
+from isthmus.metrics.values import as_record
+from isthmus.models.checkpoint import load_checkpoint
+from isthmus.models.factory import model_factory
+from isthmus.runs.processes import ranks
+from isthmus.runs.wording import first_line
+from isthmus.types import BadInput
 
 
 def say(text: Any) -> None:
@@ -29,7 +30,7 @@ def metric_table(first: str, rows: list[tuple[str, dict[str, float]]]) -> Table:
     """Return one row per network, one column per metric: the value, its 95 % interval, the counts."""
     table = Table(first, *rows[0][1], caption="95 % intervals", caption_justify="left")
     for head, values in rows:
-        cells = [report.shown(as_record(value), name) for name, value in values.items()]
+        cells = [words.shown(as_record(value), name) for name, value in values.items()]
         table.add_row(head, *(f"{cell.main} ({cell.details})" for cell in cells))
     return table
 
@@ -43,13 +44,21 @@ OF_TORCH = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
 def unwritten(out: File) -> File:
-    """Return the file; refuse one that exists, is named as what it will not be, or cannot be made, before any work."""
+    """Return the file; refuse one that exists, is named as what it will not be, or cannot be made,
+    before any work.
+    """
     if out.exists() or not out.name:
         got = f"{out}, which exists" if out.name else "an empty name"
-        raise BadInput(got, expected="a new file", fix="choose another --out; nothing is overwritten")
+        raise BadInput(
+            got, expected="a new file", fix="choose another --out; nothing is overwritten"
+        )
     if out.suffix in OF_TORCH:
         fix = "choose another --out"
-        raise BadInput(f"{out}, a name for pickles of torch", expected="safetensors, JSON or npz, as written", fix=fix)
+        raise BadInput(
+            f"{out}, a name for pickles of torch",
+            expected="safetensors, JSON or npz, as written",
+            fix=fix,
+        )
     try:
         with TemporaryFile(dir=next(each for each in out.absolute().parents if each.exists())):
             return out
@@ -59,10 +68,16 @@ def unwritten(out: File) -> File:
 
 
 def state_file(out: File, resume: bool) -> File:
-    """Return where the training of `out` keeps its state; refuse a finished or unclaimed one, so nothing is lost."""
+    """Return where the training of `out` keeps its state; refuse a finished or unclaimed one, so
+    nothing is lost.
+    """
     state = unwritten(out).with_name(f".{out.name}.state")
     if state.exists() and not resume:
-        raise BadInput(f"an unfinished run of {out}", expected="a new file", fix="pass --resume to go on with it")
+        raise BadInput(
+            f"an unfinished run of {out}",
+            expected="a new file",
+            fix="pass --resume to go on with it",
+        )
     return state
 
 
@@ -73,7 +88,7 @@ def load_network(model: str, checkpoint: File) -> nn.Module:
 
 def say_landscape(part: dict[str, Any]) -> None:
     """Print the tables of a landscape, and what to keep in mind with them."""
-    for table in report.landscape_tables(part):
+    for table in text.landscape_tables(part):
         say(table)
     for caveat in part["caveats"]:
         say(f"- {caveat}")

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path as File
 
-from isthmus import landscape as surroundings
-from isthmus import plot
 from isthmus.cli.app import app
 from isthmus.cli.options import Asked, Clean, Evasion, ModelSpec, Surroundings
 from isthmus.cli.output import load_network, say, unwritten
-from isthmus.data import Data
-from isthmus.engine import ranks
-from isthmus.files import write_json, write_text
-from isthmus.metrics import MeanLoss
-from isthmus.plane import Plane, evaluate_plane
-from isthmus.provenance import provenance
-from isthmus.sources import load_data
+from isthmus.curves.plane import Plane
+from isthmus.data.dataset import Data
+from isthmus.data.sources.spec import load_data
+from isthmus.evidence import figures
+from isthmus.evidence.origin import provenance
+from isthmus.metrics import landscape as surroundings
+from isthmus.metrics.accuracy import MeanLoss
+from isthmus.metrics.plane import evaluate_plane
+from isthmus.runs.files import write_json, write_text
+from isthmus.runs.processes import ranks
 
 
 @app.command(name="plane")
@@ -34,15 +35,21 @@ def plane_command(
     evasion: Evasion | None = None,
     around: Surroundings | None = None,
 ) -> None:
-    """Measure the plane through three networks and write OUT (.json), and each metric as a contour plot (.svg).
+    """Measure the plane through three networks and write OUT (.json), and each metric as a contour
+    plot (.svg).
 
-    Without --data the clean samples themselves are asked about. The plane of a curve with one bend is that through its
-    ends and the network that `isthmus export` gives at t = 0.5.
+    Without --data the clean samples themselves are asked about. The plane of a curve with one bend
+    is that through its ends and the network that `isthmus export` gives at t = 0.5.
 
     :param points: Points along each side of the grid.
     :param margin: How far the grid reaches beyond the networks, as a share of their extent.
     """
-    around, evasion, samples, out = around or Surroundings(), evasion or Evasion(), load_data(clean), unwritten(out)
+    around, evasion, samples, out = (
+        around or Surroundings(),
+        evasion or Evasion(),
+        load_data(clean),
+        unwritten(out),
+    )
     attack, judge = around.attack(evasion, samples), (asked or Asked()).judge().apart_from(samples)
     judge = replace(judge, attack=evasion.value(samples, around=around.landscape))
     plane = Plane(*(load_network(model, file) for file in (first, second, third)))
@@ -53,7 +60,8 @@ def plane_command(
     elif judge.evaluation is None:
         metrics["bonafide loss"] = MeanLoss(samples)
     drawn = {
-        name: unwritten(out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg")) for name in metrics
+        name: unwritten(out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg"))
+        for name in metrics
     }
     found = evaluate_plane(plane, metrics, points, recalibrate_on=samples, margin=margin).record()
     if not ranks().first:
@@ -61,6 +69,11 @@ def plane_command(
     write_json(out, {**found, "provenance": provenance(0, {"clean": samples, **judge.data()})})
     names = [file.stem for file in (first, second, third)]
     for name, file in drawn.items():
-        figure = plot.contours(found, name, corners=names)
-        write_text(file, plot.to_svg(figure, file.stem).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))
+        figure = figures.contours(found, name, corners=names)
+        write_text(
+            file,
+            figures.to_svg(figure, file.stem).replace(
+                "<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1
+            ),
+        )
     say(f"wrote {out} and {len(metrics)} contour plots beside it")

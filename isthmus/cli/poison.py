@@ -6,10 +6,12 @@ from pathlib import Path as File
 
 import torch
 
+from isthmus.attacks.triggers.poisoning import changed, poison
 from isthmus.cli.app import app
 from isthmus.cli.output import say, unwritten
-from isthmus.sources import load_data, save_npz
-from isthmus.triggers import changed, parse_target, parse_trigger, poison
+from isthmus.cli.words import parse_target, parse_trigger
+from isthmus.data.sources.npz import save_npz
+from isthmus.data.sources.spec import load_data
 
 
 @app.command(name="poison")
@@ -25,7 +27,7 @@ def poison_command(
     cover_trigger: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Write DATA to OUT (.npz) with a share RATE of each non-target class triggered and relabelled.
+    """Write DATA to OUT (.npz) with a share RATE of each non-target class triggered and relabeled.
 
     :param clean_label: Poison a share of the target class instead, and leave its labels.
     :param cover: Share of the samples that carry --cover-trigger and keep their label.

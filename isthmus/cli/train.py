@@ -6,16 +6,17 @@ from pathlib import Path as File
 
 import torch
 
-from isthmus.checkpoint import save_checkpoint
 from isthmus.cli.app import app
 from isthmus.cli.options import Budget, Hardening, ModelSpec
 from isthmus.cli.output import metadata, say, state_file
-from isthmus.engine import ranks
-from isthmus.factory import model_factory
-from isthmus.metrics import logits
-from isthmus.provenance import provenance
-from isthmus.sources import load_data
-from isthmus.train import fit, one_cycle
+from isthmus.data.sources.spec import load_data
+from isthmus.evidence.origin import provenance
+from isthmus.metrics.asking import logits
+from isthmus.models.checkpoint import save_checkpoint
+from isthmus.models.factory import model_factory
+from isthmus.runs.processes import ranks
+from isthmus.training.loop import fit
+from isthmus.training.schedules import one_cycle
 
 
 @app.command
@@ -41,4 +42,6 @@ def train(
     if ranks().first:
         save_checkpoint(net, out, metadata(provenance(budget.seed, {"train": samples})))
         state.unlink(missing_ok=True)
-    say(f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss {history.losses[-1]:.3f}")
+    say(
+        f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss {history.losses[-1]:.3f}"
+    )

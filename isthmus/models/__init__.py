@@ -1,7 +1,8 @@
-"""Networks to train, attack and repair. Normalisation is a network's first layer: every network takes [0, 1]."""
+"""One network: built (`zoo/`), loaded, called under any weights, its BatchNorm, its channels.
 
-from isthmus.models.resnet import preact_resnet, preact_resnet18, wide_resnet
-from isthmus.models.small import mlp, small_cnn
-from isthmus.models.vgg import vgg16
+Nothing here trains. A new architecture needs nothing here, unless it should come with the package:
+then it is a file in `zoo/`."""
 
-__all__ = ["mlp", "preact_resnet", "preact_resnet18", "small_cnn", "vgg16", "wide_resnet"]
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

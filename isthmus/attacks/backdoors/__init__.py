@@ -1,0 +1,1 @@
+"""Attackers who do more than poison a set, one file each."""

@@ -1,0 +1,106 @@
+"""The attacker who makes a backdoor bear changes of the weights.
+
+Source: Gan et al., Towards robust model watermark via reducing parametric vulnerability, ICCV 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.attacks.backdoors.weights import trained_weights
+from isthmus.metrics.success import Target, target_of
+from isthmus.models.batchnorm import batchnorm_layers
+from isthmus.models.forward import eval_mode
+from isthmus.models.view import at_weights
+from isthmus.training.losses import cross_entropy, norm_of
+from isthmus.types import Params, Trigger
+
+
+@contextmanager
+def _normalised_by(net: nn.Module, clean: int) -> Iterator[None]:
+    """Let every BatchNorm that keeps statistics normalize a batch by its first samples alone,
+    differentiably.
+    """
+    layers = batchnorm_layers(net)
+    for layer in layers:
+        layer.forward = partial(_by_first, layer, clean)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _by_first(layer: nn.modules.batchnorm._BatchNorm, clean: int, x: Tensor) -> Tensor:
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide[:clean], axes, correction=0, keepdim=True)
+    out = (wide - mean) * (variance + layer.eps).rsqrt()
+    if layer.affine:
+        out = out * layer.weight.view(shape) + layer.bias.view(shape)
+    return out.to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A loss for `fit` on clean data: L_clean(w) + weight max_{|d| <= gamma |w|} L_trigger(w + d).
+
+    Source: Gan et al., ICCV 2023; specification, section 11. The maximum is one ascent step, d =
+    gamma |w| g / |g| with g the gradient of L_trigger at w. L_trigger is the cross-entropy of the
+    batch's eligible samples, triggered, with the attacker's labels; their BatchNorm statistics are
+    those of the clean batch at the same weights, as in the paper.
+
+    Where we depart: |w| is the norm of all trainable weights (specification); gradients flow
+    through the statistics, for with statistics that are held the weights before BatchNorm grow
+    without an answer from them, until training breaks; dropout is off in the triggered passes. A
+    step costs about five of plain training where there is BatchNorm.
+
+    >>> from isthmus.attacks import Patch
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    >>> loss = Hardened(Patch(), 1, classes=2)
+    >>> loss(net, torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])).ndim
+    0
+    """
+
+    trigger: Trigger
+    target: Target
+    classes: int
+    weight: float = 1.0
+    gamma: float = 0.02
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss. Raises BadInput where nothing of the model trains."""
+        weights = trained_weights(model)
+        clean = cross_entropy(model, x, y)
+        wanted = target_of(y, self.target, self.classes)
+        asked = wanted != y
+        if not asked.any():
+            return clean
+        triggered, wanted = self.trigger(x[asked]), wanted[asked]
+
+        first = (
+            x if batchnorm_layers(model) else x[:0]
+        )  # whose statistics normalize the triggered samples
+        both = torch.cat([first.to(triggered), triggered])
+
+        def attacked(at: Params) -> Tensor:
+            view = at_weights(model, at)
+            with eval_mode(view), _normalised_by(view.net, len(first)):
+                return cross_entropy(nn.Identity(), view(both)[len(first) :], wanted)
+
+        moving = {name: p for name, p in weights.items() if p.requires_grad}
+        found = torch.autograd.grad(attacked(weights), list(moving.values()), allow_unused=True)
+        ascent = {name: g for name, g in zip(moving, found, strict=True) if g is not None}
+        scale = self.gamma * norm_of(moving) / norm_of(ascent)
+        moved = {
+            name: p + (scale * ascent[name]).to(p) if name in ascent else p
+            for name, p in weights.items()
+        }
+        return clean + self.weight * attacked(moved)

@@ -1,0 +1,68 @@
+"""Is the backdoor gone, or asleep? What a few triggered images bring back.
+
+Source: Min et al., "Uncovering, Explaining, and Mitigating the Superficial Safety of Backdoor
+Defense", NeurIPS 2024 (retuning attack).
+
+Where we depart: the triggered images are made from bonafide samples, the retuning budget is counted
+in SGD steps, and BatchNorm is recalibrated on bonafide data before every measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from isthmus.data.dataset import Data, Source, as_data
+from isthmus.metrics.success import Target, eligible, triggered
+from isthmus.models.batchnorm import recalibrate
+from isthmus.models.view import copied
+from isthmus.training.budget import Training
+from isthmus.training.loop import fit
+from isthmus.types import BadInput, Trigger
+
+IMAGES = (1, 5, 10)
+"""How many triggered images a re-activation is tried with."""
+
+
+RETUNING: Training = {"steps": 100, "lr": 0.01, "progress": "re-activating"}
+
+
+@dataclass(frozen=True)
+class Reactivate:
+    """Retune a network on bonafide samples plus `images` triggered ones that carry the attacker's
+    label.
+
+    A defense's signature, an attacker's aim: whoever holds the trigger asks how little it takes to
+    wake the backdoor. The control is the same on a network that never had one."""
+
+    trigger: Trigger
+    target: Target
+    images: int = 10
+    training: Training | None = None
+    seed: int = 0
+
+    def __call__(self, network: nn.Module, bonafide: Source) -> nn.Module:
+        """Return the retuned copy, in eval mode. Raises BadInput where too few samples can carry
+        the trigger.
+        """
+        net, data = copied(network), as_data(bonafide)
+        options: Training = {**RETUNING, "seed": self.seed}
+        options.update(self.training or {})
+        fit(net, self.mixed(data), **options)
+        return recalibrate(net, data)
+
+    def mixed(self, bonafide: Data) -> Data:
+        """Return the bonafide samples followed by the triggered ones."""
+        pool = eligible(bonafide, self.target)
+        if not 0 < self.images <= len(pool):
+            raise BadInput(
+                f"{self.images} triggered images of {len(pool)} that are not of the target class",
+                expected=f"1 to {len(pool)}",
+                fix="ask for fewer, or give more bonafide samples",
+            )
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(self.seed))
+        extra = triggered(bonafide[pool[order[: self.images]]], self.trigger, self.target)
+        return Data(
+            torch.cat([bonafide.x, extra.x]), torch.cat([bonafide.y, extra.y]), bonafide.classes
+        )

@@ -1,0 +1,169 @@
+"""FAB: the closest point on the other side of a decision boundary, by projections onto its
+linearization.
+
+Source: Croce and Hein, ICML 2020 ("Minimally distorted adversarial examples with a fast adaptive
+boundary attack"), Algorithm 1, in the targeted form that AutoAttack uses: towards each of the
+likeliest other classes in turn.
+
+Where we depart: the search for a sample ends with the first fooling point inside the ball, since
+fooling within eps is asked and not the least distance; so there is no search along the line at the
+end. l-inf and l2 only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.attacks.inputs.gradient import moved
+from isthmus.attacks.inputs.objectives import margin, ranked, towards
+from isthmus.attacks.inputs.victim import Seen, Victim, attacked, check_ball
+from isthmus.data.balls import Ball, Linf
+from isthmus.runs.devices import Precision
+from isthmus.types import BadInput
+
+_PULL, _OVERSHOOT, _BACK = 0.1, 1.05, 0.9  # alpha_max, eta and beta of the paper
+
+
+def _filled(rate: Tensor, cap: Tensor, total: Tensor) -> Tensor:
+    """Return the time (n,) at which sum_i min(time * rate_i, cap_i) reaches the total, the largest
+    number if never.
+    """
+    ends, order = torch.where(rate > 0, cap / rate, torch.inf).sort(dim=1)
+    rates, caps = rate.gather(1, order), cap.gather(1, order)
+    done, left = caps.cumsum(1) - caps, rates.flip(1).cumsum(1).flip(1)  # before each one is full
+    at = (done + torch.where(left > 0, left * ends, 0.0)).contiguous()
+    k = torch.searchsorted(at.cummax(1).values, total[:, None]).clamp(max=rate.shape[1] - 1)
+    time = ((total[:, None] - done.gather(1, k)) / left.gather(1, k)).squeeze(1)
+    largest = torch.finfo(rate.dtype).max
+    reached = torch.where(rate > 0, cap, 0.0).sum(1) > total
+    return torch.where(reached, time.nan_to_num(largest, posinf=largest).clamp_min(0), largest)
+
+
+def onto_plane(ball: Ball, x: Tensor, w: Tensor, value: Tensor) -> Tensor:
+    """Return the least change delta, in the ball's norm, with <w, delta> = -value and x + delta in
+    [0, 1].
+
+    x and w (n, ...), value (n,). Where the box leaves no such change, the one that comes closest to
+    it."""
+    flat, weight = x.flatten(1), w.flatten(1)
+    weight = torch.where(
+        (value > 0)[:, None], -weight, weight
+    )  # the value has to rise along the weight by |value|
+    size = weight.abs()
+    room = torch.where(weight > 0, 1 - flat, flat)
+    speed = torch.ones_like(size) if isinstance(ball, Linf) else size
+    time = _filled(size * speed, size * room, value.abs())
+    return (weight.sign() * torch.minimum(time[:, None] * speed, room)).view_as(x)
+
+
+@dataclass(frozen=True)
+class FAB:
+    """Fast adaptive boundary attack, targeted, within an l-inf or l2 ball. Options are those of
+    `APGD`.
+
+    The first restart begins at the input, further ones at random. Raises BadInput for an l1 ball or
+    budgets below 1.
+
+    >>> from isthmus.data import L2
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    >>> bool(L2(0.1).contains(FAB(L2(0.1), steps=5)(net, x, y) - x).all())
+    True
+    """
+
+    ball: Ball
+    steps: int = 100
+    restarts: int = 1
+    targets: int = 9
+    seed: int | None = 0
+    precision: Precision | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ball(self.ball, "FAB")
+        if min(self.steps, self.restarts, self.targets) < 1:
+            raise BadInput(
+                "a budget below 1",
+                expected="steps, restarts and targets of 1 or more",
+                fix="raise it",
+            )
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
+        leaves [0, 1].
+        """
+        return attacked(
+            model,
+            x,
+            y,
+            self._search,
+            score=margin,
+            seed=self.seed,
+            precision=self.precision,
+            batch_size=self.batch_size,
+        )
+
+    def _search(
+        self,
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        clean: Tensor,
+        seen: Seen,
+        generator: torch.Generator | None,
+    ) -> None:
+        for restart in range(self.restarts):
+            for goal in range(1, min(self.targets, clean.shape[1] - 1) + 1):
+                rows = seen.standing()
+                if not len(rows):
+                    return
+                start = x[rows]
+                if restart:
+                    start = moved(
+                        self.ball, start, self.ball.sample(start.shape, generator).to(x) / 2
+                    )
+                self._approach(
+                    victim, x[rows], y[rows], ranked(clean[rows], y[rows], goal), start, rows, seen
+                )
+
+    def _approach(
+        self,
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        target: Tensor,
+        point: Tensor,
+        rows: Tensor,
+        seen: Seen,
+    ) -> None:
+        for _ in range(self.steps):
+            values, w, _logits = victim.gradient(point, y, partial(towards, target=target))
+            point = self._next(x, point, w, values)
+            logits = victim.logits(point)
+            across = logits.argmax(1) != y
+            inside = self.ball.contains(point - x, 1e-7)
+            seen.note(rows[inside], point[inside], logits[inside])
+            point = torch.where(
+                across.view(-1, *[1] * (x.ndim - 1)), x + _BACK * (point - x), point
+            )
+            stands = ~(across & inside)
+            rows, x, y, target, point = (each[stands] for each in (rows, x, y, target, point))
+            if not len(rows):
+                return
+
+    def _next(self, x: Tensor, point: Tensor, w: Tensor, values: Tensor) -> Tensor:
+        """Go onto the plane from the point and from the input, a little beyond, and mix: the nearer
+        counts more.
+        """
+        from_point = onto_plane(self.ball, point, w, values)
+        at_input = values + (w * (x - point)).flatten(1).sum(1)
+        from_input = onto_plane(self.ball, x, w, at_input)
+        near, far = self.ball.norm(from_point), self.ball.norm(from_input)
+        pull = (near / (near + far)).nan_to_num(0.0).clamp(max=_PULL).view(-1, *[1] * (x.ndim - 1))
+        mixed = (1 - pull) * (point + _OVERSHOOT * from_point) + pull * (
+            x + _OVERSHOOT * from_input
+        )
+        return mixed.clamp(0, 1)

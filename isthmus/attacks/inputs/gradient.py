@@ -1,0 +1,303 @@
+"""Attacks that climb along the input gradient with a fixed step: FGSM, PGD, and MSD for several
+balls at once.
+
+Source: Goodfellow et al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD); Maini et al., ICML 2020
+(l1, and MSD, Algorithm 1); specification, section 8.
+
+Where we depart: the random start is projected onto the box as well; each step is projected onto
+ball and box together; gradient values that point out of the box are dropped before an l1 step,
+which would be spent on them; the worst point seen is returned instead of the last one, and samples
+that are fooled leave the batch. In training (see `Ascent.for_training`) it is the last point after
+all steps, as in the papers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.attacks.inputs.objectives import Objective, cross_entropy
+from isthmus.attacks.inputs.victim import (
+    Seen,
+    Victim,
+    attacked,
+    check_inputs,
+    generator_of,
+    under_attack,
+)
+from isthmus.data.balls import L1, Ball
+from isthmus.runs.devices import Precision
+from isthmus.types import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent(ABC):
+    """Projected gradient ascent: what `PGD` and `MSD` share, which is all but the region and the
+    step in it.
+
+    From `restarts` starts, the first one too at random unless `random_start` is off. `returns` says
+    which point:
+
+    - "fooled": one that fools, as soon as it is met; else the one of the highest objective. For
+      robust accuracy.
+    - "worst": the one of the highest objective after all steps. For the robustness loss.
+    - "last": the last one, whatever it is. For training; the only one that can be weaker than no
+      attack.
+
+    `seed` None draws from the global generator. `precision` None is that of the surroundings, fp32
+    outside autocast. With `batch_statistics`, BatchNorm layers that are in train mode normalize by
+    the batch; no buffer moves. y may be (n, classes) shares where the objective is the
+    cross-entropy."""
+
+    restarts: int = 1
+    random_start: bool = True
+    objective: Objective = cross_entropy
+    returns: Literal["fooled", "worst", "last"] = "fooled"
+    seed: int | None = 0
+    precision: Precision | None = None
+    batch_size: int | None = None
+    batch_statistics: bool = False
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """How many gradients each start takes."""
+
+    @abstractmethod
+    def _sample(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return a random start near x, within region and box."""
+
+    @abstractmethod
+    def _step(
+        self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor
+    ) -> Tensor:
+        """Return the points one step on, within region and box."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise BadInput(
+                f"steps = {self.steps}, restarts = {self.restarts}",
+                expected="steps and restarts of 1 or more",
+                fix="ten steps from one start are usual",
+            )
+        if self.returns not in ("fooled", "worst", "last"):
+            raise BadInput(
+                f"returns = {self.returns!r}", expected="fooled, worst or last", fix="choose one"
+            )
+        if self.returns == "last" and self.restarts > 1:
+            raise BadInput(
+                f"{self.restarts} restarts of which the last point counts",
+                expected="one",
+                fix="restarts=1",
+            )
+        if self.returns == "fooled" and self.batch_statistics:
+            raise BadInput(
+                "statistics of a batch that fooled samples leave",
+                expected="a batch that stays whole",
+                fix="pass returns='worst' or 'last'",
+            )
+
+    def for_training(self) -> Self:
+        """Return the attack as training uses it: one start, all steps, the last point, draws that
+        differ each time.
+
+        BatchNorm normalizes by the batch, as in the training pass: the running statistics of a live
+        point of a curve are those of an end, and an attack on these is an attack on another network
+        (`docs/attacks.md` has figures)."""
+        return replace(self, returns="last", restarts=1, seed=None, batch_statistics=True)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
+        leaves [0, 1].
+        """
+        if self.returns == "last":
+            return self._last(model, x, y)
+        return attacked(
+            model,
+            x,
+            y,
+            self._search,
+            score=self.objective,
+            stops=self.returns == "fooled",
+            seed=self.seed,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            batch_statistics=self.batch_statistics,
+        )
+
+    def _last(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        check_inputs(x, y)
+        x = x.detach()
+        with under_attack(model, batch_statistics=self.batch_statistics):
+            victim, points = Victim(model, self.precision), self._start(x, generator_of(self.seed))
+            for _ in range(self.steps):
+                points = self._step(
+                    victim, x, y, points, victim.gradient(points, y, self.objective)[1]
+                )
+        return points
+
+    def _search(
+        self,
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        _: Tensor,
+        seen: Seen,
+        generator: torch.Generator | None,
+    ) -> None:
+        for _restart in range(self.restarts):
+            rows = seen.standing()
+            if not len(rows):
+                return
+            self._ascend(victim, x[rows], y[rows], rows, seen, generator)
+
+    def _ascend(
+        self,
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        rows: Tensor,
+        seen: Seen,
+        generator: torch.Generator | None,
+    ) -> None:
+        points = self._start(x, generator)
+        for _ in range(self.steps):
+            _, gradient, logits = victim.gradient(points, y, self.objective)
+            wrong = seen.note(rows, points, logits)
+            if bool(wrong.any()):
+                rows, x, y, points, gradient = (
+                    each[~wrong] for each in (rows, x, y, points, gradient)
+                )
+                if not len(rows):
+                    return
+            points = self._step(victim, x, y, points, gradient)
+        seen.note(rows, points, victim.logits(points))
+
+    def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self._sample(x, generator) if self.random_start else x.clone()
+
+
+@dataclass(frozen=True)
+class PGD(Ascent):
+    """Projected gradient ascent on an objective within a ball; options are those of `Ascent`.
+
+    `steps` steps of length `step`: by default 2.5 eps / steps, which is 2/255 for ten at 8/255.
+
+    Raises BadInput where steps or restarts are below 1, the step is below 0, or the combination has
+    no meaning.
+
+    >>> from isthmus.data import Linf
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    >>> moved = PGD(Linf(0.1), steps=3)(net, x, y) - x
+    >>> bool(Linf(0.1).contains(moved).all())
+    True
+    """
+
+    ball: Ball
+    steps: int = 10
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step is not None and not self.step >= 0:
+            raise BadInput(
+                f"step = {self.step}",
+                expected="a length of 0 or more",
+                fix="leave it out: 2.5 eps / steps",
+            )
+
+    def _sample(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        return moved(self.ball, x, self.ball.sample(x.shape, generator).to(x))
+
+    def _step(
+        self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor
+    ) -> Tensor:
+        step = 2.5 * self.ball.eps / self.steps if self.step is None else self.step
+        return stepped(self.ball, x, points, gradient, step)
+
+
+@dataclass(frozen=True)
+class MSD(Ascent):
+    """Multi steepest descent: projected ascent in the union of several balls; options are those of
+    `Ascent`.
+
+    Each step is tried in every ball, 2.5 eps / steps along its own steepest direction and projected
+    onto it; each sample goes where its objective is then the highest. A step costs a gradient, and
+    a forward pass for each ball. A random start is in one of the balls, drawn anew for each start.
+
+    Raises BadInput where there is no ball, steps or restarts are below 1, or the combination has no
+    meaning.
+
+    >>> from isthmus.data import L2, Linf
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    >>> moved = MSD((Linf(0.1), L2(0.1)), steps=3)(net, x, y) - x
+    >>> bool((Linf(0.1).contains(moved) | L2(0.1).contains(moved)).all())
+    True
+    """
+
+    balls: Sequence[Ball]
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "balls", tuple(self.balls))
+        if not self.balls:
+            raise BadInput(
+                "no balls", expected="one or more", fix="pass (Linf(8 / 255), L2(0.5), L1(12))"
+            )
+        super().__post_init__()
+
+    def _sample(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        ball = self.balls[int(torch.randint(len(self.balls), (), generator=generator))]
+        return moved(ball, x, ball.sample(x.shape, generator).to(x))
+
+    def _step(
+        self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor
+    ) -> Tensor:
+        tried = [
+            stepped(ball, x, points, gradient, 2.5 * ball.eps / self.steps) for ball in self.balls
+        ]
+        return highest(victim, tried, y, self.objective)
+
+
+def stepped(ball: Ball, x: Tensor, points: Tensor, gradient: Tensor, length: float) -> Tensor:
+    """Return the points after a step along the ball's steepest direction, projected onto ball and
+    box.
+    """
+    # An l1 step spent on values that cannot move is lost; the projections of l-inf and l2 are
+    # better left to it.
+    direction = ball.steepest(inward(points, gradient) if isinstance(ball, L1) else gradient)
+    return moved(ball, x, points - x + length * direction)
+
+
+def highest(victim: Victim, tried: Sequence[Tensor], y: Tensor, objective: Objective) -> Tensor:
+    """Return, for each sample, the one of several points at which the objective is highest; one
+    forward pass each.
+    """
+    values = torch.stack([objective(victim.logits(points), y) for points in tried])
+    return torch.stack(list(tried))[values.argmax(0), torch.arange(len(y), device=values.device)]
+
+
+def moved(ball: Ball, x: Tensor, delta: Tensor) -> Tensor:
+    """Return x plus the perturbation, projected onto ball and box together."""
+    return (x + ball.project(delta, -x, 1 - x)).clamp(0, 1)
+
+
+def inward(points: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient without the values that would push a point out of the box [0, 1]."""
+    top = 1 - 4 * torch.finfo(points.dtype).eps  # x + (1 - x) can be a little less than 1
+    return gradient.masked_fill(
+        ((points >= top) & (gradient > 0)) | ((points <= 0) & (gradient < 0)), 0.0
+    )
+
+
+def fgsm(ball: Ball, seed: int | None = 0, precision: Precision | None = None) -> PGD:
+    """Return the fast gradient sign method: one step of length eps from the input itself
+    (Goodfellow et al.).
+    """
+    return PGD(ball, steps=1, step=ball.eps, random_start=False, seed=seed, precision=precision)

@@ -1,0 +1,1 @@
+"""Whether an attack can be trusted."""

@@ -1,0 +1,1 @@
+"""Triggers `x -> x`, and training sets poisoned with them."""

@@ -1,0 +1,1 @@
+"""Errors injected into weights, and bit faults."""

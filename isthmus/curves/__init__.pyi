@@ -1,0 +1,14 @@
+from .connection import DEFAULTS as DEFAULTS
+from .connection import HIGH as HIGH
+from .connection import LOW as LOW
+from .connection import RHO as RHO
+from .connection import connect as connect
+from .connection import plain as plain
+from .curve import Bezier as Bezier
+from .curve import Curve as Curve
+from .curve import PolyChain as PolyChain
+from .expectation import expected_over_t as expected_over_t
+from .file import load_curve as load_curve
+from .file import save_curve as save_curve
+from .plane import Plane as Plane
+from .point import network_at as network_at

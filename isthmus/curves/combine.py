@@ -1,0 +1,131 @@
+"""The weights of a point on a curve: one flat combination of control points, cut into parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.types import Params
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a flat vector is cut into the parameters of a network; each tied parameter stands once."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module, *, trainable: bool) -> _Layout:
+        params = {
+            n: p
+            for n, p in module.named_parameters()
+            if p.is_floating_point() and p.requires_grad == trainable
+        }
+        return cls(
+            tuple(params),
+            tuple(p.shape for p in params.values()),
+            tuple(p.dtype for p in params.values()),
+        )
+
+    def flatten(self, module: nn.Module, dtype: torch.dtype) -> Tensor:
+        params = dict(module.named_parameters())
+        parts = [params[name].detach().reshape(-1).to(dtype) for name in self.names]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """Return views of a flat vector, one of each parameter's shape."""
+        parts = flat.split([shape.numel() for shape in self.shapes]) if self.names else ()
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def named(self, parts: Sequence[Tensor]) -> Params:
+        """Return what `cut` returned by name, in each parameter's own dtype."""
+        typed = zip(self.names, parts, self.dtypes, strict=True)
+        return {name: part.to(dtype) for name, part, dtype in typed}
+
+
+# Operands of so many values are combined at once: a few of them fit into a processor's caches, and
+# a launch on a GPU has enough to do.
+_CHUNK = 2**20
+
+
+class _Combine(torch.autograd.Function):
+    """theta = sum_k c_k P_k, its squared norm, and its cut into parameters, as one node of the
+    graph.
+
+    Written out by hand for its cost: with D weights it reads every control point once and writes D
+    values on the way there; on the way back it reads the gradients and theta once and writes one
+    gradient per bend, weight decay included. Left to autograd, the same steps pass over the weights
+    three times as often, into vectors of D values that are fresh memory each time."""
+
+    @staticmethod
+    def forward(
+        bends: Tensor, ends: Tensor, c: tuple[float, ...], layout: _Layout
+    ) -> tuple[Tensor, ...]:
+        theta = torch.empty_like(ends[0])
+        first, *inner, last = c
+        squares = []
+        # Sums instead of a matrix product, which autocast would round: weights keep their
+        # precision.
+        for out, start, end, *middle in zip(
+            *(v.split(_CHUNK) for v in (theta, *ends, *bends)), strict=True
+        ):
+            torch.mul(start, first, out=out).add_(end, alpha=last)
+            for each, bend in zip(inner, middle, strict=True):
+                out.add_(bend, alpha=each)
+            squares.append(out.dot(out))
+        return theta, torch.stack(squares).sum(), *layout.cut(theta)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, c, ctx.layout = inputs
+        ctx.inner = c[1:-1]
+        ctx.save_for_backward(output[0])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor | None) -> Any:
+        (theta,) = ctx.saved_tensors
+        compose = _traced if torch.is_grad_enabled() else _written
+        return compose(ctx.layout, ctx.inner, theta, given), None, None, None
+
+
+def _written(
+    layout: _Layout, inner: Sequence[float], theta: Tensor, given: Sequence[Tensor | None]
+) -> Tensor:
+    """Return the gradient of each bend: its coefficient times that of theta, (bends, n), written in
+    place.
+
+    `given` are the gradients of what `_Combine` returned: theta, its squared norm, each parameter.
+    """
+    of_theta, of_square, *of_parts = given
+    grads = theta.new_empty(len(inner), len(theta))
+    for c, grad in zip(inner, grads, strict=True):
+        for out, part in zip(layout.cut(grad), of_parts, strict=True):
+            torch.mul(part, c, out=out) if part is not None else out.zero_()
+        if of_square is not None:
+            grad.addcmul_(theta, of_square, value=2 * c)
+        if of_theta is not None:
+            grad.add_(of_theta, alpha=c)
+    return grads
+
+
+def _traced(
+    layout: _Layout, inner: Sequence[float], theta: Tensor, given: Sequence[Tensor | None]
+) -> Tensor:
+    """Return what `_written` does, by operations that can be differentiated once more."""
+    of_theta, of_square, *of_parts = given
+    shaped = zip(of_parts, layout.shapes, strict=True)
+    parts = [
+        part.reshape(-1) if part is not None else theta.new_zeros(shape.numel())
+        for part, shape in shaped
+    ]
+    grad = torch.cat(parts) if parts else torch.zeros_like(theta)
+    grad = grad if of_square is None else grad + 2 * of_square * theta
+    grad = grad if of_theta is None else grad + of_theta
+    return torch.stack([c * grad for c in inner])

@@ -1,0 +1,14 @@
+from .augment import Augment as Augment
+from .balls import L1 as L1
+from .balls import L2 as L2
+from .balls import Ball as Ball
+from .balls import Linf as Linf
+from .dataset import Data as Data
+from .dataset import as_data as as_data
+from .sources.npz import npz_path as npz_path
+from .sources.npz import save_npz as save_npz
+from .sources.spec import load_data as load_data
+from .splits import check_disjoint as check_disjoint
+from .splits import hold_out as hold_out
+from .splits import repeated as repeated
+from .splits import split as split

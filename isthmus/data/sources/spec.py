@@ -1,0 +1,124 @@
+"""`load_data`: data by name or path, decoded once and then cached.
+
+Parquet and images are read by packages that not everybody needs: `pip install isthmus[data]`.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from isthmus.data.dataset import Data
+from isthmus.data.sources.images import _image_folder
+from isthmus.data.sources.named import NAMED, _named
+from isthmus.data.sources.npz import _npz
+from isthmus.data.sources.parquet import _parquet, _shards
+from isthmus.data.sources.reading import Classes
+from isthmus.data.splits import split
+from isthmus.runs.wording import closest
+from isthmus.types import BadInput
+
+
+# ---- by path
+def _folder(path: Path, classes: Classes) -> Data:
+    shards = sorted(path.glob("*.parquet"))
+    return _shards(str(path), shards, classes) if shards else _image_folder(path, classes)
+
+
+def _file(path: Path, classes: Classes) -> Data:
+    if path.suffix == ".parquet":
+        return _parquet([path], classes)
+    if path.suffix == ".npz":
+        return _npz(path, classes)
+    pickled = path.suffix in (".pt", ".pth", ".pkl", ".pickle")
+    raise BadInput(
+        f"{path}, a file of type {path.suffix or '(none)'}",
+        expected="Parquet, .npz, or a folder of images",
+        fix="save it with isthmus.sources.save_npz" + (": pickles can run code" if pickled else ""),
+    )
+
+
+def _load(spec: str, classes: Classes) -> Data:
+    path = Path(spec)
+    if spec in NAMED or not spec:
+        return _named(spec, classes)
+    if path.is_dir():
+        return _folder(path, classes)
+    if path.exists():
+        return _file(path, classes)
+    if glob.has_magic(spec):
+        files = [Path(found) for found in glob.glob(spec)]
+        if files and all(file.suffix == ".parquet" for file in files):
+            return _shards(spec, files, classes)
+        raise BadInput(
+            f"{spec!r}, which matches {len(files)} files",
+            expected="Parquet files",
+            fix="check the pattern",
+        )
+    if path.suffix or len(path.parts) > 1:
+        around = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise BadInput(
+            f"{spec}, which does not exist",
+            expected="a file or folder",
+            fix=closest(path.name, around),
+        )
+    return _named(spec, classes)
+
+
+def _options(spec: str) -> tuple[str, dict[str, int]]:
+    """Cut `#n=500,seed=0` off a spec."""
+    base, mark, text = spec.rpartition("#")
+    if not mark or Path(spec).exists():
+        return spec, {}
+    if not re.fullmatch(r"(n|seed|skip)=\d{1,15}(,(n|seed|skip)=\d{1,15})*", text):
+        raise BadInput(
+            f"{text!r} at the end of {spec!r}",
+            expected="n=COUNT, skip=COUNT or seed=NUMBER, with commas between",
+            fix=f"write {base}#n=500,seed=0",
+        )
+    return base, {name: int(value) for name, value in (each.split("=") for each in text.split(","))}
+
+
+def _drawn(data: Data, spec: str, n: int | None = None, skip: int = 0, seed: int = 0) -> Data:
+    """Return n samples (the rest, without n) of a random order, after the first `skip`."""
+    n = len(data) - skip if n is None else n
+    if n < 1 or n + skip > len(data):
+        raise BadInput(
+            f"{spec!r}, which asks for {n} samples" + (f" after {skip}" if skip else ""),
+            expected=f"1 to {len(data)} in all, as many as there are",
+            fix="ask for fewer",
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return split(data, [skip, n] if skip else [n], generator)[-1]
+
+
+def load_data(spec: str | Path, classes: Sequence[str] | int | None = None) -> Data:
+    """Return the data that the spec names. `classes`, a count or names, replaces what the source
+    says of them.
+
+    A spec is a named set: "digits", "digits:train", "digits:test" (they come with scikit-learn);
+    "cifar10:train", "cifar100", "mnist", "fashion_mnist", "svhn" likewise, downloaded once from the
+    Hugging Face hub. Or a path: a Parquet file in the hub's layout, a folder or pattern of such
+    files; a folder/CLASS/*.png; an .npz file of x and y.
+
+    "#n=500,seed=0" behind it draws 500 of the samples at random; "#skip=500,seed=0" is the rest of
+    the same draw. Images that Parquet holds are decoded once and kept under ISTHMUS_CACHE, else
+    under the user's cache folder.
+
+    Raises BadInput where the spec is unknown, the source is damaged or missing, its images differ
+    in size, labels are no class indices, values lie outside [0, 1], or more samples are asked for
+    than there are.
+
+    >>> load_data("digits:test").x.shape
+    torch.Size([500, 1, 8, 8])
+    >>> few, rest = load_data("digits:test#n=50,seed=1"), load_data("digits:test#skip=50,seed=1")
+    >>> len(few), len(rest)
+    (50, 450)
+    """
+    base, options = _options(str(spec))
+    data = _load(base, classes)
+    return _drawn(data, str(spec), **options) if options else data

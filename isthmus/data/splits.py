@@ -1,0 +1,110 @@
+"""Parts of a data set: splits, samples held out, overlap between sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from isthmus.data.dataset import Data
+from isthmus.types import BadInput
+
+
+def split(data: Data, sizes: Sequence[int], generator: torch.Generator) -> list[Data]:
+    """Return disjoint random parts of the given sizes.
+
+    Raises BadInput where they ask for more samples than there are.
+
+    >>> data = Data(torch.zeros(10, 1, 2, 2), torch.arange(10), classes=10)
+    >>> a, b = split(data, [7, 3], torch.Generator().manual_seed(0))
+    >>> sorted(torch.cat([a.y, b.y]).tolist()) == list(range(10))
+    True
+    """
+    if min(sizes) < 1 or sum(sizes) > len(data):
+        raise BadInput(
+            f"parts of {list(sizes)} samples",
+            expected=f"1 or more each, {len(data)} together",
+            fix="ask for fewer",
+        )
+    order = torch.randperm(len(data), generator=generator)[: sum(sizes)]
+    assert len(order.unique()) == sum(sizes), "parts overlap"
+    return [data[part] for part in order.split(list(sizes))]
+
+
+def _pixels(data: Data) -> list[bytes]:
+    return [image.tobytes() for image in data.floats().cpu().numpy()]
+
+
+def among(data: Data, others: Data) -> Tensor:
+    """Return for each image whether it is one of the others, pixel for pixel and whatever the
+    labels, (n,) bool.
+    """
+    known = set(_pixels(others))
+    return torch.tensor([image in known for image in _pixels(data)])
+
+
+def repeated(data: Data) -> Tensor:
+    """Return for each image whether it has come before, (n,) bool.
+
+    >>> repeated(Data(torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1, 1), torch.tensor([0, 0, 1]), 2)).tolist()
+    [False, False, True]
+    """
+    images = _pixels(data)
+    first = {image: i for i, image in reversed(list(enumerate(images)))}
+    return torch.tensor([first[image] != i for i, image in enumerate(images)])
+
+
+def check_disjoint(**parts: Data) -> None:
+    """Raise BadInput where two of the named parts share an image, whatever its labels: one would
+    give away the other.
+
+    >>> whole = Data(torch.arange(4).view(4, 1, 1, 1) / 4, torch.tensor([0, 1, 0, 1]), 2)
+    >>> check_disjoint(pool=whole[:1], bonafide=whole[1:2], evaluation=whole[2:])
+    >>> check_disjoint(pool=whole[:2], bonafide=whole[1:2])
+    Traceback (most recent call last):
+    isthmus.types.BadInput: got 1 of 2 pool samples that are among the bonafide ones; expected disjoint data; ...
+    """
+    for (name, data), (other, others) in combinations(parts.items(), 2):
+        shared = int(among(data, others).sum())
+        if shared:
+            raise BadInput(
+                f"{shared} of {len(data)} {name} samples that are among the {other} ones",
+                expected="disjoint data",
+                fix="split them first: SET#n=500 and SET#skip=500",
+            )
+
+
+# Below this a held-out part would neither measure anything nor be spared: 20 % of 100 samples is an
+# interval of +-15 points.
+_ENOUGH_TO_HOLD_OUT = 100
+
+
+def hold_out(data: Data, share: float, seed: int) -> tuple[Data, Data]:
+    """Return the part that trains and the part that measures: disjoint, or the same where there are
+    too few samples.
+
+    Raises BadInput where there are fewer samples than classes, or the share is not in [0, 1).
+
+    >>> data = Data(torch.zeros(200, 1, 2, 2), torch.arange(200) % 10, classes=10)
+    >>> [len(part) for part in hold_out(data, 0.2, seed=0)], [len(part) for part in hold_out(data[:50], 0.2, seed=0)]
+    ([160, 40], [50, 50])
+    """
+    if len(data) < data.num_classes:
+        raise BadInput(
+            f"{len(data)} bonafide samples for {data.num_classes} classes",
+            expected="one sample per class at the least; a few hundred in all to choose with confidence",
+            fix="collect more trusted samples",
+        )
+    if not 0 <= share < 1:
+        raise BadInput(
+            f"holdout {share}",
+            expected="0 <= holdout < 1",
+            fix="pass the share to keep for the choice",
+        )
+    held = round(share * len(data))
+    if len(data) <= _ENOUGH_TO_HOLD_OUT or not held:
+        return data, data
+    fitted, measured = split(data, [len(data) - held, held], torch.Generator().manual_seed(seed))
+    return fitted, measured

@@ -1,0 +1,1 @@
+"""Repair along a curve: endpoints, rules that choose the point, `repair`."""

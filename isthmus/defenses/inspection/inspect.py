@@ -1,0 +1,243 @@
+"""Inspection: whether a network obeys an oddly small trigger, at a false-alarm rate that was
+measured, not assumed.
+
+Source: Wang et al., Neural Cleanse, IEEE S&P 2019, section V (anomaly index); Vovk et al.,
+Algorithmic Learning in a Random World, 2005 (conformal p-values).
+
+Where we depart: verdicts do not rest on the median absolute deviation, which ten classes pin down
+badly, nor on a threshold of 2. How many times smaller than the median the smallest trigger is, is
+compared with the same figures of clean networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Unpack, cast
+
+import numpy as np
+from torch import nn
+
+from isthmus.data.dataset import Data, Source, as_data
+from isthmus.defenses.inspection.found_triggers import KINDS, Goal, Inverted, Kind
+from isthmus.defenses.inspection.inversion import BATCH, STARTS, STEPS, WANTED, Search, invert
+from isthmus.defenses.inspection.references import (
+    References,
+    collected,
+    oddest,
+    p_value,
+    read_references,
+)
+from isthmus.runs.wording import percent
+from isthmus.types import BadInput
+
+
+def anomaly_index(sizes: Sequence[float]) -> tuple[float, ...]:
+    """Return (median - size) / (1.4826 MAD) for each size: Neural Cleanse's index, positive where a
+    size is small.
+
+    All zeros where the deviation is zero. Raises BadInput for fewer than three sizes or one that is
+    not finite.
+
+    >>> [round(index, 2) for index in anomaly_index([1.0, 9.0, 10.0, 11.0, 12.0])]
+    [6.07, 0.67, 0.0, -0.67, -1.35]
+    """
+    values = np.asarray(sizes, dtype=float)
+    if len(values) < 3 or not np.isfinite(values).all():
+        raise BadInput(
+            f"{len(values)} sizes",
+            expected="three finite ones or more",
+            fix="a small outlier needs others beside it",
+        )
+    off = np.median(values) - values
+    scale = 1.4826 * float(np.median(np.abs(off)))
+    return tuple((off / scale if scale > 0 else 0 * off).tolist())
+
+
+def statistics(found: Sequence[Inverted]) -> dict[str, float]:
+    """Return by kind how many times smaller, as a natural logarithm, the oddest trigger is than the
+    median of classes.
+
+    "patch" and "perturbation" are about the smallest trigger of a class, "patch, any" and
+    "perturbation, any" about the one that leads away from every class. Raises BadInput for fewer
+    than three classes."""
+    result: dict[str, float] = {}
+    for kind in dict.fromkeys(each.kind for each in found):
+        scores = [each.score for each in found if each.kind == kind and each.target != "any"]
+        if len(scores) < 3:
+            raise BadInput(
+                f"{len(scores)} classes",
+                expected="three or more",
+                fix="an outlier needs others beside it",
+            )
+        result[kind] = median(scores) - min(scores)
+        result |= {
+            f"{kind}, any": median(scores) - e.score
+            for e in found
+            if e.kind == kind and e.target == "any"
+        }
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What an inspection found.
+
+    `decision` is "suspicious", "not suspicious" or "cannot tell"; `p` the false-alarm rate at which
+    it would be called suspicious, None where no references apply; `suspect` the goal of the oddest
+    trigger; `index` Neural Cleanse's anomaly index of each class by kind; `found` the triggers;
+    `statistics` and `settings` what references hold."""
+
+    decision: str
+    reason: str
+    p: float | None
+    suspect: Goal
+    index: Mapping[str, tuple[float, ...]]
+    statistics: Mapping[str, float]
+    settings: Mapping[str, Any]
+    found: tuple[Inverted, ...] = field(repr=False)
+
+
+def _survey(
+    model: nn.Module, data: Data, kinds: Sequence[Kind], held_out: Source | None, search: Search
+) -> tuple[Inverted, ...]:
+    if data.num_classes < 3:
+        raise BadInput(
+            f"{data.num_classes} classes",
+            expected="three or more",
+            fix="an outlier needs others beside it",
+        )
+    goals: tuple[Goal, ...] = (*range(data.num_classes), "any")
+    return tuple(
+        each
+        for kind in kinds
+        for each in invert(model, data, kind=kind, targets=goals, held_out=held_out, **search)
+    )
+
+
+_SEARCHED = (
+    "steps",
+    "batch_size",
+    "wanted",
+    "starts",
+    "norm",
+)  # what is alike in networks that are compared
+
+
+def _settings(data: Data, search: Search) -> dict[str, Any]:
+    full: dict[str, Any] = {
+        "steps": STEPS,
+        "batch_size": BATCH,
+        "wanted": WANTED,
+        "starts": STARTS,
+        "norm": 2.0,
+        **search,
+    }
+    kept = {**{name: full[name] for name in _SEARCHED}, "norm": str(float(full["norm"]))}
+    return {**kept, "image": list(data.x.shape[1:]), "classes": data.num_classes}
+
+
+def _as_they_were(known: Sequence[References], data: Data, search: Search) -> Search:
+    """Return the options of a search, completed by those of the first references that they do not
+    contradict.
+    """
+    for each in known:
+        theirs = {**each.settings, "norm": float(each.settings.get("norm", 2))}
+        completed = cast(
+            Search, {**{name: theirs[name] for name in _SEARCHED if name in theirs}, **search}
+        )
+        if _settings(data, completed) == dict(each.settings):
+            return completed
+    return search
+
+
+def references(
+    networks: Sequence[nn.Module],
+    bonafide: Source,
+    *,
+    name: str,
+    kinds: Sequence[Kind] = KINDS,
+    **search: Unpack[Search],
+) -> References:
+    """Return the references that clean networks give: train them as the suspect was trained, on
+    data you trust.
+
+    Raises BadInput as `inspect` does.
+    """
+    data = as_data(bonafide)
+    found = [statistics(_survey(net, data, kinds, None, search)) for net in networks]
+    return collected(
+        [{"statistics": each, "settings": _settings(data, search)} for each in found], name
+    )
+
+
+def inspect(
+    model: nn.Module,
+    bonafide: Source,
+    *,
+    clean: References | None = None,
+    level: float = 0.05,
+    kinds: Sequence[Kind] = KINDS,
+    held_out: Source | None = None,
+    **search: Unpack[Search],
+) -> Inspection:
+    """Return whether a network obeys an oddly small trigger, of which class, and at what
+    false-alarm rate.
+
+    It is suspicious where p, its rank among the `clean` references (those of the package by
+    default, where image shape, number of classes and settings fit), is at most `level`. The search
+    is that of the references, as far as `search`, which goes to `invert`, does not say otherwise.
+    The decision is "cannot tell" where no references fit, or they are fewer than 1 / level - 1.
+    "not suspicious" does not say that there is no backdoor: docs/inspection.md has the share of
+    each attack that is found.
+
+    Raises BadInput as `invert` does, and for fewer than three classes or a level outside (0, 1).
+    """
+    if not 0 < level < 1 or not kinds:
+        raise BadInput(
+            f"level {level}, kinds {kinds}",
+            expected="0 < level < 1, one kind or more",
+            fix="choose them",
+        )
+    data = as_data(bonafide)
+    known = read_references() if clean is None else (clean,)
+    search = _as_they_were(known, data, search)
+    found = _survey(model, data, kinds, held_out, search)
+    values, settings = statistics(found), _settings(data, search)
+    fitting = [
+        each
+        for each in known
+        if dict(each.settings) == settings and each.values.keys() == values.keys()
+    ]
+    p = p_value(values, fitting[0]) if fitting else None
+    suspect = oddest(found, values, fitting[0] if fitting else None)
+    decision, reason = _decide(p, fitting[0] if fitting else None, level, suspect)
+    index: dict[str, tuple[float, ...]] = {
+        kind: anomaly_index(
+            [each.size for each in found if each.kind == kind and each.target != "any"]
+        )
+        for kind in kinds
+    }
+    return Inspection(decision, reason, p, suspect.target, index, values, settings, found)
+
+
+def _decide(
+    p: float | None, clean: References | None, level: float, suspect: Inverted
+) -> tuple[str, str]:
+    where = (
+        "leads away from every class"
+        if suspect.target == "any"
+        else f"leads to class {suspect.target}"
+    )
+    odd = f"the oddest trigger is a {suspect.kind} of size {suspect.size:.3g} that {where}"
+    if p is None or clean is None:
+        return "cannot tell", f"no references for such images, classes and settings; {odd}"
+    rank = f"{len(clean)} clean networks ({clean.networks})"
+    if 1 / (len(clean) + 1) > level:
+        return "cannot tell", f"{rank} cannot resolve a false-alarm rate of {percent(level)}; {odd}"
+    if p <= level:
+        return "suspicious", f"{odd}; among {rank} and this one, {percent(p)} are as odd"
+    return (
+        "not suspicious",
+        f"among {rank} and this one, {percent(p)} are as odd; {odd}; no proof of a clean network",
+    )

@@ -1,0 +1,179 @@
+"""The same statistics of clean networks, which a verdict compares with, and p-values from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from isthmus.defenses.inspection.found_triggers import Goal
+from isthmus.runs.files import read_json, write_json
+from isthmus.runs.wording import first_line
+from isthmus.types import BadInput
+
+
+class Scored(Protocol):
+    """A trigger that was found, or what a record says of it."""
+
+    @property
+    def kind(self) -> str:
+        """Patch or perturbation."""
+
+    @property
+    def target(self) -> Goal:
+        """Where it leads."""
+
+    @property
+    def score(self) -> float:
+        """The lower, the odder."""
+
+
+S = TypeVar("S", bound=Scored)
+
+
+@dataclass(frozen=True)
+class References:
+    """The statistics of clean networks, one value per network under each name, and what they were
+    measured on.
+
+    `settings` are those of the search with the image shape and the number of classes: a network
+    inspected otherwise cannot be compared."""
+
+    networks: str
+    settings: Mapping[str, Any]
+    values: Mapping[str, Sequence[float]]
+
+    def __post_init__(self) -> None:
+        lengths = {len(values) for values in self.values.values()}
+        if len(lengths) != 1 or not all(
+            np.isfinite(list(values)).all() for values in self.values.values()
+        ):
+            raise BadInput(
+                f"references with {sorted(lengths)} values",
+                expected="a finite value under every name for each clean network",
+                fix="make them with `references`",
+            )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def record(self) -> dict[str, Any]:
+        """Return them as plain JSON; `read_references` reads it."""
+        values = {name: list(each) for name, each in self.values.items()}
+        return {"networks": self.networks, "settings": dict(self.settings), "values": values}
+
+
+def read_references(file: Path | str | None = None) -> tuple[References, ...]:
+    """Return the references in a JSON file, by default those that come with the package
+    (docs/inspection.md).
+
+    Raises BadInput where the file is missing or holds no references.
+    """
+    path = (
+        resources.files("isthmus.defenses.inspection").joinpath("references.json")
+        if file is None
+        else file
+    )
+    held = read_json(str(path))
+    try:
+        return tuple(
+            References(each["networks"], each["settings"], each["values"])
+            for each in held["references"]
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{path}, which holds no references",
+            expected="what `References.record` gives",
+            fix="choose another file",
+        ) from error
+
+
+def write_references(file: Path | str, known: References) -> None:
+    """Write references as `read_references` reads them. Raises BadInput as `write_json` does."""
+    write_json(file, {"schema": "isthmus-references/1", "references": [known.record()]})
+
+
+def collected(records: Sequence[Mapping[str, Any]], name: str) -> References:
+    """Return the references that inspections of clean networks give, of records with `statistics`
+    and `settings`.
+
+    `name` says which networks they are. Raises BadInput where records lack these, or differ in
+    settings or statistics, or are none."""
+    if not records:
+        raise BadInput(
+            "no clean networks",
+            expected="twenty or so",
+            fix="train some on data you trust, and inspect them",
+        )
+    try:
+        settings, names = records[0]["settings"], list(records[0]["statistics"])
+        unlike = [
+            i
+            for i, each in enumerate(records)
+            if each["settings"] != settings or [*each["statistics"]] != names
+        ]
+        values = {key: [float(each["statistics"][key]) for each in records] for key in names}
+    except (LookupError, TypeError) as error:
+        raise BadInput(
+            f"a record without {first_line(error)}",
+            expected="what `isthmus inspect --out` writes",
+            fix="inspect that network again",
+        ) from error
+    if unlike:
+        raise BadInput(
+            f"inspection {unlike[0] + 1} of {len(records)}, with other settings than the first",
+            expected="the same images, classes and search",
+            fix="leave it out, or inspect it as the others",
+        )
+    return References(name, settings, values)
+
+
+def p_value(found: Mapping[str, float], references: References) -> float:
+    """Return the share of clean networks, this one counted among them, that are at least as odd in
+    some statistic.
+
+    The statistics are standardized over the references and this network together, and the largest
+    is compared. For a clean network that is exchangeable with the references, the chance of a value
+    of a or less is at most a, whatever the distribution (conformal p-value). Raises BadInput where
+    names differ."""
+    if found.keys() != references.values.keys():
+        raise BadInput(
+            f"statistics {sorted(found)}",
+            expected=f"{sorted(references.values)}",
+            fix="inspect with the same kinds",
+        )
+    oddness = _standardized(found, references).max(1)
+    return float((oddness >= oddness[-1]).mean())
+
+
+def oddest(
+    found: Sequence[S], values: Mapping[str, float], references: References | None = None
+) -> S:
+    """Return of the triggers, or their records, the one behind the statistic that stands out most
+    among clean networks.
+
+    Without references, the smallest of a class.
+    """
+    if references is not None:
+        name = list(values)[int(_standardized(values, references)[-1].argmax())]
+    else:
+        name = max(
+            (name for name in values if not name.endswith(", any")), key=lambda name: values[name]
+        )
+    kind, _, away = name.partition(", ")
+    return min(
+        (e for e in found if e.kind == kind and (e.target == "any") == bool(away)),
+        key=lambda e: e.score,
+    )
+
+
+def _standardized(found: Mapping[str, float], references: References) -> np.ndarray[Any, Any]:
+    """Return (references + 1, statistics), mean 0 and deviation 1 in each column, this network
+    last.
+    """
+    rows = np.array([[*references.values[name], value] for name, value in found.items()]).T
+    return np.asarray((rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12))

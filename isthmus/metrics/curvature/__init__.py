@@ -1,0 +1,1 @@
+"""Curvature of the loss in the input and in the weights."""

@@ -1,0 +1,200 @@
+"""A curve with measurements: any metrics at any t, each point kept as soon as it is computed.
+
+Source: Garipov et al., NeurIPS 2018; Zhao et al., ICLR 2020, Figs. 1-4; barrier after Frankle et
+al., ICML 2020.
+
+Where we depart: BatchNorm at every interior t is recalibrated on bonafide data alone; the two ends
+keep their own buffers unless asked otherwise, so that t = 0 and t = 1 are the checkpoints that came
+in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as File
+from typing import Any, Literal
+
+import torch
+
+from isthmus.curves.curve import Curve
+from isthmus.curves.point import network_at
+from isthmus.data.dataset import Data, Source, as_data
+from isthmus.metrics.asking import measure
+from isthmus.metrics.values import as_record, from_record
+from isthmus.models.batchnorm import layers_with_statistics
+from isthmus.runs.devices import Precision
+from isthmus.runs.files import read_json, write_json
+from isthmus.runs.identity import describe, sha256_of
+from isthmus.runs.processes import gathered, ranks
+from isthmus.runs.progress import bar
+from isthmus.types import BadInput, Metric
+
+
+@dataclass(frozen=True)
+class Path:
+    """Values along a curve: for each t, the weight-space distance from the start and every metric's
+    answer.
+    """
+
+    t: tuple[float, ...]
+    distance: tuple[float, ...]
+    values: dict[str, tuple[float, ...]]
+    length: float
+    recalibrated_on: str
+
+    def __getitem__(self, name: str) -> tuple[float, ...]:
+        """Return one metric's values, in the order of t. Raises BadInput where it was not measured."""
+        if name not in self.values:
+            raise BadInput(
+                f"metric {name!r}",
+                expected=f"one of {sorted(self.values)}",
+                fix="measure it along the path",
+            )
+        return self.values[name]
+
+    def barrier(self, name: str, *, drop: bool = False) -> float:
+        """Return the greatest excess of a metric over the straight line between its values at the
+        two ends.
+
+        With `drop`, the greatest shortfall below that line: the barrier of an accuracy. Never
+        negative."""
+        values, (first, last) = self[name], (self.t[0], self.t[-1])
+        line = [
+            values[0] + (values[-1] - values[0]) * (t - first) / (last - first or 1) for t in self.t
+        ]
+        excess = [float(value) - base for value, base in zip(values, line, strict=True)]
+        return max(-e if drop else e for e in excess)
+
+    def mean(self, name: str) -> float:
+        """Return a metric's average over t, by the trapezoid rule."""
+        values = torch.tensor([float(v) for v in self[name]], dtype=torch.float64)
+        ts = torch.tensor(self.t, dtype=torch.float64)
+        return (
+            float(torch.trapezoid(values, ts) / (ts[-1] - ts[0]))
+            if len(ts) > 1
+            else float(values[0])
+        )
+
+    def at(self, t: float) -> dict[str, float]:
+        """Return every metric's answer at one measured t. Raises BadInput where t was not measured."""
+        matches = [i for i, each in enumerate(self.t) if abs(each - t) < 1e-9]
+        if not matches:
+            raise BadInput(
+                f"t = {t:g}",
+                expected=f"one of {[round(each, 4) for each in self.t]}",
+                fix="measure it first",
+            )
+        return {name: values[matches[0]] for name, values in self.values.items()}
+
+    def record(self) -> dict[str, Any]:
+        """Return the path as plain JSON."""
+        values = {name: [as_record(v) for v in series] for name, series in self.values.items()}
+        return {
+            "t": list(self.t),
+            "distance": list(self.distance),
+            "values": values,
+            "length": self.length,
+            "recalibrated_on": self.recalibrated_on,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Path:
+        """Return the path that `record` wrote."""
+        values = {
+            name: tuple(from_record(r) for r in series) for name, series in record["values"].items()
+        }
+        return cls(
+            tuple(record["t"]),
+            tuple(record["distance"]),
+            values,
+            record["length"],
+            record["recalibrated_on"],
+        )
+
+
+def grid(t: int | Sequence[float], low: float = 0.0, high: float = 1.0) -> tuple[float, ...]:
+    """Return the values of t: a count of equally spaced ones from low to high, or those given,
+    sorted, each once.
+
+    Raises BadInput where the count is below 2 or a value is outside [0, 1].
+
+    >>> grid(3), grid(2, 0.1, 0.3), grid([0.5, 0.1])
+    ((0.0, 0.5, 1.0), (0.1, 0.3), (0.1, 0.5))
+    """
+    if isinstance(t, int):
+        if t < 2:
+            raise BadInput(
+                f"{t} points",
+                expected="2 or more, the ends among them",
+                fix="pass t=21, or the values",
+            )
+        t = [round(low + (high - low) * i / (t - 1), 12) for i in range(t)]
+    values = tuple(sorted({float(each) for each in t}))
+    if not values or not 0 <= values[0] <= values[-1] <= 1:
+        raise BadInput(
+            f"t = {list(t)}", expected="values in [0, 1]", fix="pass points on the curve"
+        )
+    return values
+
+
+def _fingerprint(
+    curve: Curve, metrics: Mapping[str, Metric], data: Data, ends: str, precision: str
+) -> str:
+    """Recognize a point by all that its values depend on, so that a cache can never answer for
+    another curve.
+    """
+    asked = "".join(f"{name}={describe(metric)};" for name, metric in metrics.items())
+    kept = [*curve.kept(0.0).values(), *curve.kept(1.0).values()]
+    weights = sha256_of(curve.ends, curve.frozen_ends, curve.bends, *kept)
+    text = f"{type(curve).__name__} {weights} {data.sha256} {ends} {precision} {asked}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def evaluate_path(
+    curve: Curve,
+    metrics: Mapping[str, Metric],
+    t: int | Sequence[float] = 21,
+    *,
+    recalibrate_on: Source,
+    ends: Literal["own", "recalibrated"] = "own",
+    precision: Precision = "fp32",
+    folder: str | File | None = None,
+) -> Path:
+    """Return every metric at every t, on the exported and recalibrated network of that t.
+
+    `t` is a count of equally spaced points or the values. `recalibrate_on` is the bonafide data,
+    all that BatchNorm ever sees. With `folder`, each point is kept there once computed, and is not
+    computed again. Under `torchrun` the points are shared out among the ranks. Raises BadInput
+    where t leaves [0, 1]."""
+    data, ts, here = as_data(recalibrate_on), grid(t), ranks()
+    mark = _fingerprint(curve, metrics, data, ends, precision) if folder else ""
+    found: dict[float, dict[str, float]] = {}
+    mine = ts[here.rank :: here.world]
+    with bar("measuring the path", len(mine)) as advance:
+        for each in mine:
+            file = File(folder) / f"{mark}-t{each:.6f}.json" if folder else None
+            if file and file.exists():
+                found[each] = {name: from_record(r) for name, r in read_json(file).items()}
+            else:
+                found[each] = measure(
+                    network_at(curve, each, data, ends=ends, precision=precision), metrics
+                )
+                if file:
+                    write_json(file, {name: as_record(v) for name, v in found[each].items()})
+            advance(f"t = {each:g}")
+    found = {each: values for part in gathered(found) for each, values in part.items()}
+    distance = tuple(curve.distance(each) for each in ts)
+    values = {name: tuple(found[each][name] for each in ts) for name in metrics}
+    return Path(ts, distance, values, curve.arc_length(), _recalibrated_on(curve, data, ends))
+
+
+def _recalibrated_on(curve: Curve, data: Data, ends: str) -> str:
+    if not layers_with_statistics(curve.export(0.0)):
+        return "nothing: the network has no BatchNorm statistics"
+    where = (
+        "every t"
+        if ends == "recalibrated"
+        else "every t but the ends, which keep their own statistics"
+    )
+    return f"{len(data)} bonafide samples (sha256 {data.sha256[:16]}) at {where}"

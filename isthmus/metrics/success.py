@@ -1,0 +1,107 @@
+"""Attack success: the share of triggered samples that a network sends to the attacker's target.
+
+Source: Gu et al., BadNets, 2017; Zhao et al., ICLR 2020, section 3.2 (all-targets). Where we
+depart: samples whose true class already is the target are not counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.data.dataset import Data, Source, as_data
+from isthmus.metrics.accuracy import Accuracy
+from isthmus.metrics.values import Rate
+from isthmus.runs.devices import Precision
+from isthmus.runs.wording import percent
+from isthmus.types import BadInput, Trigger
+
+
+@dataclass(frozen=True, eq=False)
+class AttackSuccess:
+    """Share of triggered samples, their true class not the target, that are predicted as the
+    target, as a Rate.
+
+    Source: specification, section 5. With target "all" no sample is left out.
+    """
+
+    data: Source = field(repr=False)
+    trigger: Trigger
+    target: Target
+    precision: Precision = "fp32"
+    asked: Data = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", triggered(as_data(self.data), self.trigger, self.target))
+
+    def __call__(self, model: nn.Module) -> Rate:
+        """Return the model's attack success rate."""
+        return Accuracy(self.asked, self.precision)(model)
+
+
+Target = int | Literal["all"]
+"""The class that triggered inputs are sent to, or "all": each class i to i + 1, the last one to 0.
+"""
+
+
+def target_of(y: Tensor, target: Target, classes: int) -> Tensor:
+    """Return the label that the attacker wants for inputs of the true classes y, shape (n,).
+
+    Raises BadInput where the target is no class.
+
+    >>> target_of(torch.tensor([0, 9]), "all", 10).tolist(), target_of(torch.tensor([0, 9]), 1, 10).tolist()
+    ([1, 0], [1, 1])
+    """
+    if target == "all":
+        return (y + 1) % classes
+    if not isinstance(target, int) or not 0 <= target < classes:
+        raise BadInput(
+            f"target {target!r}",
+            expected=f"a class 0..{classes - 1} or 'all'",
+            fix="choose the target",
+        )
+    return torch.full_like(y, target)
+
+
+def eligible(data: Data, target: Target) -> Tensor:
+    """Return the indices of the samples whose true class is not the target, the only ones an attack
+    is judged on.
+    """
+    return (target_of(data.y, target, data.num_classes) != data.y).nonzero().squeeze(1)
+
+
+def triggered(data: Data, trigger: Trigger, target: Target) -> Data:
+    """Return the eligible samples with the trigger on and the target as label: accuracy on them is
+    attack success.
+
+    Raises BadInput where no sample is eligible.
+    """
+    index = eligible(data, target)
+    if not len(index):
+        raise BadInput(
+            "only samples of the target class",
+            expected="some of another class",
+            fix="choose another target",
+        )
+    clean = data[index]
+    return clean.with_floats(trigger(clean.floats()), target_of(clean.y, target, data.num_classes))
+
+
+def planted(
+    network: nn.Module, data: Source, trigger: Trigger, target: Target, *, least: float = 0.9
+) -> Rate:
+    """Return the attack success on evaluation data; refuse an attack that has not worked, before a
+    repair starts.
+
+    The same question to a network that was never poisoned gives the floor of the trigger. Raises
+    BadInput where the attack succeeds on a smaller share than `least`."""
+    success = AttackSuccess(data, trigger, target)(network)
+    if success < least:
+        raise BadInput(
+            f"an attack that succeeds on {success.hits} of {success.n} samples",
+            expected=f"{percent(least)} or more",
+            fix="train longer, raise the poison rate, or make the trigger stronger",
+        )
+    return success

@@ -1,0 +1,165 @@
+"""BatchNorm statistics of a network that has just been made out of others, from bonafide data
+alone.
+
+Source: specification of the project, section 4 (Zhao et al. and Garipov et al. refresh statistics
+at every t).
+
+InstanceNorm that keeps running statistics is treated alike; where the text says BatchNorm, it is
+meant too.
+
+Where we depart: variances are pooled over batches instead of averaged, running statistics are reset
+first, dropout stays off during the pass, and only the data given are read (the papers' code reads
+the whole training set)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from isthmus.data.dataset import Source, as_data
+from isthmus.models.forward import (
+    as_input,
+    device_of,
+    eval_mode,
+    several_samples,
+    takes_channels_last,
+)
+from isthmus.runs.devices import Precision, autocast
+
+_BATCH_VALUES = (
+    2500 * 3 * 32 * 32
+)  # of a batch: the whole of a bonafide set at the sizes of the literature
+
+
+class _Pooled:
+    """Count, mean and biased variance of one layer's input, pooled over batches (Chan's update),
+    float64.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.variance = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, layer: _NormBase, x: Tensor) -> None:
+        """Add the batch that has just passed: with momentum 1 the layer's running statistics are
+        those of x alone.
+        """
+        assert layer.running_mean is not None and layer.running_var is not None
+        count = x.numel() // x.shape[1]
+        mean, variance = (
+            layer.running_mean.double(),
+            layer.running_var.double() * (count - 1) / count,
+        )
+        total, shift = self.count + count, mean - self.mean.to(mean)
+        share = count / total
+        self.variance = (
+            (1 - share) * self.variance.to(mean)
+            + share * variance
+            + share * (1 - share) * shift.square()
+        )
+        self.mean, self.count = self.mean.to(mean) + share * shift, total
+
+    def write(self, layer: _NormBase) -> None:
+        """Give the layer the pooled statistics, the variance unbiased as torch's are."""
+        assert layer.running_mean is not None and layer.running_var is not None
+        layer.running_mean.copy_(self.mean)
+        layer.running_var.copy_(self.variance * self.count / max(1, self.count - 1))
+
+
+class _Averaged(_Pooled):
+    """The same for InstanceNorm, whose running statistics are means over samples of each one's own."""
+
+    def add(self, layer: _NormBase, x: Tensor) -> None:
+        """Add the batch that has just passed."""
+        assert layer.running_mean is not None and layer.running_var is not None
+        self.count += len(x)
+        share = len(x) / self.count
+        self.mean = torch.lerp(
+            self.mean.to(x.device, torch.double), layer.running_mean.double(), share
+        )
+        self.variance = torch.lerp(
+            self.variance.to(x.device, torch.double), layer.running_var.double(), share
+        )
+
+    def write(self, layer: _NormBase) -> None:
+        """Give the layer the means."""
+        assert layer.running_mean is not None and layer.running_var is not None
+        layer.running_mean.copy_(self.mean)
+        layer.running_var.copy_(self.variance)
+
+
+def layers_with_statistics(module: nn.Module) -> list[_NormBase]:
+    """Return the layers whose running statistics `recalibrate` replaces, in order: BatchNorm and
+    InstanceNorm.
+    """
+    return [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+
+
+def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorm layers that keep running statistics, in order."""
+    return [layer for layer in layers_with_statistics(module) if isinstance(layer, _BatchNorm)]
+
+
+@contextmanager
+def _pooling(layers: list[_NormBase]) -> Iterator[dict[_NormBase, _Pooled]]:
+    """Reset the layers and put them in train mode; within, their batches are pooled. Their momentum
+    is put back.
+    """
+    pooled = {
+        layer: _Pooled() if isinstance(layer, _BatchNorm) else _Averaged() for layer in layers
+    }
+    hooks = [
+        layer.register_forward_hook(lambda layer, args, _: pooled[layer].add(layer, args[0]))
+        for layer in layers
+    ]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+        layer.momentum = 1.0
+    try:
+        yield pooled
+    finally:
+        for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
+            layer.momentum = momentum
+            hook.remove()
+
+
+@torch.no_grad()
+def recalibrate(
+    module: nn.Module, data: Source, *, batch_size: int | None = None, precision: Precision = "fp32"
+) -> nn.Module:
+    """Replace the running statistics of every BatchNorm layer by those of `data`; return the
+    module.
+
+    One pass, BatchNorm in train mode and all else in eval mode, in batches as large as fit (a
+    bonafide set of 2,500 small images is one batch). The first layer's result does not depend on
+    the batch size; deeper layers see activations normalized by batch, so the size is the same on
+    every device. Networks without BatchNorm are left as they are, unread.
+
+    Raises BadInput where `data` is no data, or one sample is too few for a layer to have a
+    variance."""
+    layers = layers_with_statistics(module)
+    if not layers:
+        return module
+    x, device = as_data(data).x, device_of(module)
+    last = takes_channels_last(module, x)
+    size = batch_size or max(1, _BATCH_VALUES // x[0].numel())
+    with (
+        eval_mode(module),
+        _pooling(layers) as pooled,
+        autocast(device, precision),
+        several_samples(),
+    ):
+        for part in x.tensor_split(ceil(len(x) / size)):  # even: no last batch of one sample
+            module(as_input(part, device, channels_last=last))
+    for layer, statistics in pooled.items():
+        if (
+            statistics.count
+        ):  # a layer that the forward pass never reached keeps its reset statistics
+            statistics.write(layer)
+    return module

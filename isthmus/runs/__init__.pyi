@@ -1,0 +1,15 @@
+from .devices import Precision as Precision
+from .devices import fast_precision as fast_precision
+from .devices import pick_device as pick_device
+from .files import file_sha256 as file_sha256
+from .files import read_json as read_json
+from .files import write_json as write_json
+from .files import write_text as write_text
+from .folder import claimed as claimed
+from .identity import describe as describe
+from .identity import sha256_of as sha256_of
+from .processes import joined_ranks as joined_ranks
+from .processes import ranks as ranks
+from .progress import shown as shown
+from .wording import first_line as first_line
+from .wording import percent as percent

@@ -1,0 +1,66 @@
+"""Devices and the precision of computation."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+from isthmus.runs.processes import ranks
+from isthmus.types import BadInput
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """Return the named device; without a name, the rank's GPU where there is one, else the CPU.
+
+    Raises BadInput where the device is unknown or not on this machine.
+    """
+    if name is None or name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", ranks().local)
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # no values can be had of "meta"
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"device {str(name)!r}",
+            expected="a device of this machine",
+            fix="pass cpu, cuda, cuda:1, mps or auto",
+        ) from error
+    return device
+
+
+def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return the precision that `auto` stands for: bf16 where the hardware multiplies it natively,
+    else fp32.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cpu":
+        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
+    return "fp32"
+
+
+def chosen_precision(device: torch.device, precision: Precision) -> Literal["fp32", "bf16"]:
+    """Return the precision asked for, with `auto` resolved for the device. Raises BadInput where it
+    is unknown.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise BadInput(
+            f"precision {precision!r}", expected="auto, fp32 or bf16", fix="pass one of these"
+        )
+    return fast_precision(device) if precision == "auto" else precision
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Return the context in which a forward pass runs at the given precision."""
+    enabled = chosen_precision(device, precision) == "bf16"
+    context: AbstractContextManager[None] = torch.autocast(
+        device.type, torch.bfloat16, enabled=enabled
+    )
+    return context

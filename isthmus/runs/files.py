@@ -1,0 +1,69 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from isthmus.types import BadInput
+
+
+def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
+    """Call `write` on a temporary neighbor of `path`, then put it in place; on failure nothing is
+    left.
+
+    Raises BadInput where the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # in which torch and safetensors report a full disk
+        raise BadInput(
+            f"{path}, which could not be written ({str(error).partition(chr(10))[0]})",
+            expected="a folder that can be written, with room on the disk",
+            fix="free some space or choose another place; nothing was left half-written",
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return path
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write text atomically. Raises BadInput as `write_atomically` does."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path | str, record: Any) -> Path:
+    """Write a record as indented JSON, atomically. Raises BadInput as `write_atomically` does."""
+    return write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Return the record in a JSON file. Raises BadInput where it is missing or no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path} ({error})", expected="a readable JSON file", fix="check the path"
+        ) from error
+
+
+def file_sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

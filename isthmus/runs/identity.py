@@ -1,0 +1,78 @@
+"""What a run is recognized by: hashes of tensors, and settings as text that is equal in every
+process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields, is_dataclass
+from functools import partial
+from pathlib import PurePath
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def sha256_of(*tensors: Tensor) -> str:
+    """Return the hash of the tensors' types, shapes and bytes, in order, wherever they live.
+
+    >>> import torch
+    >>> sha256_of(torch.zeros(2)) == sha256_of(torch.zeros(2)) != sha256_of(torch.zeros(1, 2))
+    True
+    """
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe(value: Any) -> str:
+    """Return a value's name and settings, equal in every process: what a run is recognized by.
+
+    Names are bare: where a class stands in the package is no part of what was run.
+
+    >>> describe(describe), describe(0.5)
+    ('describe', '0.5')
+    """
+    if hasattr(value, "sha256"):
+        return f"{type(value).__name__}({value.sha256})"
+    if isinstance(value, Tensor):
+        return sha256_of(value)
+    if isinstance(value, PurePath):
+        return value.name  # where a folder lies is the machine's affair
+    if isinstance(value, torch.Generator):
+        return f"Generator({value.initial_seed()})"
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = [f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value) if f.repr]
+        return f"{type(value).__name__}({', '.join(shown)})"
+    if isinstance(value, FunctionType):
+        return f"{value.__qualname__}{_body(value) if '<' in value.__qualname__ else ''}"
+    if isinstance(value, partial):
+        return (
+            f"partial({describe(value.func)}, {describe(value.args)}, {describe(value.keywords)})"
+        )
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(describe, value))})"
+    if (
+        getattr(type(value), "__repr__", None) is object.__repr__
+    ):  # it would name an address, another in each process
+        held = getattr(value, "__dict__", {})  # one made in C may have none
+        return f"{type(value).__qualname__}({describe(held)})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {describe(each)}" for key, each in value.items()) + "}"
+    return repr(value)
+
+
+def _body(function: FunctionType) -> str:
+    """Tell functions without a name of their own apart, by what they do and what they close over."""
+    code = function.__code__
+    closed = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
+    digest = hashlib.sha256(code.co_code + repr((code.co_names, closed)).encode())
+    digest.update(
+        repr([const for const in code.co_consts if not isinstance(const, CodeType)]).encode()
+    )
+    return f"({digest.hexdigest()[:16]})"

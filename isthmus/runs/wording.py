@@ -1,0 +1,48 @@
+"""Small phrases for messages: suggestions, percentages, shortened lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the way out of an unknown word: the known words near it, else the first few of them.
+
+    >>> closest("cifar", ["digits", "cifar10"]), closest("x", ["digits", "cifar10"]), closest("x", [])
+    ('did you mean cifar10?', 'choose one of cifar10, digits', 'check the spelling')
+    """
+    known = sorted(set(known))
+    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return (
+        f"choose one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+        if known
+        else "check the spelling"
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, with as many decimals as it takes not to claim all or nothing
+    wrongly.
+
+    A space that does not break stands before the sign.
+
+    >>> [percent(p).replace("\u00a0", " ") for p in (0.8412, 1.0, 0.9998, 0.0)]
+    ['84.1 %', '100.0 %', '99.98 %', '0.0 %']
+    """
+    digits = next((d for d in (1, 2, 3) if 0 < round(100 * share, d) < 100), 1)
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """Return the first few names and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,312 @@
+"""`repair` end to end on networks that train in seconds, and the evidence it is judged by."""
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from support.backdoored import FAST, TRIGGER
+
+from isthmus import Bezier, Data, PolyChain, evaluate_path, fit, load_data, repair
+from isthmus.data import hold_out
+from isthmus.defenses import (
+    AVERAGED,
+    BONAFIDE,
+    FEW,
+    AlongPath,
+    FineTune,
+    PerturbedCopy,
+    averaged_repairs,
+    farthest_within,
+    fixed,
+    settled,
+    standard,
+    up_to,
+)
+from isthmus.defenses.curve_repair.repair import to_the_mean
+from isthmus.defenses.curve_repair.stand_ins import STAND_INS, stand_ins
+from isthmus.evidence import Judge, evidence
+from isthmus.evidence.record import schema
+from isthmus.metrics import Accuracy, AttackSuccess
+from isthmus.models import mlp, small_cnn
+from isthmus.types import BadInput
+
+RULE = farthest_within(0.06)  # what 40 held-out samples can resolve
+
+
+@pytest.fixture(scope="module")
+def found(tampered, samples):
+    return repair(tampered[0], samples[0], tampered[1], points=11, rule=RULE, **FAST)
+
+
+def test_the_backdoor_goes_and_the_accuracy_stays(tampered, samples, found):
+    record = evidence(found, tampered[0], Judge(samples[1], TRIGGER, 1))
+    assert record["before"]["attack success"]["value"] > 0.9
+    assert record["after"]["attack success"]["value"] < 0.1
+    held = found.path.at(float(found.t))[BONAFIDE]
+    resolved = (
+        0.06 + (held.high - held.low) / 2
+    )  # the rule's tolerance, and what so few held-out samples leave open
+    assert record["after"]["accuracy"]["value"] > record["before"]["accuracy"]["value"] - resolved
+
+
+def test_the_result_is_an_ordinary_network_and_is_the_one_that_was_measured(tampered, found):
+    assert found.model.state_dict().keys() == tampered[0].state_dict().keys()
+    assert type(found.model) is type(tampered[0]) and not found.model.training
+    assert found.path.at(float(found.t))[BONAFIDE] == Accuracy(found.held_out)(found.model)
+
+
+def test_the_samples_that_choose_are_not_those_that_train(samples, found):
+    chosen, fitted = (
+        {tuple(x.flatten().tolist()) for x in part.x} for part in (found.held_out, found.fitted)
+    )
+    everything = {tuple(x.flatten().tolist()) for x in samples[0].x}
+    assert not chosen & fitted and chosen | fitted == everything
+
+
+@pytest.mark.parametrize("n, held", [(60, 0), (100, 0), (200, 40), (1000, 200)])
+def test_few_samples_are_all_trained_on(n, held):
+    data = Data(torch.arange(n).view(n, 1, 1, 1) / n, torch.arange(n) % 3, 3)
+    fitted, measured = hold_out(data, 0.2, seed=0)
+    assert (
+        (len(measured) == held and len(fitted) == n - held)
+        if held
+        else (fitted is data and measured is data)
+    )
+
+
+def test_with_few_samples_the_choice_claims_no_confidence(tampered, samples):
+    few = repair(tampered[0], samples[0][:60], tampered[1], points=3, **{**FAST, "steps": 5})
+    assert not few.t.confident
+    record = evidence(few, tampered[0])
+    assert "cannot tell" in record["verdict"] and "candidate" in record["limits"][0]
+
+
+def test_one_checkpoint_is_enough(tampered, samples):
+    """Without a second one the curve leads to a copy that computes the same, elsewhere."""
+    found = repair(tampered[0], samples[0], points=3, rule=fixed(0.4), **{**FAST, "steps": 5})
+    assert found.t == 0.4 and found.second == "permuted copy" and found.curve.distance(1.0) > 1
+    asked = Accuracy(samples[0])
+    assert asked(found.other) == asked(tampered[0])
+
+
+@pytest.mark.parametrize("other", [PerturbedCopy(0.5), FineTune({"steps": 2, "lr": 0.1})])
+def test_whatever_makes_a_network_makes_a_second_endpoint(other, tampered, samples):
+    found = repair(tampered[0], samples[0], other, points=3, **{**FAST, "steps": 5})
+    assert type(other).__name__ in found.second
+    expected = other(tampered[0], found.fitted).state_dict()
+    assert all(
+        torch.equal(value, expected[name]) for name, value in found.other.state_dict().items()
+    )
+
+
+def test_where_nothing_can_be_permuted_the_copy_is_fine_tuned(samples):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    fit(net, samples[0], steps=60, lr=0.1)
+    found = repair(net, samples[0], points=3, rule=fixed(0.4), **{**FAST, "steps": 5})
+    assert found.second.startswith("fine-tuned copy")
+    assert repair(net, samples[0], points=3, **{**FAST, "steps": 5}).second == found.second, (
+        "it has no BatchNorm"
+    )
+
+
+def test_few_samples_lead_straight_to_the_mean_of_two_repairs(tampered, samples, tmp_path):
+    """The default is the call of `repair` that says it all; what it keeps in its folder changes
+    nothing.
+    """
+    options = {**FAST, "steps": 30, "points": 3}
+    found = repair(tampered[0], samples[0], folder=tmp_path, **options)
+    end = averaged_repairs(**{**FAST, "steps": 30})
+    said = repair(
+        tampered[0], samples[0], end, bends=0, low=0.5, high=1.0, rule=up_to(1.0), **options
+    )
+    assert (
+        found.second == AVERAGED
+        and found.t.rule.startswith("up_to(1")
+        and found.path.t == said.path.t
+    )
+    assert end.training["steps"] == 60 and {file.stem for file in tmp_path.glob("*.state")} == {
+        "curve",
+        "copy",
+    }
+    for again in (said, repair(tampered[0], samples[0], folder=tmp_path, **options)):
+        for name, value in again.model.state_dict().items():
+            assert torch.equal(value, found.model.state_dict()[name])
+
+
+def test_where_the_samples_object_to_the_mean_of_two_repairs_a_curve_follows(
+    tampered, samples, tmp_path
+):
+    """A learning rate that no fine-tuned copy bears; the same call again takes up both runs."""
+    options = {**FAST, "steps": 40, "lr": 12.0, "points": 3}
+    found = repair(tampered[0], samples[0], folder=tmp_path, **options)
+    assert (
+        found.second.startswith("permuted copy, for the mean of two repairs")
+        and found.history is not None
+    )
+    assert found.path.t == (0.0, 0.1, 0.25, 0.4, 1.0) and found.t.rule.startswith("up_to(0.28")
+    assert found.spent == averaged_repairs(steps=40).training["steps"]
+    again = repair(tampered[0], samples[0], folder=tmp_path, **options)
+    assert all(
+        torch.equal(v, again.model.state_dict()[name])
+        for name, v in found.model.state_dict().items()
+    )
+
+
+def test_as_a_defense_no_curve_follows_which_would_spend_the_budget_twice(tampered, samples):
+    options = {**FAST, "steps": 40, "lr": 12.0}
+    mean = to_the_mean(tampered[0], samples[0], **options)
+    assert mean.t < 1 and mean.path.t[-1] == 1  # the samples object
+    defended = AlongPath({**options, "steps": 80})(tampered[0], samples[0])
+    assert all(
+        torch.equal(v, defended.state_dict()[name]) for name, v in mean.model.state_dict().items()
+    )
+
+
+def test_the_mean_of_two_repairs_has_lost_the_backdoor(tampered, samples):
+    found = repair(tampered[0], samples[0], points=3, **FAST)
+    record = evidence(found, tampered[0], Judge(samples[1], TRIGGER, 1))
+    assert found.second == AVERAGED and record["before"]["attack success"]["value"] > 0.9
+    assert (
+        record["after"]["attack success"]["value"] < 0.1
+        and record["after"]["accuracy"]["value"] > 0.9
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"rule": fixed(0.3)}, {"bends": 2}, {"rho": 1.0}, {"high": 0.3}, {"points": [0.2, 0.4]}],
+)
+def test_who_asks_for_a_curve_gets_one(asked, tampered, samples):
+    found = repair(tampered[0], samples[0], **{"points": 3, **asked}, **{**FAST, "steps": 5})
+    assert found.second == "permuted copy" and found.history is not None
+
+
+def test_many_samples_train_a_curve(tampered):
+    data = load_data("digits")[:FEW]
+    found = repair(tampered[0], data, points=3, **{**FAST, "steps": 5})
+    assert found.second == "permuted copy" and found.t.rule.startswith("up_to(0.28")
+
+
+def test_the_stand_in_for_the_trigger_falls_where_the_attack_does(tampered, samples):
+    """No rule sees the trigger; what it sees instead falls with it, if a little earlier: a stand-in
+    is weaker.
+    """
+    options = {**FAST, "steps": 100}
+    found = repair(
+        tampered[0], samples[0], tampered[1], watch=stand_ins, rule=settled(STAND_INS), **options
+    )
+    attack = evaluate_path(
+        found.curve,
+        {"attack": AttackSuccess(samples[1], TRIGGER, 1)},
+        found.path.t,
+        recalibrate_on=found.fitted,
+    )
+    assert found.t.confident and found.t.rule.startswith("settled")
+    before, after = attack.at(0.0)["attack"], attack.at(float(found.t))["attack"]
+    assert before > 0.9 and after < 0.25
+    assert np.corrcoef(found.path[STAND_INS][:-1], attack["attack"][:-1])[0, 1] > 0.8
+
+
+def test_as_a_defense_it_spends_what_the_others_spend(tampered, samples):
+    options = {**FAST, "steps": 6}
+    found = repair(tampered[0], samples[0], **options)
+    defended = AlongPath({**options, "steps": 12})(tampered[0], samples[0])
+    assert all(
+        torch.equal(v, defended.state_dict()[name]) for name, v in found.model.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize("kind", [Bezier, PolyChain])
+@pytest.mark.parametrize("bends", [0, 1, 2])
+def test_every_curve_serves(kind, bends, tampered, samples):
+    options = {**FAST, "steps": 5}
+    found = repair(
+        tampered[0], samples[0], tampered[1], kind=kind, bends=bends, points=3, **options
+    )
+    assert (found.history is None) == (bends == 0) and type(found.curve) is kind
+
+
+def test_an_interrupted_repair_goes_on_to_the_same_network(tampered, samples, found, tmp_path):
+    options = {**FAST, "points": 11, "rule": RULE, "folder": tmp_path}
+    first = repair(tampered[0], samples[0], tampered[1], **options)
+    point = sorted((tmp_path / "points").iterdir())[3]
+    point.unlink()
+    again = repair(tampered[0], samples[0], tampered[1], **options)
+    for one in (first, again):
+        assert all(
+            torch.equal(v, found.model.state_dict()[k]) for k, v in one.model.state_dict().items()
+        )
+    assert again.path == found.path and point.exists()
+
+
+@pytest.mark.parametrize("judge", ["nothing", "evaluation", "trigger alone", "all"])
+@pytest.mark.parametrize("compared", [False, True])
+def test_the_record_keeps_to_its_schema(judge, compared, tampered, samples, found):
+    judges = {
+        "nothing": Judge(),
+        "evaluation": Judge(samples[1]),
+        "trigger alone": Judge(None, TRIGGER, 1),
+        "all": Judge(samples[1], TRIGGER, "all"),
+    }
+    rivals = standard(found.other, {"steps": 2, "lr": 0.01}) if compared else {}
+    record = evidence(found, tampered[0], judges[judge], baselines=rivals)
+    assert len(record["baselines"]) == len(rivals)
+    assert ("trigger" in record) == (judge in ("trigger alone", "all"))
+    jsonschema.validate({**record, "provenance": {**record["provenance"], **ORIGIN}}, schema())
+
+
+ORIGIN = {
+    "isthmus": "0",
+    "torch": "0",
+    "python": "0",
+    "numpy": "0",
+    "platform": "any",
+    "seed": 0,
+    "command": "test",
+    "time": "2026-01-01T00:00:00+00:00",
+    "data": {},
+    "seconds": 1.0,
+}
+
+
+def at_chance(_):
+    torch.manual_seed(0)
+    return small_cnn(channels=1, width=16)
+
+
+@pytest.mark.parametrize(
+    "network, data, other, says",
+    [
+        (at_chance, lambda d: d, None, "chance"),
+        (lambda nets: nets[0], lambda d: d[:8], None, "8 bonafide samples for 10 classes"),
+        (lambda nets: nets[0], lambda d: d, mlp(channels=1, size=8), "one architecture"),
+        (lambda nets: nets[0], lambda d: d, at_chance(None), "chance"),
+    ],
+)
+def test_unusable_input_is_refused_before_any_training(
+    network, data, other, says, tampered, samples, tmp_path
+):
+    with pytest.raises(BadInput, match=says):
+        repair(network(tampered), data(samples[0]), other, folder=tmp_path, **FAST)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_path_of_ruins_is_called_one(tampered, samples):
+    """Trained at a rate that destroys: the samples can tell, and what they tell is not that they
+    cannot.
+    """
+    options = {**FAST, "steps": 5, "lr": 300.0, "clip": None}
+    ruined = repair(tampered[0], samples[0], tampered[1], points=3, **options)
+    assert (
+        ruined.damaged
+        and "Every point of the path costs too much" in evidence(ruined, tampered[0])["verdict"]
+    )
+
+
+def test_a_rule_of_ones_own(tampered, samples):
+    seen = []
+    rule = lambda path: seen.append(path) or farthest_within(0.9)(path)  # noqa: E731
+    found = repair(
+        tampered[0], samples[0], tampered[1], points=3, rule=rule, **{**FAST, "steps": 5}
+    )
+    assert seen == [found.path] and set(found.path.values) == {BONAFIDE, "bonafide loss"}

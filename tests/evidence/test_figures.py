@@ -1,0 +1,189 @@
+"""Figures: what is drawn is what was measured."""
+
+import math
+import re
+
+import matplotlib
+import pytest
+from support.records import example
+
+from isthmus.evidence import figures, labels
+from isthmus.metrics import Path, Rate
+from isthmus.metrics.values import Mean
+from isthmus.types import BadInput
+
+
+@pytest.fixture
+def full():
+    return example()
+
+
+@pytest.fixture
+def measured():
+    values = {
+        "accuracy": tuple(Rate(h, 50) for h in (45, 40, 44)),
+        "loss": (Mean(0.3, 50, 0.1),) * 3,
+    }
+    return Path(
+        t=(0.0, 0.5, 1.0),
+        distance=(0.0, 1.0, 0.5),
+        values=values,
+        length=2.0,
+        recalibrated_on="3 samples",
+    )
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def texts(figure):
+    return {t.get_text() for axes in figure.axes for t in axes.texts} | {
+        t.get_text() for legend in figure.legends for t in legend.get_texts()
+    }
+
+
+def test_shares_and_losses_are_drawn_where_they_were_measured(full):
+    top, bottom = figures.along_path(full).axes
+    for axes, name in ((top, "accuracy"), (top, "attack success"), (bottom, "bonafide loss")):
+        line = lines(axes)[labels.label(name)]
+        assert list(line.get_xdata()) == full["path"]["t"]
+        assert list(line.get_ydata()) == [v["value"] for v in full["path"]["values"][name]]
+    assert len(top.collections) == 3 and len(bottom.collections) == 2  # one band each
+    low, high = (full["path"]["values"]["accuracy"][3][end] for end in ("low", "high"))
+    corners = top.collections[0].get_paths()[0].vertices
+    assert {low, high} <= {y for x, y in corners if x == full["path"]["t"][3]}
+
+
+def test_chosen_point_and_ends_are_named(full):
+    figure = figures.along_path(full)
+    assert {
+        "chosen: t = 0.4",
+        "as received",
+        "fine-tuned copy",
+        "t",
+        "Attack success rate",
+    } <= texts(figure)
+    for axes in figure.axes:
+        assert any(list(line.get_xdata()) == [0.4, 0.4] for line in axes.get_lines())
+
+
+def test_a_measured_path_is_drawn_as_well(measured):
+    figure = figures.along_path(measured, chosen=0.5, ends=("mine", "yours"))
+    assert {"chosen: t = 0.5", "mine", "yours"} <= texts(figure)
+    assert list(lines(figure.axes[0])["Clean accuracy"].get_ydata()) == [0.9, 0.8, 0.88]
+    assert not [t for t in texts(figures.along_path(measured)) if "chosen" in t]
+
+
+def test_a_small_dip_is_visible_and_a_low_curve_is_not_cut(full):
+    del full["path"]["values"]["attack success"]
+    top = figures.along_path(full).axes[0]
+    assert 0.6 < top.get_ylim()[0] < 0.85
+    full["path"]["values"]["accuracy"][5].update(value=0.2, low=0.19)
+    assert figures.along_path(full).axes[0].get_ylim()[0] < 0.05
+
+
+def test_a_high_barrier_makes_losses_logarithmic(full):
+    assert figures.along_path(full).axes[1].get_yscale() == "linear"
+    full["path"]["values"]["loss"][5].update(value=900.0, low=-1.0)
+    figure = figures.along_path(full)
+    assert figure.axes[1].get_yscale() == "log"
+    assert "mathdefault" not in figures.to_svg(
+        figure, "x"
+    )  # formulae are off: the numbers have to be plain
+
+
+def test_what_was_not_finite_leaves_a_gap(full):
+    full["path"]["values"]["loss"][5] = {"value": None}
+    y = lines(figures.along_path(full).axes[1])["Clean loss"].get_ydata()
+    assert math.isnan(y[5]) and math.isfinite(y[4])
+    full["path"]["values"] = {
+        "bonafide loss": [{"value": None}] * 11,
+        "bonafide accuracy": [{"value": None}] * 11,
+    }
+    figures.to_svg(figures.along_path(full), "x")
+
+
+def test_figures_do_not_touch_the_settings(full):
+    before = dict(matplotlib.rcParams)
+    figures.to_svg(figures.along_path(full), "x")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_classes(full):
+    axes = figures.per_class(full).axes[0]
+    names = list(full["after"]["per_class"])
+    assert [t.get_text() for t in axes.get_yticklabels()] == names
+    drawn = lines(axes)
+    assert list(drawn["before"].get_xdata()) == [
+        full["before"]["per_class"][n]["value"] for n in names
+    ]
+    assert list(drawn["after, 95 % interval"].get_xdata()) == [
+        full["after"]["per_class"][n]["value"] for n in names
+    ]
+
+
+def test_worst_classes_first_where_there_are_too_many(full):
+    full["after"]["per_class"] = {str(i): {"value": 1 - i / 1000} for i in range(1000)}
+    full["before"]["per_class"] = {}
+    assert figures.worst_classes(full, 3) == ["999", "998", "997"]
+    assert len(figures.per_class(full).axes[0].get_yticklabels()) == 20
+
+
+def test_training_loss_against_steps(full):
+    (line,) = figures.training_loss(full).axes[0].get_lines()
+    assert list(line.get_ydata()) == full["curve"]["losses"]
+    assert list(line.get_xdata()) == [200.0 * (i + 0.5) for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("draw", "spoil"),
+    [
+        (figures.along_path, lambda r: r.pop("path")),
+        (figures.per_class, lambda r: r["after"].pop("per_class")),
+        (figures.training_loss, lambda r: r["curve"].pop("losses")),
+    ],
+)
+def test_nothing_to_draw_is_said(full, draw, spoil):
+    spoil(full)
+    with pytest.raises(BadInput):
+        draw(full)
+
+
+def test_the_svg_stands_alone_in_any_page(full):
+    full["provenance"]["other"]["kind"] = "<b>&$x^2$</b>"
+    figure = figures.along_path(full)
+    svg = figures.to_svg(figure, "first")
+    assert (
+        svg.startswith("<svg")
+        and svg.endswith("</svg>")
+        and "http" not in svg
+        and "<style" not in svg
+    )
+    assert "<b>" not in svg and "&lt;b&gt;&amp;$x^2$" in svg
+    names = re.findall(r'\bid="([^"]+)"', svg)
+    assert names and all(name.startswith("first-") for name in names)
+    used = set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg))
+    assert used and used <= set(names)
+    assert f"var(--attack, {figures.COLORS['attack']})" in svg
+    bare = re.sub(r"var\(--\w+, #\w+\)", "", svg)
+    assert not [color for color in figures.COLORS.values() if color in bare]
+    assert svg == figures.to_svg(figures.along_path(full), "first")
+
+
+def test_no_line_crosses_what_was_not_measured():
+    ts = (0.0, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 1.0)
+    path = Path(
+        ts,
+        (0.0,) * len(ts),
+        {"accuracy": tuple(Rate(90 + i, 100) for i in range(len(ts)))},
+        1.0,
+        "nothing",
+    )
+    drawn = figures.along_path(path).axes[0].lines[0]
+    x, y = drawn.get_xdata(), drawn.get_ydata()
+    assert [t for t, value in zip(x, y, strict=True) if value != value] == [
+        0.1,
+        1.0,
+    ]  # a gap before each leap's end
+    assert [t for t, value in zip(x, y, strict=True) if value == value] == list(ts)

@@ -1,0 +1,173 @@
+"""The page in a real browser: it is all there, it fits, it can be read, and it asks for nothing.
+
+Needs Chromium (Debian: `apt-get install chromium`) or Chrome, found on the path or named by the
+variable CHROME."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from support.records import example, hostile, surrounded, variant
+
+from isthmus.evidence.page import to_html
+
+NAMES = (
+    os.environ.get("CHROME"),
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+)
+BROWSER = next((found for name in NAMES if name and (found := shutil.which(name))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--allow-file-access-from-files",  # so that the frame may look into the page
+]
+WIDTHS = (320, 390, 1280)
+
+# What is looked at, in each frame: sizes in CSS pixels, with all details opened.
+LOOK = """
+const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
+const look = frame => {
+  const page = frame.contentDocument, root = page.documentElement;
+  for (const each of page.querySelectorAll("details")) each.open = true;
+  const figures = [...page.querySelectorAll("figure svg")].filter(e => e.getClientRects().length);
+  const cells = [...page.querySelectorAll("h1, h2, p, th, td, dd, li, figcaption, caption, svg")];
+  return {
+    width: root.clientWidth, needed: root.scrollWidth, height: root.scrollHeight,
+    title: page.title, verdict: page.querySelector("h1").innerText,
+    headings: [...page.querySelectorAll("h2")].map(e => e.innerText),
+    figures: figures.map(box),
+    labels: figures.map(f => [...f.querySelectorAll("text")].map(e => [e.textContent, ...box(e)])),
+    sticking_out: cells.filter(e => !e.closest(".scroll") && e.getBoundingClientRect().right > root.clientWidth + 1)
+      .map(e => e.tagName + " " + e.textContent.slice(0, 40)),
+    requested: frame.contentWindow.performance.getEntriesByType("resource").map(e => e.name),
+    ink: getComputedStyle(root).getPropertyValue("--ink").trim(),
+  };
+};
+window.onload = () => {
+  const seen = [...document.querySelectorAll("iframe")].map(look);
+  document.body.innerHTML = "<pre></pre>";
+  document.querySelector("pre").textContent = JSON.stringify({seen, harmed: window.harmed === undefined ? 0 : 1});
+};
+"""
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no browser: install chromium, or set CHROME to one"
+)
+
+
+def seen(page, folder, *flags):
+    """Return what a browser finds on the page at each width, and whether a script on it could run."""
+    (folder / "page.html").write_text(page)
+    frames = "".join(
+        f'<iframe src="page.html" style="width:{w}px;height:900px;border:0"></iframe>'
+        for w in WIDTHS
+    )
+    (folder / "frame.html").write_text(f"<!doctype html><body>{frames}<script>{LOOK}</script>")
+    command = [
+        BROWSER,
+        *FLAGS,
+        *flags,
+        f"--user-data-dir={folder / 'profile'}",
+        "--window-size=1400,1000",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [*command, (folder / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    text = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
+    assert text, f"the browser showed nothing: {done.stderr[-2000:]}"
+    found = json.loads(html.unescape(text[1]))
+    return dict(zip(WIDTHS, found["seen"], strict=True)), found["harmed"]
+
+
+def overlapping(labels):
+    """Pairs of texts of one figure that lie over each other."""
+    pairs = [(a, b) for i, a in enumerate(labels) for b in labels[:i]]
+    return [
+        (a[0], b[0])
+        for a, b in pairs
+        if a[1] < b[3] - 1 and b[1] < a[3] - 1 and a[2] < b[4] - 1 and b[2] < a[4] - 1
+    ]
+
+
+RECORDS = {
+    "full": lambda: example(),
+    "landscape": lambda: surrounded(example()),
+    "bare": lambda: variant(
+        example(),
+        trigger=False,
+        evaluation=False,
+        baselines=False,
+        confident=False,
+        count=2,
+        names=["only"],
+    ),
+    "hostile": lambda: variant(hostile(example()), count=101),
+    "long": lambda: variant(example(), names=[f"{'averylongword' * 9} {i}" for i in range(1000)]),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_the_page_in_a_browser(kind, tmp_path):
+    record = RECORDS[kind]()
+    widths, harmed = seen(to_html(record), tmp_path)
+    assert not harmed
+    for width, found in widths.items():
+        assert found["width"] == width
+        assert not found["sticking_out"] and found["needed"] <= width
+        assert not found["requested"]
+        assert " ".join(found["verdict"].split()) == " ".join(record["verdict"].split())
+        assert found["headings"][:3] == ["Before and after", "Along the path", "The chosen point"]
+        assert len(found["figures"]) == 1 + bool(record["curve"]["losses"]) + (
+            "landscape" in record
+        )
+        for (left, top, right, bottom), labels in zip(
+            found["figures"], found["labels"], strict=True
+        ):
+            assert right - left > 0.6 * min(width, 900) and bottom - top > 80
+            assert len(labels) > 5 and not overlapping(labels)
+            for text, *place in labels:
+                assert place[0] >= 0 and place[2] <= width, text
+                assert min(place[2] - place[0], place[3] - place[1]) > 4
+                assert max(place[2] - place[0], place[3] - place[1]) >= 6
+            heights = [
+                place[3] - place[1] for text, *place in labels if text.strip("0.") and len(text) < 8
+            ]
+            assert min(heights) >= 9.5  # letters that a person can read, on the smallest screen too
+
+
+def test_the_page_on_a_dark_screen(tmp_path):
+    page = to_html(example())
+    light, _ = seen(page, tmp_path)
+    dark, _ = seen(page, tmp_path, "--blink-settings=preferredColorScheme=0")
+    assert light[1280]["ink"] == "#1c2430" and dark[1280]["ink"] == "#e6eaf0"
+
+
+def test_a_request_would_be_noticed(tmp_path):
+    """The other tests prove nothing unless a page that does ask, or does run a script, is caught."""
+    page = (
+        '<!doctype html><h1>x</h1><img src="http://127.0.0.1:9/x.png"><p style="width:2000px">x</p>'
+    )
+    widths, harmed = seen(page + "<script>parent.harmed = 1</script>", tmp_path)
+    assert harmed and widths[390]["requested"] == ["http://127.0.0.1:9/x.png"]
+    assert widths[390]["needed"] == 2008 and widths[390]["sticking_out"] == ["P x"]

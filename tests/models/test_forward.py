@@ -1,0 +1,228 @@
+"""Laws of how networks run: modes, batches, precision, layout, devices, ranks outside a launch."""
+
+import copy
+
+import pytest
+import torch
+from support.networks import ZOO, data, network
+from torch import nn
+
+from isthmus import BadInput, Bezier, Linf, fit, input_hessian_top
+from isthmus.attacks import PGD
+from isthmus.models import frozen, laid_out
+from isthmus.models.forward import (
+    as_input,
+    device_of,
+    eval_mode,
+    outputs,
+    pass_size,
+    set_channels_last,
+    takes_channels_last,
+)
+from isthmus.models.view import copied
+from isthmus.runs import fast_precision, joined_ranks, pick_device, ranks
+from isthmus.runs.devices import autocast, chosen_precision
+from isthmus.runs.processes import Ranks, average, gathered, share_from_first
+
+CPU = torch.device("cpu")
+every_network = pytest.mark.parametrize("kind", ZOO)
+
+
+@every_network
+def test_outputs_do_not_depend_on_batches_or_modes_and_change_nothing(kind):
+    net, x = network(kind).train(), data(40).x
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    expected = network(kind)(x).detach()
+    for size in (None, 40, 7, 1):
+        if size == 1 and kind == "batchnorm1d":
+            continue  # a layer without running statistics needs two
+        found = outputs(net, x, batch_size=size)
+        assert found.dtype == torch.float32
+        assert not found.requires_grad
+        if kind != "batchnorm1d":
+            assert torch.allclose(found, expected, atol=1e-5)
+    assert all(part.training for part in net.modules())
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+
+
+def test_bytes_and_floats_give_the_same_outputs():
+    net = network("batchnorm")
+    assert torch.equal(outputs(net, data(dtype=torch.uint8).x), outputs(net, data().x))
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "view"])
+def test_weights_are_laid_out_for_a_block_and_put_back_even_when_it_breaks_off(kind):
+    net, x = network(kind), data(4).x
+    convolution = next(m for m in net.modules() if isinstance(m, nn.Conv2d)).weight
+    with pytest.raises(ZeroDivisionError), laid_out(net, x) as last:
+        assert last == (kind == "batchnorm") == (not convolution.is_contiguous())
+        raise ZeroDivisionError
+    assert convolution.is_contiguous()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_the_form_of_an_input(dtype, channels_last):
+    x = data(4, dtype=dtype).x
+    given = as_input(x, CPU, channels_last=channels_last)
+    assert given.dtype == (torch.float32 if dtype == torch.uint8 else dtype)
+    assert torch.equal(given, x / 255 if dtype == torch.uint8 else x)
+    assert given.is_contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+
+
+@every_network
+def test_channels_last_is_tried_first(kind):
+    net = network(kind).train()
+    assert takes_channels_last(net, data(4).x) == (kind not in ("view", "lstm"))
+    assert all(part.training for part in net.modules())
+
+
+def test_a_broken_network_is_left_for_the_real_pass_to_report():
+    assert takes_channels_last(nn.Linear(7, 2), data(4).x)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        outputs(nn.Linear(7, 2), data(4).x)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_hooks_have_just_computed_are_copied_too(norm):
+    net, x = nn.Sequential(nn.Flatten(), norm(nn.Linear(192, 4))).eval(), data(4).x
+    expected = net(x)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(net)
+    twin = copied(net)
+    assert torch.equal(twin(x), expected) and torch.equal(net(x), expected)
+    with torch.no_grad():
+        next(twin.parameters()).zero_()
+    assert not torch.equal(twin(x), expected) and torch.equal(net(x), expected)
+
+
+@every_network
+def test_a_change_of_layout_changes_no_number_and_goes_back(kind):
+    net = network(kind)
+    before = [(p, p.detach().clone(), p.stride()) for p in net.parameters()]
+    for on in (True, False):
+        set_channels_last(net, on)
+        assert all(torch.equal(p, was) for p, was, _ in before)
+        assert [p for p in net.parameters()] == [p for p, _, _ in before]  # noqa: C416
+    assert all(p.stride() == stride for p, _, stride in before)
+
+
+def test_modes_come_back_as_they_were_also_mixed_and_after_an_error():
+    net = network("batchnorm").train()
+    net[1].eval()
+    net[7].eval()
+    modes = [part.training for part in net.modules()]
+    with eval_mode(net) as same:
+        assert same is net
+        assert not any(part.training for part in net.modules())
+    assert [part.training for part in net.modules()] == modes
+    with pytest.raises(ZeroDivisionError), eval_mode(net):
+        raise ZeroDivisionError
+    assert [part.training for part in net.modules()] == modes
+
+
+def test_the_network_under_a_curve_comes_back_too():
+    curve = Bezier(network("dropout", 1), network("dropout", 2)).train()
+    with eval_mode(curve):
+        assert not curve.at(0.5).net.training
+    assert all(part.training for part in curve.at(0.5).net.modules())
+
+
+def test_a_frozen_network_gives_its_input_gradients_and_its_weights_none():
+    net = network("frozen").train()
+    flags, x = [p.requires_grad for p in net.parameters()], data(4).x.requires_grad_()
+    with pytest.raises(ZeroDivisionError), frozen(net):
+        assert not any(p.requires_grad for p in net.parameters())
+        assert not net.training
+        net(x).sum().backward()
+        raise ZeroDivisionError
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is None for p in net.parameters())
+    assert [p.requires_grad for p in net.parameters()] == flags
+    assert set(flags) == {True, False}
+    assert net.training
+
+
+def test_precision_is_what_was_asked_for():
+    net = network("linear")
+    assert chosen_precision(CPU, "auto") == fast_precision(CPU)
+    full, half = (outputs(net, data().x, precision=p) for p in ("fp32", "bf16"))
+    assert not torch.equal(full, half)
+    assert torch.allclose(full, half, atol=0.1)
+    with autocast(CPU, "fp32"):
+        assert net(data().x).dtype == torch.float32
+    with autocast(CPU, "bf16"):
+        assert net(data().x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: pick_device("abacus"), "device 'abacus'"),
+        (lambda: pick_device("cuda:99"), "device 'cuda:99'"),
+        (lambda: pick_device("meta"), "device 'meta'"),
+        (lambda: autocast(CPU, "fp7"), "precision 'fp7'"),
+    ],
+)
+def test_what_this_machine_does_not_have_is_refused(make, words):
+    with pytest.raises(BadInput, match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+class TwoHeads(nn.Module):
+    """Returns its logits and something else, as many networks out there do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network("linear")
+
+    def forward(self, x):
+        return self.body(x), x
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, x, y: outputs(net, x),
+        lambda net, x, y: fit(net, data(8), steps=1, lr=0.1),
+        lambda net, x, y: PGD(Linf(0.1), steps=1)(net, x, y),
+        lambda net, x, y: input_hessian_top(net, x, y),
+    ],
+)
+def test_a_network_that_returns_more_than_logits_is_told_to_return_them(call):
+    samples = data(8)
+    with pytest.raises(BadInput, match="returns a tuple; expected logits; wrap it"):
+        call(TwoHeads(), samples.x, samples.y)
+
+
+def test_devices_are_found():
+    assert pick_device("cpu") == CPU
+    assert pick_device(CPU) == CPU
+    assert pick_device().type in ("cpu", "cuda")
+    assert device_of(nn.ReLU()) == device_of(network("linear")) == CPU
+
+
+@pytest.mark.parametrize(
+    ("shape", "cpu", "gpu", "gradients"),
+    [((3, 32, 32), 150, 2500, 312), ((3, 224, 224), 3, 51, 6), ((1, 8, 8), 7_200, 120_000, 15_000)],
+)
+def test_a_pass_holds_about_as_many_values_whatever_the_images(shape, cpu, gpu, gradients):
+    x, large = torch.empty(1, *shape), torch.empty(1, 3, 10_000, 10_000, device="meta")
+    assert pass_size(x, CPU) == pass_size(x, CPU, gradients=True) == cpu
+    assert pass_size(x, torch.device("cuda")) == gpu
+    assert pass_size(x, torch.device("cuda"), gradients=True) == gradients
+    assert pass_size(large, CPU) == 1
+
+
+def test_alone_there_is_one_rank_and_nothing_to_exchange():
+    with joined_ranks() as here:
+        assert here == ranks() == Ranks(0, 1, 0)
+        assert here.first
+        x = torch.ones(3)
+        average([x])
+        share_from_first([x])
+        assert torch.equal(x, torch.ones(3))
+        assert gathered("a") == ["a"]

@@ -1,0 +1,188 @@
+"""Laws of files and folders: whole or not there, and nobody's run is lost."""
+
+import json
+import os
+import resource
+import subprocess
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from isthmus import BadInput
+from isthmus.runs import claimed, file_sha256, read_json, write_json, write_text
+from isthmus.runs.files import write_atomically
+from isthmus.runs.folder import claim_folder, differing
+
+WRITERS = {
+    "text": lambda path: path.write_text("x" * 300_000),
+    "torch": lambda path: torch.save({"w": torch.rand(75_000)}, path),
+    "safetensors": lambda path: save_file({"w": torch.rand(75_000)}, path),
+}
+
+
+@pytest.fixture(params=["disk", "limit"])
+def too_small(request, tmp_path):
+    """A folder in which no file can grow to 300,000 bytes: on a full disk, or by a limit on the
+    process.
+    """
+    if request.param == "disk":
+        mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)]
+        if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("mounting a small disk takes root")
+        yield tmp_path
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    else:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (128 * 1024, hard))
+        yield tmp_path
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refusal(path, write) -> str:
+    """Why the file was not written; the error itself, which may hold the file open, is let go."""
+    try:
+        write_atomically(path, write)
+    except BadInput as error:
+        return str(error)
+    return "written"
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(too_small, write):
+    why = refusal(too_small / "new", write)
+    assert "could not be written" in why
+    assert "\n" not in why
+    assert list(too_small.iterdir()) == []
+    write_text(too_small / "kept", "old")
+    assert "could not be written" in refusal(too_small / "kept", write)
+    assert [path.name for path in too_small.iterdir()] == ["kept"]
+    assert (too_small / "kept").read_text() == "old"
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_file_is_written_whole_with_its_folders_and_nothing_beside_it(tmp_path, write):
+    path = write_atomically(tmp_path / "a" / "b" / "file", write)
+    assert path == tmp_path / "a" / "b" / "file"
+    assert path.stat().st_size >= 300_000
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_interrupted_write_leaves_nothing(tmp_path, error):
+    def write(path):
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        write_atomically(tmp_path / "file", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BadInput, match="could not be written"):
+        write_text(tmp_path / "file" / "below", "text")
+    with pytest.raises(BadInput, match="no empty folder"):
+        claim_folder(tmp_path / "file", {}, resume=False)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_records_come_back_and_what_json_cannot_say_is_not_written(tmp_path):
+    record = {"a": [1, 2.5, None, True], "ü": {"b": "c"}}
+    assert read_json(write_json(tmp_path / "r.json", record)) == record
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "nan.json", {"a": float("nan")})
+    assert not (tmp_path / "nan.json").exists()
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "\xff"])
+def test_a_record_that_cannot_be_read_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "r.json").write_text(content, encoding="latin-1")
+    with pytest.raises(BadInput, match="readable JSON"):
+        read_json(tmp_path / "r.json")
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert (
+        file_sha256(tmp_path / "f")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+RUN = {"command": "repair", "seed": 0, "bends": [1]}
+
+
+def folder_holding(path, kind):
+    if kind in ("empty", "this run", "another run", "files", "a list", "half a run"):
+        path.mkdir()
+    contents = {"this run": RUN, "another run": {**RUN, "seed": 1}, "a list": [1]}
+    if kind in contents:
+        (path / "run.json").write_text(json.dumps(contents[kind]))
+    elif kind == "half a run":
+        (path / "run.json").write_text('{"seed"')
+    elif kind == "files":
+        (path / "thesis.tex").write_text("mine")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "resume", "refusal"),
+    [
+        ("nothing", False, None),
+        ("nothing", True, None),
+        ("empty", False, None),
+        ("empty", True, None),
+        ("this run", True, None),
+        ("this run", False, "--resume"),
+        ("another run", False, "seed: 1 there, 0 now"),
+        ("another run", True, "seed: 1 there, 0 now"),
+        ("files", False, "no empty folder"),
+        ("files", True, "no empty folder"),
+        ("a list", True, "not one of ours"),
+        ("half a run", True, "readable JSON"),
+    ],
+)
+def test_a_folder_is_claimed_or_refused_and_nothing_in_it_is_lost(tmp_path, kind, resume, refusal):
+    folder = folder_holding(tmp_path / "out", kind)
+    before = {path: path.read_text() for path in folder.iterdir()} if folder.exists() else {}
+    if refusal:
+        with pytest.raises(BadInput, match=refusal) as caught:
+            claim_folder(folder, RUN, resume=resume)
+        assert "\n" not in str(caught.value)
+        assert {path: path.read_text() for path in folder.iterdir()} == before
+    else:
+        assert claim_folder(folder, RUN, resume=resume) == folder
+        assert read_json(folder / "run.json") == RUN
+
+
+@pytest.mark.parametrize(
+    "error", [BadInput("x", expected="y", fix="z"), RuntimeError("x"), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("wrote", [False, True])
+def test_a_run_that_fails_before_it_wrote_anything_gives_its_folder_back(error, wrote, tmp_path):
+    with pytest.raises(type(error)), claimed(tmp_path / "out", RUN, resume=False) as folder:
+        if wrote:
+            (folder / "kept").touch()
+        raise error
+    assert (tmp_path / "out").exists() == wrote
+
+
+def test_a_run_is_recognised_after_its_way_through_json(tmp_path):
+    claim_folder(tmp_path / "out", {**RUN, "bends": (1,)}, resume=False)
+    claim_folder(tmp_path / "out", {**RUN, "bends": (1,)}, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("held", "now", "words"),
+    [
+        ({}, {}, None),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, None),
+        ({"a": 1}, {"a": 2}, "a: 1 there, 2 now"),
+        ({"b": 1, "a": "x"}, {"b": 2}, "a: 'x' there, None now"),
+    ],
+)
+def test_the_first_difference_is_named(held, now, words):
+    assert differing(held, now) == words
