@@ -44,7 +44,10 @@ def named(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call):
             words = [word.value for word in node.args if isinstance(word, ast.Constant)]
-            yield from (word.partition(":")[0] for word in words if isinstance(word, str))
+            texts = [
+                word for word in words if isinstance(word, str) and word.startswith("isthmus.")
+            ]
+            yield from (text.partition(":")[0] for text in texts)
 
 
 def imports(file: Path) -> set[str]:

@@ -28,7 +28,7 @@ from .triggers.warp import Warp as Warp
 from .weights.bit_flips import BitFlips as BitFlips
 from .weights.errors import LEAST_KEPT as LEAST_KEPT
 from .weights.errors import draw as draw
-from .weights.errors import mislabelled as mislabelled
+from .weights.errors import mislabeled as mislabeled
 from .weights.fault_sneaking import FaultSneaking as FaultSneaking
 from .weights.hinges import Injected as Injected
 from .weights.hinges import Injection as Injection
