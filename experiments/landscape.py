@@ -25,7 +25,7 @@ from isthmus import Bezier, Data, cross_entropy, evaluate_path, expected_over_t,
 from isthmus.evidence import provenance
 from isthmus.metrics import Path as Path_
 from isthmus.metrics import landscape, landscape_metrics
-from isthmus.runs import describe, read_json, write_json, write_text
+from isthmus.runs import identity_of, read_json, write_json, write_text
 
 RESULTS, POINTS, SAMPLES, RECALIBRATE = Path("results/landscape"), 21, 1000, 2500
 SETTINGS = {
@@ -80,7 +80,7 @@ def job(train: Data, test: Data, setting: str, pair: int, name: str) -> None:
         "losses": history.losses,
         "seconds": {"curve": history.seconds, "landscape": time.perf_counter() - began},
         "path": path.record(),
-        "landscape": landscape.record(path, describe(JUDGE)),
+        "landscape": landscape.record(path, identity_of(JUDGE)),
         "provenance": provenance(pair, {"train": train, "judged": asked}),
     }
     write_json(file, record)

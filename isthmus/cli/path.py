@@ -15,7 +15,7 @@ from isthmus.metrics import landscape as surroundings
 from isthmus.metrics.path import evaluate_path
 from isthmus.models.factory import model_factory
 from isthmus.runs.files import write_json
-from isthmus.runs.identity import describe
+from isthmus.runs.identity import identity_of
 from isthmus.runs.processes import ranks
 
 
@@ -55,7 +55,7 @@ def path_command(
         measured = evaluate_path(
             loaded, questions, points, recalibrate_on=samples, ends="recalibrated", folder=folder
         )
-        record["landscape"] = surroundings.record(measured, describe(attack))
+        record["landscape"] = surroundings.record(measured, identity_of(attack))
     if ranks().first:
         write_json(out, {**record, "provenance": provenance(0, {"clean": samples, **judge.data()})})
     say(metric_table("t", [(f"{t:g}", found.at(t)) for t in found.t]))

@@ -16,7 +16,7 @@ from torch import nn
 from isthmus.curves.curve import Bezier, Curve
 from isthmus.curves.expectation import expected_over_t
 from isthmus.data.dataset import Source
-from isthmus.runs.identity import describe
+from isthmus.runs.identity import identity_of
 from isthmus.training.budget import History, Training
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy, sharpness_aware
@@ -83,7 +83,7 @@ def check_trained(bends: int, loss: Loss, after_step: AfterStep | None) -> None:
     """
     if not bends and (loss is not cross_entropy or after_step is not None):
         raise BadInput(
-            f"loss {describe(loss)} and a straight path, which is not trained",
+            f"loss {identity_of(loss)} and a straight path, which is not trained",
             expected="a bend to train, or no loss",
             fix="pass bends=1 (--bends 1), or leave the loss out",
         )

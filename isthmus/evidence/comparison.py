@@ -20,7 +20,7 @@ from isthmus.data.dataset import Data, Source, as_data
 from isthmus.metrics.asking import measure
 from isthmus.metrics.values import as_records
 from isthmus.runs.files import read_json, write_json
-from isthmus.runs.identity import describe, sha256_of
+from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import ranks
 from isthmus.training.budget import budget_of
 from isthmus.types import BadInput, Defense, Metric
@@ -48,7 +48,7 @@ def compare(
     data, rows = as_data(bonafide), []
     start = sha256_of(*tampered.state_dict().values())
     for name, defense in defenses.items():
-        mark = f"{describe(defense)} {start} {data.sha256} {sorted((n, describe(m)) for n, m in metrics.items())}"
+        mark = f"{identity_of(defense)} {start} {data.sha256} {sorted((n, identity_of(m)) for n, m in metrics.items())}"
         digest = hashlib.sha256(mark.encode()).hexdigest()[:16]
         file = (
             File(folder) / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{digest}.json"
@@ -59,7 +59,11 @@ def compare(
             rows.append(read_json(file))
             continue
         rows.append(
-            {"name": name, "settings": describe(defense), **_row(defense, tampered, data, metrics)}
+            {
+                "name": name,
+                "settings": identity_of(defense),
+                **_row(defense, tampered, data, metrics),
+            }
         )
         if file and ranks().first:
             write_json(file, rows[-1])

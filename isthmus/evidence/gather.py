@@ -22,7 +22,7 @@ from isthmus.metrics.asking import measure
 from isthmus.metrics.barrier import linear_barrier
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import as_record, as_records
-from isthmus.runs.identity import describe
+from isthmus.runs.identity import identity_of
 from isthmus.runs.wording import percent
 from isthmus.types import Attack, Defense, Metric
 
@@ -103,10 +103,10 @@ def evidence(
             ends="recalibrated",
             folder=folder,
         )
-        record["landscape"] = surroundings.record(around, describe(landscape))
+        record["landscape"] = surroundings.record(around, identity_of(landscape))
     if "attack success" in metrics:
         record["trigger"] = {
-            "trigger": describe(judge.trigger),
+            "trigger": identity_of(judge.trigger),
             "target": str(judge.target),
             "note": note,
         }

@@ -25,7 +25,7 @@ from isthmus.metrics.values import as_record, from_record
 from isthmus.models.batchnorm import layers_with_statistics
 from isthmus.runs.devices import Precision
 from isthmus.runs.files import read_json, write_json
-from isthmus.runs.identity import describe, sha256_of
+from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import gathered, ranks
 from isthmus.runs.progress import bar
 from isthmus.types import BadInput, Metric
@@ -144,7 +144,7 @@ def _fingerprint(
     """Recognize a point by all that its values depend on, so that a cache can never answer for
     another curve.
     """
-    asked = "".join(f"{name}={describe(metric)};" for name, metric in metrics.items())
+    asked = "".join(f"{name}={identity_of(metric)};" for name, metric in metrics.items())
     kept = [*curve.kept(0.0).values(), *curve.kept(1.0).values()]
     weights = sha256_of(curve.ends, curve.frozen_ends, curve.bends, *kept)
     text = f"{type(curve).__name__} {weights} {data.sha256} {ends} {precision} {asked}"

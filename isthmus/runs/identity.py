@@ -30,14 +30,16 @@ def sha256_of(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def describe(value: Any) -> str:
-    """Return a value's name and settings, equal in every process: what a run is recognized by.
+def identity_of(value: Any) -> str:
+    """Return a value's name and settings as text that is equal in every process: its identity.
 
-    Names are bare: where a class stands in the package is no part of what was run.
+    Names are bare: moving a class or a function to another module changes no identity.
 
-    >>> describe(describe), describe(0.5)
-    ('describe', '0.5')
+    >>> identity_of(identity_of), identity_of(PurePath), identity_of(0.5)
+    ('identity_of', 'PurePath', '0.5')
     """
+    if isinstance(value, type):
+        return value.__qualname__
     if hasattr(value, "sha256"):
         return f"{type(value).__name__}({value.sha256})"
     if isinstance(value, Tensor):
@@ -47,30 +49,28 @@ def describe(value: Any) -> str:
     if isinstance(value, torch.Generator):
         return f"Generator({value.initial_seed()})"
     if is_dataclass(value) and not isinstance(value, type):
-        shown = [f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value) if f.repr]
+        shown = [f"{f.name}={identity_of(getattr(value, f.name))}" for f in fields(value) if f.repr]
         return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, FunctionType):
         return f"{value.__qualname__}{_body(value) if '<' in value.__qualname__ else ''}"
     if isinstance(value, partial):
-        return (
-            f"partial({describe(value.func)}, {describe(value.args)}, {describe(value.keywords)})"
-        )
+        return f"partial({identity_of(value.func)}, {identity_of(value.args)}, {identity_of(value.keywords)})"
     if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(describe, value))})"
+        return f"({', '.join(map(identity_of, value))})"
     if (
         getattr(type(value), "__repr__", None) is object.__repr__
     ):  # it would name an address, another in each process
         held = getattr(value, "__dict__", {})  # one made in C may have none
-        return f"{type(value).__qualname__}({describe(held)})"
+        return f"{type(value).__qualname__}({identity_of(held)})"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {describe(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {identity_of(each)}" for key, each in value.items()) + "}"
     return repr(value)
 
 
 def _body(function: FunctionType) -> str:
     """Tell functions without a name of their own apart, by what they do and what they close over."""
     code = function.__code__
-    closed = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
+    closed = [identity_of(cell.cell_contents) for cell in function.__closure__ or ()]
     digest = hashlib.sha256(code.co_code + repr((code.co_names, closed)).encode())
     digest.update(
         repr([const for const in code.co_consts if not isinstance(const, CodeType)]).encode()

@@ -16,7 +16,7 @@ from isthmus.models.forward import several_samples
 from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.files import write_atomically
 from isthmus.runs.folder import differing
-from isthmus.runs.identity import describe, sha256_of
+from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import average, gathered, ranks, share_from_first
 from isthmus.training.budget import History
 from isthmus.types import BadInput, Loss
@@ -146,7 +146,7 @@ def _identity(history: History, module: nn.Module | None, **options: Any) -> dic
         for name in ("steps", "lr", "batch_size", "seed", "precision", "world")
     }
     named = {
-        name: each if isinstance(each, (int, float)) else describe(each)
+        name: each if isinstance(each, (int, float)) else identity_of(each)
         for name, each in options.items()
     }
     return {

@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim import SGD
 
 from isthmus import Augment, BadInput, Bezier, PolyChain, expected_over_t, fit
-from isthmus.runs import describe, fast_precision
+from isthmus.runs import fast_precision, identity_of
 from isthmus.training import cross_entropy, one_cycle
 from isthmus.training.batches import batch_indices
 from isthmus.training.schedules import constant, garipov
@@ -378,7 +378,7 @@ class Plain:
     ],
 )
 def test_settings_are_recognised_by_what_they_say_not_where_they_lie(make):
-    one, again, other = describe(make(1)), describe(make(1)), describe(make(2))
+    one, again, other = identity_of(make(1)), identity_of(make(1)), identity_of(make(2))
     assert one == again != other
     assert " at 0x" not in one
 

@@ -22,7 +22,7 @@ from isthmus.defenses.rivals.fine_tune import FineTune
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.channels.matching import permuted_copy
 from isthmus.models.view import copied
-from isthmus.runs.identity import describe
+from isthmus.runs.identity import identity_of
 from isthmus.training.budget import Training, budget_of
 from isthmus.types import BadInput, Defense
 
@@ -59,7 +59,7 @@ def made_end(
     if isinstance(other, nn.Module):
         return End(other, "given", 0)
     if other is not None:
-        return End(other(tampered, bonafide), describe(other), budget_of(other))
+        return End(other(tampered, bonafide), identity_of(other), budget_of(other))
     return second_endpoint(tampered, bonafide, **training)
 
 

@@ -53,7 +53,7 @@ from isthmus.defenses.curve_repair.stand_ins import Watch
 from isthmus.metrics.accuracy import Accuracy, MeanLoss, check_above_chance
 from isthmus.metrics.path import Path, evaluate_path, grid
 from isthmus.metrics.values import least_drop
-from isthmus.runs.identity import describe
+from isthmus.runs.identity import identity_of
 from isthmus.training.budget import History, Training
 from isthmus.training.losses import cross_entropy
 from isthmus.types import Defense, Loss, Metric
@@ -246,7 +246,7 @@ def repair(
     settings |= {"low": low, "high": high}
     if bends:  # without them nothing is trained by these
         settings |= {"rho": rho, "adaptive": adaptive, "clip": used["clip"]}
-        settings |= {} if loss is cross_entropy else {"loss": describe(loss)}
+        settings |= {} if loss is cross_entropy else {"loss": identity_of(loss)}
     return Repair(
         model,
         t,

@@ -37,7 +37,7 @@ from isthmus.metrics import planted, triggered
 from isthmus.models import mlp
 from isthmus.models.batchnorm import batchnorm_layers
 from isthmus.models.view import copied
-from isthmus.runs import describe
+from isthmus.runs import identity_of
 from isthmus.training import cross_entropy, one_cycle
 
 TRIGGER = Patch(2)
@@ -213,7 +213,7 @@ def test_the_mask_covers_the_share_it_is_given_and_triggers_differ(aware, unseen
     assert changed_x.shape == x.shape and changed_x.min() >= 0 and changed_x.max() <= 1
     assert torch.allclose(trigger(x[3:5]), changed_x[3:5], atol=1e-6)
     assert len((mask > 0.5).flatten(1).unique(dim=0)) > 20
-    assert trigger.sha256 in describe(trigger)
+    assert trigger.sha256 in identity_of(trigger)
 
 
 # ── attackers of the path ─────────────────────────────────────────────────────────────────────────

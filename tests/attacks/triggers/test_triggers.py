@@ -10,7 +10,7 @@ from support.networks import data
 from isthmus import BadInput, Data
 from isthmus.attacks import Blend, LowFrequency, Patch, Sinusoid, Warp
 from isthmus.cli.words import parse_target, parse_trigger
-from isthmus.runs import describe
+from isthmus.runs import identity_of
 
 TRIGGERS = {
     "default": Patch(),
@@ -83,7 +83,7 @@ def test_triggers_take_images_that_are_not_square(trigger):
 
 
 def test_no_two_triggers_go_by_one_name():
-    assert len({describe(trigger) for trigger in TRIGGERS.values()}) == len(TRIGGERS)
+    assert len({identity_of(trigger) for trigger in TRIGGERS.values()}) == len(TRIGGERS)
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 8), (6, 5)])
