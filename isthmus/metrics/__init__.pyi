@@ -22,8 +22,11 @@ from .success import eligible as eligible
 from .success import planted as planted
 from .success import target_of as target_of
 from .success import triggered as triggered
+from .values import Mean as Mean
+from .values import Quantity as Quantity
 from .values import Rate as Rate
 from .values import as_record as as_record
 from .values import as_records as as_records
 from .values import from_record as from_record
 from .values import least_drop as least_drop
+from .values import unit_of as unit_of

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.metrics.asking import logits
-from isthmus.metrics.values import Mean, Rate
+from isthmus.metrics.values import NATS, Mean, Rate
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
 
@@ -110,7 +110,8 @@ class MeanLoss(_AboutSamples):
         return Mean.of(
             F.cross_entropy(
                 logits(model, self.asked, self.precision), self.asked.y, reduction="none"
-            )
+            ),
+            unit=NATS,
         )
 
 

@@ -10,7 +10,7 @@ the caveats that it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from operator import attrgetter
@@ -34,7 +34,7 @@ from isthmus.metrics.correlation import (
 from isthmus.metrics.curvature.inputs import InputHessian
 from isthmus.metrics.path import Path
 from isthmus.metrics.robustness import EvasionSuccess, Nearby, RobustLoss
-from isthmus.metrics.values import as_record
+from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, as_record
 from isthmus.types import Attack, Metric
 
 LOSS, ERROR, ROBUST_LOSS, EVASION = "loss", "error", "robustness loss", "evasion success"
@@ -98,14 +98,15 @@ def landscape_metrics(data: Source, attack: Attack) -> dict[str, Metric]:
         ROBUST_LOSS: RobustLoss(asked, attack),
         EVASION: EvasionSuccess(asked, attack),
     }
-    quantities: dict[str, Callable[[InputHessian], Tensor]] = {
-        name: attrgetter(field)
-        for name, field in ((TOP, "top"), (L1, "l1"), (L2, "l2"), (ALIGNMENT, "alignment"))
-    }
+    metrics[TOP] = Nearby(asked, attrgetter("top"), PER_SQUARE)
+    metrics[L1] = Nearby(asked, attrgetter("l1"), PER_UNIT)
+    metrics[L2] = Nearby(asked, attrgetter("l2"), PER_UNIT)
+    metrics[ALIGNMENT] = Nearby(asked, attrgetter("alignment"))
     ball = getattr(attack, "ball", None)
     if isinstance(ball, L2Ball | Linf):
-        quantities |= {LOWER: Bound(ball, "lower"), UPPER: Bound(ball, "upper")}
-    return metrics | {name: Nearby(asked, quantity) for name, quantity in quantities.items()}
+        metrics[LOWER] = Nearby(asked, Bound(ball, "lower"), NATS)
+        metrics[UPPER] = Nearby(asked, Bound(ball, "upper"), NATS)
+    return metrics
 
 
 def series(path: Path, name: str) -> Series:

@@ -102,7 +102,8 @@ class Path:
     def from_record(cls, record: Mapping[str, Any]) -> Path:
         """Return the path that `record` wrote."""
         values = {
-            name: tuple(from_record(r) for r in series) for name, series in record["values"].items()
+            name: tuple(from_record(r, name) for r in series)
+            for name, series in record["values"].items()
         }
         return cls(
             tuple(record["t"]),
@@ -175,7 +176,7 @@ def evaluate_path(
         for each in mine:
             file = File(folder) / f"{mark}-t{each:.6f}.json" if folder else None
             if file and file.exists():
-                found[each] = {name: from_record(r) for name, r in read_json(file).items()}
+                found[each] = {n: from_record(r, n) for n, r in read_json(file).items()}
             else:
                 found[each] = measure(
                     network_at(curve, each, data, ends=ends, precision=precision), metrics

@@ -12,7 +12,7 @@ from isthmus.metrics.accuracy import Accuracy, Error, MeanLoss
 from isthmus.metrics.asking import _once, attacked
 from isthmus.metrics.curvature.inputs import InputHessian, input_hessian
 from isthmus.metrics.curvature.weights import weight_hessian_top
-from isthmus.metrics.values import Mean, Rate
+from isthmus.metrics.values import NUMBER, Mean, Rate
 from isthmus.runs.devices import Precision
 from isthmus.types import Attack
 
@@ -75,11 +75,12 @@ class Nearby:
     """Average over samples of what the loss is like around each of them, as a Mean with quartiles.
 
     `quantity` picks one value per sample of an `InputHessian`, as `operator.attrgetter("top")`
-    does, the largest eigenvalue. Questions about the same data share the derivatives inside
-    `measure`."""
+    does, the largest eigenvalue; `unit` is its unit. Questions about the same data share the
+    derivatives inside `measure`."""
 
     data: Source = field(repr=False)
     quantity: Callable[[InputHessian], Tensor]
+    unit: str = NUMBER
     asked: Data = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class Nearby:
         """Return the average. Raises BadInput as `input_hessian` does."""
         data = self.asked
         found = _once("input hessian", (model, data), lambda: input_hessian(model, data.x, data.y))
-        return Mean.of(self.quantity(found), quartiles=True)
+        return Mean.of(self.quantity(found), quartiles=True, unit=self.unit)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,5 @@
-"""Values that carry their interval: a share of samples (`Rate`), an average over samples (`Mean`).
+"""Values that carry their unit and their interval: a share of samples (`Rate`), an average over
+samples (`Mean`), a number with a unit (`Quantity`). A plain float is a plain number.
 
 Sources: Wilson, JASA 1927, for the interval of a share; Newcombe, Statistics in Medicine 1998, for
 a difference."""
@@ -6,7 +7,7 @@ a difference."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import hypot, sqrt
+from math import hypot, nan, sqrt
 from typing import Any
 
 import torch
@@ -17,6 +18,21 @@ from isthmus.types import BadInput
 
 _Z95 = 1.959963984540054
 
+SHARE = "share"
+"""The unit of a share of samples, in [0, 1]; a person reads it in percent."""
+
+NATS = "nats"
+"""The unit of a loss."""
+
+NUMBER = ""
+"""The unit of a number that has none."""
+
+PER_UNIT = "nats per unit of input"
+"""The unit of a loss's gradient in the input."""
+
+PER_SQUARE = "nats per squared unit of input"
+"""The unit of a loss's curvature in the input."""
+
 
 class Rate(float):
     """A share hits / n with its 95 % Wilson interval [low, high]; refuses n = 0.
@@ -26,6 +42,7 @@ class Rate(float):
     (0.95, 0.8882, 0.9785)
     """
 
+    unit = SHARE
     hits: int
     n: int
 
@@ -46,8 +63,8 @@ class Rate(float):
     @property
     def interval(self) -> tuple[float, float]:
         """The ends of the 95 % Wilson interval."""
-        found = binomtest(self.hits, self.n).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        ends = binomtest(self.hits, self.n).proportion_ci(method="wilson")
+        return float(ends.low), float(ends.high)
 
     @property
     def low(self) -> float:
@@ -74,20 +91,40 @@ def least_drop(before: float, after: float) -> float:
     return float(before - after - hypot(below, above))
 
 
+class Quantity(float):
+    """A number with a unit and without an interval.
+
+    >>> Quantity(0.25, NATS), Quantity(0.25, NATS).unit
+    (0.25, 'nats')
+    """
+
+    unit: str
+
+    def __new__(cls, value: float, unit: str) -> Quantity:
+        quantity = super().__new__(cls, value)
+        quantity.unit = unit
+        return quantity
+
+    def __getnewargs__(self) -> tuple[float, str]:  # type: ignore[override]
+        return float(self), self.unit
+
+
 class Mean(float):
     """An average over n samples with its 95 % normal interval [low, high], from their standard
     deviation.
 
-    `quartiles` (lower, median, upper) are there where the samples are known to spread unevenly.
+    `unit` is that of a sample: NATS for a loss, "" for a number without a unit. `quartiles` (lower,
+    median, upper) are there where the samples are known to spread unevenly.
 
-    >>> mean = Mean.of(torch.tensor([0.0, 1.0, 2.0, 9.0]), quartiles=True)
-    >>> float(mean), mean.n, mean.quartiles
-    (3.0, 4, (0.75, 1.5, 3.75))
+    >>> mean = Mean.of(torch.tensor([0.0, 1.0, 2.0, 9.0]), quartiles=True, unit=NATS)
+    >>> float(mean), mean.n, mean.quartiles, mean.unit
+    (3.0, 4, (0.75, 1.5, 3.75), 'nats')
     """
 
     n: int
     deviation: float
     quartiles: tuple[float, float, float] | None
+    unit: str
 
     def __new__(
         cls,
@@ -95,25 +132,29 @@ class Mean(float):
         n: int,
         deviation: float,
         quartiles: tuple[float, float, float] | None = None,
+        unit: str = NUMBER,
     ) -> Mean:
         value = super().__new__(cls, mean)
-        value.n, value.deviation, value.quartiles = n, deviation, quartiles
+        value.n = n
+        value.deviation = deviation
+        value.quartiles = quartiles
+        value.unit = unit
         return value
 
     @classmethod
-    def of(cls, values: Tensor, *, quartiles: bool = False) -> Mean:
-        """Return the average of the values, (n,)."""
+    def of(cls, values: Tensor, *, quartiles: bool = False, unit: str = NUMBER) -> Mean:
+        """Return the average of the values, (n,), in their unit."""
         values = values.double()
-        cuts = (
-            torch.quantile(values, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
-            if quartiles
-            else None
-        )
-        found = (float(cuts[0]), float(cuts[1]), float(cuts[2])) if cuts is not None else None
-        return cls(float(values.mean()), len(values), float(values.std(correction=0)), found)
+        cuts = None
+        if quartiles:
+            places = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+            lower, median, upper = torch.quantile(values, places).tolist()
+            cuts = (lower, median, upper)
+        deviation = float(values.std(correction=0))
+        return cls(float(values.mean()), len(values), deviation, cuts, unit)
 
-    def __getnewargs__(self) -> tuple[float, int, float, tuple[float, float, float] | None]:  # type: ignore[override]
-        return float(self), self.n, self.deviation, self.quartiles
+    def __getnewargs__(self) -> tuple[float, int, float, tuple[float, float, float] | None, str]:  # type: ignore[override]
+        return float(self), self.n, self.deviation, self.quartiles, self.unit
 
     @property
     def low(self) -> float:
@@ -126,34 +167,75 @@ class Mean(float):
         return float(self) + _Z95 * self.deviation / sqrt(self.n)
 
 
+def unit_of(value: float) -> str:
+    """Return the unit of a value; that of a plain float is NUMBER.
+
+    >>> unit_of(Rate(1, 2)), unit_of(0.5)
+    ('share', '')
+    """
+    return str(getattr(value, "unit", NUMBER))
+
+
 def as_record(value: float) -> dict[str, Any]:
-    """Return a value with what it carries, as plain JSON: `value`, and `hits`, `n`, `low`, `high`
-    where it has them.
+    """Return a value as plain JSON: `value` and `unit`; `hits`, `n`, `deviation`, `low`, `high` and
+    `quartiles` where it has them.
     """
     names = ("hits", "n", "deviation", "low", "high")
-    record = {
-        "value": float(value),
-        **{name: getattr(value, name) for name in names if hasattr(value, name)},
-    }
+    carried = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    record = {"value": float(value), "unit": unit_of(value), **carried}
     quartiles = getattr(value, "quartiles", None)
     return record if quartiles is None else {**record, "quartiles": list(quartiles)}
 
 
-def as_records(found: Mapping[str, float]) -> dict[str, Any]:
-    """Return what `measure` found as plain JSON, by name."""
-    return {name: as_record(value) for name, value in found.items()}
+def as_records(values: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `measure` returned as plain JSON, by name."""
+    return {name: as_record(value) for name, value in values.items()}
 
 
-def from_record(record: Mapping[str, Any]) -> float:
-    """Return the value that `as_record` wrote."""
+def from_record(record: Mapping[str, Any], name: str = "") -> float:
+    """Return the value that `as_record` wrote; one that was not finite, null in JSON, is NaN.
+
+    `name` is the metric's. It is read only where the record was written before values had units.
+    """
     if "hits" in record:
         return Rate(record["hits"], record["n"])
-    if "deviation" in record:
-        quartiles = record.get("quartiles")
-        return Mean(
-            record["value"],
-            record["n"],
-            record["deviation"],
-            tuple(quartiles) if quartiles else None,
-        )
-    return float(record["value"])
+    value = nan if record["value"] is None else float(record["value"])
+    unit = recorded_unit(record, name)
+    if record.get("deviation") is None:
+        return Quantity(value, unit) if unit else value
+    quartiles = record.get("quartiles")
+    cuts = tuple(quartiles) if quartiles else None
+    return Mean(value, record["n"], record["deviation"], cuts, unit)
+
+
+_UNITS_BY_NAME = {
+    "accuracy": SHARE,
+    "bonafide accuracy": SHARE,
+    "robust accuracy": SHARE,
+    "attack success": SHARE,
+    "injection success": SHARE,
+    "evasion success": SHARE,
+    "error": SHARE,
+    "loss": NATS,
+    "bonafide loss": NATS,
+    "robustness loss": NATS,
+    "quadratic loss, lower": NATS,
+    "quadratic loss, upper": NATS,
+    "lambda_max": PER_SQUARE,
+    "gradient l1": PER_UNIT,
+    "gradient l2": PER_UNIT,
+}
+
+
+def recorded_unit(record: Mapping[str, Any], name: str) -> str:
+    """Return the unit of a value on record.
+
+    Records written before values had units lack it: one with `hits` is a share, any other has the
+    unit that the metric of this name had then.
+
+    >>> recorded_unit({"value": 2.0, "unit": "nats"}, ""), recorded_unit({"value": 2.0}, "loss")
+    ('nats', 'nats')
+    """
+    if "unit" in record:
+        return str(record["unit"])
+    return SHARE if "hits" in record else _UNITS_BY_NAME.get(name, NUMBER)

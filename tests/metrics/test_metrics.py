@@ -28,7 +28,7 @@ from isthmus.metrics import (
     measure,
 )
 from isthmus.metrics.accuracy import per_class
-from isthmus.metrics.values import Mean
+from isthmus.metrics.values import NATS, PER_UNIT, Mean, Quantity, unit_of
 
 Z = 1.959963984540054
 COUNTS = [(0, 1), (1, 1), (0, 50), (50, 50), (1, 50), (25, 50), (93, 2500), (2499, 2500)]
@@ -173,7 +173,16 @@ def test_the_interval_of_a_mean_covers_the_truth_as_often_as_it_says():
     assert np.mean([m.low <= 2.0 <= m.high for m in means]) == pytest.approx(0.95, abs=0.02)
 
 
-@pytest.mark.parametrize("value", [Rate(3, 7), Mean(1.25, 9, 0.5), 0.75])
+VALUES = [
+    Rate(3, 7),
+    Mean(1.25, 9, 0.5),
+    Mean(1.25, 9, 0.5, (1.0, 1.2, 1.4), NATS),
+    Quantity(0.75, PER_UNIT),
+    0.75,
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
 def test_values_survive_json_pickle_and_copies(value):
     for again in (
         from_record(json.loads(json.dumps(as_record(value)))),
@@ -182,6 +191,13 @@ def test_values_survive_json_pickle_and_copies(value):
     ):
         assert type(again) is type(value)
         assert as_record(again) == as_record(value)
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_record_of_before_units_is_read_by_its_hits_or_its_old_name(value):
+    old = {key: entry for key, entry in as_record(value).items() if key != "unit"}
+    assert unit_of(from_record(old, "bonafide loss")) == ("share" if "hits" in old else NATS)
+    assert unit_of(from_record(old, "sharpness")) == ("share" if "hits" in old else "")
 
 
 def test_questions_about_one_data_set_share_one_forward_pass():
