@@ -1,8 +1,10 @@
-# The two commands of the README, and the benchmarks. Everything is installed into .venv from this folder's own files.
+# The commands of the README and of development. Everything is installed into .venv from this
+# folder's own files. The suite runs in two processes of one thread each, which is faster than one
+# process of two threads: most tests are too small to share.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow bench lint
+.PHONY: demo test test-cpus slow bench lint
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,7 +19,10 @@ demo: .venv/core
 	$(BIN)/isthmus demo --resume
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-cpus: .venv/dev
+	$(BIN)/python .ci/cpus.py
 
 slow: .venv/dev
 	$(BIN)/python -m pytest -m slow

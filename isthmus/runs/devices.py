@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -37,7 +38,13 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
 def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """Return the precision that `auto` stands for: bf16 where the hardware multiplies it natively,
     else fp32.
-    """
+
+    The environment variable ISTHMUS_PRECISION (fp32 or bf16) stands in for what the hardware
+    offers, so that either answer can be had on any machine; empty counts as not set. Raises
+    BadInput where it holds anything else."""
+    told = os.environ.get("ISTHMUS_PRECISION")
+    if told:
+        return _native(told)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device.type == "cpu":
@@ -46,9 +53,22 @@ def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     return "fp32"
 
 
+def _native(name: str) -> Literal["fp32", "bf16"]:
+    if name == "fp32":
+        return "fp32"
+    if name == "bf16":
+        return "bf16"
+    raise BadInput(
+        f"ISTHMUS_PRECISION={name}",
+        expected="fp32 or bf16",
+        fix="unset it, and the hardware decides",
+    )
+
+
 def chosen_precision(device: torch.device, precision: Precision) -> Literal["fp32", "bf16"]:
-    """Return the precision asked for, with `auto` resolved for the device. Raises BadInput where it
-    is unknown.
+    """Return the given precision, with `auto` resolved for the device.
+
+    Raises BadInput where it is unknown.
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise BadInput(

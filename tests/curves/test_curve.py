@@ -13,6 +13,8 @@ from isthmus import BadInput, Bezier, Curve, PolyChain, expected_over_t, fit
 from isthmus.curves import Plane
 from isthmus.training import cross_entropy
 
+pytestmark = pytest.mark.numeric
+
 KINDS, BENDS = [Bezier, PolyChain], [0, 1, 2, 5]
 every_network = pytest.mark.parametrize("kind", ZOO)
 every_curve = pytest.mark.parametrize(

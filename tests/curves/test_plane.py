@@ -13,6 +13,8 @@ from isthmus.curves import Plane
 from isthmus.evidence import figures
 from isthmus.metrics import MeanLoss, evaluate_plane
 
+pytestmark = pytest.mark.numeric
+
 
 def flat(net):
     return torch.cat(

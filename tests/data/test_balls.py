@@ -1,14 +1,17 @@
-"""Laws of balls: projections against a solver, samples, directions of steepest ascent."""
+"""Laws of balls: projections against exact ones, samples, directions of steepest ascent."""
+
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linprog, minimize
 from support.refusals import refused
 
 from isthmus.data import L1, L2, Linf
+
+pytestmark = pytest.mark.numeric
 
 KINDS = [Linf, L2, L1]
 BALLS = pytest.mark.parametrize("kind", KINDS)
@@ -25,42 +28,54 @@ def draws(seed: int, n: int = 5, d: int = 6, scale: float = 1.0):
     return delta, -x, 1 - x
 
 
-def solved(kind, eps, delta, low, high):
-    """The closest point by a general solver: delta = up - down, both >= 0, makes the l1 and l-inf
-    norms smooth.
+HELD, BOUND, FREE = 0, 1, 2  # a value of the closest point is 0, at its bound, or between
+PATTERNS = np.array(list(product((HELD, BOUND, FREE), repeat=6)))
+
+
+def candidates(kind, eps, sizes, room):
+    """Every point that can be the closest one, (k, 6): for each pattern, that of the ball's border.
+
+    With the pattern given, the free values solve one equation: a common factor for l2, a common
+    decrease for l1.
     """
-    d = len(delta)
-    within = {
-        Linf: lambda v: eps - v,
-        L2: lambda v: np.array([eps**2 - ((v[:d] - v[d:]) ** 2).sum()]),
-        L1: lambda v: np.array([eps - v.sum()]),
-    }[kind]
-    bounds = [(0, max(h, 0)) for h in high] + [(0, max(-x, 0)) for x in low]
-    found = minimize(
-        lambda v: ((v[:d] - v[d:] - delta) ** 2).sum(),
-        np.full(2 * d, 1e-3),
-        bounds=bounds,
-        method="SLSQP",
-        constraints={"type": "ineq", "fun": within},
-        options={"maxiter": 500, "ftol": 1e-14},
-    )
-    return found.x[:d] - found.x[d:]
+    free = PATTERNS == FREE
+    bound = np.where(PATTERNS == BOUND, room, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if kind is L2:
+            left = np.sqrt(eps**2 - (bound**2).sum(1))
+            inner = sizes * (left / np.sqrt((free * sizes**2).sum(1)))[:, None]
+        else:
+            left = eps - bound.sum(1)
+            inner = sizes - (((free * sizes).sum(1) - left) / free.sum(1))[:, None]
+    on_border = np.where(free, inner, bound)
+    return np.concatenate([on_border, np.minimum(sizes, room)[None]])
+
+
+def closest(kind, eps, delta, low, high):
+    """The closest point of ball and box by trying every pattern of active bounds, in float64."""
+    sizes, room = np.abs(delta), np.where(delta > 0, high, -low)
+    if kind is Linf:
+        return np.sign(delta) * np.minimum(np.minimum(sizes, eps), room)
+    points = candidates(kind, eps, sizes, room)
+    inside = ((points >= -1e-14) & (points <= room + 1e-14)).all(1)  # NaN is outside
+    inside &= np.linalg.norm(points, ORDER[kind], axis=1) <= eps + 1e-14
+    points = points[inside]
+    return np.sign(delta) * points[((points - sizes) ** 2).sum(1).argmin()]
 
 
 @BALLS
 @pytest.mark.parametrize("boxed", [False, True], ids=["ball", "ball and box"])
 @pytest.mark.parametrize("eps", [0.3, 1.2])
-def test_projection_is_the_closest_point(kind, boxed, eps):
-    delta, low, high = draws(1)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_projection_is_the_closest_point(kind, boxed, eps, seed):
+    delta, low, high = draws(seed)
     bounds = (low, high) if boxed else (None, None)
     projected = kind(eps).project(delta, *bounds)
+    if not boxed:
+        low, high = torch.full_like(delta, -9.0), torch.full_like(delta, 9.0)
     for i in range(len(delta)):
-        lows, highs = (
-            b[i].flatten().numpy() if boxed else np.full(6, s * 9.0)
-            for b, s in ((low, -1), (high, 1))
-        )
-        best = solved(kind, eps, delta[i].flatten().numpy(), lows, highs)
-        np.testing.assert_allclose(projected[i].flatten().numpy(), best, atol=2e-5)
+        best = closest(kind, eps, *(v[i].flatten().numpy() for v in (delta, low, high)))
+        np.testing.assert_allclose(projected[i].flatten().numpy(), best, rtol=0, atol=1e-12)
 
 
 @BALLS
@@ -132,13 +147,14 @@ def test_no_direction_of_unit_norm_rises_faster_than_the_steepest(kind):
 
 @pytest.mark.parametrize("share", [0.0, 0.34, 0.5, 1.0])
 def test_an_l1_step_is_the_best_whose_values_are_no_larger_than_its_share(share):
-    """By linear programming: max <g, d> with ||d||_1 <= 1 and |d_i| <= 1 / k."""
+    """max <g, d> with ||d||_1 <= 1 and |d_i| <= 1 / k: the best vertex is among k signs of 1 / k."""
     gradient = draws(6)[0]
     k = max(1, round(share * 6))
-    for each, step in zip(gradient, L1(1.0, share).steepest(gradient), strict=True):
-        g = each.flatten().numpy()
-        found = linprog(-np.r_[g, -g], A_ub=np.ones((1, 12)), b_ub=[1], bounds=(0, 1 / k))
-        assert float(step.flatten().numpy() @ g) == pytest.approx(-found.fun)
+    vertices = np.array([v for v in product((-1, 0, 1), repeat=6) if np.abs(v).sum() == k]) / k
+    for direction, step in zip(gradient, L1(1.0, share).steepest(gradient), strict=True):
+        g = direction.flatten().numpy()
+        best = (vertices @ g).max()
+        assert float(step.flatten().numpy() @ g) == pytest.approx(best, rel=1e-12)
 
 
 @BALLS

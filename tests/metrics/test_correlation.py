@@ -14,6 +14,8 @@ from isthmus.metrics.correlation import (
     r_squared,
 )
 
+pytestmark = pytest.mark.numeric
+
 T = tuple(i / 20 for i in range(21))
 
 

@@ -17,6 +17,8 @@ from isthmus.metrics.curvature.linearity import piecewise_linear
 from isthmus.metrics.curvature.weights import weight_hessian_top
 from isthmus.models import frozen, mlp, small_cnn
 
+pytestmark = pytest.mark.numeric
+
 LINEAR = {"linear", "batchnorm", "tied", "dropout", "frozen", "weightnorm", "hooked", "view"}
 SMOOTH = {"layernorm", "groupnorm", "attention", "lstm"}
 

@@ -28,6 +28,8 @@ from isthmus.metrics import (
 from isthmus.metrics.landscape import repeated
 from isthmus.metrics.robustness import WeightCurvature
 
+pytestmark = pytest.mark.numeric
+
 ATTACK = PGD(Linf(0.05), steps=3, returns="worst")
 
 

@@ -30,6 +30,8 @@ from isthmus.metrics import (
 from isthmus.metrics.accuracy import per_class
 from isthmus.metrics.values import NATS, PER_UNIT, Mean, Quantity, unit_of
 
+pytestmark = pytest.mark.numeric
+
 Z = 1.959963984540054
 COUNTS = [(0, 1), (1, 1), (0, 50), (50, 50), (1, 50), (25, 50), (93, 2500), (2499, 2500)]
 

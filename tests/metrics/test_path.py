@@ -10,6 +10,8 @@ from isthmus import Bezier, Data, recalibrate
 from isthmus.metrics import Accuracy, MeanLoss, Path, Rate, evaluate_path, grid, measure
 from isthmus.types import BadInput
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def data():

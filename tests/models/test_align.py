@@ -28,6 +28,8 @@ from isthmus.models import (
 )
 from isthmus.models.channels.matching import _assignment, correlations
 
+pytestmark = pytest.mark.numeric
+
 
 def heads(self, x):
     """Attention with two heads by hand, as vision transformers write it, and an MLP with a gate."""

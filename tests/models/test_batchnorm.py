@@ -13,6 +13,8 @@ from isthmus import Bezier, evaluate_path, fit, recalibrate
 from isthmus.models.batchnorm import batchnorm_layers
 from isthmus.models.forward import eval_mode
 
+pytestmark = pytest.mark.numeric
+
 WITH_BATCHNORM = ["batchnorm", "batchnorm1d", "frozen", "tied"]
 every_network = pytest.mark.parametrize("kind", WITH_BATCHNORM)
 

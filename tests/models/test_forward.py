@@ -24,6 +24,8 @@ from isthmus.runs import fast_precision, joined_ranks, pick_device, ranks
 from isthmus.runs.devices import autocast, chosen_precision
 from isthmus.runs.processes import Ranks, average, gathered, share_from_first
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 every_network = pytest.mark.parametrize("kind", ZOO)
 

@@ -27,6 +27,8 @@ from isthmus.training import cross_entropy, one_cycle
 from isthmus.training.batches import batch_indices
 from isthmus.training.schedules import constant, garipov
 
+pytestmark = pytest.mark.numeric
+
 HERE = Path(__file__).parents[1]
 fit = partial(fit, device="cpu")
 every_network = pytest.mark.parametrize("kind", ZOO)

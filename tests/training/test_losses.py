@@ -9,6 +9,8 @@ from support.refusals import refused
 from isthmus import Bezier, expected_over_t, fit
 from isthmus.training import adversarial, cross_entropy, sharpness_aware, trades
 
+pytestmark = pytest.mark.numeric
+
 DRAWLESS = [
     kind
     for kind in ZOO

@@ -40,6 +40,8 @@ from isthmus.models.view import copied
 from isthmus.runs import identity_of
 from isthmus.training import cross_entropy, one_cycle
 
+pytestmark = pytest.mark.numeric
+
 TRIGGER = Patch(2)
 TRAINING = {"steps": 200, "lr": 0.2, "batch_size": 64, "schedule": one_cycle, "precision": "fp32"}
 

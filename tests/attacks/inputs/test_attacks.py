@@ -38,6 +38,8 @@ from isthmus.models import mlp, small_cnn
 from isthmus.training import adversarial, cross_entropy, trades
 from isthmus.training.schedules import constant
 
+pytestmark = pytest.mark.numeric
+
 RADII = {"linf": Linf(0.05), "l2": L2(0.5), "l1": L1(2.0)}
 
 

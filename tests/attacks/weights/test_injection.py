@@ -22,6 +22,8 @@ from isthmus.models import mlp
 from isthmus.models.view import View, parameters_at
 from isthmus.training import one_cycle
 
+pytestmark = pytest.mark.numeric
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)

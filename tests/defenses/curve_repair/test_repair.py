@@ -30,6 +30,8 @@ from isthmus.metrics import Accuracy, AttackSuccess
 from isthmus.models import mlp, small_cnn
 from isthmus.types import BadInput
 
+pytestmark = pytest.mark.numeric
+
 RULE = farthest_within(0.06)  # what 40 held-out samples can resolve
 
 

@@ -18,6 +18,8 @@ from isthmus.defenses.inspection.found_triggers import MaskedPattern, Misled, Pe
 from isthmus.defenses.inspection.inversion import SmallestTrigger, objective
 from isthmus.training.batches import batch_indices
 
+pytestmark = pytest.mark.numeric
+
 EVERY = (0, 1, 2, 3, "any")
 
 

@@ -19,6 +19,8 @@ from isthmus.defenses.rivals.anp import THRESHOLDS, _AdversarialLoss, _Masked
 from isthmus.metrics import Accuracy
 from isthmus.training import cross_entropy
 
+pytestmark = pytest.mark.numeric
+
 TRAINING = {"steps": 60, "lr": 0.2, "batch_size": 16, "precision": "fp32"}
 
 

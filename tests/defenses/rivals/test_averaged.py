@@ -9,6 +9,8 @@ from torch import nn
 from isthmus.defenses import FTSAM, Averaged, FineTune, StraightAverage
 from isthmus.models import recalibrate
 
+pytestmark = pytest.mark.numeric
+
 MADE = (FineTune(TRAINING), FTSAM(TRAINING), FineTune({**TRAINING, "lr": 0.2}))
 
 

@@ -13,6 +13,8 @@ from isthmus.defenses import FTSAM
 from isthmus.training.batches import batch_indices
 from isthmus.training.schedules import constant
 
+pytestmark = pytest.mark.numeric
+
 OPTIONS = {
     "steps": 6,
     "lr": 0.1,

@@ -13,6 +13,8 @@ from isthmus.defenses import IBAU
 from isthmus.defenses.rivals.i_bau import _Unlearning, hypergradient, into_ball
 from isthmus.training import cross_entropy
 
+pytestmark = pytest.mark.numeric
+
 OPTIONS = {"steps": 80, "lr": 0.001, "batch_size": 16, "precision": "fp32"}
 
 

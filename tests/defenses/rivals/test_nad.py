@@ -11,6 +11,8 @@ from isthmus.defenses import NAD, FineTune
 from isthmus.defenses.rivals.nad import _Distillation, attention, stages
 from isthmus.models import preact_resnet, small_cnn
 
+pytestmark = pytest.mark.numeric
+
 
 def test_attention_is_where_the_squared_activations_are_by_the_definition():
     features = torch.randn(3, 5, 4, 2)
