@@ -28,7 +28,7 @@ from isthmus.attacks.triggers.sinusoid import Sinusoid
 from isthmus.attacks.triggers.warp import Warp
 from isthmus.data.balls import L1, L2, Ball, Linf
 from isthmus.metrics.success import Target
-from isthmus.runs.wording import closest
+from isthmus.runs.wording import suggestion
 from isthmus.training.losses import adversarial, cross_entropy, trades
 from isthmus.types import Attack, BadInput, Loss, Trigger
 
@@ -64,7 +64,9 @@ def parse_balls(norms: str | None, radii: str | None, shape: Sequence[int]) -> t
     names = [name.strip().lower() for name in (norms or "linf").split(",")]
     for name in names:
         if name not in _NORMS:
-            raise BadInput(f"norm {name!r}", expected="linf, l2 or l1", fix=closest(name, _NORMS))
+            raise BadInput(
+                f"norm {name!r}", expected="linf, l2 or l1", fix=suggestion(name, _NORMS)
+            )
     words = radii.split(",") if radii is not None else [_RADII[name] for name in names]
     if len(words) != len(names):
         raise BadInput(

@@ -12,7 +12,7 @@ from torch import nn
 from isthmus.curves.curve import Curve
 from isthmus.models.checkpoint import check_metadata, load_checkpoint, read_tensors, write_tensors
 from isthmus.runs.files import file_sha256
-from isthmus.runs.wording import some
+from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
 
 _BENDS = "bends."
@@ -103,7 +103,7 @@ def _curve_class(path: Path, kind: str) -> type[Curve]:
     if kind not in known:
         raise BadInput(
             f"{path}, a curve of unknown kind {kind!r}",
-            expected=f"one of {some(known)}",
+            expected=f"one of {abbreviated(known)}",
             fix="import the module that defines it first",
         )
     return known[kind]
@@ -154,7 +154,7 @@ def load_curve(
     ]
     if differing:
         raise BadInput(
-            f"{path}, whose bends do not fit the network ({some(differing)})",
+            f"{path}, whose bends do not fit the network ({abbreviated(differing)})",
             expected="the network that the curve was made of",
             fix="pass its factory",
         )

@@ -26,7 +26,7 @@ from isthmus.models.forward import (
     as_input,
     device_of,
     eval_mode,
-    several_samples,
+    explain_single_sample_batch,
     takes_channels_last,
 )
 from isthmus.runs.devices import Precision, autocast
@@ -153,7 +153,7 @@ def recalibrate(
         eval_mode(module),
         _pooling(layers) as pooled,
         autocast(device, precision),
-        several_samples(),
+        explain_single_sample_batch(),
     ):
         for part in x.tensor_split(ceil(len(x) / size)):  # even: no last batch of one sample
             module(as_input(part, device, channels_last=last))

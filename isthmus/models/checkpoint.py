@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from isthmus.runs.files import write_atomically
 from isthmus.runs.versions import versions
-from isthmus.runs.wording import closest, first_line, some
+from isthmus.runs.wording import abbreviated, first_line, suggestion
 from isthmus.types import BadInput, Params
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,12 +57,12 @@ def _head(path: Path) -> bytes:
             for file in path.iterdir()
             if file.suffix in (".safetensors", ".pt", ".pth", ".bin")
         ]
-        fix = f"name the file inside it: {some(inside)}" if inside else "name the file"
+        fix = f"name the file inside it: {abbreviated(inside)}" if inside else "name the file"
         raise BadInput(f"{path}, a folder", expected=expected, fix=fix)
     if not path.exists():
         around = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise BadInput(
-            f"{path}, which does not exist", expected=expected, fix=closest(path.name, around)
+            f"{path}, which does not exist", expected=expected, fix=suggestion(path.name, around)
         )
     try:
         with path.open("rb") as file:
@@ -106,7 +106,7 @@ def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(
                 file.metadata() or {}
-            )  # noqa: SIM118
+            )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise BadInput(
             f"{path}, safetensors that are cut short or damaged ({first_line(error)})",
@@ -181,7 +181,7 @@ def _state_in(found: Any, path: Path) -> Params:
     states = _states(found)
     if not states:
         held = (
-            f"entries {some(map(str, found))}"
+            f"entries {abbreviated(map(str, found))}"
             if isinstance(found, Mapping)
             else f"a {type(found).__name__}"
         )
@@ -190,7 +190,7 @@ def _state_in(found: Any, path: Path) -> Params:
         )
     if len(states) > 1:
         raise BadInput(
-            f"{path}, which holds {len(states)} sets of weights ({some(name for name, _ in states)})",
+            f"{path}, which holds {len(states)} sets of weights ({abbreviated(name for name, _ in states)})",
             expected="the state dict of one network",
             fix="save the one that is meant on its own",
         )
@@ -304,8 +304,8 @@ def _check_keys(path: Path, state: Params, module: nn.Module, wanted: Params) ->
     ]
     extra = state.keys() - wanted.keys()
     if missing or extra:
-        lacks = f"lacks {len(missing)} of them ({some(missing)})" if missing else ""
-        has = f"has {len(extra)} others ({some(extra)})" if extra else ""
+        lacks = f"lacks {len(missing)} of them ({abbreviated(missing)})" if missing else ""
+        has = f"has {len(extra)} others ({abbreviated(extra)})" if extra else ""
         raise BadInput(
             f"{path}, which {' and '.join(filter(None, [lacks, has]))}",
             expected=f"the {len(wanted)} keys of {type(module).__name__}",
@@ -329,7 +329,7 @@ def _check_shapes(path: Path, state: Params, wanted: Params) -> None:
             f"{n} {tuple(state[n].shape)} instead of {tuple(wanted[n].shape)}" for n in differing
         ]
         raise BadInput(
-            f"{path}, where {len(differing)} tensors have another shape: {some(shown)}",
+            f"{path}, where {len(differing)} tensors have another shape: {abbreviated(shown)}",
             expected="the shapes of the network",
             fix="pass the factory of the network that was saved, with its width and its number of classes",
         )
@@ -379,7 +379,7 @@ def _checked(path: Path, state: Params, module: nn.Module) -> Params:
     unsized = [name for name, value in wanted.items() if is_lazy(value)]
     if unsized:
         raise BadInput(
-            f"a network whose {some(unsized)} have no shape yet",
+            f"a network whose {abbreviated(unsized)} have no shape yet",
             expected="one that has met an input",
             fix="run one forward pass in the model factory",
         )
@@ -395,7 +395,7 @@ def _checked(path: Path, state: Params, module: nn.Module) -> Params:
         grown = all(_is_finite(state[name], wanted[name]) for name in odd)
         what = f"that {cast[odd[0]].dtype} cannot hold" if grown else "that are NaN or infinite"
         raise BadInput(
-            f"{path}, where {len(odd)} tensors hold numbers {what}: {some(odd)}",
+            f"{path}, where {len(odd)} tensors hold numbers {what}: {abbreviated(odd)}",
             expected="finite weights",
             fix="build the network in a wider type"
             if grown

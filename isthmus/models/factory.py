@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from isthmus.runs.wording import closest, first_line
+from isthmus.runs.wording import first_line, suggestion
 from isthmus.types import BadInput
 
 
@@ -60,7 +60,7 @@ def _import(name: str) -> Any:
         raise BadInput(
             f"unknown module {name!r}",
             expected="one that imports from here",
-            fix=f"run where it can be imported; {closest(last, around)}",
+            fix=f"run where it can be imported; {suggestion(last, around)}",
         ) from error
     except Exception as error:  # the user's code may raise anything
         raise BadInput(
@@ -82,7 +82,7 @@ def _check_arguments(spec: str, factory: Callable[..., Any], named: Mapping[str,
         signature.bind(**named)
     except TypeError as error:
         takes = f"arguments of {spec.partition(':')[2].partition(',')[0]}{signature}"
-        fix = closest(unknown[0], names) if unknown else "pass it as ,name=value"
+        fix = suggestion(unknown[0], names) if unknown else "pass it as ,name=value"
         raise BadInput(f"{spec!r}: {error}", expected=takes, fix=fix) from error
 
 
@@ -141,7 +141,7 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
         raise BadInput(
             f"{name!r}, unknown in {place}",
             expected="a callable of that module",
-            fix=closest(name, known),
+            fix=suggestion(name, known),
         )
     if isinstance(factory, nn.Module) or not callable(factory):
         raise BadInput(

@@ -156,7 +156,7 @@ def outputs(
 
 
 @contextmanager
-def several_samples() -> Iterator[None]:
+def explain_single_sample_batch() -> Iterator[None]:
     """Run a block in which BatchNorm takes statistics. Raises BadInput where a batch is too small
     to have any.
     """

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isthmus.runs.wording import closest
+from isthmus.runs.wording import suggestion
 from isthmus.types import BadInput, Params
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,7 +57,7 @@ def parameters_at(module: nn.Module, names: Iterable[str]) -> Params:
             raise BadInput(
                 f"no parameters at {asked!r}",
                 expected="a layer or a parameter",
-                fix=closest(asked, known),
+                fix=suggestion(asked, known),
             )
         found |= part
     return found

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def closest(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str]) -> str:
     """Return the way out of an unknown word: the known words near it, else the first few of them.
 
-    >>> closest("cifar", ["digits", "cifar10"]), closest("x", ["digits", "cifar10"]), closest("x", [])
+    >>> suggestion("cifar", ["digits", "cifar10"]), suggestion("x", ["digits", "cifar10"]), suggestion("x", [])
     ('did you mean cifar10?', 'choose one of cifar10, digits', 'check the spelling')
     """
     known = sorted(set(known))
@@ -36,7 +36,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}f}\u00a0%"
 
 
-def some(names: Iterable[str], limit: int = 3) -> str:
+def abbreviated(names: Iterable[str], limit: int = 3) -> str:
     """Return the first few names and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""

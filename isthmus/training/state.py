@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.models.forward import several_samples
+from isthmus.models.forward import explain_single_sample_batch
 from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.files import write_atomically
 from isthmus.runs.folder import differing
@@ -95,7 +95,7 @@ class _Run:
 
     def take(self, loss: Loss, x: Tensor, y: Tensor, precision: Precision) -> None:
         """Take one SGD step on the batch, on the mean of all ranks' gradients."""
-        with autocast(x.device, precision), several_samples():
+        with autocast(x.device, precision), explain_single_sample_batch():
             value = loss(self.module, x, y)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()

@@ -11,7 +11,7 @@ import torch
 from isthmus.data.dataset import Data
 from isthmus.data.sources.parquet import _parquet
 from isthmus.data.sources.reading import Classes, _optional, _reason, _relabeled
-from isthmus.runs.wording import closest
+from isthmus.runs.wording import suggestion
 from isthmus.types import BadInput
 
 # Name: repository on the Hugging Face hub, folder in it. Each part is one Parquet file there.
@@ -72,7 +72,7 @@ def _named(spec: str, classes: Classes) -> Data:
         raise BadInput(
             f"unknown data {spec!r}",
             expected="a named set or a path that exists",
-            fix=closest(spec, NAMED),
+            fix=suggestion(spec, NAMED),
         )
     return (
         _relabeled(_digits(part), classes)

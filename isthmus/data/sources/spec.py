@@ -19,7 +19,7 @@ from isthmus.data.sources.npz import _npz
 from isthmus.data.sources.parquet import _parquet, _shards
 from isthmus.data.sources.reading import Classes
 from isthmus.data.splits import split
-from isthmus.runs.wording import closest
+from isthmus.runs.wording import suggestion
 from isthmus.types import BadInput
 
 
@@ -64,7 +64,7 @@ def _load(spec: str, classes: Classes) -> Data:
         raise BadInput(
             f"{spec}, which does not exist",
             expected="a file or folder",
-            fix=closest(path.name, around),
+            fix=suggestion(path.name, around),
         )
     return _named(spec, classes)
 

@@ -24,7 +24,7 @@ from isthmus.data.dataset import Source, as_data
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.forward import device_of, outputs
 from isthmus.models.view import copied
-from isthmus.runs.wording import closest
+from isthmus.runs.wording import suggestion
 from isthmus.training.budget import Training, spending, steps_for
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy
@@ -73,7 +73,7 @@ class NAD:
                 raise BadInput(
                     f"layer {name!r}",
                     expected="a module that gives feature maps",
-                    fix=closest(name, known),
+                    fix=suggestion(name, known),
                 )
         return tuple(self.layers)
 
