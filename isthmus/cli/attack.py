@@ -10,7 +10,7 @@ from isthmus.cli.output import load_network, metric_table, say, unwritten
 from isthmus.data.sources.npz import npz_path, save_npz
 from isthmus.data.sources.spec import load_data
 from isthmus.metrics.accuracy import Accuracy, check_above_chance
-from isthmus.metrics.asking import attacked
+from isthmus.metrics.passes import attacked
 from isthmus.runs.devices import pick_device
 
 

@@ -16,7 +16,7 @@ from isthmus.defenses.rivals.table import all_rivals
 from isthmus.evidence import comparison
 from isthmus.evidence.origin import provenance
 from isthmus.metrics.accuracy import check_above_chance
-from isthmus.metrics.asking import measure
+from isthmus.metrics.question import measure
 from isthmus.metrics.values import as_records, from_record
 from isthmus.runs.files import file_sha256, write_json
 from isthmus.runs.folder import claimed

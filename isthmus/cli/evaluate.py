@@ -10,7 +10,7 @@ from isthmus.cli.options import Asked, Evasion, ModelSpec
 from isthmus.cli.output import load_network, metric_table, say, unwritten
 from isthmus.defenses.curve_repair.rules import BONAFIDE
 from isthmus.evidence.origin import provenance
-from isthmus.metrics.asking import measure
+from isthmus.metrics.question import measure
 from isthmus.metrics.values import as_records
 from isthmus.runs.files import write_json
 from isthmus.types import BadInput

@@ -11,7 +11,7 @@ from isthmus.cli.options import Budget, Hardening, ModelSpec
 from isthmus.cli.output import metadata, say, state_file
 from isthmus.data.sources.spec import load_data
 from isthmus.evidence.origin import provenance
-from isthmus.metrics.asking import logits
+from isthmus.metrics.passes import logits
 from isthmus.models.checkpoint import save_checkpoint
 from isthmus.models.factory import model_factory
 from isthmus.runs.processes import ranks

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.metrics.asking import measure
+from isthmus.metrics.question import measure
 from isthmus.metrics.values import as_records
 from isthmus.runs.files import read_json, write_json
 from isthmus.runs.identity import identity_of, sha256_of

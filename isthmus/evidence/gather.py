@@ -18,7 +18,7 @@ from isthmus.evidence.comparison import Row, compare
 from isthmus.evidence.judge import Judge
 from isthmus.metrics import landscape as surroundings
 from isthmus.metrics.accuracy import per_class
-from isthmus.metrics.asking import measure
+from isthmus.metrics.question import measure
 from isthmus.metrics.barrier import linear_barrier
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import as_record, as_records

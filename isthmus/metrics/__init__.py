@@ -1,8 +1,10 @@
-"""Questions about one network, `Module -> float`, along a path and on a plane; values carry their
-intervals.
+"""Metrics: what a network answers, `Module -> float`; at a point, along a path, on a plane. Values
+carry their unit and their interval.
 
-The data that a question asks about are part of the question. A new metric is a class with
-`__call__(model)`."""
+The samples that a metric is about are part of it. What tampers with a network or repairs one does
+not belong here. A new metric is a class derived from `Question` with a method `answer(passes)`,
+and a row in the table of tests/metrics/test_every_metric.py; any other callable that takes a
+network works too, but shares no passes with others."""
 
 import lazy_loader as lazy
 

@@ -20,7 +20,7 @@ import torch
 from isthmus.curves.curve import Curve
 from isthmus.curves.point import network_at
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.metrics.asking import measure
+from isthmus.metrics.question import measure
 from isthmus.metrics.values import as_record, from_record
 from isthmus.models.batchnorm import layers_with_statistics
 from isthmus.runs.devices import Precision

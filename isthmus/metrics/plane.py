@@ -12,7 +12,7 @@ import numpy as np
 
 from isthmus.curves.plane import Plane
 from isthmus.data.dataset import Source, as_data
-from isthmus.metrics.asking import measure
+from isthmus.metrics.question import measure
 from isthmus.metrics.values import as_record
 from isthmus.models.batchnorm import recalibrate
 from isthmus.runs.progress import bar

@@ -5,41 +5,20 @@ depart: samples whose true class already is the target are not counted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from isthmus.data.dataset import Data, Source, as_data
-from isthmus.metrics.accuracy import Accuracy
+from isthmus.data.dataset import Data, Source
+from isthmus.metrics.accuracy import accuracy_on
+from isthmus.metrics.passes import Passes
+from isthmus.metrics.question import Question
 from isthmus.metrics.values import Rate
 from isthmus.runs.devices import Precision
 from isthmus.runs.wording import percent
 from isthmus.types import BadInput, Trigger
-
-
-@dataclass(frozen=True, eq=False)
-class AttackSuccess:
-    """Share of triggered samples, their true class not the target, that are predicted as the
-    target, as a Rate.
-
-    Source: specification, section 5. With target "all" no sample is left out.
-    """
-
-    data: Source = field(repr=False)
-    trigger: Trigger
-    target: Target
-    precision: Precision = "fp32"
-    asked: Data = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "asked", triggered(as_data(self.data), self.trigger, self.target))
-
-    def __call__(self, model: nn.Module) -> Rate:
-        """Return the model's attack success rate."""
-        return Accuracy(self.asked, self.precision)(model)
-
 
 Target = int | Literal["all"]
 """The class that triggered inputs are sent to, or "all": each class i to i + 1, the last one to 0.
@@ -51,7 +30,8 @@ def target_of(y: Tensor, target: Target, classes: int) -> Tensor:
 
     Raises BadInput where the target is no class.
 
-    >>> target_of(torch.tensor([0, 9]), "all", 10).tolist(), target_of(torch.tensor([0, 9]), 1, 10).tolist()
+    >>> y = torch.tensor([0, 9])
+    >>> target_of(y, "all", 10).tolist(), target_of(y, 1, 10).tolist()
     ([1, 0], [1, 1])
     """
     if target == "all":
@@ -66,9 +46,9 @@ def target_of(y: Tensor, target: Target, classes: int) -> Tensor:
 
 
 def eligible(data: Data, target: Target) -> Tensor:
-    """Return the indices of the samples whose true class is not the target, the only ones an attack
-    is judged on.
-    """
+    """Return the indices of the samples whose true class is not the target.
+
+    An attack is judged on these alone."""
     return (target_of(data.y, target, data.num_classes) != data.y).nonzero().squeeze(1)
 
 
@@ -89,13 +69,32 @@ def triggered(data: Data, trigger: Trigger, target: Target) -> Data:
     return clean.with_floats(trigger(clean.floats()), target_of(clean.y, target, data.num_classes))
 
 
+@dataclass(frozen=True, eq=False)
+class AttackSuccess(Question[Rate]):
+    """Share of triggered samples, their true class not the target, that are predicted as the
+    target, as a Rate.
+
+    Source: Gu et al., BadNets, 2017. With target "all" no sample is left out.
+    """
+
+    trigger: Trigger
+    target: Target
+    precision: Precision = "fp32"
+
+    def prepared(self, data: Data) -> Data:
+        return triggered(data, self.trigger, self.target)
+
+    def answer(self, passes: Passes) -> Rate:
+        return accuracy_on(self.samples, passes, self.precision)
+
+
 def planted(
     network: nn.Module, data: Source, trigger: Trigger, target: Target, *, least: float = 0.9
 ) -> Rate:
     """Return the attack success on evaluation data; refuse an attack that has not worked, before a
     repair starts.
 
-    The same question to a network that was never poisoned gives the floor of the trigger. Raises
+    The attack success on a network that was never poisoned is the floor of the trigger. Raises
     BadInput where the attack succeeds on a smaller share than `least`."""
     success = AttackSuccess(data, trigger, target)(network)
     if success < least:

@@ -87,7 +87,7 @@ def test_attack_and_derivatives_run_once_for_all_questions(measured, monkeypatch
         calls.append("hessian")
         return input_hessian(*arguments)
 
-    monkeypatch.setattr("isthmus.metrics.robustness.input_hessian", counted)
+    monkeypatch.setattr("isthmus.metrics.passes.input_hessian", counted)
     measure(
         curve.export(0.5), landscape_metrics(asked, Counting(Linf(0.05), steps=1, returns="worst"))
     )

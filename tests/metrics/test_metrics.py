@@ -209,7 +209,7 @@ def test_questions_about_one_data_set_share_one_forward_pass():
     net.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
     found = measure(net, metrics)
     passes = [n for n in seen if n > 2]  # two images first try the memory layout
-    assert passes == [40, metrics["s"].asked.x.shape[0]]
+    assert passes == [40, metrics["s"].samples.x.shape[0]]
     assert found == {name: metric(net) for name, metric in metrics.items()}
     assert len([n for n in seen if n > 2]) == 5, "nothing is remembered outside measure"
 

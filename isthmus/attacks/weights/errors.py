@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
 from isthmus.data.splits import repeated, split
-from isthmus.metrics.asking import logits
+from isthmus.metrics.passes import logits
 from isthmus.types import BadInput
 
 LEAST_KEPT = 0.99  # of the images that are to keep their label, in every success

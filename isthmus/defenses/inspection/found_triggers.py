@@ -1,4 +1,4 @@
-"""Triggers found by a search, and the metrics that ask for them."""
+"""Triggers found by a search, and the metrics of their success."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from isthmus.data.dataset import Data, Source, as_data
-from isthmus.metrics.accuracy import Accuracy
+from isthmus.data.dataset import Data, Source
+from isthmus.metrics.accuracy import error_on
+from isthmus.metrics.passes import Passes
+from isthmus.metrics.question import Question
 from isthmus.metrics.success import AttackSuccess
 from isthmus.metrics.values import Rate, as_record
 from isthmus.runs.devices import Precision
@@ -90,22 +92,19 @@ class Inverted:
 
 
 @dataclass(frozen=True, eq=False)
-class Misled:
+class Misled(Question[Rate]):
     """Share of triggered samples that are not predicted as their own class, as a Rate."""
 
-    data: Source = field(repr=False)
     trigger: Trigger
     precision: Precision = "fp32"
-    asked: Data = field(init=False)
 
-    def __post_init__(self) -> None:
-        data = as_data(self.data)
-        object.__setattr__(self, "asked", data.with_floats(self.trigger(data.floats())))
+    def prepared(self, data: Data) -> Data:
+        """Return the samples with the trigger on, under their own labels."""
+        return data.with_floats(self.trigger(data.floats()))
 
-    def __call__(self, model: nn.Module) -> Rate:
+    def answer(self, passes: Passes) -> Rate:
         """Return the share of samples that the trigger leads away from their class."""
-        right = Accuracy(self.asked, self.precision)(model)
-        return Rate(right.n - right.hits, right.n)
+        return error_on(self.samples, passes, self.precision)
 
 
 _Question = Misled | AttackSuccess
@@ -117,17 +116,15 @@ def _question(data: Source, trigger: Trigger, target: Goal) -> _Question:
 
 # ---- questions for the choice of t
 @dataclass(frozen=True, eq=False)
-class InvertedSuccess:
+class InvertedSuccess(Question[Rate]):
     """How often given triggers reach their goals, as a Rate: the "highest" of them, or the "mean"
     over all attempts.
 
     The triggers are those found on one network, so along a path it tells what is left of them;
     samples of a target class are not counted for it."""
 
-    data: Source = field(repr=False)
     inverted: Sequence[Inverted]
     pick: Literal["highest", "mean"] = "highest"
-    asked: Data = field(init=False)
     questions: tuple[_Question, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -137,12 +134,13 @@ class InvertedSuccess:
                 expected="one trigger or more, highest or mean",
                 fix="pass what invert returns",
             )
-        object.__setattr__(self, "asked", as_data(self.data))
-        object.__setattr__(self, "questions", tuple(each.on(self.asked) for each in self.inverted))
+        super().__post_init__()
+        questions = tuple(trigger.on(self.samples) for trigger in self.inverted)
+        object.__setattr__(self, "questions", questions)
 
-    def __call__(self, model: nn.Module) -> Rate:
+    def answer(self, passes: Passes) -> Rate:
         """Return the success of the triggers on the model."""
-        rates = [question(model) for question in self.questions]
+        rates = [question.answer(passes) for question in self.questions]
         if self.pick == "highest":
             return max(rates)
         return Rate(sum(rate.hits for rate in rates), sum(rate.n for rate in rates))

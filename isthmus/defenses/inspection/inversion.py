@@ -37,7 +37,8 @@ from isthmus.defenses.inspection.found_triggers import (
     Perturbation,
     _question,
 )
-from isthmus.metrics.asking import logits
+from isthmus.metrics.passes import Passes, logits
+from isthmus.metrics.question import Question
 from isthmus.metrics.success import eligible
 from isthmus.models.forward import as_input, device_of, frozen, pass_size, takes_channels_last
 from isthmus.runs.devices import Precision, autocast
@@ -405,29 +406,23 @@ def invert(
 
 
 @dataclass(frozen=True, eq=False)
-class SmallestTrigger:
-    """The smallest size of a trigger that some class obeys, found anew on the network it is asked
-    about.
+class SmallestTrigger(Question[float]):
+    """The smallest size of a trigger that some class obeys, searched for anew on each network.
 
     In pixels of a mask or as a norm, as `kind` says; the largest possible size where no trigger
-    succeeds. Dear: one inversion per answer. `search` goes to `invert`."""
+    succeeds. Expensive: every call runs a full inversion. `search` goes to `invert`."""
 
-    data: Source = field(repr=False)
     kind: Kind = "perturbation"
     search: Search = field(default_factory=Search)
-    asked: Data = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "asked", as_data(self.data))
-
-    def __call__(self, model: nn.Module) -> float:
+    def answer(self, passes: Passes) -> float:
         """Return the smallest size over the classes."""
-        found = invert(model, self.asked, kind=self.kind, **self.search)
-        reached = [each.size for each in found if each.score < 0]
+        triggers = invert(passes.model, self.samples, kind=self.kind, **self.search)
+        reached = [trigger.size for trigger in triggers if trigger.score < 0]
         return min(reached) if reached else self._largest()
 
     def _largest(self) -> float:
-        channels, height, width = self.asked.x.shape[1:]
+        channels, height, width = self.samples.x.shape[1:]
         if self.kind == "patch":
             return float(height * width)
         return 1.0 if self.search.get("norm") == inf else sqrt(channels * height * width)

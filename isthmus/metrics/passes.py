@@ -1,0 +1,118 @@
+"""Passes of data through a network: outputs, attacked inputs, curvature; `Passes` holds each once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.data.dataset import Data
+from isthmus.metrics.curvature.inputs import InputHessian, input_hessian
+from isthmus.models.forward import as_input, device_of, laid_out, outputs, pass_size
+from isthmus.runs.devices import Precision
+from isthmus.runs.wording import first_line
+from isthmus.types import Attack, BadInput
+
+
+class Passes:
+    """What is known of one network: its outputs on data, the data under attacks, the curvature.
+
+    Each is computed when a metric first wants it, and serves every metric that is given the same
+    `Passes`. The same data or attack means the same object. The network has to stay as it is
+    meanwhile."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._logits: dict[tuple[Data, Precision], Tensor] = {}
+        self._curvature: dict[Data, InputHessian] = {}
+        self._attacked: list[tuple[Data, Attack, Data]] = []  # an attack need not be hashable
+
+    def logits(self, data: Data, precision: Precision = "fp32") -> Tensor:
+        """Return the network's outputs on the data. Raises BadInput as the function does."""
+        if (data, precision) not in self._logits:
+            self._logits[data, precision] = logits(self.model, data, precision)
+        return self._logits[data, precision]
+
+    def attacked(self, data: Data, attack: Attack) -> Data:
+        """Return the data under the attack. Raises BadInput as the function does."""
+        for clean, method, moved in self._attacked:
+            if clean is data and method is attack:
+                return moved
+        moved = attacked(self.model, data, attack)
+        self._attacked.append((data, attack, moved))
+        return moved
+
+    def curvature(self, data: Data) -> InputHessian:
+        """Return the derivatives of the loss in each image. Raises BadInput as `input_hessian`."""
+        if data not in self._curvature:
+            self._curvature[data] = input_hessian(self.model, data.x, data.y)
+        return self._curvature[data]
+
+
+def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tensor:
+    """Return the network's outputs on the data, (n, classes) float32 on the CPU, in eval mode.
+
+    Raises BadInput where the network cannot read the images, or the outputs are not (n, classes) or
+    not finite."""
+    try:
+        out = outputs(model, data.x, precision=precision)
+    except (BadInput, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        shape = tuple(data.x.shape[1:])
+        raise BadInput(
+            f"images of shape {shape} and type {data.x.dtype} that the network cannot read "
+            f"({first_line(error)})",
+            expected="the shape and type it was built for",
+            fix="convert the images, or check the model factory",
+        ) from error
+    _check_logits(out, data)
+    return out
+
+
+def _check_logits(out: Tensor, data: Data) -> None:
+    if out.shape != (len(data), data.num_classes):
+        raise BadInput(
+            f"outputs of shape {tuple(out.shape)}",
+            expected=f"({len(data)}, {data.num_classes}): one logit per class of the data",
+            fix="build the network for these classes, or relabel the data",
+        )
+    if not torch.isfinite(out).all():
+        raise BadInput(
+            "outputs that are NaN or infinite",
+            expected="finite logits",
+            fix="check the weights and inputs",
+        )
+
+
+def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
+    """Return the data with the attacked inputs in place of the images, in batches sized to memory.
+
+    Raises BadInput where the attack returns inputs of another shape or outside [0, 1]."""
+    with laid_out(model, data.x) as channels_last:
+        moved = [
+            _attacked_batch(model, x, y, attack, channels_last)
+            for x, y in _batches(data, device_of(model))
+        ]
+    return Data(torch.cat(moved), data.y, data.classes)
+
+
+def _batches(data: Data, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    size = pass_size(data.x, device, gradients=True)
+    return zip(data.x.split(size), data.y.split(size), strict=True)
+
+
+def _attacked_batch(
+    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, channels_last: bool
+) -> Tensor:
+    device = device_of(model)
+    x = as_input(x, device, channels_last=channels_last)
+    moved = attack(model, x, y.to(device)).detach().cpu()
+    if moved.shape != x.shape:
+        raise BadInput(
+            f"attacked inputs of shape {tuple(moved.shape)}",
+            expected=f"{tuple(x.shape)}",
+            fix="check the attack",
+        )
+    return moved
