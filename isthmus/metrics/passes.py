@@ -1,4 +1,4 @@
-"""Passes of data through a network: outputs, attacked inputs, curvature; `Passes` holds each once."""
+"""Passes of data through a network: outputs, attacked inputs, curvature; each once in `Passes`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Passes:
     def curvature(self, data: Data) -> InputHessian:
         """Return the derivatives of the loss in each image. Raises BadInput as `input_hessian`."""
         if data not in self._curvature:
+            check_fits(self.model, data)
             self._curvature[data] = input_hessian(self.model, data.x, data.y)
         return self._curvature[data]
 
@@ -86,10 +87,20 @@ def _check_logits(out: Tensor, data: Data) -> None:
         )
 
 
+def check_fits(model: nn.Module, data: Data) -> None:
+    """Raise BadInput where the network cannot read such images or has other classes than the data.
+
+    Reads two samples, before long work on all of them.
+    """
+    logits(model, data[:2])
+
+
 def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
     """Return the data with the attacked inputs in place of the images, in batches sized to memory.
 
-    Raises BadInput where the attack returns inputs of another shape or outside [0, 1]."""
+    Raises BadInput where the network does not fit the data, or the attack returns inputs of another
+    shape or outside [0, 1]."""
+    check_fits(model, data)
     with laid_out(model, data.x) as channels_last:
         moved = [
             _attacked_batch(model, x, y, attack, channels_last)

@@ -11,7 +11,7 @@ from torch import Tensor
 from isthmus.metrics.accuracy import accuracy_on, error_on, loss_on
 from isthmus.metrics.curvature.inputs import InputHessian
 from isthmus.metrics.curvature.weights import weight_hessian_top
-from isthmus.metrics.passes import Passes
+from isthmus.metrics.passes import Passes, check_fits
 from isthmus.metrics.question import Question, Value
 from isthmus.metrics.values import NUMBER, Mean, Rate
 from isthmus.runs.devices import Precision
@@ -87,4 +87,5 @@ class WeightCurvature(Question[float]):
 
     def answer(self, passes: Passes) -> float:
         samples = self.samples
+        check_fits(passes.model, samples)
         return weight_hessian_top(passes.model, samples.x, samples.y, tolerance=self.tolerance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -78,10 +78,10 @@ def weight_hessian_top(
             found = eigsh(
                 operator, k=1, which="LA", tol=tolerance, v0=start, return_eigenvectors=False
             )
-        except ArpackNoConvergence as error:
+        except ArpackError as error:
             raise BadInput(
                 f"a Hessian whose top eigenvalue did not converge ({first_line(error)})",
-                expected="convergence within ten iterations per weight",
-                fix="raise tolerance, or check the loss",
+                expected="finite gradients, and convergence within ten iterations per weight",
+                fix="check that weights and inputs are finite, or raise tolerance",
             ) from error
     return float(found[0])
