@@ -102,7 +102,7 @@ def is_metric(cls: type) -> bool:
         return False
     if inspect.isabstract(cls) or getattr(cls, "_is_protocol", False):
         return False
-    call = cls.__dict__.get("__call__") or getattr(cls, "__call__", None)
+    call = inspect.getattr_static(cls, "__call__", None)
     if not inspect.isfunction(call):
         return False
     return list(inspect.signature(call).parameters) == ["self", "model"]
