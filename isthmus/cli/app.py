@@ -12,6 +12,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from isthmus.runs.notices import plain_notices
 from isthmus.runs.processes import joined_ranks
 from isthmus.runs.progress import shown
 from isthmus.runs.versions import __version__
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     when interrupted.
     """
     try:
-        with joined_ranks(), shown():
+        with joined_ranks(), shown(), plain_notices():
             app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except BadInput as error:
         print(f"isthmus: {error}", file=sys.stderr)

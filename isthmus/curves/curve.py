@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.curves.combine import _Combine, _Layout
+from isthmus.models.forward import Wrapper
 from isthmus.models.view import View, copied, places
 from isthmus.types import BadInput, Params
 
@@ -64,7 +65,7 @@ def _check_real(net: nn.Module) -> None:
         )
 
 
-class Curve(nn.Module):
+class Curve(Wrapper):
     """A curve from `start` (t = 0) to `end` (t = 1) whose only parameters are its bends, (bends,
     n_parameters).
 
@@ -118,6 +119,7 @@ class Curve(nn.Module):
         )
         self.bends = nn.Parameter(torch.lerp(self.ends[:1], self.ends[1:], line))
         self._own = [_kept(start), _kept(end)]
+        self._scratch = [_kept(start), _kept(end)]
         self._hide(copied(start))
         self.training = start.training
 
@@ -125,9 +127,8 @@ class Curve(nn.Module):
         """Keep the network's forward, out of `parameters()` and `state_dict()`; its weights are
         never read: free them.
 
-        One copy is called, and its buffers serve as scratch while the curve is trained; one is
-        never called, so that what a forward pass leaves behind in a module stays out of exported
-        networks."""
+        One copy is called; one is never called, so that what a forward pass leaves behind in a
+        module stays out of exported networks."""
         self._places = places(net)
         self._trainable = {name for name, p in net.named_parameters() if p.requires_grad}
         for p in net.parameters():
@@ -186,9 +187,9 @@ class Curve(nn.Module):
     def at(self, t: float | Tensor) -> Point:
         """Return the network at t as a live view: its outputs are differentiable in the bends.
 
-        For training and attacks. In train mode its buffers are scratch; in eval mode they are those
-        of the nearer end, so at t = 0 and t = 1 it is that endpoint. Raises BadInput where t is
-        outside [0, 1]."""
+        For training and attacks. In eval mode its buffers are those of the nearer end, so at t = 0
+        and t = 1 it is that endpoint; in train mode they are copies of these, which training may
+        change. Raises BadInput where t is outside [0, 1]."""
         return Point(self, t)
 
     def export(self, t: float | Tensor) -> nn.Module:
@@ -232,6 +233,11 @@ class Curve(nn.Module):
         """Return the outputs of the network at t on x."""
         return self.at(t)(x)
 
+    @property
+    def inner(self) -> nn.Module:
+        """The network that is called."""
+        return self._net
+
     def train(self, mode: bool = True) -> Curve:
         """Set the mode of the network under the curve, as of any module."""
         super().train(mode)
@@ -242,7 +248,8 @@ class Curve(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for net in (self._blank, self._net):
             net._apply(fn)
-        self._own = [{name: fn(tensor) for name, tensor in own.items()} for own in self._own]
+        for sides in (self._own, self._scratch):
+            sides[:] = [{name: fn(tensor) for name, tensor in side.items()} for side in sides]
         return self
 
 
@@ -282,5 +289,6 @@ class Point(View):
 
     def __init__(self, curve: Curve, t: float | Tensor) -> None:
         theta, squared_norm, weights = curve._theta(t)
-        super().__init__(curve._net, weights, curve.kept(t), scratch={}, placed=curve._places)
+        scratch = curve._scratch[0 if float(t) <= 0.5 else 1]
+        super().__init__(curve._net, weights, curve.kept(t), scratch, placed=curve._places)
         self.theta, self.squared_norm = theta, squared_norm

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
 from isthmus.metrics.curvature.inputs import InputHessian, input_hessian
-from isthmus.models.forward import as_input, device_of, laid_out, outputs, pass_size
+from isthmus.models.forward import (
+    as_input,
+    computing_type,
+    device_of,
+    laid_out,
+    network_under,
+    outputs,
+    pass_size,
+)
 from isthmus.runs.devices import Precision
 from isthmus.runs.wording import first_line
 from isthmus.types import Attack, BadInput
@@ -51,10 +59,12 @@ class Passes:
         return self._curvature[data]
 
 
-def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tensor:
+def logits(
+    model: nn.Module, data: Data, precision: Precision = "fp32", *, whole: Data | None = None
+) -> Tensor:
     """Return the network's outputs on the data, (n, classes) float32 on the CPU, in eval mode.
 
-    Raises BadInput where the network cannot read the images, or the outputs are not (n, classes) or
+    `whole` is the set that the data are a part of, for what a refusal says of its labels. Raises BadInput where the network cannot read the images, or the outputs are not (n, classes) or
     not finite."""
     try:
         out = outputs(model, data.x, precision=precision)
@@ -68,16 +78,16 @@ def logits(model: nn.Module, data: Data, precision: Precision = "fp32") -> Tenso
             expected="the shape and type it was built for",
             fix="convert the images, or check the model factory",
         ) from error
-    _check_logits(out, data)
+    _check_logits(out, data, whole or data)
     return out
 
 
-def _check_logits(out: Tensor, data: Data) -> None:
+def _check_logits(out: Tensor, data: Data, whole: Data) -> None:
     if out.shape != (len(data), data.num_classes):
         raise BadInput(
             f"outputs of shape {tuple(out.shape)}",
             expected=f"({len(data)}, {data.num_classes}): one logit per class of the data",
-            fix="build the network for these classes, or relabel the data",
+            fix=_class_advice(out, whole),
         )
     if not torch.isfinite(out).all():
         raise BadInput(
@@ -87,12 +97,24 @@ def _check_logits(out: Tensor, data: Data) -> None:
         )
 
 
+def _class_advice(out: Tensor, data: Data) -> str:
+    """Return the way out where network and data differ in their number of classes."""
+    if out.ndim == 2 and out.shape[1] == data.num_classes - 1 and int(data.y.min()) > 0:
+        return "no label is 0: subtract 1 from labels that start at 1"
+    if out.ndim == 2 and out.shape[1] > data.num_classes:
+        return (
+            f"where some classes have no sample, say that there are {out.shape[1]}: an entry "
+            "`classes` in the .npz, classes= in Python; or build the network for these classes"
+        )
+    return "build the network for these classes, or relabel the data"
+
+
 def check_fits(model: nn.Module, data: Data) -> None:
     """Raise BadInput where the network cannot read such images or has other classes than the data.
 
     Reads two samples, before long work on all of them.
     """
-    logits(model, data[:2])
+    logits(model, data[:2], whole=data)
 
 
 def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
@@ -119,6 +141,8 @@ def _attacked_batch(
 ) -> Tensor:
     device = device_of(model)
     x = as_input(x, device, channels_last=channels_last)
+    if x.dtype == torch.float64 != computing_type(network_under(model)):
+        x = x.float()  # attacks that the user wrote call the network by themselves
     moved = attack(model, x, y.to(device)).detach().cpu()
     if moved.shape != x.shape:
         raise BadInput(

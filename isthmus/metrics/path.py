@@ -22,7 +22,7 @@ from isthmus.curves.point import network_at
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.metrics.question import measure
 from isthmus.metrics.values import as_record, from_record
-from isthmus.models.batchnorm import layers_with_statistics
+from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.devices import Precision
 from isthmus.runs.files import read_json, write_json
 from isthmus.runs.identity import identity_of, sha256_of
@@ -191,8 +191,8 @@ def evaluate_path(
 
 
 def _recalibrated_on(curve: Curve, data: Data, ends: str) -> str:
-    if not layers_with_statistics(curve.export(0.0)):
-        return "nothing: the network has no BatchNorm statistics"
+    if not recalibrated_layers(curve.export(0.0)):
+        return "nothing: the network has no BatchNorm statistics that move"
     where = (
         "every t"
         if ends == "recalibrated"

@@ -1,15 +1,13 @@
 """BatchNorm statistics of a network that has just been made out of others, from bonafide data
 alone.
 
-Source: specification of the project, section 4 (Zhao et al. and Garipov et al. refresh statistics
-at every t).
-
-InstanceNorm that keeps running statistics is treated alike; where the text says BatchNorm, it is
-meant too.
+Source: Garipov et al., NeurIPS 2018, and Zhao et al., ICLR 2020, whose code refreshes the
+statistics at every t. InstanceNorm that keeps running statistics is treated alike; where the text
+says BatchNorm, it is meant too.
 
 Where we depart: variances are pooled over batches instead of averaged, running statistics are reset
-first, dropout stays off during the pass, and only the data given are read (the papers' code reads
-the whole training set)."""
+first, dropout stays off during the pass, only the given data are read (the papers' code reads the
+whole training set), and layers that the network keeps in eval mode while it trains stay frozen."""
 
 from __future__ import annotations
 
@@ -27,13 +25,15 @@ from isthmus.models.forward import (
     device_of,
     eval_mode,
     explain_single_sample_batch,
+    forward_pass,
     takes_channels_last,
 )
 from isthmus.runs.devices import Precision, autocast
+from isthmus.runs.notices import notice
+from isthmus.runs.wording import abbreviated
 
-_BATCH_VALUES = (
-    2500 * 3 * 32 * 32
-)  # of a batch: the whole of a bonafide set at the sizes of the literature
+# Values of one batch: the whole of a bonafide set at the sizes of the literature.
+_BATCH_VALUES = 2500 * 3 * 32 * 32
 
 
 class _Pooled:
@@ -42,7 +42,9 @@ class _Pooled:
     """
 
     def __init__(self) -> None:
-        self.count, self.mean, self.variance = 0, torch.zeros(()), torch.zeros(())
+        self.count = 0
+        self.mean = torch.zeros(())
+        self.variance = torch.zeros(())
 
     def add(self, layer: _NormBase, x: Tensor) -> None:
         """Add the batch that has just passed: with momentum 1 the layer's running statistics are
@@ -50,18 +52,18 @@ class _Pooled:
         """
         assert layer.running_mean is not None and layer.running_var is not None
         count = x.numel() // x.shape[1]
-        mean, variance = (
-            layer.running_mean.double(),
-            layer.running_var.double() * (count - 1) / count,
-        )
-        total, shift = self.count + count, mean - self.mean.to(mean)
+        mean = layer.running_mean.double()
+        variance = layer.running_var.double() * (count - 1) / count
+        total = self.count + count
+        shift = mean - self.mean.to(mean)
         share = count / total
         self.variance = (
             (1 - share) * self.variance.to(mean)
             + share * variance
             + share * (1 - share) * shift.square()
         )
-        self.mean, self.count = self.mean.to(mean) + share * shift, total
+        self.mean = self.mean.to(mean) + share * shift
+        self.count = total
 
     def write(self, layer: _NormBase) -> None:
         """Give the layer the pooled statistics, the variance unbiased as torch's are."""
@@ -71,7 +73,7 @@ class _Pooled:
 
 
 class _Averaged(_Pooled):
-    """The same for InstanceNorm, whose running statistics are means over samples of each one's own."""
+    """The same for InstanceNorm, whose running statistics are means over the samples' own."""
 
     def add(self, layer: _NormBase, x: Tensor) -> None:
         """Add the batch that has just passed."""
@@ -93,10 +95,56 @@ class _Averaged(_Pooled):
 
 
 def layers_with_statistics(module: nn.Module) -> list[_NormBase]:
-    """Return the layers whose running statistics `recalibrate` replaces, in order: BatchNorm and
-    InstanceNorm.
-    """
+    """Return the layers that keep running statistics, in order: BatchNorm and InstanceNorm."""
     return [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+
+
+def recalibrated_layers(module: nn.Module) -> list[_NormBase]:
+    """Return the layers whose running statistics `recalibrate` replaces, in order.
+
+    Layers are frozen, and not among these, where the network's own `train()` leaves them in eval
+    mode."""
+    layers = layers_with_statistics(module)
+    if not layers:
+        return layers
+    with _modes_restored(module):
+        module.train()
+        return [layer for layer in layers if layer.training]
+
+
+def frozen_statistics(module: nn.Module) -> list[str]:
+    """Return the names of layers whose BatchNorm statistics nothing replaces.
+
+    They are frozen (see `recalibrated_layers`), or of a class of their own that keeps them as plain
+    buffers, as FrozenBatchNorm2d of torchvision and detectron2 does."""
+    moving = set(recalibrated_layers(module))
+    return [
+        name
+        for name, part in module.named_modules()
+        if {"running_mean", "running_var"} <= {n for n, _ in part.named_buffers(recurse=False)}
+        and part not in moving
+    ]
+
+
+def tell_of_frozen_statistics(module: nn.Module) -> None:
+    """Give notice of layers with frozen BatchNorm statistics, before a curve is made."""
+    names = frozen_statistics(module)
+    if names:
+        notice(
+            f"{len(names)} layers keep frozen BatchNorm statistics ({abbreviated(names)}); they "
+            "stay as they are at every t, so points between two networks lose more accuracy than "
+            "where they are recalibrated"
+        )
+
+
+@contextmanager
+def _modes_restored(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
@@ -106,9 +154,9 @@ def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def _pooling(layers: list[_NormBase]) -> Iterator[dict[_NormBase, _Pooled]]:
-    """Reset the layers and put them in train mode; within, their batches are pooled. Their momentum
-    is put back.
-    """
+    """Reset the layers and run a block with them in train mode, where their batches are pooled.
+
+    Their momentum is put back afterwards."""
     pooled = {
         layer: _Pooled() if isinstance(layer, _BatchNorm) else _Averaged() for layer in layers
     }
@@ -139,14 +187,16 @@ def recalibrate(
     One pass, BatchNorm in train mode and all else in eval mode, in batches as large as fit (a
     bonafide set of 2,500 small images is one batch). The first layer's result does not depend on
     the batch size; deeper layers see activations normalized by batch, so the size is the same on
-    every device. Networks without BatchNorm are left as they are, unread.
+    every device. Layers that the network keeps in eval mode while it trains are frozen and stay so.
+    Networks without BatchNorm are left as they are, and the data unread.
 
-    Raises BadInput where `data` is no data, or one sample is too few for a layer to have a
-    variance."""
-    layers = layers_with_statistics(module)
+    Raises BadInput where `data` cannot be read as samples, or one sample is too few for a layer to
+    have a variance."""
+    layers = recalibrated_layers(module)
     if not layers:
         return module
-    x, device = as_data(data).x, device_of(module)
+    x = as_data(data).x
+    device = device_of(module)
     last = takes_channels_last(module, x)
     size = batch_size or max(1, _BATCH_VALUES // x[0].numel())
     with (
@@ -156,10 +206,8 @@ def recalibrate(
         explain_single_sample_batch(),
     ):
         for part in x.tensor_split(ceil(len(x) / size)):  # even: no last batch of one sample
-            module(as_input(part, device, channels_last=last))
+            forward_pass(module, as_input(part, device, channels_last=last))
     for layer, statistics in pooled.items():
-        if (
-            statistics.count
-        ):  # a layer that the forward pass never reached keeps its reset statistics
+        if statistics.count:  # a layer that the pass never reached keeps its reset statistics
             statistics.write(layer)
     return module

@@ -5,8 +5,11 @@ No other file lays images out for a network or decides how many of them one pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +33,7 @@ def precise_logits(model: nn.Module, x: Tensor) -> Tensor:
 
     Raises BadInput where the model returns anything else.
     """
-    logits = logits_of(model(x))
+    logits = logits_of(forward_pass(model, x))
     if logits.ndim != 2 or len(logits) != len(x):
         raise BadInput(
             f"outputs of shape {tuple(logits.shape)}",
@@ -50,33 +53,118 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def as_input(x: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
-    """Return images (n, c, h, w) as a network takes them: float in [0, 1], on the device, in the
-    layout asked.
-    """
+    """Return images (n, c, h, w) as floats in [0, 1], on the device, in the given memory layout.
+
+    Bytes and half precision become float32; float64 stays. The result may share memory with x: call
+    the network through `forward_pass`, which copies where the network writes into its input."""
     x = x.to(device, non_blocking=True)
-    x = x.float() / 255 if x.dtype == torch.uint8 else x
-    return x.contiguous(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
-    )
+    if x.dtype == torch.uint8:
+        x = x.float() / 255
+    elif x.element_size() < 4:
+        x = x.float()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return x.contiguous(memory_format=layout)
+
+
+class Wrapper(nn.Module):
+    """A module whose forward prepares the input of another network, `inner`, and runs that."""
+
+    @property
+    def inner(self) -> nn.Module:
+        """The network that is called."""
+        raise NotImplementedError
+
+
+def network_under(module: nn.Module) -> nn.Module:
+    """Return the network that a wrapper calls in the end; another module as it is."""
+    while isinstance(module, Wrapper):
+        module = module.inner
+    return module
+
+
+def computing_type(network: nn.Module) -> torch.dtype:
+    """Return the floating-point type of a network's first weight, in which it takes its input."""
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        if tensor.is_floating_point() and tensor.element_size() > 1:
+            return tensor.dtype
+    return torch.float32
+
+
+_writes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Whether a network changes its input in place, as its first pass has shown."""
+
+
+def forward_pass(module: nn.Module, x: Tensor) -> Any:
+    """Return what the network returns at x, floats (n, c, h, w), and leave x as it is.
+
+    x is cast to the type that the network computes in; a network that changes its input in place
+    gets a copy."""
+    if isinstance(module, Wrapper):  # does the same by itself
+        return module(x)
+    return prepared_pass(module, module, x)
+
+
+def prepared_pass(
+    network: nn.Module, run: Callable[..., Any], x: Tensor, *inputs: Any, **named: Any
+) -> Any:
+    """Return run(x, ...), a pass through the network, on a cast or a copy of x where it takes one.
+
+    The first pass gets a copy, and its version counter tells whether later ones need one."""
+    if not x.is_floating_point():
+        return run(x, *inputs, **named)
+    given = x.to(computing_type(network))
+    writes = _writes.get(network)
+    if writes is False:
+        return run(given, *inputs, **named)
+    if given is x:
+        given = x.clone()
+    if writes or given.is_inference():  # which has no version
+        return run(given, *inputs, **named)
+    version = given._version
+    out = run(given, *inputs, **named)
+    _writes[network] = given._version != version
+    return out
+
+
+_channels_last: WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.dtype], bool]]
+_channels_last = WeakKeyDictionary()
+
+
+def takes_channels_last(module: nn.Module, x: Tensor) -> bool:
+    """Return whether the forward pass accepts channels-last input, which is faster.
+
+    A forward pass that calls `view` where it might have called `reshape` does not. Decided by
+    running the network on two images, at its first call, and remembered; no draw is used. A network
+    that runs on neither layout is taken to accept both: its error is for the real pass to raise."""
+    if x.ndim != 4:
+        return False
+    network = network_under(module)
+    device = device_of(module)
+    known = _channels_last.setdefault(network, {})
+    key = (device, computing_type(network))
+    if key not in known:
+        images = as_input(x[:2].detach(), device, channels_last=False)
+        accepts = _runs(module, images.contiguous(memory_format=torch.channels_last))
+        if not accepts and not _runs(module, images):
+            return True
+        known[key] = accepts
+    return known[key]
 
 
 @torch.no_grad()
-def takes_channels_last(module: nn.Module, x: Tensor) -> bool:
-    """Return whether the network bears images laid out channels last, the faster way, by trying
-    two.
-
-    A forward pass that calls `view` where it might have called `reshape` does not.
-    """
-    try:
-        with eval_mode(module):
-            module(as_input(x[:2], device_of(module), channels_last=True))
-    except Exception as error:  # any other than this one is for the real pass to raise
-        return "view size is not compatible" not in str(error)
+def _runs(module: nn.Module, images: Tensor) -> bool:
+    """Return whether the network runs on the images, in eval mode; no draw is used."""
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), eval_mode(module):
+        try:
+            forward_pass(module, images)
+        except Exception:  # a user's network may raise anything; the real pass reports it
+            return False
     return True
 
 
 def set_channels_last(module: nn.Module, on: bool) -> None:
-    """Lay the weights of two-dimensional convolutions out as the images are, or back as they were."""
+    """Lay the weights of two-dimensional convolutions out channels last, or back as they were."""
     for p in module.parameters():
         if p.ndim == 4:
             p.data = p.data.contiguous(
@@ -86,11 +174,11 @@ def set_channels_last(module: nn.Module, on: bool) -> None:
 
 @contextmanager
 def laid_out(module: nn.Module, x: Tensor) -> Iterator[bool]:
-    """Run a block with the weights laid out channels last where the network bears it; yield whether
-    it does.
+    """Run a block with the weights laid out channels last where the network accepts that; yield
+    whether it does.
 
-    Worth it where a network meets images like x more than a few times. The usual layout is put back
-    afterwards."""
+    Worth it where a network runs on images like x more than a few times. The usual layout is put
+    back afterwards."""
     last = takes_channels_last(module, x)
     set_channels_last(module, last)
     try:
@@ -101,15 +189,14 @@ def laid_out(module: nn.Module, x: Tensor) -> Iterator[bool]:
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
-    """Run a block with every submodule in eval mode; put back each submodule's own mode afterwards."""
+    """Run a block with every submodule in eval mode; put each one's own mode back afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield module
     finally:
-        module.train(
-            modes[0][1]
-        )  # a curve's network is not among its modules; it hears of the mode in this way alone
+        # A curve's network is not among its modules: only `train` tells it the mode.
+        module.train(modes[0][1])
         for part, training in modes:
             part.training = training
 
@@ -146,13 +233,15 @@ def outputs(
 ) -> Tensor:
     """Return the network's outputs on x (n, c, h, w), in eval mode, as float32 on the CPU.
 
-    Raises BadInput where they are no tensor.
+    Raises BadInput where they are not a tensor.
     """
-    device, last = device_of(module), takes_channels_last(module, x)
+    device = device_of(module)
+    last = takes_channels_last(module, x)
     size = batch_size or pass_size(x, device)
     with eval_mode(module), autocast(device, precision):
         parts = (as_input(part, device, channels_last=last) for part in x.split(size))
-        return torch.cat([logits_of(module(part)).float().cpu() for part in parts])
+        logits = [logits_of(forward_pass(module, part)).float().cpu() for part in parts]
+        return torch.cat(logits)
 
 
 @contextmanager
@@ -173,11 +262,11 @@ def explain_single_sample_batch() -> Iterator[None]:
 
 
 def logits_of(out: object) -> Tensor:
-    """Return what a network returned. Raises BadInput where that is no tensor.
+    """Return what a network returned. Raises BadInput where that is not a tensor.
 
     >>> logits_of((torch.zeros(1), torch.zeros(1)))
     Traceback (most recent call last):
-    isthmus.types.BadInput: got a network that returns a tuple; expected logits; wrap it to return them
+    isthmus.types.BadInput: got a network that returns a tuple; expected logits; wrap it ...
     """
     if not isinstance(out, Tensor):
         raise BadInput(

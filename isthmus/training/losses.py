@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isthmus.models.forward import logits_of
+from isthmus.models.forward import forward_pass, logits_of
 from isthmus.models.view import View
 from isthmus.types import Attack, BadInput, Loss, Params
 
@@ -28,7 +28,7 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     >>> round(cross_entropy(model, torch.ones(3, 2), torch.tensor([0, 1, 2])).item(), 4)  # log 4
     1.3863
     """
-    return F.cross_entropy(_wide(model(x)), y)
+    return F.cross_entropy(_wide(forward_pass(model, x)), y)
 
 
 def for_training(attack: Attack) -> Attack:
@@ -73,9 +73,9 @@ class Trades:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return cross_entropy(f(x), y) + beta KL(f(x) || f(x_adv)), a mean over the batch."""
-        clean = _wide(model(x))
+        clean = _wide(forward_pass(model, x))
         shares = clean.detach().softmax(1)
-        attacked = _wide(model(self.attack(model, x, shares).detach()))
+        attacked = _wide(forward_pass(model, self.attack(model, x, shares).detach()))
         divergence = F.kl_div(
             attacked.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True
         )

@@ -1,6 +1,7 @@
-"""Laws of BatchNorm recalibration (specification 17: 8)."""
+"""Laws of BatchNorm recalibration."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -10,8 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from isthmus import Bezier, evaluate_path, fit, recalibrate
-from isthmus.models.batchnorm import batchnorm_layers
+from isthmus.models.batchnorm import (
+    batchnorm_layers,
+    recalibrated_layers,
+    tell_of_frozen_statistics,
+)
 from isthmus.models.forward import eval_mode
+from isthmus.runs.notices import Notice
 
 pytestmark = pytest.mark.numeric
 
@@ -207,3 +213,76 @@ def test_an_exported_point_carries_its_own_statistics_and_the_endpoint_keeps_its
     assert not close(statistics(point), own)
     assert close(statistics(curve.export(0.0)), own, rtol=0, atol=0)
     assert close(statistics(start), own, rtol=0, atol=0)
+
+
+class KeepsBatchNorm(nn.Sequential):
+    """BatchNorm stays in eval mode, the usual way to freeze it."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+        return self
+
+
+class Constant(nn.Module):
+    """BatchNorm whose statistics are plain buffers, as detection libraries have it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.register_buffer("running_mean", layer.running_mean.clone())
+        self.register_buffer("running_var", layer.running_var.clone())
+
+    def forward(self, x):
+        mean, scale = self.running_mean, (self.running_var + 1e-5).rsqrt()
+        return (x - mean[:, None, None]) * scale[:, None, None]
+
+
+def frozen():
+    return KeepsBatchNorm(*(p for p in network("batchnorm") if not isinstance(p, nn.Dropout)))
+
+
+def constant():
+    parts = list(frozen())
+    return nn.Sequential(*(Constant(p) if isinstance(p, nn.BatchNorm2d) else p for p in parts))
+
+
+def test_layers_that_the_network_keeps_in_eval_mode_stay_frozen():
+    net = KeepsBatchNorm(*network("batchnorm")).eval()
+    before, modes = statistics(net), [part.training for part in net.modules()]
+    assert not recalibrated_layers(net) and len(batchnorm_layers(net)) == len(before) // 2
+    recalibrate(net, data())
+    assert close(statistics(net), before, rtol=0, atol=0)
+    assert [part.training for part in net.modules()] == modes
+    found = evaluate_path(Bezier(net, net), {}, 3, recalibrate_on=data(33))
+    assert found.recalibrated_on.startswith("nothing")
+
+
+def test_layers_in_eval_mode_by_the_user_alone_are_recalibrated():
+    net = network("batchnorm").train()
+    batchnorm_layers(net)[0].eval()
+    assert recalibrated_layers(net) == batchnorm_layers(net)
+
+
+@pytest.mark.parametrize("side", [0.2, 0.8])
+@pytest.mark.parametrize("make", [frozen, constant])
+def test_a_curve_is_trained_on_the_statistics_that_its_points_are_measured_with(make, side):
+    start, end = make(), make()
+    with torch.no_grad():
+        for name, buffer in end.named_buffers():
+            if "running" in name:
+                buffer.add_(0.5)
+    point = Bezier(start, end).train().at(side)
+    in_training = point(data(8).x)
+    assert torch.equal(in_training, Bezier(start, end).export(side)(data(8).x))
+
+
+@pytest.mark.parametrize("make", [frozen, constant])
+def test_frozen_statistics_are_told_of_before_the_work(make):
+    with pytest.warns(Notice, match=r"layers keep frozen BatchNorm statistics \(1, "):
+        tell_of_frozen_statistics(make())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tell_of_frozen_statistics(network("batchnorm"))
+        tell_of_frozen_statistics(network("layernorm"))

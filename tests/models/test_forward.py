@@ -5,10 +5,14 @@ import copy
 import pytest
 import torch
 from support.networks import ZOO, data, network
+from support.refusals import refused
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from isthmus import BadInput, Bezier, Linf, fit, input_hessian_top
+from isthmus import BadInput, Bezier, Data, Linf, fit, input_hessian_top, recalibrate
 from isthmus.attacks import PGD
+from isthmus.curves import expected_over_t
+from isthmus.metrics import Accuracy, MeanLoss, RobustAccuracy, measure
 from isthmus.models import frozen, laid_out
 from isthmus.models.forward import (
     as_input,
@@ -19,10 +23,11 @@ from isthmus.models.forward import (
     set_channels_last,
     takes_channels_last,
 )
-from isthmus.models.view import copied
+from isthmus.models.view import View, copied
 from isthmus.runs import fast_precision, joined_ranks, pick_device, ranks
 from isthmus.runs.devices import autocast, chosen_precision
 from isthmus.runs.processes import Ranks, average, gathered, share_from_first
+from isthmus.training.losses import cross_entropy, sharpness_aware
 
 pytestmark = pytest.mark.numeric
 
@@ -228,3 +233,133 @@ def test_alone_there_is_one_rank_and_nothing_to_exchange():
         share_from_first([x])
         assert torch.equal(x, torch.ones(3))
         assert gathered("a") == ["a"]
+
+
+class InPlace(nn.Sequential):
+    """Normalizes its images in their own memory, as some networks do."""
+
+    def forward(self, x):
+        x.sub_(0.3).div_(0.5)
+        return super().forward(x)
+
+
+class OutOfPlace(nn.Sequential):
+    def forward(self, x):
+        return super().forward((x - 0.3) / 0.5)
+
+
+def both(channels=1):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4)]
+    return InPlace(*layers), OutOfPlace(*copy.deepcopy(layers))
+
+
+def gradient(net, x, y):
+    (value,) = torch.autograd.grad(cross_entropy(net, x, y), list(net.parameters())[:1])
+    return value
+
+
+ANSWERS = {
+    "outputs": lambda net, x, y: outputs(net, x),
+    "twice": lambda net, x, y: [outputs(net, x), outputs(net, x)][1],
+    "a point of a curve": lambda net, x, y: Bezier(net, net).at(0.5)(x),
+    "recalibrated": lambda net, x, y: recalibrate(copied(net), (x, y))[1].running_mean,
+    "attacked": lambda net, x, y: PGD(Linf(0.1), steps=3)(net, x, y),
+    "a metric": lambda net, x, y: torch.tensor(measure(net, {"a": MeanLoss((x, y))})["a"]),
+    "curvature": lambda net, x, y: input_hessian_top(net, x, y),
+    "gradient of a weight": gradient,
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_writes_into_its_input_never_writes_into_the_users(name, channels):
+    x = torch.rand(12, channels, 8, 8)
+    before, y = x.clone(), torch.arange(12) % 4
+    inside, outside = (ANSWERS[name](net.eval(), x, y) for net in both(channels))
+    assert torch.equal(x, before)
+    assert torch.allclose(inside, outside, atol=1e-6)
+
+
+def test_training_on_a_network_that_writes_into_its_input_sees_each_image_once():
+    samples = data(16)
+    states = []
+    for net in both(3):
+        fit(net, samples, sharpness_aware(cross_entropy), steps=3, lr=0.1, device="cpu")
+        states.append(net.state_dict())
+    assert all(torch.equal(v, states[1][name]) for name, v in states[0].items())
+
+
+@pytest.mark.parametrize("images", [torch.uint8, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64])
+def test_images_are_cast_to_the_type_of_the_network(kind, images):
+    samples = data(8, dtype=torch.uint8)
+    if images != torch.uint8:
+        samples = Data(samples.floats().to(images), samples.y, samples.classes)
+    net = network("batchnorm").to(kind)
+    found = outputs(net, samples.x)
+    expected = network("batchnorm").double()(
+        samples.x.double() / (255 if images == torch.uint8 else 1)
+    )
+    error = 0.1 if torch.bfloat16 in (kind, images) else 0.02
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, atol=error * float(expected.abs().max()))
+    curve = Bezier(net, net)
+    assert torch.allclose(outputs(curve, samples.x), found, atol=error)
+    attacked = measure(net, {"robust": RobustAccuracy(samples, PGD(Linf(0.1), steps=2))})
+    assert attacked["robust"] <= measure(net, {"clean": Accuracy(samples)})["clean"]
+
+
+def test_how_a_network_takes_images_is_decided_once_and_without_a_draw():
+    net, passes = network("batchnorm"), []
+    net.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    state = torch.get_rng_state()
+    for _ in range(3):
+        outputs(net, data(8).x)
+    assert passes == [2, 8, 8, 8]
+    assert torch.equal(torch.get_rng_state(), state)
+    net.double()  # another network, for all that is known
+    assert outputs(net, data(8).x).dtype == torch.float32
+
+
+class Recomputed(nn.Sequential):
+    """Computes its first layers again in the backward pass, as memory-efficient networks do."""
+
+    def forward(self, x):
+        first, rest = nn.Sequential(*list(self)[:3]), nn.Sequential(*list(self)[3:])
+        return rest(checkpoint(first, x, use_reentrant=False))
+
+
+def test_layers_that_are_computed_again_see_the_same_weights():
+    plain, again = network("batchnorm"), Recomputed(*network("batchnorm"))
+    curves = [Bezier(net, copied(net)) for net in (plain, again)]
+    for curve in curves:
+        loss = expected_over_t(sharpness_aware(cross_entropy))
+        fit(curve, data(16), loss, steps=3, lr=0.1, device="cpu")
+    assert torch.equal(curves[0].bends, curves[1].bends)
+    held = [p for p in again.parameters()]  # noqa: C416
+    fit(again, data(16), sharpness_aware(cross_entropy), steps=2, lr=0.1, device="cpu")
+    assert all(p is was for p, was in zip(again.parameters(), held, strict=True))
+
+
+def test_views_of_one_network_take_turns_in_the_backward_pass():
+    net = Recomputed(*network("batchnorm")).requires_grad_(False)
+    plain = nn.Sequential(*net)
+    x, first = data(8).x, {name: p.clone() for name, p in net.named_parameters()}
+    second = {name: p * 1.1 for name, p in first.items()}
+    grads = []
+    for module in (plain, net):
+        weights = [{n: p.clone().requires_grad_() for n, p in w.items()} for w in (first, second)]
+        values = [View(module, w, {})(x).square().mean() for w in weights]
+        (values[0] * values[1]).backward()
+        grads.append([p.grad for w in weights for p in w.values() if p.grad is not None])
+    assert len(grads[0]) and all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert all(torch.equal(p, first[name]) for name, p in net.named_parameters())
+
+
+@pytest.mark.parametrize("call", [copied, lambda net: Bezier(net, net), lambda net: View.of(net)])
+def test_compiled_code_is_refused_where_its_weights_would_have_to_change(call):
+    scripted = torch.jit.trace(network("linear"), data(2).x)
+    assert outputs(scripted, data(4).x).shape == (4, 4)
+    refused(lambda: call(scripted), "a TorchScript module", "an ordinary torch.nn.Module")
+    refused(lambda: call(nn.Sequential(scripted)), "whose part '0' is TorchScript")

@@ -12,7 +12,7 @@ from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.on_curve import OnCurve
 from isthmus.defenses.rivals.averaged import Averaged
 from isthmus.defenses.rivals.ft_sam import FTSAM
-from isthmus.models.batchnorm import batchnorm_layers
+from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.training.budget import Training
 from isthmus.types import BadInput
 
@@ -67,4 +67,4 @@ def few(tampered: nn.Module, bonafide: Data) -> bool:
     """Return whether the mean of two repairs is the better second endpoint: fewer than FEW samples,
     and BatchNorm.
     """
-    return len(bonafide) < FEW and bool(batchnorm_layers(tampered))
+    return len(bonafide) < FEW and bool(recalibrated_layers(tampered))

@@ -40,7 +40,14 @@ from isthmus.defenses.inspection.found_triggers import (
 from isthmus.metrics.passes import Passes, logits
 from isthmus.metrics.question import Question
 from isthmus.metrics.success import eligible
-from isthmus.models.forward import as_input, device_of, frozen, pass_size, takes_channels_last
+from isthmus.models.forward import (
+    as_input,
+    device_of,
+    forward_pass,
+    frozen,
+    pass_size,
+    takes_channels_last,
+)
 from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.progress import bar
 from isthmus.training.batches import batch_indices
@@ -250,7 +257,7 @@ def _search(
             )  # not there already
             with autocast(device, options.precision):
                 images = as_input(family.on(x).flatten(0, 1), device, channels_last=last)
-                answers = model(images).unflatten(0, (len(goals), -1))
+                answers = forward_pass(model, images).unflatten(0, (len(goals), -1))
             value = objective(answers, wanted, counts) + family.penalty()
             for leaf, grad in zip(
                 family.leaves, torch.autograd.grad(value.sum(), family.leaves), strict=True

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Source, as_data
 from isthmus.models.batchnorm import recalibrate
-from isthmus.models.forward import device_of, outputs
+from isthmus.models.forward import device_of, forward_pass, outputs
 from isthmus.models.view import copied
 from isthmus.runs.wording import suggestion
 from isthmus.training.budget import Training, spending, steps_for
@@ -135,7 +135,7 @@ class _Distillation:
     def __call__(self, student: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         self.teacher.to(device_of(student))
         with torch.no_grad(), _watched(self.teacher, self.layers) as wanted:
-            self.teacher(x)
+            forward_pass(self.teacher, x)
         with _watched(student, self.layers) as found:
             value = cross_entropy(student, x, y)
         distances = [F.mse_loss(found[name], wanted[name]) for name in self.layers]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isthmus.models.channels.trace import Blocks, Key, ReadsValue, Tracer, mix
-from isthmus.models.forward import as_input, eval_mode, logits_of, outputs
+from isthmus.models.forward import as_input, computing_type, eval_mode, logits_of, outputs
 from isthmus.models.view import copied
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput, Params
@@ -108,6 +108,7 @@ def _run(net: nn.Module, example: Tensor, blocks: Blocks | None, leaves: frozens
     activation.
     """
     tracer = Tracer(net, blocks, leaves)
+    example = example.clone()  # the network may write into it
     hooks = []
     for name, part in net.named_modules():
         if name:
@@ -352,6 +353,7 @@ def permutation_groups(module: nn.Module, example: Tensor) -> Groups:
         )
     net = copied(module).cpu()
     example = as_input(example[:2].detach(), torch.device("cpu"), channels_last=False).clone()
+    example = example.to(computing_type(net))
     classes, found = _sorted_out(_follow(net, example))
     blocks = _heads(classes, found)
     if blocks:
@@ -485,7 +487,7 @@ def _rounding(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float) -> bool:
     ).double()
     try:
         with torch.no_grad(), eval_mode(nets[0]), eval_mode(nets[1]):
-            one, other = (net(x) for net in nets)
+            one, other = (net(x.clone()) for net in nets)
     except RuntimeError:  # it insists on a type of its own
         return False
     return bool((one - other).abs().max() <= 1e-4 * tolerance * one.abs().max())

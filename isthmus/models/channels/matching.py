@@ -37,7 +37,7 @@ from isthmus.models.channels.groups import (
     reorder,
 )
 from isthmus.models.channels.trace import PRODUCTS
-from isthmus.models.forward import as_input, device_of, eval_mode, pass_size
+from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass, pass_size
 from isthmus.models.view import copied
 from isthmus.types import BadInput
 
@@ -223,7 +223,7 @@ def correlations(
             for net in (reference, module):
                 images = as_input(part, device_of(net), channels_last=False)
                 with _Watcher(wanted) as watcher:
-                    net(images)
+                    forward_pass(net, images)
                 seen.append(watcher.seen)
             for group, sums in zip(groups, found, strict=True):
                 for watch, each in zip(group.watches, sums, strict=True):
