@@ -1,8 +1,8 @@
 """Figures of a path: what the networks along it do, and what became of each class.
 
-A function takes a report's record, or a measured `Path`, and returns a matplotlib `Figure` to show
-or save as the caller likes; pyplot, its windows and its settings stay as they are. `to_svg` is what
-the HTML page embeds.
+A function takes a report, a part of one or a measured `Path`, and returns a matplotlib `Figure` to
+show or save as the caller likes; pyplot, its windows and its settings stay as they are. `to_svg` is
+what the HTML page embeds.
 
 Colors are from the palette of Okabe and Ito (2008), told apart by the color-blind; lines also
 differ in dashes and markers, so that a black and white print says the same."""
@@ -12,27 +12,27 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from isthmus.evidence.labels import Record, is_loss, label, short
+from isthmus.evidence.labels import axis, label, short
+from isthmus.evidence.record import Landscape, Report, Value
+from isthmus.evidence.summary import end_names, worst_classes
+from isthmus.metrics.names import ATTACK_SUCCESS
 from isthmus.metrics.path import Path
-from isthmus.metrics.values import as_record
+from isthmus.metrics.plane import PlaneValues
+from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, SHARE, unit_of
 from isthmus.types import BadInput
-
-if TYPE_CHECKING:  # a second's worth of import that most commands never need
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 COLORS = {
     "ink": "#1c2430",
@@ -44,8 +44,8 @@ COLORS = {
     "third": "#b0568a",
     "fourth": "#b07c00",
 }
-"""What is drawn in which color. An SVG names them as CSS variables, so that a page can turn them
-for dark screens.
+"""What is drawn in which color. An SVG names them as CSS variables, so that a page can change them
+on dark screens.
 """
 
 
@@ -74,8 +74,9 @@ _OTHER_LOOKS = (_Look("third", (0, (1, 1)), "^"), _Look("fourth", (0, (5, 1, 1, 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Settings for the figures made within, put back after. Class names are text, never formulae."""
-
+    """Settings for the figures made in the block, put back afterwards. Class names are text, never
+    formulas.
+    """
     settings: dict[Any, Any] = {
         "text.parse_math": False,
         "font.family": "sans-serif",
@@ -100,32 +101,41 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _number(value: Any) -> float:
-    """A number as it stands in a record, where null is one that was not finite."""
-    return math.nan if value is None else float(value)
+def _number(value: float | None) -> float:
+    """A number as a figure draws it: one that was not finite leaves a gap."""
+    return math.nan if value is None else value
 
 
-def _band(values: Sequence[Record]) -> tuple[list[float], list[float], list[float]]:
+def _finite(numbers: Iterable[float]) -> list[float]:
+    return [number for number in numbers if math.isfinite(number)]
+
+
+class _Band(NamedTuple):
     """Values and the ends of their intervals; a value without an interval is its own."""
-    middle = [_number(v["value"]) for v in values]
-    low, high = ([_number(v.get(end, v["value"])) for v in values] for end in ("low", "high"))
-    return middle, low, high
+
+    middle: list[float]
+    low: list[float]
+    high: list[float]
+
+    @classmethod
+    def of(cls, values: Sequence[Value]) -> _Band:
+        middle = [_number(v.value) for v in values]
+        ends = [v.interval or (_number(v.value), _number(v.value)) for v in values]
+        return cls(middle, [low for low, _ in ends], [high for _, high in ends])
 
 
-def _path_of(source: Record | Path) -> tuple[list[float], dict[str, list[Record]]]:
-    """The points and values of a path, whether it comes measured or from a report. Raises BadInput
-    where it is none.
-    """
-    if isinstance(source, Path):
-        return list(source.t), {
-            name: [as_record(v) for v in series] for name, series in source.values.items()
-        }
-    try:
-        return source["path"]["t"], source["path"]["values"]
-    except (KeyError, TypeError) as error:
-        raise BadInput(
-            "a record without a path", expected="a report or a Path", fix="pass what repair made"
-        ) from error
+Lines = Mapping[str, Sequence[Value]]
+"""For each metric of a panel its values along t."""
+
+
+def _by_unit(values: Lines) -> dict[str, dict[str, Sequence[Value]]]:
+    """Sort metrics into panels, one for each unit: shares first, then losses, then others."""
+    units = dict.fromkeys([SHARE, NATS, *(series[0].unit for series in values.values())])
+    panels = {
+        unit: {name: series for name, series in values.items() if series[0].unit == unit}
+        for unit in units
+    }
+    return {unit: lines for unit, lines in panels.items() if lines}
 
 
 def _with_gaps(t: Sequence[float], *columns: Sequence[float]) -> tuple[list[float], ...]:
@@ -142,65 +152,82 @@ def _with_gaps(t: Sequence[float], *columns: Sequence[float]) -> tuple[list[floa
     return tuple(list(column) for column in zip(*rows, strict=True))
 
 
-def _draw_series(axes: Axes, t: Sequence[float], series: Mapping[str, Sequence[Record]]) -> None:
-    others = iter(_OTHER_LOOKS * len(series))
-    known = [name for name in _LOOKS if name in series]
-    for name in dict.fromkeys([*known, *series]):
-        values, look = series[name], _LOOKS.get(name) or next(others)
-        color = COLORS[look.color]
-        at, middle, low, high = _with_gaps(t, *_band(values))
-        axes.fill_between(at, low, high, color=color, alpha=0.16, linewidth=0)
-        axes.plot(
-            at,
-            middle,
-            color=color,
-            linestyle=look.dashes,
-            marker=look.marker if len(t) <= 31 else None,  # more markers than that are a thick line
-            markersize=3.4,
-            linewidth=1.5,
-            label=short(label(name), 22),
-            zorder=3
-            if name == "attack success"
-            else 2,  # where all are at 100 %, that is the one to see
-        )
+def _draw_lines(axes: Axes, t: Sequence[float], lines: Lines) -> None:
+    others = iter(_OTHER_LOOKS * len(lines))
+    known = [name for name in _LOOKS if name in lines]
+    for name in dict.fromkeys([*known, *lines]):
+        look = _LOOKS.get(name) or next(others)
+        # where all are at 100 %, attack success is the one to see
+        _draw_line(axes, t, lines[name], label(name), look, on_top=name == ATTACK_SUCCESS)
 
 
-def _limit_losses(axes: Axes, losses: Mapping[str, Sequence[Record]]) -> None:
+def _draw_line(
+    axes: Axes, t: Sequence[float], values: Sequence[Value], text: str, look: _Look, *, on_top: bool
+) -> None:
+    color = COLORS[look.color]
+    at, middle, low, high = _with_gaps(t, *_Band.of(values))
+    axes.fill_between(at, low, high, color=color, alpha=0.16, linewidth=0)
+    axes.plot(
+        at,
+        middle,
+        color=color,
+        linestyle=look.dashes,
+        marker=look.marker if len(t) <= 31 else None,  # more markers than that are a thick line
+        markersize=3.4,
+        linewidth=1.5,
+        label=short(text, 22),
+        zorder=3 if on_top else 2,
+    )
+
+
+def _limit_numbers(axes: Axes, lines: Lines) -> None:
     """Start at 0, or go logarithmic where a barrier would press the rest of the curve flat."""
-
-    bands = [_band(series) for series in losses.values()]
-    values = [v for middle, _, _ in bands for v in middle if math.isfinite(v)]
-    highs = [v for _, _, high in bands for v in high if math.isfinite(v)]
-    if values and min(values) > 0 and max(values) > 50 * median(values):
+    bands = [_Band.of(series) for series in lines.values()]
+    values = _finite(value for band in bands for value in band.middle)
+    highs = _finite(value for band in bands for value in band.high)
+    if not values:
+        return
+    if min(values) > 0 and max(values) > 50 * median(values):
         axes.set_yscale("log")
-        axes.set_ylim(
-            min(values) / 2, max(*values, *highs) * 1.5
-        )  # a band may reach below 0, the axis cannot
+        # a band may reach below 0, the axis cannot
+        axes.set_ylim(min(values) / 2, max(*values, *highs) * 1.5)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    elif values:
-        axes.set_ylim(0, max(*values, *highs, 1e-6) * 1.1)
+    else:
+        lows = _finite(value for band in bands for value in band.low)
+        bottom = min(0.0, *values, *lows) * 1.1
+        axes.set_ylim(bottom if min(values) < 0 else 0, max(*values, *highs, 1e-6) * 1.1)
 
 
-def _limit_shares(axes: Axes, shares: Mapping[str, Sequence[Record]]) -> None:
-    """Show 0 to 100 %, or less where every curve stays far above 0: a dip of three points is what
-    is looked for.
+def _limit_shares(axes: Axes, shares: Lines) -> None:
+    """Show 0 to 100 %, or less where every curve stays far above 0, so that a dip of three points
+    can be seen.
     """
-    lows = [v for series in shares.values() for v in _band(series)[1] if math.isfinite(v)]
+    lows = _finite(low for series in shares.values() for low in _Band.of(series).low)
     floor = math.floor(min(lows, default=0) * 10 - 0.5) / 10
-    floor = floor if floor >= 0.4 else 0.0
+    if floor < 0.4:
+        floor = 0.0
     margin = 0.02 * (1 - floor)
     axes.set_ylim(floor - margin, 1 + margin)
 
 
-def _mark_chosen(axes: Sequence[Axes], chosen: float) -> None:
-    for each in axes:
-        each.axvline(chosen, color=COLORS["ink"], linewidth=1.1, zorder=1.5)
-    axes[0].text(
+def _in_percent(ticks: Any) -> None:
+    ticks.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+
+
+def _mark_chosen(panels: Sequence[Axes], chosen: float) -> None:
+    for axes in panels:
+        axes.axvline(chosen, color=COLORS["ink"], linewidth=1.1, zorder=1.5)
+    side = "center"
+    if chosen < 0.15:
+        side = "left"
+    elif chosen > 0.85:
+        side = "right"
+    panels[0].text(
         chosen,
         1.02,
         f"chosen: t = {chosen:.4g}",
-        transform=axes[0].get_xaxis_transform(),
-        ha="left" if chosen < 0.15 else "right" if chosen > 0.85 else "center",
+        transform=panels[0].get_xaxis_transform(),
+        ha=side,
         va="bottom",
         weight="bold",
     )
@@ -226,191 +253,193 @@ def _label_ends(axes: Axes, ends: tuple[str, str], room: int) -> None:
 
 
 def along_path(
-    source: Record | Path,
+    source: Report | Path,
     *,
     chosen: float | None = None,
     ends: tuple[str, str] | None = None,
     width: float = 7.4,
 ) -> Figure:
-    """Return shares of samples (with their 95 % intervals) and losses against t; `width` in inches.
+    """Return what was measured along a path against t, one panel for each unit, with 95 % intervals;
+    `width` in inches.
 
-    A report brings its own chosen t and names of the ends; a Path may be given both. Losses are in
-    nats, and on a logarithmic scale where one is more than 50 times their median. Raises BadInput
-    where the source holds no path."""
-    from matplotlib.figure import Figure
-
-    t, values = _path_of(source)
-    if not isinstance(source, Path):
-        chosen, ends = (
-            chosen if chosen is not None else source["choice"]["t"],
-            ends or end_names(source),
+    A report brings its own chosen t and names of the ends; a Path may be given both. A panel other
+    than that of shares is logarithmic where one value is more than 50 times their median. Raises
+    BadInput where nothing was measured."""
+    if isinstance(source, Report):
+        t = source.path.t
+        values: Lines = source.path.values
+        chosen = source.choice.t if chosen is None else chosen
+        ends = ends or end_names(source)
+    else:
+        t = source.t
+        values = {name: [Value.of(v) for v in row] for name, row in source.values.items()}
+    panels = _by_unit(values)
+    if not panels:
+        raise BadInput(
+            "a path without measurements",
+            expected="one metric or more",
+            fix="measure it with evaluate_path",
         )
-    shares = {name: series for name, series in values.items() if not is_loss(name)}
-    losses = {name: series for name, series in values.items() if is_loss(name)}
     with _style():
-        figure = Figure(figsize=(width, 4.6 if width > 5 else 4.9), layout="constrained")
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-        _draw_series(top, t, shares)
-        _draw_series(bottom, t, losses)
-        _limit_shares(top, shares)
-        top.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
-        top.set_ylabel("share of samples")
-        bottom.set_ylabel("loss (nats)")
-        _limit_losses(bottom, losses)
-        for axes in (top, bottom):
-            axes.grid(axis="y")
-            axes.tick_params(length=0)
+        figure, all_axes = _panels(panels, t, width)
         if chosen is not None:
-            _mark_chosen((top, bottom), chosen)
-        _label_ends(bottom, ends or ("start", "end"), room=int(4.5 * width))
-        handles = top.get_legend_handles_labels()[0]
-        figure.legend(handles=handles, loc="outside upper left", ncols=3 if width > 5 else 1)
+            _mark_chosen(all_axes, chosen)
+        _label_ends(all_axes[-1], ends or ("start", "end"), room=int(4.5 * width))
+        _legend(figure, panels, all_axes, columns=3 if width > 5 else 1)
     return figure
 
 
-def landscape(source: Record, *, width: float = 7.4) -> Figure:
-    """Return the robustness landscape of a path against t, one panel a unit, with 95 % intervals;
-    `width` in inches.
+def _panels(
+    panels: Mapping[str, Lines], t: Sequence[float], width: float
+) -> tuple[Figure, list[Axes]]:
+    """Draw one panel a unit above a common axis of t; that of shares is twice as high."""
+    heights = [2 if unit == SHARE else 1 for unit in panels]
+    size = 1.53 * sum(heights) + (0 if width > 5 else 0.3)  # the legend is longer on phones
+    figure = Figure(figsize=(width, max(size, 2.2)), layout="constrained")
+    grid = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)
+    all_axes: list[Axes] = list(grid[:, 0])
+    for axes, (unit, lines) in zip(all_axes, panels.items(), strict=True):
+        _draw_lines(axes, t, lines)
+        axes.set_ylabel(axis(unit))
+        axes.grid(axis="y")
+        axes.tick_params(length=0)
+        if unit == SHARE:
+            _limit_shares(axes, lines)
+            _in_percent(axes.yaxis)
+        else:
+            _limit_numbers(axes, lines)
+    return figure, all_axes
 
-    `source` is the part of a record that `isthmus.landscape.record` makes. Raises BadInput where it
-    is none."""
-    from matplotlib.figure import Figure
 
-    if "t" not in source or "robustness loss" not in source.get("values", {}):
-        raise BadInput(
-            "a record without a landscape",
-            expected="what landscape.record made",
-            fix="pass --landscape",
-        )
-    panels = {
-        "loss (nats)": ("loss", "robustness loss"),
-        "share": ("error", "evasion success"),
-        "curvature": ("lambda_max",),
-        "gradient": ("gradient l1",),
-    }
+def _legend(
+    figure: Figure, panels: Mapping[str, Lines], all_axes: Sequence[Axes], columns: int
+) -> None:
+    """Name the lines; a loss has the color of the accuracy on the same samples and needs no name
+    beside it.
+    """
+    handles = [
+        handle
+        for axes, unit in zip(all_axes, panels, strict=True)
+        if unit != NATS or SHARE not in panels
+        for handle in axes.get_legend_handles_labels()[0]
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns)
+
+
+_LANDSCAPE = {
+    NATS: ("loss", "robustness loss"),
+    SHARE: ("error", "evasion success"),
+    PER_SQUARE: ("lambda_max",),
+    PER_UNIT: ("gradient l1",),
+}
+
+
+def landscape(source: Landscape, *, width: float = 7.4) -> Figure:
+    """Return the robustness landscape of a path against t, one panel for each unit, with 95 %
+    intervals; `width` in inches.
+    """
     with _style():
         figure = Figure(figsize=(width, 6.6), layout="constrained")
-        axes = figure.subplots(len(panels), 1, sharex=True)
-        for each, (unit, names) in zip(axes, panels.items(), strict=True):
-            series = {name: source["values"][name] for name in names}
-            _draw_series(each, source["t"], series)
-            _limit_losses(each, series)
-            each.set_ylabel(unit)
-            each.grid(axis="y")
-            each.tick_params(length=0)
-            each.locator_params(axis="y", nbins=4) if each.get_yscale() == "linear" else None
-        axes[1].set_ylim(-0.02, 1.02)
-        axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
-        axes[-1].set_xlabel("point t on the path")
-        axes[-1].set_xlim(-0.02, 1.02)
-        handles = [handle for each in axes for handle in each.get_legend_handles_labels()[0]]
+        all_axes = figure.subplots(len(_LANDSCAPE), 1, sharex=True)
+        for axes, (unit, names) in zip(all_axes, _LANDSCAPE.items(), strict=True):
+            lines = {name: source.values[name] for name in names}
+            _draw_lines(axes, source.t, lines)
+            _limit_numbers(axes, lines)
+            axes.set_ylabel("share" if unit == SHARE else axis(unit))
+            axes.grid(axis="y")
+            axes.tick_params(length=0)
+            if axes.get_yscale() == "linear":
+                axes.locator_params(axis="y", nbins=4)
+        all_axes[1].set_ylim(-0.02, 1.02)
+        _in_percent(all_axes[1].yaxis)
+        all_axes[-1].set_xlabel("point t on the path")
+        all_axes[-1].set_xlim(-0.02, 1.02)
+        handles = [handle for axes in all_axes for handle in axes.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside upper left", ncols=3 if width > 5 else 2)
     return figure
 
 
 def contours(
-    source: Record, name: str, *, corners: Sequence[str] = ("1", "2", "3"), width: float = 5.0
+    plane: PlaneValues, name: str, *, corners: Sequence[str] = ("1", "2", "3"), width: float = 5.0
 ) -> Figure:
     """Return a metric's contours over a plane through three networks, which are marked; `width` in
     inches.
 
-    `source` is what `PlaneValues.record` made. Losses are drawn on a logarithmic scale. Raises
-    BadInput where the metric was not measured."""
-    from matplotlib.figure import Figure
-
-    rows = source["values"].get(name)
+    Losses are drawn on a logarithmic scale where they span a factor of ten. Raises BadInput where
+    the metric was not measured."""
+    rows = plane.values.get(name)
     if rows is None:
         raise BadInput(
             f"metric {name!r}",
-            expected=f"one of {sorted(source['values'])}",
+            expected=f"one of {sorted(plane.values)}",
             fix="measure it on the plane",
         )
-    values = [[_number(v["value"]) for v in row] for row in rows]
-    known = [v for row in values for v in row if math.isfinite(v)]
-    low, high = min(known, default=0.0), max(known, default=1.0)
-    logarithmic = is_loss(name) and low > 0 and high > 10 * low
-    spaced = [low + (high - low or 1) * i / 12 for i in range(13)]
-    levels = [low * (high / low) ** (i / 12) for i in range(13)] if logarithmic else spaced
+    unit = unit_of(rows[0][0])
+    title = f"{label(name)} ({unit})" if unit not in (SHARE, "") else label(name)
     with _style():
         figure = Figure(figsize=(width, 0.85 * width), layout="constrained")
         axes = figure.subplots()
-        norm = LogNorm(levels[0], levels[-1]) if logarithmic else Normalize(levels[0], levels[-1])
-        filled = axes.contourf(
-            source["x"], source["y"], values, levels=levels, norm=norm, cmap="cividis"
-        )
-        figure.colorbar(
-            filled, ax=axes, label=label(name) + (" (nats)" if is_loss(name) else ""), format="%.3g"
-        )
-        for (x, y), text in zip(source["corners"], corners, strict=True):
-            axes.plot(x, y, "o", color="white", markeredgecolor=COLORS["ink"], markersize=6)
-            box = {
-                "boxstyle": "round,pad=0.15",
-                "facecolor": "white",
-                "edgecolor": "none",
-                "alpha": 0.75,
-            }
-            axes.annotate(short(text, 20), (x, y), (6, 6), textcoords="offset points", bbox=box)
+        filled = _fill(axes, plane, [[float(value) for value in row] for row in rows], unit)
+        figure.colorbar(filled, ax=axes, label=title, format="%.3g")
+        _mark_corners(axes, plane.corners, corners)
         axes.set_aspect("equal")
         axes.set_xlabel("distance in weight space")
         axes.tick_params(length=0)
     return figure
 
 
-def end_names(record: Record) -> tuple[str, str]:
-    """Return what a report's figures call the networks at t = 0 and t = 1."""
-    other = record["provenance"].get("other", {}).get("kind", "given")
-    return "as received", "second network" if other == "given" else str(other)
+def _fill(
+    axes: Axes, plane: PlaneValues, values: Sequence[Sequence[float]], unit: str
+) -> QuadContourSet:
+    """Fill the plane between twelve levels of the values that are finite."""
+    known = _finite(value for row in values for value in row)
+    low = min(known, default=0.0)
+    high = max(known, default=1.0)
+    if unit == NATS and low > 0 and high > 10 * low:
+        levels = [low * (high / low) ** (i / 12) for i in range(13)]
+        norm: Normalize = LogNorm(levels[0], levels[-1])
+    else:
+        levels = [low + (high - low or 1) * i / 12 for i in range(13)]
+        norm = Normalize(levels[0], levels[-1])
+    return axes.contourf(plane.x, plane.y, values, levels=levels, norm=norm, cmap="cividis")
 
 
-def worst_classes(record: Record, count: int = 20) -> list[str]:
-    """Return the classes to show: all, in their order, or the `count` least accurate after the
-    repair, worst first.
-    """
-    after = record["after"].get("per_class") or {}
-    if len(after) <= count:
-        return list(after)
-    return sorted(after, key=lambda name: _number(after[name]["value"]))[:count]
+def _mark_corners(axes: Axes, places: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    box = {
+        "boxstyle": "round,pad=0.15",
+        "facecolor": "white",
+        "edgecolor": "none",
+        "alpha": 0.75,
+    }
+    for (x, y), text in zip(places, names, strict=True):
+        axes.plot(x, y, "o", color="white", markeredgecolor=COLORS["ink"], markersize=6)
+        axes.annotate(short(text, 20), (x, y), (6, 6), textcoords="offset points", bbox=box)
 
 
-def per_class(record: Record, *, count: int = 20, width: float = 7.4) -> Figure:
+def per_class(report: Report, *, count: int = 20, width: float = 7.4) -> Figure:
     """Return each class's accuracy before (open circle) and after (filled, with its 95 % interval);
     `width` in inches.
 
     Beyond `count` classes, the least accurate after the repair. Raises BadInput where there are no
     classes."""
-    from matplotlib.figure import Figure
-
-    names = worst_classes(record, count)
+    names = worst_classes(report, count)
     if not names:
         raise BadInput(
-            "a record without classes",
+            "a report without classes",
             expected="accuracies per class",
             fix="measure them after the repair",
         )
-    none: Record = {"value": None}
-    before = _band([record["before"].get("per_class", {}).get(name, none) for name in names])[0]
-    after, low, high = _band([record["after"]["per_class"][name] for name in names])
-    rows = range(len(names))
+    unknown = Value(value=None)
+    before = _Band.of([report.before.per_class.get(name, unknown) for name in names])
+    after = _Band.of([report.after.per_class[name] for name in names])
     with _style():
         figure = Figure(figsize=(width, 1.2 + 0.24 * len(names)), layout="constrained")
         axes = figure.subplots()
-        axes.hlines(rows, low, high, color=COLORS["clean"], alpha=0.3, linewidth=5)
-        axes.plot(
-            before,
-            rows,
-            "o",
-            color=COLORS["muted"],
-            markerfacecolor="none",
-            markersize=5,
-            label="before",
-        )
-        axes.plot(
-            after, rows, "o", color=COLORS["clean"], markersize=5, label="after, 95 % interval"
-        )
-        axes.set_yticks(rows, [short(name, 24) for name in names])
+        _draw_classes(axes, before, after)
+        axes.set_yticks(range(len(names)), [short(name, 24) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(-0.02, 1.02)
-        axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+        _in_percent(axes.xaxis)
         axes.set_xlabel("accuracy within the class")
         axes.grid(axis="x")
         axes.tick_params(length=0)
@@ -418,30 +447,39 @@ def per_class(record: Record, *, count: int = 20, width: float = 7.4) -> Figure:
     return figure
 
 
-def training_loss(record: Record, *, width: float = 7.4) -> Figure:
+def _draw_classes(axes: Axes, before: _Band, after: _Band) -> None:
+    rows = range(len(after.middle))
+    color = COLORS["clean"]
+    ring = {"color": COLORS["muted"], "markerfacecolor": "none", "markersize": 5}
+    dot = {"color": color, "markersize": 5}
+    axes.hlines(rows, after.low, after.high, color=color, alpha=0.3, linewidth=5)
+    axes.plot(before.middle, rows, "o", label="before", **ring)
+    axes.plot(after.middle, rows, "o", label="after, 95 % interval", **dot)
+
+
+def training_loss(report: Report, *, width: float = 7.4) -> Figure:
     """Return the curve's training loss, averaged over equal parts of its budget, against steps;
     `width` in inches.
 
-    Raises BadInput where the record holds no losses.
+    Raises BadInput where the report holds no losses.
     """
-    from matplotlib.figure import Figure
-
-    curve = record["curve"]
-    losses = [_number(loss) for loss in curve.get("losses", ())]
+    losses = report.curve.losses
     if not losses:
         raise BadInput(
             "a curve without losses",
             expected="its training losses",
             fix="keep the History that fit returns",
         )
-    share = curve["steps"] / len(losses)
+    share = report.curve.steps / len(losses)
+    steps = [share * (i + 0.5) for i in range(len(losses))]
+    values = [Value(value=loss, unit=NATS) for loss in losses]
     with _style():
         figure = Figure(figsize=(width, 1.9), layout="constrained")
         axes = figure.subplots()
-        steps = [share * (i + 0.5) for i in range(len(losses))]
-        axes.plot(steps, losses, color=COLORS["clean"], linewidth=1.5, marker="o", markersize=3.4)
-        axes.set_xlim(0, curve["steps"] or 1)
-        _limit_losses(axes, {"loss": [{"value": loss} for loss in losses]})
+        look = {"color": COLORS["clean"], "linewidth": 1.5, "markersize": 3.4}
+        axes.plot(steps, _Band.of(values).middle, marker="o", **look)
+        axes.set_xlim(0, report.curve.steps or 1)
+        _limit_numbers(axes, {"loss": values})
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_xlabel("SGD steps")
         axes.set_ylabel("loss (nats)")
@@ -469,7 +507,7 @@ def to_svg(figure: Figure, prefix: str) -> str:
     )
     text = text.replace("<svg", '<svg style="stroke-linejoin: round; stroke-linecap: butt"', 1)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text, count=2).replace("xlink:href=", "href=")
-    text = re.sub(r'\b(id=")|(href="#)|(url\(#)', lambda found: found[0] + prefix + "-", text)
+    text = re.sub(r'\b(id=")|(href="#)|(url\(#)', lambda match: match[0] + prefix + "-", text)
     for name, color in COLORS.items():
         text = text.replace(f": {color}", f": var(--{name}, {color})")
     return text.strip()

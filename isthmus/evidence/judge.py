@@ -6,8 +6,15 @@ from dataclasses import dataclass, replace
 
 from isthmus.data.dataset import Data
 from isthmus.data.splits import among, check_disjoint
-from isthmus.defenses.curve_repair.rules import BONAFIDE
 from isthmus.metrics.accuracy import Accuracy, InjectionSuccess, MeanLoss
+from isthmus.metrics.names import (
+    ACCURACY,
+    ATTACK_SUCCESS,
+    BONAFIDE_ACCURACY,
+    INJECTION_SUCCESS,
+    LOSS,
+    ROBUST_ACCURACY,
+)
 from isthmus.metrics.robustness import RobustAccuracy
 from isthmus.metrics.success import AttackSuccess, Target
 from isthmus.types import Attack, BadInput, Metric, Trigger
@@ -18,9 +25,9 @@ class Judge:
     """The data a repair is judged on: evaluation samples apart from the bonafide ones, and what is
     known of the attack.
 
-    That is a trigger with its target, or images with their injected labels (`errors`), or both.
-    With `attack`, an evasion, the accuracy under it is asked as well. Raises BadInput where errors
-    are among the evaluation samples."""
+    What is known of the attack is a trigger with its target, images with their injected labels
+    (`errors`), or both. With `attack`, an attack on inputs, the accuracy under it is measured as
+    well. Raises BadInput where errors are among the evaluation samples."""
 
     evaluation: Data | None = None
     trigger: Trigger | None = None
@@ -32,7 +39,7 @@ class Judge:
     def __post_init__(self) -> None:
         check_disjoint(**self.data())
 
-    def check(self, bonafide: Data) -> None:
+    def check_disjoint_from(self, bonafide: Data) -> None:
         """Raise BadInput where injected errors are among the bonafide samples: a repair would train
         on the answer.
         """
@@ -43,9 +50,9 @@ class Judge:
         """Return the judge without those evaluation samples that are among the bonafide ones, image
         for image.
 
-        Raises BadInput where none is left, and as `check` does.
+        Raises BadInput where none is left, and as `check_disjoint_from` does.
         """
-        self.check(bonafide)
+        self.check_disjoint_from(bonafide)
         if self.evaluation is None:
             return self
         apart = (~among(self.evaluation, bonafide)).nonzero().squeeze(1)
@@ -56,28 +63,36 @@ class Judge:
                 fix="split them first: --clean SET#n=500 --data SET#skip=500",
             )
         left_out = len(self.evaluation) - len(apart)
-        return (
-            replace(self, evaluation=self.evaluation[apart], left_out=left_out)
-            if left_out
-            else self
-        )
+        if not left_out:
+            return self
+        return replace(self, evaluation=self.evaluation[apart], left_out=left_out)
 
     def data(self) -> dict[str, Data]:
-        """Return evaluation data and errors by name, as far as they were given."""
+        """Return the evaluation data and the errors by name, those that were given."""
         given = {"evaluation": self.evaluation, "errors": self.errors}
         return {name: data for name, data in given.items() if data is not None}
 
-    def metrics(self, held_out: Data) -> dict[str, Metric]:
-        """Return every question that these data allow, by the name that the report gives it."""
-        found: dict[str, Metric] = {BONAFIDE: Accuracy(held_out)}
+    def check_fits(self, bonafide: Data) -> None:
+        """Raise BadInput where trigger, target or errors do not fit the data, before any work."""
+        self.metrics(bonafide)
+
+    def metrics(self, bonafide: Data) -> dict[str, Metric]:
+        """Return every question that these data allow, by the name that the report gives it.
+
+        Without evaluation data, trigger and attack are tried on the bonafide samples."""
+        samples = bonafide if self.evaluation is None else self.evaluation
+        metrics: dict[str, Metric] = {}
         if self.evaluation is not None:
-            found["accuracy"] = Accuracy(self.evaluation)
-            found["loss"] = MeanLoss(self.evaluation)
-        asked = self.evaluation if self.evaluation is not None else held_out
+            metrics[ACCURACY] = Accuracy(self.evaluation)
+            metrics[LOSS] = MeanLoss(self.evaluation)
         if self.attack is not None:
-            found["robust accuracy"] = RobustAccuracy(asked, self.attack)
+            metrics[ROBUST_ACCURACY] = RobustAccuracy(samples, self.attack)
         if self.trigger is not None and self.target is not None:
-            found["attack success"] = AttackSuccess(asked, self.trigger, self.target)
+            metrics[ATTACK_SUCCESS] = AttackSuccess(samples, self.trigger, self.target)
         if self.errors is not None:
-            found["injection success"] = InjectionSuccess(self.errors)
-        return found
+            metrics[INJECTION_SUCCESS] = InjectionSuccess(self.errors)
+        return metrics
+
+    def metrics_with_bonafide(self, bonafide: Data) -> dict[str, Metric]:
+        """Return the accuracy on the bonafide samples and every question of `metrics`."""
+        return {BONAFIDE_ACCURACY: Accuracy(bonafide), **self.metrics(bonafide)}

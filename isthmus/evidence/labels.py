@@ -1,13 +1,8 @@
-"""What metrics are called where a person reads them, and which of them are losses."""
+"""What metrics and units are called where a person reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-Record = Mapping[str, Any]
-"""A report, or a part of it, as plain JSON."""
-
+from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, SHARE
 
 LABELS = {
     "accuracy": "Clean accuracy",
@@ -25,6 +20,15 @@ LABELS = {
 }
 """What a person reads for each metric; any other metric goes by its own name."""
 
+UNITS = {
+    SHARE: "share of samples",
+    NATS: "loss (nats)",
+    PER_UNIT: "gradient",
+    PER_SQUARE: "curvature",
+    "": "value",
+}
+"""What the axis of a figure is called for each unit; any other unit goes by its own name."""
+
 
 def label(name: str) -> str:
     """Return what a person reads for a metric.
@@ -35,9 +39,13 @@ def label(name: str) -> str:
     return LABELS.get(name, name[:1].upper() + name[1:])
 
 
-def is_loss(name: str) -> bool:
-    """Whether a metric is a loss, in nats; every other one is a share of samples, in [0, 1]."""
-    return name.endswith("loss")
+def axis(unit: str) -> str:
+    """Return what a person reads at an axis of this unit.
+
+    >>> axis("nats"), axis("flips")
+    ('loss (nats)', 'flips')
+    """
+    return UNITS.get(unit, unit)
 
 
 def short(text: str, length: int = 28) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.dataset import Data
+from isthmus.evidence.record import Provenance
+from isthmus.runs.files import file_sha256
 from isthmus.runs.versions import versions
 
 
@@ -20,35 +22,57 @@ def _program() -> str:
     return f"python -m {file.parent.name}" if file.name == "__main__.py" else file.name
 
 
-def _shown(argument: str) -> str:
-    """Return an argument with an absolute path by its last name: where this machine keeps its files
-    is nobody's matter.
+def _public(argument: str) -> str:
+    """Return an argument with an absolute path cut to its last name: where a machine keeps its files
+    does not belong in a report.
 
-    >>> _shown("/home/me/data/cifar10"), _shown("--data=/home/me/bonafide.npz"), _shown("data/cifar10")
-    ('cifar10', '--data=bonafide.npz', 'data/cifar10')
+    >>> _public("/home/me/data/cifar10"), _public("--data=/home/me/a.npz"), _public("data/cifar10")
+    ('cifar10', '--data=a.npz', 'data/cifar10')
     """
-    option, equals, value = (
-        argument.partition("=") if argument.startswith("--") else ("", "", argument)
-    )
+    option, equals, value = "", "", argument
+    if argument.startswith("--"):
+        option, equals, value = argument.partition("=")
     return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
     """Return versions, platform, seed, command line, time, and the hash, count and classes of each
-    data set.
+    data set, as plain JSON for the metadata of a file.
 
     >>> provenance(1, {})["seed"]
     1
     """
     sets = {
-        name: {"sha256": d.sha256, "n": len(d), "classes": d.num_classes}
-        for name, d in data.items()
+        name: {"sha256": samples.sha256, "n": len(samples), "classes": samples.num_classes}
+        for name, samples in data.items()
     }
     return {
         **versions(),
         "platform": platform.platform(),
         "seed": seed,
-        "command": " ".join([_program(), shlex.join(map(_shown, sys.argv[1:]))]),
+        "command": " ".join([_program(), shlex.join(map(_public, sys.argv[1:]))]),
         "data": sets,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def report_provenance(
+    seed: int,
+    data: Mapping[str, Data],
+    *,
+    other: str,
+    other_file: Path | None = None,
+    checkpoint: Path | None = None,
+) -> Provenance:
+    """Return the provenance of a report: that of its data, and of its two networks.
+
+    `other` says how the second endpoint was made, "given" where it was not; `checkpoint` and
+    `other_file` are the files of the two networks, if they come from files. Time and recalibration
+    are filled in later, by `evidence` and `Report.timed`."""
+    entries: dict[str, Any] = {"other": {"kind": other}}
+    if other_file is not None:
+        entries["other"] |= {"path": str(other_file), "sha256": file_sha256(other_file)}
+    if checkpoint is not None:
+        entries["checkpoint"] = {"path": str(checkpoint), "sha256": file_sha256(checkpoint)}
+    pending = {"recalibrated_on": "", "seconds": None}
+    return Provenance.model_validate({**provenance(seed, data), **entries, **pending})

@@ -1,160 +1,174 @@
 """The evidence of a repair as one HTML page.
 
-The page stands alone: styles and figures are inside, it runs no script and asks no network for
-anything, and what users named (classes, files, settings) is text on it, whatever it contains."""
+The page stands alone: styles and figures are inside, it runs no script and requests nothing from a
+network, and what users named (classes, files, settings) is text on it, whatever it contains."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-from isthmus.evidence import figures, labels
-from isthmus.evidence.labels import Record, is_loss, label
-from isthmus.evidence.record import _checked, _readable
-from isthmus.evidence.words import capital, change, duration, nats, number, sentence, shown
+from isthmus.evidence import figures
+from isthmus.evidence.labels import label, short
+from isthmus.evidence.record import Landscape, Report, Value
+from isthmus.evidence.summary import (
+    compared,
+    ingredients,
+    measured,
+    ordered,
+    table_rows,
+    worst_classes,
+)
+from isthmus.evidence.words import (
+    capital,
+    change,
+    digits,
+    duration,
+    format_value,
+    nats,
+    sentence,
+    with_spread,
+)
+from isthmus.metrics.names import (
+    ACCURACY,
+    ATTACK_SUCCESS,
+    BONAFIDE_ACCURACY,
+    BONAFIDE_LOSS,
+    INJECTION_SUCCESS,
+    LOSS,
+)
 from isthmus.runs.files import write_json, write_text
 from isthmus.runs.wording import percent
 
-MEASURES = (
-    "accuracy",
-    "attack success",
-    "injection success",
-    "bonafide accuracy",
-    "loss",
-    "bonafide loss",
-)
-"""The order in which measures are shown; others follow."""
-
-
 EXPLAINED = {
-    "accuracy": "on evaluation data; higher is better",
-    "attack success": "of triggered inputs from other classes, the share sent to the target; lower is better",
-    "injection success": "of the images with an injected error, the share that still shows it; lower is better",
-    "bonafide accuracy": "on trusted samples, those that t was chosen with; higher is better",
+    ACCURACY: "on evaluation data; higher is better",
+    ATTACK_SUCCESS: (
+        "of triggered inputs from other classes, the share sent to the target; lower is better"
+    ),
+    INJECTION_SUCCESS: (
+        "of the images with an injected error, the share that still shows it; lower is better"
+    ),
+    BONAFIDE_ACCURACY: "on trusted samples, those that t was chosen with; higher is better",
+    LOSS: "in nats, on evaluation data; lower is better",
+    BONAFIDE_LOSS: "in nats, on trusted samples; lower is better",
 }
-
+"""What stands under the name of a measure."""
 
 FACTS = {
     "other": "second endpoint",
     "recalibrated_on": "BatchNorm recalibrated on",
     "lr": "learning rate",
+    "endpoint_gradients": "gradient evaluations for the second endpoint",
+    "low": "smallest t",
+    "high": "largest t",
+    "holdout": "share held out from training",
 }
-
+"""What entries of a record are called on the page, where their own names would not be understood."""
 
 CLASSES_SHOWN = 20
 
+NO_BARRIER = 0.05
+"""Nats below which a rise of the loss along a line counts as none."""
 
-def write_report(record: Record, folder: Path | str) -> tuple[Path, Path]:
+
+def write_report(report: Report | Mapping[str, Any], folder: Path | str) -> tuple[Path, Path]:
     """Write `report.json` and `report.html` into the folder and return their paths; each is whole
     or not there.
 
-    Raises BadInput where the record is no report or the folder cannot be written.
+    `report` is what `evidence` made, or a record read from JSON. Raises BadInput where the record is
+    no report or the folder cannot be written."""
+    report = Report.read(report)
+    page = to_html(report)
+    data = write_json(Path(folder) / "report.json", report.record())
+    return data, write_text(Path(folder) / "report.html", page)
+
+
+def to_html(report: Report | Mapping[str, Any]) -> str:
+    """Return the report as one page that needs nothing else. Raises BadInput where the record is no
+    report.
     """
-    record, folder = _checked(record), Path(folder)
-    page = to_html(record)
-    return write_json(folder / "report.json", record), write_text(folder / "report.html", page)
+    report = Report.read(report)
+    classes = worst_classes(report, CLASSES_SHOWN)
+    template = _environment().get_template("report.html")
+    return template.render(
+        report=report,
+        measured=measured(report),
+        compared=compared(report),
+        rows=table_rows(report),
+        ingredients=[(name, share) for name, share in ingredients(report) if share],
+        classes=classes,
+        floor=class_floor(report, classes),
+        series=ordered(report.path.values),
+        curve_facts=list(curve_facts(report)),
+        **_figures(report),
+    )
 
 
 # ── what is shown ─────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True)
-class Row:
-    """A network in the comparison: how it came about and what was measured on it."""
-
-    name: str
-    settings: str
-    values: Record
-    steps: int | None = None
-    seconds: float | None = None
-    repaired: bool = False
-
-
-def rows(record: Record) -> list[Row]:
-    """Return the network as received, the repaired one, and the baselines."""
-    curve, choice = record["curve"], record["choice"]
-    name, at = "Repaired" if choice["confident"] else "Chosen, undecided", f"t = {choice['t']:.4g}"
-    gradients = (2 if curve.get("rho") else 1) * curve["steps"] + curve.get("endpoint_gradients", 0)
-    repaired = Row(name, at, record["after"], gradients, curve.get("seconds"), True)
-    others = [
-        Row(b["name"], b["settings"], b, b["steps"], b["seconds"]) for b in record["baselines"]
-    ]
-    return [Row("As received", "", record["before"]), repaired, *others]
-
-
-def _ordered(names: Iterable[str]) -> list[str]:
-    """Metrics, each once, those with a place of their own first."""
-    return sorted(
-        dict.fromkeys(names),
-        key=lambda name: MEASURES.index(name) if name in MEASURES else len(MEASURES),
-    )
-
-
-def measures(record: Record) -> list[str]:
-    """Return the names of the shares that were measured on the networks, in the order in which they
-    are shown.
-
-    Losses are shown along the path; beside accuracies they would tell a reader nothing new.
-    """
-    return _ordered(
-        name
-        for part in (record["after"], record["before"], *record["baselines"])
-        for name, value in part.items()
-        if isinstance(value, Mapping)
-        and "value" in value
-        and name != "per_class"
-        and not is_loss(name)
-    )
-
-
-def ingredients(record: Record) -> list[tuple[str, float]]:
-    """Return the share of the chosen network's weights that comes from each end and bend."""
-    coefficients = record["choice"]["coefficients"]
-    bends = len(coefficients) - 2
-    between = ["bend"] if bends == 1 else [f"bend {i + 1}" for i in range(bends)]
-    first, last = figures.end_names(record)
-    return list(zip([first, *between, last], coefficients, strict=True))
-
-
-def class_floor(record: Record, classes: list[str]) -> int:
+def class_floor(report: Report, classes: list[str]) -> int:
     """Return where the scale of accuracies per class starts, a multiple of 10 %: no interval shown
     reaches below.
     """
-    found = [
-        part["per_class"].get(name)
-        for part in (record["before"], record["after"])
-        if "per_class" in part
+    values = [
+        network.per_class[name]
+        for network in (report.before, report.after)
         for name in classes
+        if name in network.per_class
     ]
-    lows = [each.get("low", each["value"]) for each in found if each]
-    return 10 * min(
-        9, max(0, math.floor(10 * min((low for low in lows if low is not None), default=0)))
+    lows = [value.value if value.low is None else value.low for value in values]
+    lowest = min((low for low in lows if low is not None), default=0)
+    return 10 * min(9, max(0, math.floor(10 * lowest)))
+
+
+def path_in_words(report: Report) -> str:
+    """Return what the figure of the path shows, for those who cannot see it."""
+    t = report.path.t
+    chosen = report.choice.t
+    near = min(range(len(t)), key=lambda i: abs(t[i] - chosen))
+    places = dict.fromkeys((0, near, len(t) - 1))
+    lines = []
+    for name, values in report.path.values.items():
+        points = [f"{format_value(values[i]).main} at t = {t[i]:.4g}" for i in places]
+        lines.append(f"{label(name)}: {', '.join(points)}")
+    return f"Chosen point: t = {chosen:.4g}. {'; '.join(lines)}."
+
+
+def landscape_in_words(part: Landscape) -> str:
+    """Return what the figure of the landscape shows, for those who cannot see it."""
+    barriers = [f"{label(name)} {digits(value)}" for name, value in part.barriers.items()]
+    return f"Barriers: {', '.join(barriers)}."
+
+
+def barrier_in_words(barrier: float) -> str:
+    """Return what the loss barrier back to the network as received says about the repair."""
+    rise = (
+        "On the straight line back to the network as received, the loss on bonafide data rises by "
+        f"{nats(barrier)} nats above the line between its ends: "
+    )
+    if barrier < NO_BARRIER:
+        return (
+            f"{rise}there is no barrier. The repaired network has stayed in the basin of the "
+            "network as received, which is a warning: what was tampered with there may come back "
+            "with little training."
+        )
+    return (
+        f"{rise}there is a barrier. The repaired network has left the basin of the network as "
+        "received; that does not prove that a backdoor is gone."
     )
 
 
-def path_in_words(record: Record) -> str:
-    """Return what the figure of the path shows, for those who cannot see it."""
-    path, chosen = record["path"], record["choice"]["t"]
-    near = min(range(len(path["t"])), key=lambda i: abs(path["t"][i] - chosen))
-    places = dict.fromkeys((0, near, len(path["t"]) - 1))
-    series = [
-        label(name)
-        + ": "
-        + ", ".join(f"{shown(values[i], name).main} at t = {path['t'][i]:.4g}" for i in places)
-        for name, values in path["values"].items()
-    ]
-    return f"Chosen point: t = {chosen:.4g}. " + "; ".join(series) + "."
-
-
-def facts(record: Record, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+def facts(part: Mapping[str, Any], skip: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """Yield the entries of a part of the record as (name, text), those of its parts after their
     names.
     """
-    for name, value in record.items():
+    for name, value in part.items():
         if name in skip or value is None:
             continue
         title = FACTS.get(name, name.replace("_", " "))
@@ -162,33 +176,78 @@ def facts(record: Record, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, str
             yield from ((f"{title}: {inner}", text) for inner, text in facts(value))
         elif name == "seconds":
             yield "time taken", duration(value)
-        elif isinstance(value, float):
-            yield title, f"{value:.6g}"
-        elif isinstance(value, list):
-            yield title, ", ".join(str(each) for each in value)
         else:
-            yield title, f"{value:,}" if name in ("steps", "n") else str(value)
+            yield title, _fact(value)
 
 
-def landscape_in_words(part: Record) -> str:
-    """Return what the figure of the landscape shows, for those who cannot see it."""
-    return (
-        "Barriers: "
-        + ", ".join(f"{label(name)} {number(value)}" for name, value in part["barriers"].items())
-        + "."
-    )
+def _fact(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _figures(draw: Callable[..., Any], record: Record, name: str, words: str) -> Markup:
+_OF_TRAINING = ("bends", "steps", "lr", "batch_size", "weight_decay", "clip", "seed", "kind")
+
+
+def curve_facts(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield what is known of the curve and its training; of a straight line, which is not trained,
+    how its end was made.
+    """
+    record = report.curve.record()
+    if report.curve.steps:
+        yield from facts(record, ("losses",))
+        return
+    yield "shape", "a straight line between the two networks; nothing on it was trained"
+    other = report.provenance.other
+    if other is not None:
+        yield "network at t = 1", other.kind
+    yield from facts(record, ("losses", *_OF_TRAINING))
+
+
+# ── figures ───────────────────────────────────────────────────────────────────────────────────────
+class _Draw(Protocol):
+    """A figure of a width in inches, its source bound to it."""
+
+    def __call__(self, *, width: float) -> Figure: ...
+
+
+def _figures(report: Report) -> dict[str, Markup]:
+    """The figures of the page, by the names that the template gives them; empty where there is
+    nothing to draw.
+    """
+    path = _twice(partial(figures.along_path, report), "path", path_in_words(report))
+    landscape = Markup()
+    if report.landscape is not None:
+        words = landscape_in_words(report.landscape)
+        landscape = _twice(partial(figures.landscape, report.landscape), "landscape", words)
+    loss = Markup()
+    if report.curve.losses:
+        draw = partial(figures.training_loss, report)
+        loss = _twice(draw, "training", "Training loss against SGD steps")
+    return {"path_figure": path, "landscape_figure": landscape, "loss_figure": loss}
+
+
+def _twice(draw: _Draw, name: str, words: str) -> Markup:
     """Return one figure twice: for wide screens and paper, and for phones, where the page shows the
     other.
     """
     drawn = []
     for kind, width in (("wide", 7.4), ("narrow", 3.7)):
-        svg = Markup(figures.to_svg(draw(record, width=width), f"{name}-{kind}"))
+        svg = Markup(figures.to_svg(draw(width=width), f"{name}-{kind}"))
         opening = Markup('<svg class="{}" role="img" aria-label="{}" ').format(kind, words)
         drawn.append(svg.replace(Markup("<svg "), opening, 1))
     return Markup("\n").join(drawn)
+
+
+def _explanation(name: str, value: Value | None) -> str:
+    """What stands under the name of a measure: what is known of it, else its unit."""
+    if name in EXPLAINED:
+        return EXPLAINED[name]
+    return "" if value is None or value.unit == "share" else value.unit
 
 
 def _environment() -> Environment:
@@ -205,45 +264,15 @@ def _environment() -> Environment:
         duration=duration,
         capital=capital,
         sentence=sentence,
-        short=labels.short,
-        nats=nats,
+        short=short,
     )
-    env.filters["facts"] = lambda part, *skip: list(facts(part, skip))
     env.globals.update(
-        number=number, shown=shown, change=change, is_loss=is_loss, explained=EXPLAINED
+        digits=digits,
+        with_spread=with_spread,
+        format_value=format_value,
+        change=change,
+        explanation=_explanation,
+        barrier_in_words=barrier_in_words,
+        facts=facts,
     )
     return env
-
-
-@_readable()
-def to_html(record: Record) -> str:
-    """Return the report as one page that needs nothing else. Raises BadInput where the record is no
-    report.
-    """
-    record = _checked(record)
-    words, surroundings = path_in_words(record), record.get("landscape")
-    losses, classes = record["curve"]["losses"], figures.worst_classes(record, CLASSES_SHOWN)
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            record=record,
-            measures=measures(record),
-            rows=rows(record),
-            ingredients=ingredients(record),
-            classes=classes,
-            floor=class_floor(record, classes),
-            series=_ordered(record["path"]["values"]),
-            path_figure=_figures(figures.along_path, record, "path", words),
-            landscape_figure=_figures(
-                figures.landscape, surroundings, "landscape", landscape_in_words(surroundings)
-            )
-            if surroundings
-            else "",
-            loss_figure=_figures(
-                figures.training_loss, record, "training", "Training loss against SGD steps"
-            )
-            if losses
-            else "",
-        )
-    )

@@ -1,99 +1,526 @@
-"""The record of a report as JSON: written, read, checked against its schema."""
+"""The record of a report: what report.json holds, as types.
+
+The JSON Schema of a report is generated from these types (`python -m isthmus.evidence.schema`), so
+the two cannot differ. A record that comes from outside is validated here, at the door, in `Report.
+read`; behind it nothing is checked again.
+
+The types are pydantic's: measures lie by name beside the other entries of a network, which pydantic
+describes as typed extras; msgspec, which has no such thing, would need a second form of every record
+and a schema mended by hand."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path as File
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from jinja2 import UndefinedError
+from annotated_types import Ge, Le, MinLen
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
-from isthmus.evidence.labels import Record
+from isthmus.metrics import landscape
+from isthmus.metrics.names import ATTACK_SUCCESS, BONAFIDE_ACCURACY, BONAFIDE_LOSS
+from isthmus.metrics.values import SHARE, as_record, recorded_unit
 from isthmus.runs.files import read_json
 from isthmus.types import BadInput
 
-
-# ── the record ────────────────────────────────────────────────────────────────────────────────────
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) that every report.json satisfies."""
-    text = (
-        resources.files("isthmus.evidence")
-        .joinpath("report.schema.json")
-        .read_text(encoding="utf-8")
-    )
-    return dict(json.loads(text))
+SCHEMA = "isthmus-report/1"
+"""The version of the record. A change that breaks readers raises the number."""
 
 
-def plain(value: Any) -> Any:
-    """Return a record as strict JSON can hold it: numbers that are not finite become null, tuples
+# ── what entries may be ───────────────────────────────────────────────────────────────────────────
+def as_json(value: Any) -> Any:
+    """Return a value as strict JSON can hold it: numbers that are not finite become null, tuples
     lists.
 
-    Raises BadInput for anything but mappings, sequences, numbers, text, booleans and None.
+    Raises ValueError for anything but mappings, sequences, numbers, text, booleans and None.
 
-    >>> plain({"loss": float("nan"), "t": (0.0, 1.0)})
+    >>> as_json({"loss": float("nan"), "t": (0.0, 1.0)})
     {'loss': None, 't': [0.0, 1.0]}
     """
     if isinstance(value, Mapping):
-        return {plain(str(key)): plain(each) for key, each in value.items()}
+        return {_encodable(str(key)): as_json(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, str):
-        return value.encode(
-            "utf-8", "replace"
-        ).decode()  # a file name may hold bytes that no encoding has
-    if value is None or isinstance(value, bool | int):
-        return value
+        return [as_json(entry) for entry in value]
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    raise BadInput(
-        f"a {type(value).__name__} in a report",
-        expected="plain numbers and text",
-        fix="convert it first",
+        return _finite(float(value))
+    if value is None or isinstance(value, str | bool | int):
+        return _encodable(value)
+    raise ValueError(f"a {type(value).__name__} is neither a number nor text")
+
+
+def _encodable(value: Any) -> Any:
+    """Replace what no encoding has: a file name may hold any bytes."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+Text = Annotated[str, BeforeValidator(_encodable)]
+Sentence = Annotated[str, MinLen(1), BeforeValidator(_encodable)]
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict()]
+Count = Annotated[int, Strict(), Ge(0)]
+Positive = Annotated[int, Strict(), Ge(1)]
+Finite = Annotated[float, Strict()]
+Fraction = Annotated[float, Strict(), Ge(0), Le(1)]
+Number = Annotated[Finite | None, BeforeValidator(_finite)]
+"""A number; None where it was not finite."""
+Seconds = Annotated[Annotated[float, Strict(), Ge(0)] | None, BeforeValidator(_finite)]
+Json = Annotated[Any, BeforeValidator(as_json)]
+
+
+class Part(BaseModel):
+    """A part of a record, with the entries that it declares and no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def read(cls, record: Any) -> Self:
+        """Return the part that a record from outside holds. Raises BadInput where it holds none."""
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            raise BadInput(
+                f"a report that is malformed at {place!r} ({first['msg']})",
+                expected="a record that satisfies report.schema.json",
+                fix="see docs/report.md, or make the report anew",
+            ) from error
+
+    def record(self) -> dict[str, Any]:
+        """Return the part as plain JSON; an entry that was not given is absent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class OpenPart(Part):
+    """A part of a record that may hold further entries of any kind."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Json] = Field(init=False)
+
+
+# ── values and measures ───────────────────────────────────────────────────────────────────────────
+class Value(Part):
+    """A measured number. A share of samples has hits, n and its 95 % Wilson interval; a mean over
+    samples has n, their standard deviation and its 95 % normal interval; anything else stands alone.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentRequired": {"hits": ["n"], "low": ["high"], "high": ["low"]},
+        }
     )
 
+    value: Number
+    unit: Text = ""
+    """'share', 'nats', another unit, or nothing for a plain number. Records written before values
+    had units lack it; there a value with hits is a share, one of a loss is in nats."""
+    hits: Count | None = None
+    n: Positive | None = None
+    deviation: Number = None
+    low: Number = None
+    high: Number = None
+    quartiles: tuple[Number, Number, Number] | None = None
 
-def _checked(record: Record) -> dict[str, Any]:
-    """Return the record as plain JSON. Raises BadInput where it is no report of this version, or
-    parts are missing.
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        given = self.model_fields_set
+        if "hits" in given and "n" not in given:
+            raise ValueError("hits without n")
+        if ("low" in given) != ("high" in given):
+            raise ValueError("one end of an interval without the other")
+        return self
+
+    @classmethod
+    def of(cls, value: float) -> Value:
+        """Return the value that a metric gave."""
+        return cls(**as_record(value))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The ends of the interval, where there is one that is finite."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+def values_of(measured: Mapping[str, float]) -> dict[str, Value]:
+    """Return what metrics gave, by name."""
+    return {name: Value.of(value) for name, value in measured.items()}
+
+
+def _with_unit(entry: Any, name: str) -> Any:
+    """Add the unit to a value of a record that was written before values had units."""
+    if not isinstance(entry, Mapping) or "unit" in entry:
+        return entry
+    return {**entry, "unit": recorded_unit(entry, name)}
+
+
+def _shares(entries: Any) -> Any:
+    if not isinstance(entries, Mapping):
+        return entries
+    return {
+        name: {**entry, "unit": SHARE} if isinstance(entry, Mapping) else entry
+        for name, entry in entries.items()
+    }
+
+
+def _series(entries: Any) -> Any:
+    if not isinstance(entries, Mapping):
+        return entries
+    return {
+        name: [_with_unit(entry, name) for entry in series]
+        if isinstance(series, list | tuple)
+        else series
+        for name, series in entries.items()
+    }
+
+
+Series = Annotated[
+    dict[Text, Annotated[tuple[Value, ...], MinLen(1)]],
+    BeforeValidator(_series),
+]
+"""For each metric one value per t."""
+
+
+class Measures(Part):
+    """Values by the names of their metrics, beside other entries."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Value] = Field(init=False)
+    needed: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _give_units(cls, record: Any) -> Any:
+        if not isinstance(record, Mapping):
+            return record
+        return {
+            _encodable(name): entry if name in cls.model_fields else _with_unit(entry, name)
+            for name, entry in record.items()
+        }
+
+    @model_validator(mode="after")
+    def _has_what_is_needed(self) -> Self:
+        for name in self.needed:
+            if name not in self.measures:
+                raise ValueError(f"no {name}")
+        return self
+
+    @property
+    def measures(self) -> dict[str, Value]:
+        """The values, by name."""
+        return dict(self.__pydantic_extra__)
+
+
+def _needs(*names: str) -> ConfigDict:
+    """Name entries that have no field of their own as required in the schema."""
+
+    def require(schema: dict[str, Any]) -> None:
+        schema["required"] = [*schema.get("required", ()), *names]
+
+    return ConfigDict(json_schema_extra=require)
+
+
+class Network(Measures):
+    """Measures of one network by name; per_class is accuracy within each class that has samples, on
+    the evaluation data where there are any, else on the bonafide data.
     """
-    contract = schema()
-    version = contract["properties"]["schema"]["const"]
-    found = record.get("schema") if isinstance(record, Mapping) else None
-    if found != version:
-        raise BadInput(
-            f"a record of schema {found!r}", expected=repr(version), fix="make it with this version"
-        )
-    missing = [name for name in contract["required"] if name not in record]
-    if missing:
-        raise BadInput(
-            f"a report without {missing}",
-            expected="all parts of the schema",
-            fix="see docs/report.md",
-        )
-    return dict(plain(record))
+
+    model_config = _needs(BONAFIDE_ACCURACY)
+    needed: ClassVar = (BONAFIDE_ACCURACY,)
+
+    per_class: Annotated[dict[Text, Value], BeforeValidator(_shares)] = Field(default_factory=dict)
 
 
-@contextmanager
-def _readable() -> Iterator[None]:
-    """Turn what goes wrong with a malformed record into BadInput."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, UndefinedError) as error:
-        raise BadInput(
-            f"a report that cannot be shown ({type(error).__name__}: {error})",
-            expected="a record that satisfies report.schema.json",
-            fix="see docs/report.md, or make the report anew",
-        ) from error
+class Measured(Measures):
+    """A defense in a comparison: its settings, its cost and what was measured on its network."""
+
+    name: Sentence
+    settings: Text
+    steps: Count
+    """Gradient evaluations that the defense was given."""
+    seconds: Seconds
 
 
-def read_report(path: Path | str) -> dict[str, Any]:
-    """Return the record in a report.json. Raises BadInput where there is none, or one of another
+class Refused(Part):
+    """A defense that refused the network or the samples, and why."""
+
+    name: Sentence
+    settings: Text
+    refused: Text
+
+
+ComparisonRow = Measured | Refused
+"""A row of a comparison."""
+
+
+class Baseline(Measured):
+    """Another defense from the same endpoint on the same bonafide data; its measures by name."""
+
+    model_config = _needs(BONAFIDE_ACCURACY)
+    needed: ClassVar = (BONAFIDE_ACCURACY,)
+
+
+# ── the parts of a report ─────────────────────────────────────────────────────────────────────────
+class ChoiceOfT(OpenPart):
+    """The chosen point and why."""
+
+    t: Fraction
+    rule: Text
+    reason: Text
+    confident: Flag
+    """False where the samples do not support the choice; reason says why."""
+    coefficients: Annotated[tuple[Fraction, ...], MinLen(2)]
+    """Share of the weights that comes from the network as received, each bend, and the other end;
+    they sum to 1."""
+    samples: Count
+    """Bonafide samples that the rule looked at."""
+
+
+class TrainedCurve(OpenPart):
+    """The curve, and how it was trained."""
+
+    kind: Text
+    bends: Count
+    steps: Count
+    """SGD steps on the curve; 0 for a straight line, which is not trained."""
+    endpoint_gradients: Count = 0
+    """Gradient evaluations that making the second endpoint took."""
+    seconds: Seconds = None
+    """Time that the training of the curve took."""
+    lr: Finite
+    batch_size: Count
+    weight_decay: Finite
+    clip: Number = None
+    """Largest norm of the gradients in training, where they were clipped."""
+    length: Number
+    """Arc length in weight space."""
+    losses: tuple[Number, ...]
+    """Mean training loss over equal parts of the budget."""
+    low: Fraction | None = None
+    """Smallest t that was trained."""
+    high: Fraction | None = None
+    """Largest t that was trained."""
+    rho: Annotated[float, Strict(), Ge(0)] | None = None
+    """Radius of the sharpness-aware loss; with it a step takes two gradients."""
+    adaptive: Flag | None = None
+    """Whether rho counts in units of each weight's size."""
+    loss: Text | None = None
+    """The loss, where it is not cross-entropy."""
+    holdout: Finite | None = None
+    """Share of the bonafide samples that chose t and trained nothing."""
+    seed: Whole | None = None
+
+    @property
+    def gradients(self) -> int:
+        """Gradient evaluations of the whole repair, those for the second endpoint included."""
+        return (2 if self.rho else 1) * self.steps + self.endpoint_gradients
+
+
+class PathPart(OpenPart):
+    """What was measured along the path, one value per t."""
+
+    t: Annotated[tuple[Fraction, ...], MinLen(1)]
+    distance: tuple[Number, ...]
+    """Euclidean distance from the network as received, in weight space."""
+    length: Number = None
+    recalibrated_on: Text
+    values: Annotated[
+        Series, Field(json_schema_extra={"required": [BONAFIDE_ACCURACY, BONAFIDE_LOSS]})
+    ]
+    """For each metric one value per t."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name in (BONAFIDE_ACCURACY, BONAFIDE_LOSS):
+            if name not in self.values:
+                raise ValueError(f"no {name}")
+        for name, column in {"distance": self.distance, **self.values}.items():
+            if len(column) != len(self.t):
+                raise ValueError(f"{len(column)} values of {name} at {len(self.t)} points")
+        return self
+
+
+class TriggerPart(OpenPart):
+    """The trigger that attack success was measured with."""
+
+    trigger: Text
+    target: Text
+    note: Text
+
+
+class ErrorsPart(OpenPart):
+    """Images with injected errors that the networks were asked about; their hash is in
+    provenance.data.
+    """
+
+    n: Annotated[int, Strict(), Ge(20)]
+    note: Text
+
+
+class Reactivation(Measures):
+    """The repaired network after retraining with a number of triggered images."""
+
+    model_config = _needs(BONAFIDE_ACCURACY, ATTACK_SUCCESS)
+    needed: ClassVar = (BONAFIDE_ACCURACY, ATTACK_SUCCESS)
+
+    images: Positive
+
+
+class Permanence(Part):
+    """Whether the repair lasts."""
+
+    linear_barrier: Number
+    """Loss barrier, in nats, of the straight line from the repaired to the tampered network on
+    bonafide data."""
+    reactivation: tuple[Reactivation, ...] | None = None
+    """Where a trigger was given, one entry for each number of triggered images that the repaired
+    network was retrained with."""
+
+
+class CorrelationPart(Part):
+    """How the robustness loss goes with another quantity along the path."""
+
+    first: Text
+    second: Text
+    m: Annotated[int, Strict(), Ge(4)]
+    pearson: Number
+    pearson_p: Number
+    spearman: Number
+    spearman_p: Number
+
+
+_LANDSCAPE = landscape.NAMES[:8]  # the bounds of the quadratic model are there for some balls only
+
+
+class Landscape(Part):
+    """Robustness along the path: values at each t on the same samples, barriers above the line
+    between the ends, correlations of the robustness loss with the other quantities, and R^2 on them.
+    """
+
+    attack: Text
+    t: Annotated[tuple[Fraction, ...], MinLen(1)]
+    values: Annotated[Series, Field(json_schema_extra={"required": list(_LANDSCAPE)})]
+    barriers: dict[Text, Number]
+    correlations: tuple[CorrelationPart, ...]
+    explained: dict[Text, Number]
+    caveats: tuple[Sentence, ...]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name in _LANDSCAPE:
+            if name not in self.values:
+                raise ValueError(f"no {name}")
+        return self
+
+
+class DataSet(OpenPart):
+    """Samples, by content."""
+
+    sha256: Hash
+    n: Positive
+    classes: Positive
+
+
+class Checkpoint(OpenPart):
+    """The file that was repaired."""
+
+    path: Text
+    sha256: Hash
+
+
+class SecondEndpoint(OpenPart):
+    """The network at t = 1."""
+
+    kind: Text
+    """'given', or how the second endpoint was made."""
+
+
+class Provenance(OpenPart):
+    """What is needed to run it again. Further entries may be added; the page shows all of them."""
+
+    isthmus: Text
+    torch: Text
+    python: Text
+    numpy: Text
+    platform: Text
+    seed: Whole
+    time: Text
+    data: dict[Text, DataSet]
+    recalibrated_on: Text
+    seconds: Seconds
+    command: Text | None = None
+    checkpoint: Checkpoint | None = None
+    other: SecondEndpoint | None = None
+
+
+class Report(Part):
+    """What was measured before, along and after the repair of one network. Shares are fractions in
+    [0, 1], losses are in nats, times in seconds. A number that was not finite is null.
+    docs/report.md explains every field.
+    """
+
+    version: Literal["isthmus-report/1"] = Field(alias="schema")
+    title: Sentence
+    verdict: Sentence
+    """The outcome in one plain sentence."""
+    provenance: Provenance
+    choice: ChoiceOfT
+    curve: TrainedCurve
+    path: PathPart
+    before: Network
+    """The network as received."""
+    after: Network
+    """The network at the chosen t."""
+    trigger: TriggerPart | None = None
+    errors: ErrorsPart | None = None
+    permanence: Permanence | None = None
+    landscape: Landscape | None = None
+    baselines: tuple[Baseline, ...]
+    limits: tuple[Sentence, ...]
+    """What the evidence does not prove, one sentence each."""
+
+    @classmethod
+    def read(cls, record: Any) -> Self:
+        """Return the report that a record holds; a report is returned as it is.
+
+        Raises BadInput where the record is no report, or one of another version."""
+        if isinstance(record, cls):
+            return record
+        version = record.get("schema") if isinstance(record, Mapping) else None
+        if version != SCHEMA:
+            raise BadInput(
+                f"a record of schema {version!r}",
+                expected=repr(SCHEMA),
+                fix="make it with this version",
+            )
+        return super().read(record)
+
+    def entitled(self, title: str) -> Report:
+        """Return the report under another title."""
+        return self.model_copy(update={"title": title})
+
+    def timed(self, seconds: float) -> Report:
+        """Return the report with the time that the whole run took."""
+        provenance = self.provenance.model_copy(update={"seconds": seconds})
+        return self.model_copy(update={"provenance": provenance})
+
+
+def read_report(path: File | str) -> Report:
+    """Return the report in a report.json. Raises BadInput where there is none, or one of another
     version.
     """
-    return _checked(read_json(path))
+    return Report.read(read_json(path))

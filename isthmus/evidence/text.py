@@ -3,135 +3,169 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from isthmus.evidence.labels import Record, label
-from isthmus.evidence.page import Row, ingredients, measures, rows
-from isthmus.evidence.record import _checked, _readable
-from isthmus.evidence.words import _SPACE, capital, duration, number, sentence, shown
+from isthmus.evidence.labels import label
+from isthmus.evidence.record import CorrelationPart, Landscape, Report
+from isthmus.evidence.summary import TableRow, compared, ingredients, table_rows
+from isthmus.evidence.words import (
+    _SPACE,
+    Wording,
+    capital,
+    digits,
+    duration,
+    format_value,
+    sentence,
+    with_spread,
+)
+from isthmus.metrics.names import ATTACK_SUCCESS
 from isthmus.runs.wording import percent
 
 
-# ── plain text ────────────────────────────────────────────────────────────────────────────────────
-def _effort(row: Row) -> str:
-    """Steps and time of a row, as far as they are known."""
+# ── tables for a terminal ─────────────────────────────────────────────────────────────────────────
+def _effort(row: TableRow) -> list[str]:
+    """Steps and time of a row, those that are known."""
     steps = "" if row.steps is None else f"{row.steps:,}"
-    return ", ".join(
-        part for part in (steps, "" if row.seconds is None else duration(row.seconds)) if part
-    )
+    seconds = "" if row.seconds is None else duration(row.seconds)
+    return [part for part in (steps, seconds) if part]
 
 
-@_readable()
-def table(record: Record) -> Table:
+def table(report: Report) -> Table:
     """Return the networks and what was measured on them, with intervals and counts, for a terminal
     of 80 columns.
     """
-    record = _checked(record)
-    names = measures(record)
-    found = Table(
-        title=Text(record["title"]), caption="95 % intervals, counts", box=SIMPLE, show_edge=False
+    names = compared(report)
+    networks = Table(
+        title=Text(report.title), caption="95 % intervals, counts", box=SIMPLE, show_edge=False
     )
-    found.add_column("Network")
+    networks.add_column("Network")
     for name in names:
-        found.add_column(label(name), justify="right", min_width=11)
-    found.add_column("Steps, time", justify="right")
-    for row in rows(record):
+        networks.add_column(Text(label(name)), justify="right", min_width=11)
+    networks.add_column("Steps, time", justify="right")
+    for row in table_rows(report):
         style = "bold" if row.repaired else ""
-        cells = [
-            Text(capital(row.name), style).append(
-                f"\n{row.settings if row.repaired else ''}", "dim"
-            )
-        ]
-        for name in names:
-            each = shown(row.values.get(name), name)
-            details = f"\n{each.interval.removesuffix(_SPACE + '%')}\n{each.counts.replace(' of ', '/')}\n"
-            cells.append(Text(each.main, style).append(details, "dim"))
-        found.add_row(*cells, _effort(row).replace(", ", "\n"))
-    return found
+        settings = row.settings if row.repaired else ""
+        head = Text(capital(row.name), style).append(f"\n{settings}", "dim")
+        cells = [_cell(format_value(row.measures.get(name)), style) for name in names]
+        networks.add_row(head, *cells, "\n".join(_effort(row)))
+    return networks
 
 
-def landscape_tables(part: Record) -> list[Table]:
+def _cell(value: Wording, style: str) -> Text:
+    interval = value.interval.removesuffix(f"{_SPACE}%")
+    counts = value.counts.replace(" of ", "/")
+    return Text(value.main, style).append(f"\n{interval}\n{counts}\n", "dim")
+
+
+def landscape_tables(part: Landscape) -> list[Table]:
     """Return a landscape for a terminal: values at every t, barriers, and what the robustness loss
     goes with.
     """
-    names = [name for name in part["values"] if not name.startswith("quadratic")]
-    points = Table(title="Landscape", caption=part["attack"], box=SIMPLE, show_edge=False)
+    names = [name for name in part.values if not name.startswith("quadratic")]
+    points = Table(title="Landscape", caption=Text(part.attack), box=SIMPLE, show_edge=False)
     for head in ("t", *map(label, names)):
         points.add_column(head, justify="right")
-    for i, t in enumerate(part["t"]):
-        points.add_row(f"{t:.4g}", *(number(part["values"][name][i]["value"]) for name in names))
-    points.add_row(
-        "barrier",
-        *(number(part["barriers"][name]) if name in part["barriers"] else "" for name in names),
-    )
+    for i, t in enumerate(part.t):
+        points.add_row(f"{t:.4g}", *(with_spread(part.values[name][i]) for name in names))
+    barriers = [digits(part.barriers[name]) if name in part.barriers else "" for name in names]
+    points.add_row("barrier", *barriers)
+    return [points, _correlations(part)] if part.correlations else [points]
+
+
+def _correlations(part: Landscape) -> Table:
     pairs = Table(title="Robustness loss against", box=SIMPLE, show_edge=False)
     for head in ("", "Pearson", "p", "Spearman", "p", "m", "R²"):
         pairs.add_column(head, justify="right" if head else "left")
-    for each in part["correlations"]:
-        found = [
-            number(each[key]) for key in ("pearson", "pearson_p", "spearman", "spearman_p", "m")
-        ]
-        share = part["explained"].get(each["second"], ...)
-        pairs.add_row(label(each["second"]), *found, "" if share is ... else number(share))
-    if part["explained"]:
-        pairs.add_row("‖g‖₁ and λ_max", *[""] * 5, number(part["explained"]["both"]))
-    return [points, pairs]
+    for pair in part.correlations:
+        pairs.add_row(label(pair.second), *_coefficients(pair), _explained(part, pair.second))
+    if part.explained:
+        pairs.add_row("‖g‖₁ and λ_max", *[""] * 5, _explained(part, "both"))
+    return pairs
 
 
-def _markdown(text: str) -> str:
+def _coefficients(pair: CorrelationPart) -> list[str]:
+    numbers = (pair.pearson, pair.pearson_p, pair.spearman, pair.spearman_p)
+    return [*map(digits, numbers), str(pair.m)]
+
+
+def _explained(part: Landscape, name: str) -> str:
+    return digits(part.explained[name]) if name in part.explained else ""
+
+
+# ── Markdown ──────────────────────────────────────────────────────────────────────────────────────
+def _escape(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
     return re.sub(r"([\\`*_\[\]|<>&#~])", r"\\\1", " ".join(text.split()))
 
 
-@_readable()
-def to_markdown(record: Record) -> str:
-    """Return verdict, chosen point, comparison and limits as Markdown (tables in GitHub's flavor)."""
-    record = _checked(record)
-    choice, names = record["choice"], measures(record)
-    lines = [f"# {_markdown(record['title'])}", "", f"**{_markdown(record['verdict'])}**", ""]
-    if not choice["confident"]:
-        lines += [
-            f"> The samples do not support this choice of t. {_markdown(sentence(choice['reason']))}",
-            "",
-        ]
-    lines += [
-        "| Network | "
-        + " | ".join(label(name) for name in map(_markdown, names))
-        + " | Steps, time |",
-        "|---|" + "---:|" * (len(names) + 1),
+def to_markdown(report: Report | Mapping[str, Any]) -> str:
+    """Return verdict, chosen point, comparison and limits as Markdown (tables in GitHub's flavor).
+
+    Raises BadInput where the record is no report."""
+    report = Report.read(report)
+    parts = [
+        [f"# {_escape(report.title)}"],
+        [f"**{_escape(report.verdict)}**"],
+        _warning(report),
+        _markdown_table(report),
+        ["Intervals are at 95 %."],
+        [_chosen(report)],
+        _woken(report),
+        *_limits(report),
     ]
-    for row in rows(record):
-        cells = [
-            _markdown(capital(row.name)) + (f" ({_markdown(row.settings)})" if row.settings else "")
-        ]
-        for name in names:
-            each = shown(row.values.get(name), name)
-            cells.append(each.main + (f" ({each.details})" if each.details else ""))
-        cells.append(_effort(row))
-        lines.append("| " + " | ".join(cells) + " |")
-    parts = ", ".join(f"{percent(share)} {_markdown(name)}" for name, share in ingredients(record))
-    lines += [
-        "",
-        "Intervals are at 95 %.",
-        "",
-        f"Chosen: t = {choice['t']:.4g} ({parts}), by {_markdown(choice['rule'])}:",
+    text = "\n\n".join("\n".join(lines) for lines in parts if lines)
+    return f"{text.replace(_SPACE, ' ')}\n"
+
+
+def _warning(report: Report) -> list[str]:
+    if report.choice.confident:
+        return []
+    reason = _escape(sentence(report.choice.reason))
+    return [f"> The samples do not support this choice of t. {reason}"]
+
+
+def _markdown_table(report: Report) -> list[str]:
+    names = compared(report)
+    heads = " | ".join(label(_escape(name)) for name in names)
+    lines = [f"| Network | {heads} | Steps, time |", "|---|" + "---:|" * (len(names) + 1)]
+    for row in table_rows(report):
+        settings = f" ({_escape(row.settings)})" if row.settings else ""
+        values = [format_value(row.measures.get(name)) for name in names]
+        cells = [_escape(capital(row.name)) + settings, *map(_markdown_cell, values)]
+        lines.append(f"| {' | '.join([*cells, ', '.join(_effort(row))])} |")
+    return lines
+
+
+def _markdown_cell(value: Wording) -> str:
+    return f"{value.main} ({value.details})" if value.details else value.main
+
+
+def _chosen(report: Report) -> str:
+    choice = report.choice
+    shares = [f"{percent(share)} {_escape(name)}" for name, share in ingredients(report) if share]
+    where = f"Chosen: t = {choice.t:.4g} ({', '.join(shares)}), by {_escape(choice.rule)}:"
+    return f"{where} {_escape(choice.reason.rstrip('.'))}."
+
+
+def _woken(report: Report) -> list[str]:
+    """What retraining with triggered images brought back, where it was tried."""
+    if report.permanence is None or not report.permanence.reactivation:
+        return []
+    tries = [
+        f"{row.images}: {format_value(row.measures[ATTACK_SUCCESS]).main}"
+        for row in report.permanence.reactivation
     ]
-    lines[-1] += f" {_markdown(choice['reason'].rstrip('.'))}."
-    woken = record.get("permanence", {}).get("reactivation", [])
-    if woken:
-        tries = ", ".join(
-            f"{row['images']}: {shown(row['attack success'], 'attack success').main}"
-            for row in woken
-        )
-        lines += ["", f"Attack success after retraining with so many triggered images: {tries}."]
-    if record["limits"]:
-        lines += [
-            "",
-            "What this does not prove:",
-            "",
-            *(f"- {_markdown(limit)}" for limit in record["limits"]),
-        ]
-    return "\n".join(lines).replace(_SPACE, " ") + "\n"
+    return [
+        f"Attack success after retraining with this number of triggered images: {', '.join(tries)}."
+    ]
+
+
+def _limits(report: Report) -> list[list[str]]:
+    if not report.limits:
+        return []
+    return [["What this does not prove:"], [f"- {_escape(limit)}" for limit in report.limits]]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from isthmus.evidence.labels import Record, is_loss
+from isthmus.evidence.record import Value
+from isthmus.metrics.values import NATS, SHARE
 from isthmus.runs.wording import percent
 
-_SPACE, _DASH, _MINUS = "\u00a0", "\u2013", "\u2212"  # a number and its unit stay on one line
+# a number and its unit stay on one line
+_SPACE = "\u00a0"
+_DASH = "\u2013"
+_MINUS = "\u2212"
 
 
 # ── numbers in words ──────────────────────────────────────────────────────────────────────────────
@@ -19,6 +22,15 @@ def nats(loss: float) -> str:
     ('0.312', '1.235e+04')
     """
     return f"{loss:.3f}" if abs(loss) < 100 else f"{loss:.4g}"
+
+
+def digits(number: float | None) -> str:
+    """Return a number with three digits.
+
+    >>> digits(0.12345), digits(None)
+    ('0.123', 'not finite')
+    """
+    return "not finite" if number is None else f"{number:.3g}".replace("-", _MINUS)
 
 
 def duration(seconds: float | None) -> str:
@@ -32,10 +44,9 @@ def duration(seconds: float | None) -> str:
     if seconds < 59.95:
         return f"{seconds:.1f}{_SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
-    parts = (
-        (minutes, "min", rest, "s") if minutes < 60 else (minutes // 60, "h", minutes % 60, "min")
-    )
-    return _SPACE.join(str(part) for part in parts)
+    if minutes < 60:
+        return _SPACE.join((str(minutes), "min", str(rest), "s"))
+    return _SPACE.join((str(minutes // 60), "h", str(minutes % 60), "min"))
 
 
 def capital(text: str) -> str:
@@ -54,11 +65,12 @@ def sentence(text: str) -> str:
     ('The point farthest from both ends.', 'Why not?')
     """
     text = capital(text.strip())
-    return text + ("" if not text or text.endswith((".", "!", "?")) else ".")
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 
+# ── values in words ───────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
-class Shown:
+class Wording:
     """A value as a person reads it, and where it and the ends of its interval lie on a scale of 0
     to 100.
     """
@@ -73,64 +85,79 @@ class Shown:
 
     @property
     def details(self) -> str:
-        """Interval and counts, as far as they are known."""
+        """Interval and counts, those that are known."""
         return ", ".join(part for part in (self.interval, self.counts) if part)
 
 
-def _interval(value: Record) -> tuple[float, float] | None:
-    """The ends of a value's interval, where it has one that is finite."""
-    low, high = value.get("low"), value.get("high")
-    return None if low is None or high is None else (float(low), float(high))
+def format_value(value: Value | float | None) -> Wording:
+    """Return a value in words, by its unit; one that is absent or not finite says so.
 
-
-def shown(value: Record | None, name: str) -> Shown:
-    """Return a value of the named metric in words; what is absent or not finite says so."""
+    >>> from isthmus.metrics.values import Quantity
+    >>> format_value(Quantity(0.568, "share")).main.replace(_SPACE, " "), format_value(0.568).main
+    ('56.8 %', '0.568')
+    """
     if value is None:
-        return Shown("not measured", known=False)
-    at, ends = value["value"], _interval(value)
-    counts = (
-        f"{value['hits']:,} of {value['n']:,}"
-        if "hits" in value
-        else f"n = {value['n']:,}"
-        if "n" in value
-        else ""
-    )
-    if at is None:
-        return Shown("not finite", counts=counts, known=False)
-    if is_loss(name):
-        return Shown(nats(at), f"{nats(ends[0])}{_DASH}{nats(ends[1])}" if ends else "", counts)
+        return Wording("not measured", known=False)
+    if isinstance(value, float):
+        value = Value.of(value)
+    counts = _counts(value)
+    if value.value is None:
+        return Wording("not finite", counts=counts, known=False)
+    if value.unit == SHARE:
+        return _share(value, value.value, counts)
+    write = nats if value.unit == NATS else digits
+    ends = value.interval
+    interval = f"{write(ends[0])}{_DASH}{write(ends[1])}" if ends else ""
+    return Wording(write(value.value), interval, counts)
+
+
+def _counts(value: Value) -> str:
+    if value.n is None:
+        return ""
+    return f"n = {value.n:,}" if value.hits is None else f"{value.hits:,} of {value.n:,}"
+
+
+def _share(value: Value, share: float, counts: str) -> Wording:
+    ends = value.interval
     if ends is None:
-        return Shown(percent(at), counts=counts, at=100 * at)
-    interval = f"{100 * ends[0]:.1f}{_DASH}{100 * ends[1]:.1f}{_SPACE}%"
-    return Shown(
-        percent(at), interval, counts, 100 * at, max(0, 100 * ends[0]), min(100, 100 * ends[1])
-    )
+        return Wording(percent(share), counts=counts, at=100 * share)
+    low, high = (100 * end for end in ends)
+    interval = f"{low:.1f}{_DASH}{high:.1f}{_SPACE}%"
+    return Wording(percent(share), interval, counts, 100 * share, max(0, low), min(100, high))
 
 
-def change(before: Record | None, after: Record | None, name: str) -> tuple[str, bool]:
+def change(before: Value | None, after: Value | None) -> tuple[str, bool]:
     """Return by how much a measure moved, and whether the two intervals overlap, so that chance may
     explain it.
     """
-    if before is None or after is None or before["value"] is None or after["value"] is None:
+    if before is None or after is None or before.value is None or after.value is None:
         return "", False
-    moved = after["value"] - before["value"]
-    size = nats(abs(moved)) if is_loss(name) else f"{100 * abs(moved):.1f} points"
-    first, second = _interval(before), _interval(after)
-    overlap = (
-        first is not None and second is not None and first[0] <= second[1] and second[0] <= first[1]
-    )
+    moved = after.value - before.value
     sign = "" if round(moved, 3) == 0 else "+" if moved > 0 else _MINUS
-    return sign + size, overlap
+    return sign + _size(abs(moved), after.unit), _overlap(before, after)
 
 
-def number(value: Record | float | None) -> str:
-    """Return a number with three digits, with the middle half of its samples where it is known.
+def _size(moved: float, unit: str) -> str:
+    if unit == SHARE:
+        return f"{100 * moved:.1f} points"
+    return nats(moved) if unit == NATS else digits(moved)
 
-    >>> number(0.12345), number({"value": 12.5, "quartiles": [1.0, 8.0, 20.25]}), number(None)
-    ('0.123', '12.5 (1–20.2)', 'not finite')
+
+def _overlap(before: Value, after: Value) -> bool:
+    first = before.interval
+    second = after.interval
+    if first is None or second is None:
+        return False
+    return first[0] <= second[1] and second[0] <= first[1]
+
+
+def with_spread(value: Value) -> str:
+    """Return a value with three digits, and the middle half of its samples where it is known.
+
+    >>> with_spread(Value(value=12.5, quartiles=(1.0, 8.0, 20.25)))
+    '12.5 (1–20.2)'
     """
-    if not isinstance(value, Mapping):
-        return "not finite" if value is None else f"{value:.3g}".replace("-", _MINUS)
-    low, _, high = value.get("quartiles", (None, None, None))
-    spread = "" if low is None else f" ({low:.3g}{_DASH}{high:.3g})"
-    return number(value["value"]) + spread
+    if value.quartiles is None:
+        return digits(value.value)
+    low, _, high = value.quartiles
+    return f"{digits(value.value)} ({digits(low)}{_DASH}{digits(high)})"
