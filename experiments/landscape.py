@@ -22,7 +22,9 @@ from ends import JUDGE, end
 from scale import SCALES
 
 from isthmus import Bezier, Data, cross_entropy, evaluate_path, expected_over_t, fit, split
+from isthmus.evidence import figures as drawing
 from isthmus.evidence import provenance
+from isthmus.evidence.record import Landscape
 from isthmus.metrics import Path as Path_
 from isthmus.metrics import landscape, landscape_metrics
 from isthmus.runs import identity_of, read_json, write_json, write_text
@@ -159,7 +161,9 @@ def table(name: str) -> str:
 def figures(name: str) -> None:
     for setting in SETTINGS:
         for file in sorted((RESULTS / name).glob(f"{setting}-[0-9]*.json"))[:1]:
-            svg = figures.to_svg(figures.landscape(read_json(file)["landscape"]), setting)
+            svg = drawing.to_svg(
+                drawing.landscape(Landscape.read(read_json(file)["landscape"])), setting
+            )
             write_text(
                 RESULTS / name / f"{setting}.svg",
                 svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1),

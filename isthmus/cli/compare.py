@@ -11,13 +11,13 @@ from isthmus.curves.connection import DEFAULTS, plain
 from isthmus.data.sources.spec import load_data
 from isthmus.data.splits import hold_out
 from isthmus.defenses.curve_repair.along_path import AlongPath
-from isthmus.defenses.curve_repair.rules import BONAFIDE
 from isthmus.defenses.rivals.table import all_rivals
 from isthmus.evidence import comparison
 from isthmus.evidence.origin import provenance
+from isthmus.evidence.record import Measured, Refused, values_of
 from isthmus.metrics.accuracy import check_above_chance
 from isthmus.metrics.question import measure
-from isthmus.metrics.values import as_records, from_record
+from isthmus.metrics.values import as_records
 from isthmus.runs.files import file_sha256, write_json
 from isthmus.runs.folder import claimed
 from isthmus.runs.processes import ranks
@@ -50,8 +50,8 @@ def compare_command(
         (samples, samples) if judge.evaluation else hold_out(samples, 0.2, budget.seed)
     )
     metrics = judge.metrics(held_out)
-    if judge.evaluation:
-        del metrics[BONAFIDE]
+    if judge.evaluation is None:
+        metrics = judge.metrics_with_bonafide(held_out)
     net, options = load_network(model, tampered), budget.training(DEFAULTS)
     check_above_chance(net, samples)
     spent = plain(options)
@@ -62,16 +62,14 @@ def compare_command(
         rows = comparison.compare(defenses, net, fitted, metrics, folder=out / "rows")
         origin = provenance(budget.seed, {"clean": fitted, **judge.data()})
         if ranks().first:
-            kept = as_records(before)
-            write_json(
-                out / "compare.json", {"provenance": origin, "as received": kept, "rows": rows}
-            )
-    found = [
-        (row["name"], {n: from_record(row[n]) for n in metrics})
-        for row in rows
-        if "refused" not in row
-    ]
-    say(metric_table("network", [("as received", before), *found]))
+            table = {
+                "provenance": origin,
+                "as received": as_records(before),
+                "rows": [row.record() for row in rows],
+            }
+            write_json(out / "compare.json", table)
+    measured = [(row.name, row.measures) for row in rows if isinstance(row, Measured)]
+    say(metric_table("network", [("as received", values_of(before)), *measured]))
     for row in rows:
-        if "refused" in row:
-            say(f"{row['name']} was not run: {row['refused']}")
+        if isinstance(row, Refused):
+            say(f"{row.name} was not run: {row.refused}")

@@ -9,7 +9,7 @@ from isthmus.cli.app import app
 from isthmus.cli.repair import deliver
 from isthmus.cli.story import tell
 from isthmus.evidence.gather import evidence
-from isthmus.evidence.origin import provenance
+from isthmus.evidence.origin import report_provenance
 from isthmus.runs.folder import claimed
 
 
@@ -21,16 +21,14 @@ def demo(*, out: File = File("demo"), seed: int = 0, resume: bool = False) -> No
     began = time.perf_counter()
     with claimed(out, {"command": "demo", "seed": seed}, resume=resume):
         story = tell(seed, out)
-        origin = provenance(seed, {"clean": story.bonafide, "evaluation": story.evaluation})
-        origin["other"] = {"kind": "given"}
-        record = evidence(
+        data = {"clean": story.bonafide, "evaluation": story.evaluation}
+        report = evidence(
             story.found,
             story.tampered,
             story.judge,
             baselines=story.rivals,
-            provenance=origin,
+            provenance=report_provenance(seed, data, other="given"),
             folder=out / "points",
         )
-        record["title"] = "Demo: two backdoored digit classifiers and the path between them"
-        record["provenance"]["seconds"] = time.perf_counter() - began
-        deliver(story.found, record, out)
+        title = "Demo: two backdoored digit classifiers and the path between them"
+        deliver(story.found, report.entitled(title).timed(time.perf_counter() - began), out)

@@ -8,7 +8,6 @@ from pathlib import Path as File
 from isthmus.cli.app import app
 from isthmus.cli.options import Asked, Evasion, ModelSpec
 from isthmus.cli.output import load_network, metric_table, say, unwritten
-from isthmus.defenses.curve_repair.rules import BONAFIDE
 from isthmus.evidence.origin import provenance
 from isthmus.metrics.question import measure
 from isthmus.metrics.values import as_records
@@ -36,7 +35,6 @@ def evaluate(
         )
     judge = replace(judge, attack=(evasion or Evasion()).value(evaluation))
     metrics = judge.metrics(evaluation)
-    del metrics[BONAFIDE]
     out = unwritten(out) if out else None
     found = measure(load_network(model, checkpoint), metrics)
     if out:

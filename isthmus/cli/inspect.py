@@ -17,7 +17,6 @@ from isthmus.defenses.inspection.references import read_references
 from isthmus.evidence import words
 from isthmus.evidence.origin import provenance
 from isthmus.metrics.accuracy import check_above_chance
-from isthmus.metrics.values import as_record
 from isthmus.runs.files import file_sha256, write_json
 
 
@@ -77,7 +76,7 @@ def inspect_command(
             each.kind,
             str(each.target),
             f"{each.size:.3g}",
-            words.shown(as_record(each.success), "").main,
+            words.format_value(each.success).main,
         )
     say(table)
     say(f"{found.decision}: {found.reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 from tempfile import TemporaryFile
 from typing import Any
@@ -12,7 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from isthmus.evidence import text, words
-from isthmus.metrics.values import as_record
+from isthmus.evidence.record import Landscape, Value
 from isthmus.models.checkpoint import load_checkpoint
 from isthmus.models.factory import model_factory
 from isthmus.runs.processes import ranks
@@ -26,11 +27,11 @@ def say(text: Any) -> None:
         Console().print(text)
 
 
-def metric_table(first: str, rows: list[tuple[str, dict[str, float]]]) -> Table:
+def metric_table(first: str, rows: Sequence[tuple[str, Mapping[str, Value | float]]]) -> Table:
     """Return one row per network, one column per metric: the value, its 95 % interval, the counts."""
     table = Table(first, *rows[0][1], caption="95 % intervals", caption_justify="left")
     for head, values in rows:
-        cells = [words.shown(as_record(value), name) for name, value in values.items()]
+        cells = [words.format_value(value) for value in values.values()]
         table.add_row(head, *(f"{cell.main} ({cell.details})" for cell in cells))
     return table
 
@@ -86,9 +87,9 @@ def load_network(model: str, checkpoint: File) -> nn.Module:
     return load_checkpoint(checkpoint, model_factory(model)())
 
 
-def say_landscape(part: dict[str, Any]) -> None:
+def say_landscape(part: Landscape) -> None:
     """Print the tables of a landscape, and what to keep in mind with them."""
     for table in text.landscape_tables(part):
         say(table)
-    for caveat in part["caveats"]:
+    for caveat in part.caveats:
         say(f"- {caveat}")

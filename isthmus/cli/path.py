@@ -11,6 +11,7 @@ from isthmus.cli.output import metric_table, say, say_landscape, unwritten
 from isthmus.curves.file import load_curve
 from isthmus.data.sources.spec import load_data
 from isthmus.evidence.origin import provenance
+from isthmus.evidence.record import Landscape
 from isthmus.metrics import landscape as surroundings
 from isthmus.metrics.path import evaluate_path
 from isthmus.models.factory import model_factory
@@ -45,7 +46,7 @@ def path_command(
     judge = replace(judge, attack=evasion.value(samples, around=around.landscape))
     folder = unwritten(out).with_name(f".{out.name}.points")
     found = evaluate_path(
-        loaded, judge.metrics(samples), points, recalibrate_on=samples, folder=folder
+        loaded, judge.metrics_with_bonafide(samples), points, recalibrate_on=samples, folder=folder
     )
     record = found.record()
     if attack is not None:
@@ -55,9 +56,10 @@ def path_command(
         measured = evaluate_path(
             loaded, questions, points, recalibrate_on=samples, ends="recalibrated", folder=folder
         )
-        record["landscape"] = surroundings.record(measured, identity_of(attack))
+        around_path = Landscape.model_validate(surroundings.record(measured, identity_of(attack)))
+        record["landscape"] = around_path.record()
     if ranks().first:
         write_json(out, {**record, "provenance": provenance(0, {"clean": samples, **judge.data()})})
     say(metric_table("t", [(f"{t:g}", found.at(t)) for t in found.t]))
     if attack is not None:
-        say_landscape(record["landscape"])
+        say_landscape(around_path)

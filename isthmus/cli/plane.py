@@ -53,7 +53,7 @@ def plane_command(
     attack, judge = around.attack(evasion, samples), (asked or Asked()).judge().apart_from(samples)
     judge = replace(judge, attack=evasion.value(samples, around=around.landscape))
     plane = Plane(*(load_network(model, file) for file in (first, second, third)))
-    metrics = judge.metrics(samples)
+    metrics = judge.metrics_with_bonafide(samples)
     if attack is not None:
         asked_of: Data = (judge.evaluation or samples)[: around.samples]
         metrics |= surroundings.landscape_metrics(asked_of, attack)
@@ -63,10 +63,12 @@ def plane_command(
         name: unwritten(out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg"))
         for name in metrics
     }
-    found = evaluate_plane(plane, metrics, points, recalibrate_on=samples, margin=margin).record()
+    found = evaluate_plane(plane, metrics, points, recalibrate_on=samples, margin=margin)
     if not ranks().first:
         return
-    write_json(out, {**found, "provenance": provenance(0, {"clean": samples, **judge.data()})})
+    write_json(
+        out, {**found.record(), "provenance": provenance(0, {"clean": samples, **judge.data()})}
+    )
     names = [file.stem for file in (first, second, third)]
     for name, file in drawn.items():
         figure = figures.contours(found, name, corners=names)

@@ -21,8 +21,9 @@ from isthmus.defenses.curve_repair.rules import farthest_within, fixed
 from isthmus.defenses.rivals.fine_tune import FineTune
 from isthmus.defenses.rivals.table import standard
 from isthmus.evidence.gather import evidence
-from isthmus.evidence.origin import provenance
+from isthmus.evidence.origin import report_provenance
 from isthmus.evidence.page import write_report
+from isthmus.evidence.record import Report
 from isthmus.evidence.text import table
 from isthmus.metrics.path import grid
 from isthmus.models.checkpoint import save_checkpoint
@@ -141,7 +142,7 @@ def repair_command(
     )
     attack = around.attack(hardening, samples)
     judge = asked.judge().apart_from(samples)
-    judge.metrics(samples)  # refuses a trigger or target that does not fit, before any work
+    judge.check_fits(samples)
     files = [tampered, *([other] if other else [])]
     nets = [load_network(model, file) for file in files]
     hashes = [file_sha256(file) for file in files]
@@ -196,15 +197,16 @@ def repair_command(
             after_step=hardening.check(held_out),
             **options,
         )
-        origin = provenance(budget.seed, {"clean": samples, **judge.data()})
-        origin["checkpoint"] = {"path": str(tampered), "sha256": hashes[0]}
-        origin["other"] = {
-            "kind": found.second,
-            **({"path": str(other), "sha256": hashes[-1]} if other else {}),
-        }
+        origin = report_provenance(
+            budget.seed,
+            {"clean": samples, **judge.data()},
+            other=found.second,
+            other_file=other,
+            checkpoint=tampered,
+        )
         mean = second == "averaged" or found.second == AVERAGED
         baselines = _baselines(found, nets[0], options, rho, mean=mean) if compare else {}
-        record = evidence(
+        report = evidence(
             found,
             nets[0],
             judge,
@@ -214,19 +216,19 @@ def repair_command(
             provenance=origin,
             folder=out / "points",
         )
-        record["provenance"]["seconds"] = time.perf_counter() - began
         if ranks().first:
-            deliver(found, record, out)
+            deliver(found, report.timed(time.perf_counter() - began), out)
 
 
-def deliver(found: Repair, record: dict[str, Any], out: File) -> None:
+def deliver(found: Repair, report: Report, out: File) -> None:
     """Write the repaired network and the report into the folder, and print the table."""
-    save_checkpoint(found.model, out / "repaired.safetensors", metadata(record["provenance"]))
-    _, page = write_report(record, out)
+    origin = metadata(report.provenance.record())
+    save_checkpoint(found.model, out / "repaired.safetensors", origin)
+    _, page = write_report(report, out)
     for state in out.rglob("*.state"):
         state.unlink()
-    say(table(record))
-    if "landscape" in record:
-        say_landscape(record["landscape"])
-    say(record["verdict"])
+    say(table(report))
+    if report.landscape is not None:
+        say_landscape(report.landscape)
+    say(report.verdict)
     say(f"wrote {out / 'repaired.safetensors'}, {page.with_suffix('.json')} and {page}")

@@ -259,7 +259,7 @@ def along_path(
     ends: tuple[str, str] | None = None,
     width: float = 7.4,
 ) -> Figure:
-    """Return what was measured along a path against t, one panel for each unit, with 95 % intervals;
+    """Return what was measured along a path against t, one panel a unit, with 95 % intervals;
     `width` in inches.
 
     A report brings its own chosen t and names of the ends; a Path may be given both. A panel other
@@ -450,8 +450,8 @@ def per_class(report: Report, *, count: int = 20, width: float = 7.4) -> Figure:
 def _draw_classes(axes: Axes, before: _Band, after: _Band) -> None:
     rows = range(len(after.middle))
     color = COLORS["clean"]
-    ring = {"color": COLORS["muted"], "markerfacecolor": "none", "markersize": 5}
-    dot = {"color": color, "markersize": 5}
+    ring: dict[str, Any] = {"color": COLORS["muted"], "markerfacecolor": "none", "markersize": 5}
+    dot: dict[str, Any] = {"color": color, "markersize": 5}
     axes.hlines(rows, after.low, after.high, color=color, alpha=0.3, linewidth=5)
     axes.plot(before.middle, rows, "o", label="before", **ring)
     axes.plot(after.middle, rows, "o", label="after, 95 % interval", **dot)
@@ -476,7 +476,7 @@ def training_loss(report: Report, *, width: float = 7.4) -> Figure:
     with _style():
         figure = Figure(figsize=(width, 1.9), layout="constrained")
         axes = figure.subplots()
-        look = {"color": COLORS["clean"], "linewidth": 1.5, "markersize": 3.4}
+        look: dict[str, Any] = {"color": COLORS["clean"], "linewidth": 1.5, "markersize": 3.4}
         axes.plot(steps, _Band.of(values).middle, marker="o", **look)
         axes.set_xlim(0, report.curve.steps or 1)
         _limit_numbers(axes, {"loss": values})

@@ -19,28 +19,29 @@ from isthmus.evidence.origin import report_provenance
 from isthmus.evidence.record import (
     SCHEMA,
     Baseline,
-    ChoiceOfT,
+    ChoicePart,
     ComparisonRow,
     ErrorsPart,
     Landscape,
     Measured,
     Network,
+    Part,
     PathPart,
     Permanence,
     Provenance,
     Reactivation,
     Refused,
     Report,
-    TrainedCurve,
+    CurvePart,
     TriggerPart,
     values_of,
 )
 from isthmus.evidence.verdict import limits, verdict
 from isthmus.metrics import landscape as surroundings
 from isthmus.metrics.accuracy import per_class
-from isthmus.metrics.question import measure
 from isthmus.metrics.barrier import linear_barrier
 from isthmus.metrics.path import Path, evaluate_path
+from isthmus.metrics.question import measure
 from isthmus.runs.identity import identity_of
 from isthmus.types import Attack, Defense, Metric
 
@@ -62,10 +63,10 @@ def evidence(
     it does not prove.
 
     `write_report` makes the page of it. Baselines are run here on the samples that the curve was
-    trained on. With `landscape`, an attack that looks for the largest loss, robustness and curvature
-    along the path are measured on the first `landscape_samples` samples (`isthmus.landscape`). With
-    `folder`, what was computed is kept there and is not computed again. Raises BadInput where the
-    judge's errors are among the samples that were trained on, or what it holds does not fit."""
+    trained on. With `landscape`, an attack that looks for the largest loss, robustness and
+    curvature along the path are measured on the first `landscape_samples` samples. With `folder`,
+    what was computed is kept there and is not computed again. Raises BadInput where the judge's
+    errors are among the samples that were trained on, or what it holds does not fit."""
     judge = judge or Judge()
     judge.check_disjoint_from(repaired.fitted)
     metrics = judge.metrics_with_bonafide(repaired.held_out)
@@ -75,7 +76,7 @@ def evidence(
     woken = compare(_reactivations(judge), repaired.model, repaired.fitted, metrics, folder=folder)
     before = _network(tampered, metrics, samples)
     after = _network(repaired.model, metrics, samples)
-    parts = {
+    parts: dict[str, Part | None] = {
         "trigger": _trigger(judge),
         "errors": _errors(judge),
         "permanence": _permanence(repaired, tampered, woken),
@@ -132,8 +133,8 @@ def _provenance(repaired: Repair, judge: Judge, given: Provenance | None, path: 
     return given.model_copy(update={"recalibrated_on": path.recalibrated_on})
 
 
-def _choice(repaired: Repair) -> ChoiceOfT:
-    return ChoiceOfT(
+def _choice(repaired: Repair) -> ChoicePart:
+    return ChoicePart(
         t=float(repaired.t),
         rule=repaired.t.rule,
         reason=repaired.t.reason,
@@ -143,9 +144,9 @@ def _choice(repaired: Repair) -> ChoiceOfT:
     )
 
 
-def _curve(repaired: Repair) -> TrainedCurve:
+def _curve(repaired: Repair) -> CurvePart:
     history = repaired.history
-    return TrainedCurve.model_validate(
+    return CurvePart.model_validate(
         {
             **repaired.settings,
             "steps": history.steps if history else 0,

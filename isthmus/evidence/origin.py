@@ -23,8 +23,8 @@ def _program() -> str:
 
 
 def _public(argument: str) -> str:
-    """Return an argument with an absolute path cut to its last name: where a machine keeps its files
-    does not belong in a report.
+    """Return an argument with an absolute path cut to its last name: where a machine keeps its
+    files does not belong in a report.
 
     >>> _public("/home/me/data/cifar10"), _public("--data=/home/me/a.npz"), _public("data/cifar10")
     ('cifar10', '--data=a.npz', 'data/cifar10')

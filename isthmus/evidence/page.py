@@ -70,7 +70,7 @@ FACTS = {
     "high": "largest t",
     "holdout": "share held out from training",
 }
-"""What entries of a record are called on the page, where their own names would not be understood."""
+"""What entries of a record are called on the page, where their own names would not do."""
 
 CLASSES_SHOWN = 20
 
@@ -82,8 +82,8 @@ def write_report(report: Report | Mapping[str, Any], folder: Path | str) -> tupl
     """Write `report.json` and `report.html` into the folder and return their paths; each is whole
     or not there.
 
-    `report` is what `evidence` made, or a record read from JSON. Raises BadInput where the record is
-    no report or the folder cannot be written."""
+    `report` is what `evidence` made, or a record read from JSON. Raises BadInput where the record
+    is no report or the folder cannot be written."""
     report = Report.read(report)
     page = to_html(report)
     data = write_json(Path(folder) / "report.json", report.record())
@@ -91,9 +91,9 @@ def write_report(report: Report | Mapping[str, Any], folder: Path | str) -> tupl
 
 
 def to_html(report: Report | Mapping[str, Any]) -> str:
-    """Return the report as one page that needs nothing else. Raises BadInput where the record is no
-    report.
-    """
+    """Return the report as one page that needs nothing else.
+
+    Raises BadInput where the record is no report."""
     report = Report.read(report)
     classes = worst_classes(report, CLASSES_SHOWN)
     template = _environment().get_template("report.html")

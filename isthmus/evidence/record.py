@@ -5,8 +5,8 @@ the two cannot differ. A record that comes from outside is validated here, at th
 read`; behind it nothing is checked again.
 
 The types are pydantic's: measures lie by name beside the other entries of a network, which pydantic
-describes as typed extras; msgspec, which has no such thing, would need a second form of every record
-and a schema mended by hand."""
+describes as typed extras; msgspec, which has no such thing, would need a second form of every
+record and a schema mended by hand."""
 
 from __future__ import annotations
 
@@ -94,9 +94,10 @@ class Part(BaseModel):
             return cls.model_validate(record)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "it"
+            where = f" at {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
+            why = first["msg"].removeprefix("Value error, ")
             raise BadInput(
-                f"a report that is malformed at {place!r} ({first['msg']})",
+                f"a record that is malformed{where} ({why})",
                 expected="a record that satisfies report.schema.json",
                 fix="see docs/report.md, or make the report anew",
             ) from error
@@ -116,7 +117,7 @@ class OpenPart(Part):
 # ── values and measures ───────────────────────────────────────────────────────────────────────────
 class Value(Part):
     """A measured number. A share of samples has hits, n and its 95 % Wilson interval; a mean over
-    samples has n, their standard deviation and its 95 % normal interval; anything else stands alone.
+    samples has n, their standard deviation and its 95 % normal interval; others stand alone.
     """
 
     model_config = ConfigDict(
@@ -275,7 +276,7 @@ class Baseline(Measured):
 
 
 # ── the parts of a report ─────────────────────────────────────────────────────────────────────────
-class ChoiceOfT(OpenPart):
+class ChoicePart(OpenPart):
     """The chosen point and why."""
 
     t: Fraction
@@ -290,7 +291,7 @@ class ChoiceOfT(OpenPart):
     """Bonafide samples that the rule looked at."""
 
 
-class TrainedCurve(OpenPart):
+class CurvePart(OpenPart):
     """The curve, and how it was trained."""
 
     kind: Text
@@ -408,7 +409,7 @@ _LANDSCAPE = landscape.NAMES[:8]  # the bounds of the quadratic model are there 
 
 class Landscape(Part):
     """Robustness along the path: values at each t on the same samples, barriers above the line
-    between the ends, correlations of the robustness loss with the other quantities, and R^2 on them.
+    between the ends, correlations of the robustness loss with the other quantities, R^2 on them.
     """
 
     attack: Text
@@ -478,8 +479,8 @@ class Report(Part):
     verdict: Sentence
     """The outcome in one plain sentence."""
     provenance: Provenance
-    choice: ChoiceOfT
-    curve: TrainedCurve
+    choice: ChoicePart
+    curve: CurvePart
     path: PathPart
     before: Network
     """The network as received."""

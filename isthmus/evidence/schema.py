@@ -33,12 +33,30 @@ class _Schema(GenerateJsonSchema):
 def generate() -> dict[str, Any]:
     """Return the schema (2020-12) that the types give."""
     body = Report.model_json_schema(by_alias=True, schema_generator=_Schema)
+    parts = body["$defs"]
+    names = {name: name.removesuffix("Part").lower() for name in parts}
+    body["$defs"] = {names[name]: part for name, part in parts.items()}
+    for name, short in names.items():
+        body = _refer(body, f"#/$defs/{name}", f"#/$defs/{short}")
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         "$id": "urn:isthmus:report:1",
         **body,
         "title": "isthmus report, version 1",
     }
+
+
+def _refer(schema: Any, name: str, short: str) -> Any:
+    """Return a schema that refers to a part by its short name; titles, which repeat names, go."""
+    if isinstance(schema, dict):
+        return {
+            key: _refer(entry, name, short)
+            for key, entry in schema.items()
+            if key != "title" or isinstance(entry, dict)
+        }
+    if isinstance(schema, list):
+        return [_refer(entry, name, short) for entry in schema]
+    return short if schema == name else schema
 
 
 def schema() -> dict[str, Any]:

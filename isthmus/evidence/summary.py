@@ -1,4 +1,4 @@
-"""What page, terminal and Markdown show of a report: networks, measures, where weights come from."""
+"""What page, terminal and Markdown show of a report: networks, measures, origins of weights."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def compared(report: Report) -> list[str]:
 
 
 def end_names(report: Report) -> tuple[str, str]:
-    """Return what the networks at t = 0 and t = 1 are called in figures: the second one by the first
-    phrase of how it was made.
-    """
+    """Return what the networks at t = 0 and t = 1 are called in figures.
+
+    The second one goes by the first phrase of how it was made."""
     other = report.provenance.other
     if other is None or other.kind == "given":
         return "as received", "second network"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from isthmus.cli import main
 from isthmus.defenses import all_rivals
-from isthmus.evidence import record
+from isthmus.evidence.schema import schema
 
 MODEL = "isthmus.models:small_cnn,channels=1,width=8"
 
@@ -743,7 +743,7 @@ def test_the_landscape_is_measured_drawn_and_told(home):
     assert found.returncode == 0 and "Robustness loss against" in found.stdout, found.stderr
     page = (home / "landscape/report.html").read_text()
     assert "Robustness along the path" in page and page.count("<svg class") == 6
-    Draft202012Validator(record.schema()).validate(
+    Draft202012Validator(schema()).validate(
         json.loads((home / "landscape/report.json").read_text())
     )
 

@@ -63,10 +63,10 @@ def test_every_value_is_that_of_the_recalibrated_network_there():
     assert found.x[0] < min(x for x, _ in plane.corners) and found.y[-1] > max(
         y for _, y in plane.corners
     )
-    record = json.loads(json.dumps(found.record()))
-    figure = figures.contours(record, "loss", corners=("a", "b", "c"))
+    json.dumps(found.record())
+    figure = figures.contours(found, "loss", corners=("a", "b", "c"))
     assert {"a", "b", "c"} <= {t.get_text() for t in figure.axes[0].texts}
-    refused(lambda: figures.contours(record, "accuracy"), "accuracy")
+    refused(lambda: figures.contours(found, "accuracy"), "accuracy")
 
 
 def test_what_spans_no_plane_is_refused():

@@ -7,6 +7,7 @@ from support.networks import data, network
 from isthmus import Accuracy, MeanLoss
 from isthmus.defenses import CLP, FineTune
 from isthmus.evidence.comparison import compare
+from isthmus.evidence.record import Measured, Refused
 from isthmus.metrics import as_record
 from isthmus.types import BadInput
 
@@ -37,29 +38,29 @@ QUESTIONS = {"accuracy": Accuracy(data(32)), "loss": MeanLoss(data(32))}
 def test_a_row_says_what_was_measured_on_the_defenses_own_network():
     net, bonafide = network("linear"), data(16, seed=1)
     rows = compare({"zero": Shifted(0.0), "far": Shifted(0.3)}, net, bonafide, QUESTIONS)
-    assert [row["name"] for row in rows] == ["zero", "far"]
+    assert [row.name for row in rows] == ["zero", "far"]
     for row, by in zip(rows, (0.0, 0.3), strict=True):
         moved = Shifted(by)(net, bonafide)
-        assert {name: row[name] for name in QUESTIONS} == {
+        assert {name: row.record()[name] for name in QUESTIONS} == {
             n: as_record(q(moved)) for n, q in QUESTIONS.items()
         }
-    assert rows[0]["loss"] != rows[1]["loss"]
+    assert rows[0].measures["loss"] != rows[1].measures["loss"]
 
 
 def test_budget_and_settings_are_told():
     row = compare(
         {"tune": FineTune({"steps": 3, "lr": 0.01})}, network("linear"), data(16), QUESTIONS
     )[0]
-    assert row["steps"] == 3 and "0.01" in row["settings"] and row["seconds"] > 0
+    assert row.steps == 3 and "0.01" in row.settings and row.seconds > 0
 
 
 def test_one_that_refuses_does_not_lose_the_others():
     defenses = {"no": refusing, "CLP": CLP(), "NaN": Shifted(float("nan")), "zero": Shifted(0.0)}
     rows = compare(defenses, network("linear"), data(16), QUESTIONS)
-    assert rows[0]["refused"] == "got a network; expected another; choose one"
-    assert (
-        "BatchNorm" in rows[1]["refused"] and "NaN" in rows[2]["refused"] and "accuracy" in rows[3]
-    )
+    assert [type(row) for row in rows] == [Refused] * 3 + [Measured]
+    assert rows[0].refused == "got a network; expected another; choose one"
+    assert "BatchNorm" in rows[1].refused and "NaN" in rows[2].refused
+    assert "accuracy" in rows[3].measures
 
 
 def test_kept_rows_are_not_computed_again_unless_anything_differs(tmp_path):

@@ -2,12 +2,15 @@
 
 import math
 import re
+from dataclasses import replace
 
 import matplotlib
 import pytest
 from support.records import example
 
 from isthmus.evidence import figures, labels
+from isthmus.evidence.record import Report
+from isthmus.evidence.summary import worst_classes
 from isthmus.metrics import Path, Rate
 from isthmus.metrics.values import Mean
 from isthmus.types import BadInput
@@ -22,7 +25,7 @@ def full():
 def measured():
     values = {
         "accuracy": tuple(Rate(h, 50) for h in (45, 40, 44)),
-        "loss": (Mean(0.3, 50, 0.1),) * 3,
+        "loss": (Mean(0.3, 50, 0.1, unit="nats"),) * 3,
     }
     return Path(
         t=(0.0, 0.5, 1.0),
@@ -44,7 +47,7 @@ def texts(figure):
 
 
 def test_shares_and_losses_are_drawn_where_they_were_measured(full):
-    top, bottom = figures.along_path(full).axes
+    top, bottom = figures.along_path(Report.read(full)).axes
     for axes, name in ((top, "accuracy"), (top, "attack success"), (bottom, "bonafide loss")):
         line = lines(axes)[labels.label(name)]
         assert list(line.get_xdata()) == full["path"]["t"]
@@ -56,7 +59,7 @@ def test_shares_and_losses_are_drawn_where_they_were_measured(full):
 
 
 def test_chosen_point_and_ends_are_named(full):
-    figure = figures.along_path(full)
+    figure = figures.along_path(Report.read(full))
     assert {
         "chosen: t = 0.4",
         "as received",
@@ -77,16 +80,16 @@ def test_a_measured_path_is_drawn_as_well(measured):
 
 def test_a_small_dip_is_visible_and_a_low_curve_is_not_cut(full):
     del full["path"]["values"]["attack success"]
-    top = figures.along_path(full).axes[0]
+    top = figures.along_path(Report.read(full)).axes[0]
     assert 0.6 < top.get_ylim()[0] < 0.85
     full["path"]["values"]["accuracy"][5].update(value=0.2, low=0.19)
-    assert figures.along_path(full).axes[0].get_ylim()[0] < 0.05
+    assert figures.along_path(Report.read(full)).axes[0].get_ylim()[0] < 0.05
 
 
 def test_a_high_barrier_makes_losses_logarithmic(full):
-    assert figures.along_path(full).axes[1].get_yscale() == "linear"
+    assert figures.along_path(Report.read(full)).axes[1].get_yscale() == "linear"
     full["path"]["values"]["loss"][5].update(value=900.0, low=-1.0)
-    figure = figures.along_path(full)
+    figure = figures.along_path(Report.read(full))
     assert figure.axes[1].get_yscale() == "log"
     assert "mathdefault" not in figures.to_svg(
         figure, "x"
@@ -95,23 +98,23 @@ def test_a_high_barrier_makes_losses_logarithmic(full):
 
 def test_what_was_not_finite_leaves_a_gap(full):
     full["path"]["values"]["loss"][5] = {"value": None}
-    y = lines(figures.along_path(full).axes[1])["Clean loss"].get_ydata()
+    y = lines(figures.along_path(Report.read(full)).axes[1])["Clean loss"].get_ydata()
     assert math.isnan(y[5]) and math.isfinite(y[4])
     full["path"]["values"] = {
         "bonafide loss": [{"value": None}] * 11,
         "bonafide accuracy": [{"value": None}] * 11,
     }
-    figures.to_svg(figures.along_path(full), "x")
+    figures.to_svg(figures.along_path(Report.read(full)), "x")
 
 
 def test_figures_do_not_touch_the_settings(full):
     before = dict(matplotlib.rcParams)
-    figures.to_svg(figures.along_path(full), "x")
+    figures.to_svg(figures.along_path(Report.read(full)), "x")
     assert dict(matplotlib.rcParams) == before
 
 
 def test_classes(full):
-    axes = figures.per_class(full).axes[0]
+    axes = figures.per_class(Report.read(full)).axes[0]
     names = list(full["after"]["per_class"])
     assert [t.get_text() for t in axes.get_yticklabels()] == names
     drawn = lines(axes)
@@ -126,12 +129,12 @@ def test_classes(full):
 def test_worst_classes_first_where_there_are_too_many(full):
     full["after"]["per_class"] = {str(i): {"value": 1 - i / 1000} for i in range(1000)}
     full["before"]["per_class"] = {}
-    assert figures.worst_classes(full, 3) == ["999", "998", "997"]
-    assert len(figures.per_class(full).axes[0].get_yticklabels()) == 20
+    assert worst_classes(Report.read(full), 3) == ["999", "998", "997"]
+    assert len(figures.per_class(Report.read(full)).axes[0].get_yticklabels()) == 20
 
 
 def test_training_loss_against_steps(full):
-    (line,) = figures.training_loss(full).axes[0].get_lines()
+    (line,) = figures.training_loss(Report.read(full)).axes[0].get_lines()
     assert list(line.get_ydata()) == full["curve"]["losses"]
     assert list(line.get_xdata()) == [200.0 * (i + 0.5) for i in range(10)]
 
@@ -139,20 +142,40 @@ def test_training_loss_against_steps(full):
 @pytest.mark.parametrize(
     ("draw", "spoil"),
     [
-        (figures.along_path, lambda r: r.pop("path")),
         (figures.per_class, lambda r: r["after"].pop("per_class")),
-        (figures.training_loss, lambda r: r["curve"].pop("losses")),
+        (figures.training_loss, lambda r: r["curve"].update(losses=[])),
     ],
 )
 def test_nothing_to_draw_is_said(full, draw, spoil):
     spoil(full)
     with pytest.raises(BadInput):
-        draw(full)
+        draw(Report.read(full))
+
+
+def test_a_path_without_measurements_is_refused():
+    with pytest.raises(BadInput, match="without measurements"):
+        figures.along_path(Path((0.0, 1.0), (0.0, 1.0), {}, 1.0, "nothing"))
+
+
+def test_each_unit_has_a_panel_and_a_plain_number_is_no_share(measured):
+    """A sharpness of 0.568 was drawn as 56.8 %."""
+    values = {**measured.values, "sharpness": (0.568, 0.1, 0.3)}
+    figure = figures.along_path(replace(measured, values=values))
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "share of samples",
+        "loss (nats)",
+        "value",
+    ]
+    drawn = lines(figure.axes[2])["Sharpness"]
+    assert list(drawn.get_ydata()) == [0.568, 0.1, 0.3]
+    figure.canvas.draw()
+    assert not [t for t in figure.axes[2].get_yticklabels() if "%" in t.get_text()]
+    assert "Sharpness" in texts(figure)
 
 
 def test_the_svg_stands_alone_in_any_page(full):
     full["provenance"]["other"]["kind"] = "<b>&$x^2$</b>"
-    figure = figures.along_path(full)
+    figure = figures.along_path(Report.read(full))
     svg = figures.to_svg(figure, "first")
     assert (
         svg.startswith("<svg")
@@ -168,7 +191,7 @@ def test_the_svg_stands_alone_in_any_page(full):
     assert f"var(--attack, {figures.COLORS['attack']})" in svg
     bare = re.sub(r"var\(--\w+, #\w+\)", "", svg)
     assert not [color for color in figures.COLORS.values() if color in bare]
-    assert svg == figures.to_svg(figures.along_path(full), "first")
+    assert svg == figures.to_svg(figures.along_path(Report.read(full)), "first")
 
 
 def test_no_line_crosses_what_was_not_measured():

@@ -1,4 +1,4 @@
-"""The report: its contract, its numbers, what it does when parts are absent or names are hostile."""
+"""The report: its contract and its numbers, with parts that are absent and names that are hostile."""
 
 import html
 import io
@@ -14,13 +14,18 @@ from jsonschema import Draft202012Validator
 from rich.console import Console
 from support.records import HOSTILE, example, hostile, surrounded, variant
 
+from isthmus import Patch, fit, load_data, repair
 from isthmus.defenses import Choice
-from isthmus.evidence.gather import verdict
-from isthmus.evidence.page import to_html, write_report
-from isthmus.evidence.record import plain, read_report, schema
+from isthmus.evidence import Judge, evidence
+from isthmus.evidence.page import barrier_in_words, to_html, write_report
+from isthmus.evidence.record import Network, Report, Value, read_report, values_of
+from isthmus.evidence.schema import generate, schema
+from isthmus.evidence.summary import end_names
 from isthmus.evidence.text import table, to_markdown
-from isthmus.evidence.words import change
-from isthmus.metrics import Rate, as_record
+from isthmus.evidence.verdict import verdict
+from isthmus.evidence.words import change, format_value
+from isthmus.metrics import Mean, Quantity, Rate, as_record
+from isthmus.models import small_cnn
 from isthmus.types import BadInput
 
 VALIDATOR = Draft202012Validator(schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
@@ -38,8 +43,8 @@ def page():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Leave the figures out, for tests that only read text: drawing them is nearly all of the work."""
-    monkeypatch.setattr("isthmus.evidence.page._figures", lambda draw, record, name, words: "")
+    """Leave the figures out of tests that only read text: drawing them is nearly all of the work."""
+    monkeypatch.setattr("isthmus.evidence.page._twice", lambda draw, name, words: "")
 
 
 class Reader(HTMLParser):
@@ -71,8 +76,12 @@ def seen(record):
 
 def printed(record, width=80):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(table(record))
+    console.print(table(Report.read(record)))
     return console.export_text()
+
+
+def network(measured):
+    return Network(**values_of({"bonafide accuracy": Rate(9, 10), **measured}))
 
 
 # ── the contract ──
@@ -81,6 +90,29 @@ def printed(record, width=80):
 def test_the_schema_is_one_and_the_example_satisfies_it(full):
     Draft202012Validator.check_schema(schema())
     VALIDATOR.validate(full)
+    VALIDATOR.validate(Report.read(full).record())
+
+
+def test_the_published_schema_is_that_of_the_types():
+    assert schema() == generate(), "run python -m isthmus.evidence.schema"
+
+
+def test_a_report_of_before_units_is_read_and_written_with_them(full):
+    """Nothing else of it changes, and no entry is lost."""
+
+    def without_units(part):
+        if isinstance(part, dict):
+            return {name: without_units(v) for name, v in part.items() if name != "unit"}
+        return [without_units(v) for v in part] if isinstance(part, list) else part
+
+    full["path"]["values"]["lambda_max"] = [{"value": 3.5}] * 11
+    written = Report.read(full).record()
+    assert without_units(written) == full
+    units = {name: series[0]["unit"] for name, series in written["path"]["values"].items()}
+    assert units["lambda_max"] == "nats per squared unit of input"
+    assert {units["loss"], units["bonafide loss"]} == {"nats"}
+    assert {units["accuracy"], units["attack success"]} == {"share"}
+    assert Report.read(written).record() == written
 
 
 @pytest.mark.parametrize(
@@ -114,7 +146,7 @@ def test_what_is_written_is_strict_json_that_reads_back(full, tmp_path, quick):
     back = json.loads(data.read_text(), parse_constant=pytest.fail)
     VALIDATOR.validate(back)
     assert back["path"]["values"]["loss"][5]["value"] is None and back["curve"]["losses"][0] is None
-    assert read_report(data) == back
+    assert read_report(data).record() == back
     assert page.read_text() == to_html(back)
     assert sorted(f.name for f in (tmp_path / "new").iterdir()) == ["report.html", "report.json"]
 
@@ -131,6 +163,12 @@ def test_the_same_record_gives_the_same_page(full, page):
         lambda r: r["path"].pop("t"),
         lambda r: r["choice"].update(coefficients=None),
         lambda r: r["after"]["accuracy"].update(value="high"),
+        lambda r: r["after"]["accuracy"].pop("n"),
+        lambda r: r["after"]["accuracy"].pop("low"),
+        lambda r: r["after"].pop("bonafide accuracy"),
+        lambda r: r["path"]["values"]["loss"].pop(),
+        lambda r: r["choice"].update(confident="yes"),
+        lambda r: r["curve"].update(steps=2.5),
         lambda r: r.update(extra=object()),
     ],
 )
@@ -184,10 +222,12 @@ def test_the_page_shows_the_numbers_of_the_record(full, page):
 def test_the_change_is_after_less_before(full, quick):
     moved = 100 * (full["after"]["accuracy"]["value"] - full["before"]["accuracy"]["value"])
     assert moved < 0 and f"\u2212{abs(moved):.1f} points" in seen(full)
-    assert change({"value": 0.5}, {"value": 0.5004}, "accuracy") == ("0.0 points", False)
-    assert change({"value": 1.5}, {"value": 2.0}, "loss") == ("+0.500", False)
-    assert change(as_record(Rate(90, 100)), as_record(Rate(88, 100)), "accuracy")[1]
-    assert not change(as_record(Rate(900, 1000)), as_record(Rate(800, 1000)), "accuracy")[1]
+    share, loss = (lambda v: Value(value=v, unit="share")), (lambda v: Value(value=v, unit="nats"))
+    assert change(share(0.5), share(0.5004)) == ("0.0 points", False)
+    assert change(loss(1.5), loss(2.0)) == ("+0.500", False)
+    assert change(Value(value=12.0), Value(value=10.0)) == ("\u22122", False)
+    assert change(Value.of(Rate(90, 100)), Value.of(Rate(88, 100)))[1]
+    assert not change(Value.of(Rate(900, 1000)), Value.of(Rate(800, 1000)))[1]
 
 
 def test_markdown_and_terminal_say_the_same_numbers(full):
@@ -297,7 +337,7 @@ def test_values_without_intervals_or_not_finite(full):
     full["path"]["values"]["loss"] = [{"value": math.nan}] * 11
     text = seen(full)
     assert "not finite" in text and "not measured" in text
-    VALIDATOR.validate(plain(full))
+    VALIDATOR.validate(Report.read(full).record())
 
 
 # ── hostile names ──
@@ -394,13 +434,10 @@ def test_the_verdict_hides_no_backdoor(after, confident, says):
     found = SimpleNamespace(
         t=Choice(0.2, rule="given", reason="", confident=confident), damaged=False
     )
-    before, now = ({"accuracy": as_record(Rate(90, 100))} for _ in range(2))
+    before, now = ({"accuracy": Rate(90, 100)} for _ in range(2))
     if after:
-        before["attack success"], now["attack success"] = (
-            as_record(Rate(95, 100)),
-            as_record(Rate(*after)),
-        )
-    said = verdict(found, before, now).replace("\u00a0", " ")
+        before["attack success"], now["attack success"] = Rate(95, 100), Rate(*after)
+    said = verdict(found, network(before), network(now)).replace("\u00a0", " ")
     assert says in said and ("still works" in says) == ("still works" in said), said
     assert ("attack success" in said) is bool(
         after
@@ -414,8 +451,7 @@ def test_the_verdict_hides_no_backdoor(after, confident, says):
 def test_the_verdict_hides_no_injected_error(left, says):
     found = SimpleNamespace(t=Choice(0.2, rule="given", reason="", confident=True))
     before, now = (
-        {"accuracy": as_record(Rate(90, 100)), "injection success": as_record(Rate(n, 50))}
-        for n in (50, left)
+        network({"accuracy": Rate(90, 100), "injection success": Rate(n, 50)}) for n in (50, left)
     )
     said = verdict(found, before, now)
     assert says in said and ("remain" in said) is bool(left) and "not measured" not in said, said
@@ -432,3 +468,73 @@ def test_a_landscape_is_shown_where_there_is_one(quick):
     assert "λ_max" in text and "‖g‖₁ and λ_max" in text
     record["landscape"]["correlations"], record["landscape"]["explained"] = [], {}
     assert "Pearson" not in seen(record)
+
+
+def test_a_value_is_written_by_its_unit_and_not_by_its_name(full, quick):
+    """A sharpness of 0.568 was reported as 56.8 %."""
+    assert format_value(0.568).main == "0.568"
+    assert format_value(Quantity(0.568, "share")).main.replace("\u00a0", " ") == "56.8 %"
+    assert format_value(Mean(0.3, 9, 0.1, unit="nats")).main == "0.300"
+    for part in (full["before"], full["after"]):
+        part["sharpness"] = as_record(0.568)
+    text = seen(full)
+    assert "Sharpness" in text and "0.568" in text and "56.8 %" not in text
+    assert "0.568" in to_markdown(full) and "0.568" in printed(full, width=120)
+
+
+def test_a_straight_path_claims_no_training(full, quick):
+    """The default with few samples; the page said: bends 0, steps 0, learning rate 0."""
+    kind = "averaged repairs: a point on a curve (t = 0.2) and a fine-tuned copy"
+    full["provenance"]["other"] = {"kind": kind}
+    full["curve"].update(bends=0, steps=0, lr=0.0, batch_size=0, losses=[], endpoint_gradients=600)
+    full["curve"]["seed"] = 0
+    full["choice"].update(t=1.0, coefficients=[0.0, 1.0])
+    text = seen(full)
+    assert "a straight line between the two networks; nothing on it was trained" in text
+    assert "gradient evaluations for the second endpoint 600" in text
+    assert not re.search(r"\b(bends|steps|learning rate|batch size) 0\b", text)
+    assert "0.0 % as received" not in text and "0.0 % as received" not in to_markdown(full)
+    assert f"This is the network at t = 1 itself, not a mixture: {kind}" in text
+
+
+def test_the_name_of_an_end_is_its_first_phrase(full):
+    for kind, name in (
+        ("given", "second network"),
+        ("averaged repairs: a point on a curve (t = 0.2) and more", "averaged repairs"),
+        ("permuted copy, for the mean of two cost too much", "permuted copy"),
+        ("FineTune(steps=2)", "FineTune"),
+    ):
+        full["provenance"]["other"] = {"kind": kind}
+        assert end_names(Report.read(full)) == ("as received", name)
+
+
+def test_the_barrier_comes_with_its_conclusion():
+    assert "there is no barrier" in barrier_in_words(0.0) and "warning" in barrier_in_words(0.0)
+    assert "there is a barrier" in barrier_in_words(1.2) and "1.200" in barrier_in_words(1.2)
+
+
+def test_our_own_bugs_stay_bugs(full, monkeypatch):
+    """A page that cannot be made of a valid record is no fault of the record."""
+
+    def broken(report):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("isthmus.evidence.page.curve_facts", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        to_html(full)
+
+
+def test_two_lines_of_python_make_the_page(tmp_path):
+    """From a repair in Python to the page, without the command line."""
+    samples = load_data("digits:test")
+    net = small_cnn(channels=1, width=4)
+    fit(net, samples, steps=150, lr=0.1, seed=0)
+    repaired = repair(net, samples[:150], points=3, steps=4, bends=1)
+
+    report = evidence(repaired, net, Judge(samples[150:], Patch(size=2), 1))
+    data, page = write_report(report, tmp_path)
+
+    VALIDATOR.validate(json.loads(data.read_text()))
+    assert report.verdict in html.unescape(page.read_text())
+    assert read_report(data).record() == report.record()
+    assert report.provenance.other.kind == repaired.second

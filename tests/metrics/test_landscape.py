@@ -13,7 +13,9 @@ from support.refusals import refused
 from isthmus import Bezier, evaluate_path, recalibrate
 from isthmus.attacks import PGD
 from isthmus.data import L2, Linf
-from isthmus.evidence import figures, record, text
+from isthmus.evidence import figures, text
+from isthmus.evidence.record import Landscape
+from isthmus.evidence.schema import schema
 from isthmus.metrics import (
     Accuracy,
     MeanLoss,
@@ -97,7 +99,7 @@ def test_attack_and_derivatives_run_once_for_all_questions(measured, monkeypatch
 def test_the_record_is_plain_and_of_the_schema(measured):
     part = landscape.record(measured[-1], "PGD")
     json.dumps(part, allow_nan=False)
-    contract = record.schema()
+    contract = schema()
     jsonschema.validate(part, {"$ref": "#/$defs/landscape", "$defs": contract["$defs"]})
     assert [each["second"] for each in part["correlations"]] == list(landscape.AGAINST)
     assert (
@@ -118,7 +120,8 @@ def test_few_points_are_not_correlated_and_constants_are_null():
     )
     part = landscape.record(five, "")
     assert part["correlations"][0]["pearson"] is None and part["explained"]["both"] is None
-    assert figures.landscape(part) and text.landscape_tables(part)
+    typed = Landscape.read(part)
+    assert figures.landscape(typed) and text.landscape_tables(typed)
     refused(lambda: landscape.series(five, "unknown"), "unknown")
 
 
@@ -153,8 +156,8 @@ def test_the_weights_curvature_is_a_metric_along_the_path(measured):
 
 def test_the_figure_draws_what_was_measured(measured):
     part = landscape.record(measured[-1], "PGD")
-    figure = figures.landscape(part)
+    figure = figures.landscape(Landscape.read(part))
     lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     assert list(lines["λ_max"].get_ydata()) == [v["value"] for v in part["values"]["lambda_max"]]
     assert len(lines) == 6
-    refused(lambda: figures.landscape({"values": {}}), "landscape")
+    refused(lambda: Landscape.read({**part, "values": {}}), "no loss")
