@@ -21,6 +21,7 @@ from isthmus.evidence.record import (
     Baseline,
     ChoicePart,
     ComparisonRow,
+    CurvePart,
     ErrorsPart,
     Landscape,
     Measured,
@@ -32,7 +33,6 @@ from isthmus.evidence.record import (
     Reactivation,
     Refused,
     Report,
-    CurvePart,
     TriggerPart,
     values_of,
 )

@@ -41,7 +41,10 @@ WIDTHS = (320, 390, 1280)
 
 # What is looked at, in each frame: sizes in CSS pixels, with all details opened.
 LOOK = """
-const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
+const box = e => {
+  const r = e.getBoundingClientRect();
+  return [r.left, r.top, r.right, r.bottom];
+};
 const look = frame => {
   const page = frame.contentDocument, root = page.documentElement;
   for (const each of page.querySelectorAll("details")) each.open = true;
@@ -53,7 +56,8 @@ const look = frame => {
     headings: [...page.querySelectorAll("h2")].map(e => e.innerText),
     figures: figures.map(box),
     labels: figures.map(f => [...f.querySelectorAll("text")].map(e => [e.textContent, ...box(e)])),
-    sticking_out: cells.filter(e => !e.closest(".scroll") && e.getBoundingClientRect().right > root.clientWidth + 1)
+    sticking_out: cells.filter(e => !e.closest(".scroll"))
+      .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1)
       .map(e => e.tagName + " " + e.textContent.slice(0, 40)),
     requested: frame.contentWindow.performance.getEntriesByType("resource").map(e => e.name),
     ink: getComputedStyle(root).getPropertyValue("--ink").trim(),
@@ -62,7 +66,8 @@ const look = frame => {
 window.onload = () => {
   const seen = [...document.querySelectorAll("iframe")].map(look);
   document.body.innerHTML = "<pre></pre>";
-  document.querySelector("pre").textContent = JSON.stringify({seen, harmed: window.harmed === undefined ? 0 : 1});
+  const harmed = window.harmed === undefined ? 0 : 1;
+  document.querySelector("pre").textContent = JSON.stringify({seen, harmed});
 };
 """
 
@@ -72,7 +77,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def seen(page, folder, *flags):
-    """Return what a browser finds on the page at each width, and whether a script on it could run."""
+    """Return what a browser sees on the page at each width, and whether a script on it ran."""
     (folder / "page.html").write_text(page)
     frames = "".join(
         f'<iframe src="page.html" style="width:{w}px;height:900px;border:0"></iframe>'
@@ -164,7 +169,7 @@ def test_the_page_on_a_dark_screen(tmp_path):
 
 
 def test_a_request_would_be_noticed(tmp_path):
-    """The other tests prove nothing unless a page that does ask, or does run a script, is caught."""
+    """The other tests prove nothing unless a page that requests or runs something is caught."""
     page = (
         '<!doctype html><h1>x</h1><img src="http://127.0.0.1:9/x.png"><p style="width:2000px">x</p>'
     )

@@ -1,4 +1,4 @@
-"""The report: its contract and its numbers, with parts that are absent and names that are hostile."""
+"""The report: its contract and its numbers, with absent parts and hostile names."""
 
 import html
 import io
@@ -43,7 +43,7 @@ def page():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Leave the figures out of tests that only read text: drawing them is nearly all of the work."""
+    """Leave the figures out of tests that only read text: drawing them is most of the work."""
     monkeypatch.setattr("isthmus.evidence.page._twice", lambda draw, name, words: "")
 
 
