@@ -24,7 +24,12 @@ def _floating(net: nn.Module) -> list[Tensor]:
 
 def _dot(first: list[Tensor], second: list[Tensor]) -> float:
     pairs = zip(first, second, strict=True)
-    return float(sum(torch.vdot(a.reshape(-1).double(), b.reshape(-1).double()) for a, b in pairs))
+    return float(sum(torch.vdot(a.reshape(-1), b.reshape(-1)) for a, b in pairs))
+
+
+def _differences(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    """Return second - first in float64: in the weights' own precision, bf16 ones would round."""
+    return [b.double() - a.double() for a, b in zip(first, second, strict=True)]
 
 
 class Plane:
@@ -39,7 +44,8 @@ class Plane:
             Bezier(first, other, bends=0)  # refuses another architecture
         self.networks = tuple(copied(net) for net in (first, second, third))
         one, two, three = map(_floating, self.networks)
-        across, up = ([b - a for a, b in zip(one, other, strict=True)] for other in (two, three))
+        across = _differences(one, two)
+        up = _differences(one, three)
         length = _dot(across, across) ** 0.5
         along = _dot(across, up) / length if length else 0.0
         height = max(_dot(up, up) - along**2, 0.0) ** 0.5

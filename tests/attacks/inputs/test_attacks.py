@@ -320,7 +320,7 @@ def test_a_linear_network_is_fooled_exactly_where_it_can_be(make, kind):
 
 @pytest.mark.parametrize("ball", [Linf(1.0), L2(1.0)])
 def test_the_way_to_a_plane_is_the_shortest_in_the_box(ball):
-    """By projecting along w with every length, the naive way."""
+    """By walking along w within the box until the plane is crossed, the length by bisection."""
     g = torch.Generator().manual_seed(0)
     x, w = (torch.rand(12, 1, 3, 3, generator=g, dtype=torch.float64) for _ in range(2))
     w, value = w - 0.5, 3 * torch.rand(12, generator=g, dtype=torch.float64) - 1.5
@@ -330,13 +330,19 @@ def test_the_way_to_a_plane_is_the_shortest_in_the_box(ball):
     for i in range(12):
         ahead = -torch.sign(value[i]) * w[i]
         speed = ahead.sign() if isinstance(ball, Linf) else ahead
-        lengths = torch.linspace(0, 60, 60001, dtype=torch.float64).view(-1, 1, 1, 1)
-        points = (x[i] + lengths * speed).clamp(0, 1) - x[i]
-        reached = (points * w[i]).flatten(1).sum(1) + value[i]
-        crossing = (reached * torch.sign(value[i]) <= 0).nonzero()
-        corner = torch.where(speed > 0, 1 - x[i], torch.where(speed < 0, -x[i], 0.0))
-        best = points[crossing[0, 0]] if len(crossing) else corner
-        assert torch.allclose(delta[i], best, atol=2e-3), i
+
+        def walked(length, i=i, speed=speed):
+            return (x[i] + length * speed).clamp(0, 1) - x[i]
+
+        def crossed(length, i=i, walked=walked):
+            reached = (walked(length) * w[i]).sum() + value[i]
+            return reached * torch.sign(value[i]) <= 0
+
+        low, high = 0.0, 1e6  # from there on every value is at its border
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (low, middle) if crossed(middle) else (middle, high)
+        assert torch.allclose(delta[i], walked(high), rtol=0, atol=1e-9), i
 
 
 # The pieces of single attacks.
