@@ -18,8 +18,15 @@ from .channels.matching import permuted_copy as permuted_copy
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .factory import model_factory as model_factory
+from .fixed_point import Solver as Solver
 from .forward import frozen as frozen
 from .forward import laid_out as laid_out
+from .zoo.implicit import EquilibriumConv2d as EquilibriumConv2d
+from .zoo.implicit import EquilibriumLinear as EquilibriumLinear
+from .zoo.implicit import equilibria as equilibria
+from .zoo.implicit import implicit_conv as implicit_conv
+from .zoo.implicit import implicit_mlp as implicit_mlp
+from .zoo.implicit import unrolled as unrolled
 from .zoo.resnet import preact_resnet as preact_resnet
 from .zoo.resnet import preact_resnet18 as preact_resnet18
 from .zoo.resnet import wide_resnet as wide_resnet

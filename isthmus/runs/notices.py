@@ -1,4 +1,4 @@
-"""Notices: what a user should know before the work starts, although the input can be used.
+"""Notices: what a user should know before the work starts, although nothing is wrong with the input.
 
 In Python a notice is a warning; on the command line it is one line on standard error."""
 

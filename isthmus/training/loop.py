@@ -24,6 +24,7 @@ from isthmus.training.batches import batch_indices
 from isthmus.training.budget import History, check_budget
 from isthmus.training.losses import cross_entropy
 from isthmus.training.schedules import Schedule, garipov
+from isthmus.training.share import at_share
 from isthmus.training.state import _identity, _Run
 from isthmus.types import BadInput, Loss
 
@@ -136,7 +137,8 @@ def fit(
                 index = batch_indices(len(data), batch_size, run.step, seed, here.rank, here.world)
                 x = data.x[index]
                 x = as_input(augment(x) if augment else x, place, channels_last=last)
-                run.take(loss, x, data.y[index].to(place), precision)
+                with at_share(run.step / steps):
+                    run.take(loss, x, data.y[index].to(place), precision)
                 if after_step:
                     after_step(module)
                 history.seconds = time.perf_counter() - began

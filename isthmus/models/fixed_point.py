@@ -1,0 +1,372 @@
+"""Fixed points z = relu(A z + u): linear operators, the iterations that solve for z, and the
+gradient through the solution.
+
+Source: Jafarpour et al., NeurIPS 2021 (well-posedness by the matrix measure mu(A) < 1, the averaged
+iteration); L4DC 2022 (the embedded system of a box). Where we depart: by default each value of the
+state takes its own step, and its own part of A z is eliminated; the contraction factor is that of
+the averaged iteration with the largest step of each row.
+
+All norms are max_i |z_i| / eta_i. With mu = mu(A) in this norm, the distance of any z to the fixed
+point is at most the norm of relu(A z + u) - z over 1 - max(mu, 0)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from isthmus.types import BadInput
+
+Method = Literal["direct", "averaged", "anderson"]
+
+
+class Operator(ABC):
+    """A square linear operator A on states (n, ...) and the positive weights eta of its norm."""
+
+    eta: Tensor
+
+    @abstractmethod
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return A z."""
+
+    @abstractmethod
+    def adjoint(self, v: Tensor) -> Tensor:
+        """Return A^T v."""
+
+    @property
+    @abstractmethod
+    def diagonal(self) -> Tensor:
+        """A_ii, in a shape that broadcasts with a state."""
+
+    @abstractmethod
+    def with_diagonal(self, diagonal: Tensor | float) -> Operator:
+        """Return the operator with another diagonal."""
+
+    def plus(self, z: Tensor, injected: Tensor) -> Tensor:
+        """Return A z + injected."""
+        return self(z) + injected
+
+
+class Weights(Operator):
+    """An operator whose entries are at hand: they can be split by sign, and cast."""
+
+    @abstractmethod
+    def to(self, dtype: torch.dtype) -> Self:
+        """Return the operator in another precision."""
+
+    @abstractmethod
+    def absolute(self) -> Self:
+        """Return |A|."""
+
+    @property
+    @abstractmethod
+    def fan(self) -> int:
+        """How many entries a row of A has at most."""
+
+    def metzler(self) -> Weights:
+        """Return |A| off the diagonal and A on it: how the radius of a box moves."""
+        spread: Weights = self.absolute().with_diagonal(self.diagonal)  # type: ignore[assignment]
+        return spread
+
+    @torch.no_grad()
+    def measure(self) -> float:
+        """Return mu(A), the matrix measure in the norm of eta: a fixed point exists where it is
+        below 1.
+        """
+        eta = self.eta[None]
+        return float((self.metzler()(eta) / eta).amax())
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Weights):
+    """A matrix (d, d) on states (n, d).
+
+    >>> Dense(torch.tensor([[-0.25, -0.25], [0.75, -0.25]]), torch.ones(2)).measure()
+    0.5
+    """
+
+    matrix: Tensor
+    eta: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return F.linear(z, self.matrix)
+
+    def plus(self, z: Tensor, injected: Tensor) -> Tensor:
+        return torch.addmm(injected, z, self.matrix.T)
+
+    def adjoint(self, v: Tensor) -> Tensor:
+        return v @ self.matrix
+
+    @property
+    def diagonal(self) -> Tensor:
+        return self.matrix.diagonal()
+
+    @property
+    def fan(self) -> int:
+        return len(self.matrix)
+
+    def with_diagonal(self, diagonal: Tensor | float) -> Dense:
+        changed = torch.as_tensor(diagonal).to(self.matrix) - self.diagonal
+        return replace(self, matrix=self.matrix + torch.diag_embed(changed.expand(self.fan)))
+
+    def to(self, dtype: torch.dtype) -> Dense:
+        return Dense(self.matrix.to(dtype), self.eta.to(dtype))
+
+    def absolute(self) -> Dense:
+        return replace(self, matrix=self.matrix.abs())
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Weights):
+    """A kernel (c, c, k, k) of odd k without its own center, and the diagonal; states (n, c, h, w).
+
+    `padding` is "circular" or "constant" (zeros); the diagonal broadcasts with (n, c, h, w). The
+    kernel's centers [o, o] are part of the diagonal and zero in the kernel."""
+
+    kernel: Tensor
+    own: Tensor
+    eta: Tensor
+    padding: Literal["circular", "constant"]
+
+    def _convolved(self, z: Tensor, kernel: Tensor) -> Tensor:
+        half = kernel.shape[-1] // 2
+        if self.padding == "constant":
+            return F.conv2d(z, kernel, padding=half)
+        return F.conv2d(F.pad(z, (half,) * 4, mode="circular"), kernel)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self._convolved(z, self.kernel) + self.own * z
+
+    def adjoint(self, v: Tensor) -> Tensor:
+        return self._convolved(v, self.kernel.transpose(0, 1).flip(2, 3)) + self.own * v
+
+    @property
+    def diagonal(self) -> Tensor:
+        return self.own
+
+    @property
+    def fan(self) -> int:
+        return self.kernel[0].numel() + 1
+
+    def with_diagonal(self, diagonal: Tensor | float) -> Convolution:
+        return replace(self, own=torch.as_tensor(diagonal).to(self.own))
+
+    def to(self, dtype: torch.dtype) -> Convolution:
+        return replace(
+            self, kernel=self.kernel.to(dtype), own=self.own.to(dtype), eta=self.eta.to(dtype)
+        )
+
+    def absolute(self) -> Convolution:
+        return replace(self, kernel=self.kernel.abs(), own=self.own.abs())
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded(Operator):
+    """The operator of a box: states (2 n, ...), lower ends first, whose center moves by `center`
+    and radius by `radius`.
+
+    With the radius moved by `metzler()` it is the mixed monotone embedding, with `absolute()`
+    interval arithmetic."""
+
+    center: Operator
+    radius: Operator
+
+    def _moved(self, z: Tensor, center: Operator, radius: Operator, *, back: bool) -> Tensor:
+        lower, upper = z.chunk(2)
+        middle = (lower + upper) / 2
+        half = (upper - lower) / 2
+        middle = center.adjoint(middle) if back else center(middle)
+        half = radius.adjoint(half) if back else radius(half)
+        return torch.cat([middle - half, middle + half])
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self._moved(z, self.center, self.radius, back=False)
+
+    def adjoint(self, v: Tensor) -> Tensor:
+        return self._moved(v, self.center, self.radius, back=True)
+
+    @property
+    def eta(self) -> Tensor:  # type: ignore[override]
+        return self.center.eta
+
+    @property
+    def diagonal(self) -> Tensor:
+        return (self.center.diagonal + self.radius.diagonal) / 2
+
+    def with_diagonal(self, diagonal: Tensor | float) -> Embedded:
+        across = (self.center.diagonal - self.radius.diagonal) / 2
+        return Embedded(
+            self.center.with_diagonal(diagonal + across),
+            self.radius.with_diagonal(diagonal - across),
+        )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """How a fixed point was reached: the largest residual of a sample, relative to 1 + the norm of
+    its state, after so many iterations.
+    """
+
+    residual: float
+    iterations: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How fixed points are solved for, and when that stops. Raises BadInput where a setting has no
+    meaning.
+
+    It stops once the residual of every sample, in the norm of eta and relative to 1 + the norm of
+    its state, is at most the tolerance; or after `iterations`. "direct" gives each value its own
+    step, "averaged" all values the largest that all admit, "anderson" extrapolates the direct
+    iteration from its last `memory` steps."""
+
+    tolerance: float = 1e-5
+    iterations: int = 1000
+    method: Method = "direct"
+    memory: int = 4
+    every: int = 5
+
+    def __post_init__(self) -> None:
+        if not (self.tolerance > 0 and min(self.iterations, self.memory, self.every) >= 1):
+            raise BadInput(
+                f"tolerance {self.tolerance}, {self.iterations} iterations",
+                expected="a tolerance above 0, and 1 iteration or more",
+                fix="leave them out: 1e-5, 1000",
+            )
+        if self.method not in ("direct", "averaged", "anderson"):
+            raise BadInput(
+                f"method {self.method!r}", expected="direct, averaged or anderson", fix="choose one"
+            )
+
+    @torch.no_grad()
+    def solve(
+        self, operator: Operator, injected: Tensor, start: Tensor | None = None
+    ) -> tuple[Tensor, Solution]:
+        """Return z with z = relu(A z + injected) to the tolerance, and how it was reached."""
+        step = iteration(operator, injected, averaged=self.method == "averaged")
+        z = torch.zeros_like(injected) if start is None else start
+        advance = _Anderson(self.memory) if self.method == "anderson" else None
+        residual = float("inf")
+        count = 0
+        while count < self.iterations:
+            new = step(z)
+            count += 1
+            if count % self.every == 0 or count == self.iterations:
+                residual = float(relative_residual(operator, injected, new).amax())
+                if not residual > self.tolerance:
+                    return new, Solution(residual, count, True)
+            z = advance.next(z, new) if advance else new
+        return new, Solution(residual, count, False)
+
+
+def relative_residual(operator: Operator, injected: Tensor, z: Tensor) -> Tensor:
+    """Return the norm of relu(A z + injected) - z of each sample over 1 + the norm of z, (n,)."""
+    off = (operator.plus(z, injected).relu_() - z).abs_() / operator.eta
+    return off.flatten(1).amax(1) / (1 + (z / operator.eta).flatten(1).amax(1))
+
+
+def iteration(
+    operator: Operator, injected: Tensor, *, averaged: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """Return one step of the iteration, state to state; autograd passes through it.
+
+    Averaged: (1 - a) z + a relu(A z + injected) with the largest a that is admissible, 1 / (1 -
+    min_i min(A_ii, 0)). Direct: the solution of z_i = relu(A_ii z_i + the rest) in each row."""
+    if averaged:
+        a = 1 / (1 - operator.diagonal.clamp_max(0).min())
+        return lambda z: torch.lerp(z, operator.plus(z, injected).relu(), a)
+    rest = operator.with_diagonal(0.0)
+    own = 1 / (1 - operator.diagonal)
+    return lambda z: (rest.plus(z, injected) * own).relu()
+
+
+class _Anderson:
+    """Anderson extrapolation, each sample on its own: Walker and Ni, SIAM J. Numer. Anal. 2011."""
+
+    def __init__(self, memory: int) -> None:
+        self.memory = memory
+        self.states: list[Tensor] = []
+        self.steps: list[Tensor] = []
+
+    def next(self, z: Tensor, new: Tensor) -> Tensor:
+        """Return the extrapolated state after a plain step from z to new."""
+        self.states = [*self.states, new.flatten(1)][-self.memory - 1 :]
+        self.steps = [*self.steps, (new - z).flatten(1)][-self.memory - 1 :]
+        if len(self.steps) < 2:
+            return new
+        steps = torch.stack(self.steps, 2)
+        change = steps.diff(dim=2)
+        gram = change.mT @ change
+        size = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-30
+        ridge = 1e-6 * size * torch.eye(gram.shape[1]).to(gram)
+        weights = torch.linalg.solve(gram + ridge, change.mT @ steps[:, :, -1:])
+        states = torch.stack(self.states, 2)
+        best: Tensor = states[:, :, -1:] - states.diff(dim=2) @ weights
+        return best.squeeze(2).view_as(new)
+
+
+def equilibrium(
+    operator: Operator, injected: Tensor, solver: Solver, start: Tensor | None = None
+) -> tuple[Tensor, Solution]:
+    """Return the fixed point z = relu(A z + injected), with its gradient, and how it was reached.
+
+    The gradient is that of the implicit function theorem: a linear fixed point is solved on the way
+    back, and no iteration is recorded. Second derivatives in the inputs are exact too; those in the
+    entries of A are refused with BadInput."""
+    z, solution = solver.solve(operator, injected, start)
+    if not torch.is_grad_enabled():
+        return z, solution
+    before = operator.plus(z, injected)
+    out = before.relu()
+    if out.requires_grad:
+        active = before.detach() > 0
+        weighted = operator(z[:2]).requires_grad
+        out.register_hook(lambda g: _pulled_back(operator, active, g, solver, weighted))
+    return out, solution
+
+
+def _pulled_back(
+    operator: Operator, active: Tensor, g: Tensor, solver: Solver, weighted: bool
+) -> Tensor:
+    """Return w = (I - A^T J)^-1 g, differentiable in g; J is 1 at active values, 0 elsewhere."""
+    if torch.is_grad_enabled() and weighted:
+        raise BadInput(
+            "second derivatives in the weights of an equilibrium layer",
+            expected="first derivatives, or a network whose weights are frozen",
+            fix="ask for them within isthmus.models.unrolled(model)",
+        )
+
+    def solved(move: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
+        own = operator.diagonal * active
+        return _linear(move, own, target, solver)
+
+    w = solved(lambda v: operator.adjoint(active * v), g)
+    if not (torch.is_grad_enabled() and g.requires_grad):
+        return w
+    again: Tensor = g + operator.adjoint(active * w)
+    again.register_hook(lambda h: solved(lambda s: active * operator(s), h))
+    return again
+
+
+@torch.no_grad()
+def _linear(
+    move: Callable[[Tensor], Tensor], own: Tensor, target: Tensor, solver: Solver
+) -> Tensor:
+    """Return w with w = target + move(w), each value's own part, own * w, eliminated."""
+    scale = 1 / (1 - own)
+    w = target * scale
+    for count in range(1, solver.iterations + 1):
+        new = (target + move(w) - own * w) * scale
+        if count % solver.every == 0:
+            change = float((new - w).abs().amax())
+            if not change > solver.tolerance * float(new.abs().amax()):
+                return new
+        w = new
+    return w
