@@ -44,7 +44,11 @@ class Defense(Protocol):
     mode.
 
     `bonafide` is whatever `as_data` takes. The tampered network is left as it is; no trigger is
-    ever seen."""
+    ever seen. `gradients` is the number of gradient evaluations that a call takes in all, 0 where
+    nothing is trained."""
+
+    @property
+    def gradients(self) -> int: ...
 
     def __call__(self, tampered: nn.Module, bonafide: Any, /) -> nn.Module: ...
 

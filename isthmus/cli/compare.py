@@ -7,9 +7,9 @@ from pathlib import Path as File
 from isthmus.cli.app import app
 from isthmus.cli.options import Asked, Budget, Clean, ModelSpec
 from isthmus.cli.output import load_network, metric_table, say
-from isthmus.curves.connection import DEFAULTS, plain
+from isthmus.curves.route import CURVE_TRAINING, DEFAULT_ROUTE, network_budget
 from isthmus.data.sources.spec import load_data
-from isthmus.data.splits import hold_out
+from isthmus.data.splits import HOLDOUT, hold_out
 from isthmus.defenses.curve_repair.along_path import AlongPath
 from isthmus.defenses.rivals.table import all_rivals
 from isthmus.evidence import comparison
@@ -47,15 +47,16 @@ def compare_command(
     budget, asked, samples = budget or Budget(), asked or Asked(), load_data(clean)
     judge = asked.judge().apart_from(samples)
     fitted, held_out = (
-        (samples, samples) if judge.evaluation else hold_out(samples, 0.2, budget.seed)
+        (samples, samples) if judge.evaluation else hold_out(samples, HOLDOUT, budget.seed)
     )
     metrics = judge.metrics(held_out)
     if judge.evaluation is None:
         metrics = judge.metrics_with_bonafide(held_out)
-    net, options = load_network(model, tampered), budget.training(DEFAULTS)
+    net = load_network(model, tampered)
     check_above_chance(net, samples)
-    spent = plain(options)
-    defenses = {"path": AlongPath({**options, "steps": spent["steps"]}), **all_rivals(spent)}
+    training = budget.training(CURVE_TRAINING)
+    spent = network_budget(training, cost=DEFAULT_ROUTE.cost)
+    defenses = {"path": AlongPath(training.replace(steps=spent.steps)), **all_rivals(spent)}
     identity = {"model": model, "checkpoint": file_sha256(tampered), "clean": samples.sha256}
     with claimed(out, {**identity, **vars(budget), **vars(asked)}, resume=resume):
         before = measure(net, metrics)

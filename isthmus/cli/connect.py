@@ -8,13 +8,13 @@ from typing import Literal
 from isthmus.cli.app import app
 from isthmus.cli.options import KINDS, Budget, Clean, Hardening, ModelSpec
 from isthmus.cli.output import load_network, metadata, say, state_file
-from isthmus.curves.connection import DEFAULTS, connect
+from isthmus.curves.connection import connect
 from isthmus.curves.file import save_curve
+from isthmus.curves.route import CURVE_TRAINING, Route
 from isthmus.data.sources.spec import load_data
 from isthmus.evidence.origin import provenance
 from isthmus.metrics.accuracy import check_above_chance
 from isthmus.runs.processes import ranks
-from isthmus.training.budget import Training
 
 
 @app.command(name="connect")
@@ -43,20 +43,14 @@ def connect_command(
     state, ends = state_file(out, resume), (load_network(model, start), load_network(model, end))
     for each in ends:
         check_above_chance(each, samples)
-    training: Training = {**budget.training(DEFAULTS), "checkpoint": state}
     curve, history = connect(
         ends[0],
         ends[1],
         fitted,
-        kind=KINDS[kind],
-        bends=bends,
-        loss=loss,
-        rho=rho,
-        adaptive=adaptive,
-        low=low,
-        high=high,
+        route=Route(KINDS[kind], bends, loss, rho, adaptive, low, high),
+        training=budget.training(CURVE_TRAINING),
         after_step=hardening.check(held_out),
-        **training,
+        checkpoint=state,
     )
     if ranks().first:
         save_curve(

@@ -29,7 +29,7 @@ from isthmus.data.sources.spec import load_data
 from isthmus.data.splits import hold_out
 from isthmus.evidence.judge import Judge
 from isthmus.runs.devices import Precision, pick_device
-from isthmus.training.budget import Training, check_budget
+from isthmus.training.budget import Training
 from isthmus.training.losses import cross_entropy
 from isthmus.types import Attack, BadInput, Loss
 
@@ -81,22 +81,18 @@ class Budget:
 
         Raises BadInput where they are no budget or no device of this machine, so that no work is
         done in vain."""
-        steps = defaults["steps"] if self.steps is None else self.steps
-        lr = defaults["lr"] if self.lr is None else self.lr
-        clip = defaults.get("clip") if self.clip is None else self.clip
-        check_budget(steps, lr, self.batch_size, self.weight_decay, clip)
         pick_device(self.device)
-        return {
-            "steps": steps,
-            "lr": lr,
-            "clip": clip,
-            "batch_size": self.batch_size,
-            "weight_decay": self.weight_decay,
-            "augment": Augment(self.pad, self.flip) if self.pad or self.flip else None,
-            "seed": self.seed,
-            "precision": self.precision,
-            "device": self.device,
-        }
+        return defaults.replace(
+            steps=defaults.steps if self.steps is None else self.steps,
+            lr=defaults.lr if self.lr is None else self.lr,
+            clip=defaults.clip if self.clip is None else self.clip,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            augment=Augment(self.pad, self.flip) if self.pad or self.flip else None,
+            seed=self.seed,
+            precision=self.precision,
+            device=self.device,
+        )
 
 
 @Parameter(name="*")

@@ -11,13 +11,14 @@ from torch import nn
 from isthmus.cli.app import app
 from isthmus.cli.options import KINDS, Asked, Budget, Clean, Hardening, ModelSpec, Surroundings
 from isthmus.cli.output import load_network, metadata, say, say_landscape
-from isthmus.curves.connection import DEFAULTS, HIGH, LOW, RHO, plain
+from isthmus.curves.route import CURVE_TRAINING, DEFAULT_ROUTE, Route, network_budget
 from isthmus.data.sources.spec import load_data
-from isthmus.data.splits import hold_out
-from isthmus.defenses.curve_repair.averaged import AVERAGED, END, NEAR, averaged_repairs
-from isthmus.defenses.curve_repair.endpoints import PermutedCopy, PerturbedCopy, second_endpoint
+from isthmus.data.splits import HOLDOUT, Parts
+from isthmus.defenses.curve_repair.averaged import STRAIGHT, averaged_repairs
+from isthmus.defenses.curve_repair.endpoints import PermutedCopy, PerturbedCopy, default_endpoint
 from isthmus.defenses.curve_repair.repair import Repair, repair
 from isthmus.defenses.curve_repair.rules import farthest_within, fixed
+from isthmus.defenses.curve_repair.selection import Selection
 from isthmus.defenses.rivals.fine_tune import FineTune
 from isthmus.defenses.rivals.table import standard
 from isthmus.evidence.gather import evidence
@@ -31,30 +32,51 @@ from isthmus.runs.files import file_sha256
 from isthmus.runs.folder import claimed
 from isthmus.runs.processes import ranks
 from isthmus.training.budget import Training
-from isthmus.types import BadInput, Defense
+from isthmus.training.losses import cross_entropy
+from isthmus.types import BadInput, Defense, Loss
 
 
-def _copy(second: str | None, options: Training, out: File) -> Defense | None:
-    """The way to a second endpoint that was asked for by name; None leaves it to `repair`."""
-    seed = options.get("seed", 0)
+def _copy(second: str | None, training: Training, out: File) -> Defense | None:
+    """Return what makes the second endpoint of that name; None leaves it to `repair`."""
     match second:
         case "permuted":
-            return PermutedCopy("random", seed)
+            return PermutedCopy("random", training.seed)
         case "fine-tuned":
-            return FineTune(plain(options, rho=0))
+            return FineTune(network_budget(training, cost=1), out / "other.state")
         case "perturbed":
-            return PerturbedCopy(seed=seed)
+            return PerturbedCopy(seed=training.seed)
         case "averaged":
-            return averaged_repairs(out, **options)
+            return averaged_repairs(training, home=out)
     return None
 
 
-def _baselines(
-    found: Repair, tampered: nn.Module, options: Training, rho: float, *, mean: bool
-) -> dict[str, Defense]:
-    """The baselines; a `mean` of repairs is one itself and no second endpoint for them."""
-    other = second_endpoint(tampered, found.fitted, **options).network if mean else found.other
-    return standard(other, plain(options, rho))
+def _route(second: str | None, shape: dict[str, Any], loss: Loss) -> Route | None:
+    """Return the route that the options describe; None where none of them is given.
+
+    Raises BadInput where the mean of two repairs, to which the path is straight, comes with any.
+    """
+    given = {name: value for name, value in shape.items() if value is not None}
+    if loss is not cross_entropy:
+        given["loss"] = loss
+    if second != "averaged":
+        return Route(**given) if given else None
+    if given:
+        options = ", ".join(f"--{name}" for name in given)
+        raise BadInput(
+            f"--second averaged with {options}",
+            expected=f"a straight path, t from {STRAIGHT.low:g} to {STRAIGHT.high:g}",
+            fix="leave them out",
+        )
+    return STRAIGHT
+
+
+def _baselines(found: Repair, tampered: nn.Module) -> dict[str, Defense]:
+    """Return the baselines; a mean of repairs is one itself and no second endpoint for them."""
+    other = found.endpoint
+    if other.repaired:
+        other = default_endpoint(tampered, found.fitted, found.training)
+    cost = found.route.cost or DEFAULT_ROUTE.cost
+    return standard(other.network, network_budget(found.training, cost=cost))
 
 
 @app.command(name="repair")
@@ -66,16 +88,16 @@ def repair_command(
     clean: Clean,
     out: File,
     second: Literal["permuted", "fine-tuned", "perturbed", "averaged"] | None = None,
-    bends: int = 1,
-    kind: Literal["bezier", "polychain"] = "bezier",
+    bends: int | None = None,
+    kind: Literal["bezier", "polychain"] | None = None,
     points: int = 21,
-    rho: float = RHO,
-    adaptive: bool = True,
-    low: float = LOW,
-    high: float = HIGH,
+    rho: float | None = None,
+    adaptive: bool | None = None,
+    low: float | None = None,
+    high: float | None = None,
     t: float | None = None,
     tolerance: float | None = None,
-    holdout: float = 0.2,
+    holdout: float = HOLDOUT,
     compare: bool = False,
     asked: Asked | None = None,
     hardening: Hardening | None = None,
@@ -97,14 +119,14 @@ def repair_command(
     :param tampered: The checkpoint to repair: .safetensors, or a .pt file of tensors.
     :param other: A second checkpoint of the same architecture.
     :param out: A new folder for the network and the report.
-    :param second: For want of OTHER, the copy of TAMPERED that the curve leads to.
-    :param bends: Interior control points of the curve.
-    :param kind: The curve.
-    :param rho: Train the curve at the worst weights within so much, at two gradients a step; 0 for
-        the plain loss.
-    :param adaptive: Measure --rho in units of each weight's size.
-    :param low: Smallest t that is trained and measured.
-    :param high: Largest t that is trained and measured.
+    :param second: Without OTHER, the copy of TAMPERED that the curve leads to.
+    :param bends: Interior control points of the curve; by default 1.
+    :param kind: The curve; by default bezier.
+    :param rho: Train the curve at the worst weights within this radius, at two gradients a step; 0
+        for the plain loss. By default 2.
+    :param adaptive: Measure --rho in units of each weight's size; the default.
+    :param low: Smallest t that is trained and measured; by default 0.1.
+    :param high: Largest t that is trained and measured; by default 0.4.
     :param points: How many t are measured between low and high.
     :param t: Take this point, without a choice.
     :param tolerance: Take the point farthest from both ends whose accuracy is within so much of the
@@ -126,20 +148,21 @@ def repair_command(
             expected="one of them",
             fix="a curve has one second endpoint",
         )
-    if second == "averaged":
-        shape = (kind, bends, rho, adaptive, low, high, hardening.loss)
-        if shape != ("bezier", 1, RHO, True, LOW, HIGH, "cross-entropy"):
-            given = "--second averaged with --kind, --bends, --rho, --no-adaptive, --low, --high or --loss"
-            raise BadInput(given, expected="a straight path, t from 0.5 to 1", fix="leave them out")
-        bends, low, high = 0, NEAR, END
     rule = (
         fixed(t) if t is not None else farthest_within(tolerance) if tolerance is not None else None
     )
     samples = load_data(clean)
-    loss, (_, held_out) = (
-        hardening.value(samples, around=around.landscape),
-        hold_out(samples, holdout, budget.seed),
-    )
+    parts = Parts.of(samples, holdout, seed=budget.seed)
+    loss = hardening.value(samples, around=around.landscape)
+    shape: dict[str, Any] = {
+        "bends": bends,
+        "kind": None if kind is None else KINDS[kind],
+        "rho": rho,
+        "adaptive": adaptive,
+        "low": low,
+        "high": high,
+    }
+    route = _route(second, shape, loss)
     attack = around.attack(hardening, samples)
     judge = asked.judge().apart_from(samples)
     judge.check_fits(samples)
@@ -174,28 +197,21 @@ def repair_command(
         **vars(asked),
     }
     identity |= vars(hardening)
-    options = budget.training(DEFAULTS)
-    ts = points if t is None else [*grid(points, low, high), t]
+    training = budget.training(CURVE_TRAINING)
+    interval = route or DEFAULT_ROUTE
+    ts = points if t is None else [*grid(points, interval.low, interval.high), t]
     with claimed(
         out, {**identity, "compare": compare, **(vars(around) if attack else {})}, resume=resume
     ):
         found = repair(
             nets[0],
-            samples,
-            nets[1] if other else _copy(second, options, out),
-            kind=KINDS[kind],
-            bends=bends,
-            loss=loss,
-            rho=rho,
-            adaptive=adaptive,
-            low=low,
-            high=high,
-            rule=rule,
-            points=ts,
-            holdout=holdout,
+            parts,
+            nets[1] if other else _copy(second, training, out),
+            route=route,
+            training=training,
+            selection=Selection(rule, points=ts, holdout=holdout),
+            after_step=hardening.check(parts.held_out),
             folder=out,
-            after_step=hardening.check(held_out),
-            **options,
         )
         origin = report_provenance(
             budget.seed,
@@ -204,8 +220,7 @@ def repair_command(
             other_file=other,
             checkpoint=tampered,
         )
-        mean = second == "averaged" or found.second == AVERAGED
-        baselines = _baselines(found, nets[0], options, rho, mean=mean) if compare else {}
+        baselines = _baselines(found, nets[0]) if compare else {}
         report = evidence(
             found,
             nets[0],

@@ -12,7 +12,7 @@ from torch import nn
 
 from isthmus.attacks.triggers.patch import Patch
 from isthmus.attacks.triggers.poisoning import poison
-from isthmus.curves.connection import plain
+from isthmus.curves.route import CURVE_TRAINING, Route, network_budget
 from isthmus.data.dataset import Data
 from isthmus.data.sources.spec import load_data
 from isthmus.data.splits import split
@@ -20,7 +20,6 @@ from isthmus.defenses.curve_repair.repair import Repair, repair
 from isthmus.defenses.rivals.table import standard
 from isthmus.evidence.judge import Judge
 from isthmus.models.zoo.small import small_cnn
-from isthmus.training.budget import Training
 from isthmus.training.loop import fit
 from isthmus.training.schedules import one_cycle
 from isthmus.types import Defense
@@ -67,7 +66,9 @@ def tell(seed: int, folder: File) -> Story:
     digits, rest = load_data("digits:train"), load_data("digits:test")
     bonafide, evaluation = split(rest, [200, len(rest) - 200], torch.Generator().manual_seed(seed))
     ends = [attack(digits, seed + i) for i in range(2)]
-    options: Training = {"steps": 150, "lr": 0.5, "seed": seed}
-    found = repair(ends[0], bonafide, ends[1], high=0.3, folder=folder, **options)
-    judge, rivals = Judge(evaluation, TRIGGER, TARGET), standard(ends[1], plain(options))
+    route = Route(high=0.3)
+    training = CURVE_TRAINING.replace(steps=150, seed=seed)
+    found = repair(ends[0], bonafide, ends[1], route=route, training=training, folder=folder)
+    judge = Judge(evaluation, TRIGGER, TARGET)
+    rivals = standard(ends[1], network_budget(training, cost=route.cost))
     return Story(ends[0], bonafide, evaluation, found, judge, rivals)

@@ -15,6 +15,7 @@ from isthmus.metrics.passes import logits
 from isthmus.models.checkpoint import save_checkpoint
 from isthmus.models.factory import model_factory
 from isthmus.runs.processes import ranks
+from isthmus.training.budget import Training
 from isthmus.training.loop import fit
 from isthmus.training.schedules import one_cycle
 
@@ -36,9 +37,15 @@ def train(
     net = model_factory(model)()
     logits(net, samples[:1])  # refuses images and classes that the network does not fit
     state = state_file(out, resume)
-    training = budget.training({"steps": 800, "lr": 0.1})
-    training.update({"schedule": one_cycle, "nesterov": True, "checkpoint": state})
-    history = fit(net, fitted, loss, after_step=hardening.check(held_out), **training)
+    scratch = Training(steps=800, lr=0.1, schedule=one_cycle, nesterov=True)
+    history = fit(
+        net,
+        fitted,
+        loss,
+        training=budget.training(scratch),
+        after_step=hardening.check(held_out),
+        checkpoint=state,
+    )
     if ranks().first:
         save_checkpoint(net, out, metadata(provenance(budget.seed, {"train": samples})))
         state.unlink(missing_ok=True)

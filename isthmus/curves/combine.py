@@ -1,4 +1,4 @@
-"""The weights of a point on a curve: one flat combination of control points, cut into parameters."""
+"""The weights of a point on a curve: a flat combination of control points, cut into parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from isthmus.types import Params
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a flat vector is cut into the parameters of a network; each tied parameter stands once."""
+    """How a flat vector is cut into a network's parameters; each tied parameter stands once."""
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]

@@ -8,38 +8,18 @@ gradient; t is drawn where the answer is sought."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Unpack
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from isthmus.curves.curve import Bezier, Curve
-from isthmus.curves.expectation import expected_over_t
+from isthmus.curves.curve import Curve
+from isthmus.curves.route import DEFAULT_ROUTE, Route, route_and_training
 from isthmus.data.dataset import Source
-from isthmus.runs.identity import identity_of
 from isthmus.training.budget import History, Training
+from isthmus.training.hooks import AfterStep
 from isthmus.training.loop import fit
-from isthmus.training.losses import cross_entropy, sharpness_aware
-from isthmus.types import BadInput, Loss
-
-# Found by experiments/backdoor_repair.py; see docs/experiments.md. `clip` is beyond the gradients
-# of convolutional networks, and keeps the curves of transformers from diverging.
-DEFAULTS: Training = {"steps": 200, "lr": 0.5, "weight_decay": 1e-4, "clip": 1.5}
-
-
-RHO = 2.0
-
-
-LOW, HIGH = 0.1, 0.4
-
-
-AfterStep = Callable[[nn.Module], None]
-"""What `fit` calls with the module, here the curve, after each step."""
-
-
-def curve_options(training: Training) -> Training:
-    """Return the options of `fit` for a curve: the defaults, then the caller's."""
-    return {**DEFAULTS, "progress": "connecting", **training}
+from isthmus.types import BadInput
 
 
 def connect(
@@ -47,65 +27,46 @@ def connect(
     end: nn.Module,
     bonafide: Source,
     *,
-    kind: type[Curve] = Bezier,
-    bends: int = 1,
-    loss: Loss = cross_entropy,
-    rho: float = RHO,
-    adaptive: bool = True,
-    low: float = LOW,
-    high: float = HIGH,
+    route: Route | None = None,
+    training: Training | None = None,
     after_step: AfterStep | None = None,
-    **training: Unpack[Training],
+    progress: str = "connecting",
+    checkpoint: str | Path | None = None,
+    **options: Any,
 ) -> tuple[Curve, History | None]:
     """Return a curve of low loss between two networks, trained on bonafide data, and its history.
 
-    t is drawn from [low, high]; `weight_decay` acts on the point of the curve, not on the bends.
-    The loss is taken at the worst weights within `rho` of theta(t), at two gradients a step, where
-    `adaptive` in units of each weight's size; rho=0 takes it at theta(t) itself, as the papers do,
-    at one. With bends=0 there is nothing to train. A robust curve is one of
-    loss=adversarial(attack). `after_step` is `fit`'s, which sees the curve. Raises BadInput where
-    the networks differ in architecture, an option of `fit` is off, rho > 0 with TRADES, or a loss
-    is asked for with bends=0."""
-    check_trained(bends, loss, after_step)
-    curve = kind(start, end, bends)
-    if not bends:
+    `options` are fields of `Route` (kind, bends, loss, rho, adaptive, low, high) and of `Training`
+    (steps, lr, ...), in place of those of `route` and `training`, by default `Route()` and
+    `CURVE_TRAINING`. `weight_decay` acts on the point of the curve, not on the bends. Without bends
+    nothing is trained and the history is None. `after_step`, `progress` and `checkpoint` are those
+    of `fit`; the hook sees the curve.
+
+    Raises BadInput where the networks differ in architecture, an option is unknown or out of range,
+    or a hook is given and nothing is trained."""
+    route, training = route_and_training(route or DEFAULT_ROUTE, training, options)
+    assert route is not None
+    check_hook(route, after_step)
+    curve = route.curve(start, end)
+    if not route.bends:
         return curve, None
-    options = curve_options(training)
-    objective = expected_over_t(
-        sharpened(loss, rho, adaptive), options.pop("weight_decay"), low, high
+    history = fit(
+        curve,
+        bonafide,
+        route.objective(training.weight_decay),
+        training=training.replace(weight_decay=0.0),
+        after_step=after_step,
+        progress=progress,
+        checkpoint=checkpoint,
     )
-    return curve, fit(curve, bonafide, objective, after_step=after_step, **options)
+    return curve, history
 
 
-def check_trained(bends: int, loss: Loss, after_step: AfterStep | None) -> None:
-    """Raise BadInput where a loss, or a look at each step, is asked for and nothing is trained by
-    it.
-    """
-    if not bends and (loss is not cross_entropy or after_step is not None):
+def check_hook(route: Route, after_step: AfterStep | None) -> None:
+    """Raise BadInput where a hook is given that a straight route, without steps, never calls."""
+    if after_step is not None and not route.bends:
         raise BadInput(
-            f"loss {identity_of(loss)} and a straight path, which is not trained",
-            expected="a bend to train, or no loss",
-            fix="pass bends=1 (--bends 1), or leave the loss out",
+            "after_step and a straight path, which is not trained",
+            expected="a bend to train, or no after_step",
+            fix="pass bends=1 (--bends 1), or leave after_step out",
         )
-
-
-def sharpened(loss: Loss, rho: float, adaptive: bool) -> Loss:
-    """Return the loss at the worst weights within rho; rho=0 is the loss itself. Raises BadInput as
-    `connect` does.
-    """
-    return sharpness_aware(loss, rho, adaptive=adaptive) if rho else loss
-
-
-def plain(training: Training, rho: float = RHO) -> Training:
-    """Return the budget of a curve as one for a network: as many gradients, a tenth of the learning
-    rate.
-
-    A sharpness-aware step (rho > 0) takes two gradients. A bend's gradient is c(t) times the
-    network's, 0.18 to 0.48 for t in [0.1, 0.4], and moves theta(t) by c(t)^2 times the step that
-    plain training would take."""
-    options: Training = {**DEFAULTS, **training}
-    options["lr"] = options["lr"] / 10
-    options["steps"] *= 2 if rho else 1
-    if options["clip"] is not None:
-        options["clip"] *= 2.5
-    return options

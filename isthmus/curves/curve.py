@@ -26,22 +26,23 @@ from isthmus.models.view import View, copied, places
 from isthmus.types import BadInput, Params
 
 
-def _kept(module: nn.Module) -> Params:
-    """What is never combined: buffers and integer parameters."""
+def _uncombined(module: nn.Module) -> Params:
+    """Return copies of what no curve combines: buffers and integer parameters."""
     integers = {name: p for name, p in module.named_parameters() if not p.is_floating_point()}
-    return {
-        name: t.detach().clone() for name, t in {**integers, **dict(module.named_buffers())}.items()
-    }
+    tensors = {**integers, **dict(module.named_buffers())}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _check_same_architecture(start: nn.Module, end: nn.Module) -> None:
-    first, second = (
-        {
-            name: f"{tuple(t.shape)} {t.dtype}"
-            for name, t in [*net.named_parameters(), *net.named_buffers()]
-        }
-        for net in (start, end)
-    )
+def _tensors_of(net: nn.Module) -> dict[str, str]:
+    """Return the shape and type of every parameter and buffer, by name."""
+    named = [*net.named_parameters(), *net.named_buffers()]
+    return {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named}
+
+
+def check_same_architecture(start: nn.Module, end: nn.Module) -> None:
+    """Raise BadInput where two networks differ in names, shapes or types of their tensors."""
+    first = _tensors_of(start)
+    second = _tensors_of(end)
     differing = sorted(
         name for name in first.keys() | second.keys() if first.get(name) != second.get(name)
     )
@@ -55,13 +56,15 @@ def _check_same_architecture(start: nn.Module, end: nn.Module) -> None:
         )
 
 
-def _check_real(net: nn.Module) -> None:
+def check_real(net: nn.Module) -> None:
+    """Raise BadInput where a parameter is complex."""
     imaginary = [name for name, p in net.named_parameters() if p.is_complex()]
     if imaginary:
         raise BadInput(
             f"a network with {len(imaginary)} complex parameters, first {imaginary[0]}",
             expected="real ones",
-            fix="hold them as torch.view_as_real gives them, and use torch.view_as_complex in forward",
+            fix="hold them as torch.view_as_real gives them, and call torch.view_as_complex in "
+            "forward",
         )
 
 
@@ -69,9 +72,9 @@ class Curve(Wrapper):
     """A curve from `start` (t = 0) to `end` (t = 1) whose only parameters are its bends, (bends,
     n_parameters).
 
-    `bends` counts interior control points: 0 is the straight segment, 1 is what the papers' code
-    calls num_bends=3. The bends start on the straight segment. Neither network is changed or kept:
-    their values are copied.
+    The argument `bends` counts interior control points: 0 is the straight segment, 1 is what the
+    papers' code calls num_bends=3. The attribute `bends` holds them. They start on the straight
+    segment. Neither network is changed: their values are copied.
 
     Raises BadInput where bends < 0, the architectures differ, a parameter is complex, or a bend is
     asked for and nothing is trainable.
@@ -96,12 +99,10 @@ class Curve(Wrapper):
             raise BadInput(
                 f"bends = {bends}", expected="0 or more interior control points", fix="pass bends=1"
             )
-        _check_same_architecture(start, end)
-        _check_real(start)
-        self._moving, self._frozen = (
-            _Layout.of(start, trainable=True),
-            _Layout.of(start, trainable=False),
-        )
+        check_same_architecture(start, end)
+        check_real(start)
+        self._moving = _Layout.of(start, trainable=True)
+        self._frozen = _Layout.of(start, trainable=False)
         if bends and not self._moving.names:
             raise BadInput(
                 "a network whose parameters are all frozen",
@@ -109,8 +110,8 @@ class Curve(Wrapper):
                 fix="call requires_grad_() on those that the curve may move, or pass bends=0",
             )
         dtype = torch.float32
-        for each in self._moving.dtypes + self._frozen.dtypes:
-            dtype = torch.promote_types(dtype, each)
+        for other in self._moving.dtypes + self._frozen.dtypes:
+            dtype = torch.promote_types(dtype, other)
         for name, layout in (("ends", self._moving), ("frozen_ends", self._frozen)):
             values = torch.stack([layout.flatten(net, dtype) for net in (start, end)])
             self.register_buffer(name, values, persistent=False)
@@ -118,8 +119,8 @@ class Curve(Wrapper):
             bends + 1
         )
         self.bends = nn.Parameter(torch.lerp(self.ends[:1], self.ends[1:], line))
-        self._own = [_kept(start), _kept(end)]
-        self._scratch = [_kept(start), _kept(end)]
+        self._own = [_uncombined(start), _uncombined(end)]
+        self._scratch = [_uncombined(start), _uncombined(end)]
         self._hide(copied(start))
         self.training = start.training
 
@@ -178,7 +179,7 @@ class Curve(Wrapper):
     def _frozen_at(self, t: float | Tensor) -> Tensor:
         return torch.lerp(self.frozen_ends[0], self.frozen_ends[1], self._check(t))
 
-    def kept(self, t: float | Tensor) -> Params:
+    def uncombined(self, t: float | Tensor) -> Params:
         """Return the buffers and integer parameters of the end nearer to t, which no point of a
         curve combines.
         """
@@ -201,7 +202,7 @@ class Curve(Wrapper):
         """
         net = copied(self._blank)
         with torch.no_grad():
-            values = {**self.weights(t), **self.kept(t)}
+            values = {**self.weights(t), **self.uncombined(t)}
             tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
             for name, tensor in tensors.items():
                 tensor.data = values[name].detach().clone()
@@ -268,7 +269,7 @@ class Bezier(Curve):
 
 
 class PolyChain(Curve):
-    """Polygonal chain with its corners at t = k / K: c_k(t) = max(0, 1 - |t K - k|), K = bends + 1."""
+    """Polygonal chain with corners at t = k / K: c_k(t) = max(0, 1 - |t K - k|), K = bends + 1."""
 
     def coefficients(self, t: float | Tensor) -> Tensor:
         """Return the two weights of the segment that holds t, zeros elsewhere, shape (bends + 2,),
@@ -290,5 +291,5 @@ class Point(View):
     def __init__(self, curve: Curve, t: float | Tensor) -> None:
         theta, squared_norm, weights = curve._theta(t)
         scratch = curve._scratch[0 if float(t) <= 0.5 else 1]
-        super().__init__(curve._net, weights, curve.kept(t), scratch, placed=curve._places)
+        super().__init__(curve._net, weights, curve.uncombined(t), scratch, placed=curve._places)
         self.theta, self.squared_norm = theta, squared_norm

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from isthmus.curves.curve import Bezier
+from isthmus.curves.curve import check_real, check_same_architecture
 from isthmus.models.view import copied
 from isthmus.types import BadInput
 
@@ -40,8 +40,9 @@ class Plane:
     architectures differ or the three lie on one line."""
 
     def __init__(self, first: nn.Module, second: nn.Module, third: nn.Module) -> None:
+        check_real(first)
         for other in (second, third):
-            Bezier(first, other, bends=0)  # refuses another architecture
+            check_same_architecture(first, other)
         self.networks = tuple(copied(net) for net in (first, second, third))
         one, two, three = map(_floating, self.networks)
         across = _differences(one, two)
@@ -68,7 +69,8 @@ class Plane:
         """Return the ordinary network at (x, y), in eval mode, with the buffers of the first;
         recalibrate it.
         """
-        net, shares = copied(self.networks[0]), self.coefficients(x, y)
+        net = copied(self.networks[0])
+        shares = self.coefficients(x, y)
         with torch.no_grad():
             for out, *parts in zip(_floating(net), *map(_floating, self.networks), strict=True):
                 out.copy_(sum(c * part.double() for c, part in zip(shares, parts, strict=True)))

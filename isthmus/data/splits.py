@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -81,6 +82,10 @@ def check_disjoint(**parts: Data) -> None:
 _ENOUGH_TO_HOLD_OUT = 100
 
 
+HOLDOUT = 0.2
+"""The share of the bonafide samples that is held out where nothing else is said."""
+
+
 def hold_out(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     """Return the part that trains and the part that measures: disjoint, or the same where there are
     too few samples.
@@ -108,3 +113,26 @@ def hold_out(data: Data, share: float, seed: int) -> tuple[Data, Data]:
         return data, data
     fitted, measured = split(data, [len(data) - held, held], torch.Generator().manual_seed(seed))
     return fitted, measured
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Bonafide samples, split once: `fitted` trains, `held_out` measures and trains nothing.
+
+    The two are the same where there are too few samples to hold any out. `share` is what was asked
+    to be held out. Make one with `Parts.of`."""
+
+    whole: Data
+    fitted: Data
+    held_out: Data
+    share: float
+
+    @classmethod
+    def of(cls, data: Data, share: float = HOLDOUT, *, seed: int = 0) -> Parts:
+        """Return the parts that `hold_out` makes. Raises BadInput as it does."""
+        return cls(data, *hold_out(data, share, seed), share)
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether samples were held out."""
+        return self.held_out is not self.fitted

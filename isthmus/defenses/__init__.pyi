@@ -1,12 +1,13 @@
 from .curve_repair.along_path import AlongPath as AlongPath
 from .curve_repair.averaged import AVERAGED as AVERAGED
-from .curve_repair.averaged import END as END
 from .curve_repair.averaged import FEW as FEW
-from .curve_repair.averaged import NEAR as NEAR
+from .curve_repair.averaged import STRAIGHT as STRAIGHT
 from .curve_repair.averaged import averaged_repairs as averaged_repairs
+from .curve_repair.endpoints import Endpoint as Endpoint
 from .curve_repair.endpoints import PermutedCopy as PermutedCopy
 from .curve_repair.endpoints import PerturbedCopy as PerturbedCopy
-from .curve_repair.endpoints import second_endpoint as second_endpoint
+from .curve_repair.endpoints import default_endpoint as default_endpoint
+from .curve_repair.on_curve import OnCurve as OnCurve
 from .curve_repair.repair import Repair as Repair
 from .curve_repair.repair import repair as repair
 from .curve_repair.rules import BONAFIDE as BONAFIDE
@@ -17,6 +18,9 @@ from .curve_repair.rules import farthest_within as farthest_within
 from .curve_repair.rules import fixed as fixed
 from .curve_repair.rules import settled as settled
 from .curve_repair.rules import up_to as up_to
+from .curve_repair.selection import Selection as Selection
+from .curve_repair.stand_ins import STAND_INS as STAND_INS
+from .curve_repair.stand_ins import stand_ins as stand_ins
 from .inspection.found_triggers import KINDS as KINDS
 from .inspection.found_triggers import InvertedSuccess as InvertedSuccess
 from .inspection.inspect import anomaly_index as anomaly_index

@@ -21,7 +21,6 @@ from isthmus.metrics.question import measure
 from isthmus.runs.files import read_json, write_json
 from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import ranks
-from isthmus.training.budget import budget_of
 from isthmus.types import BadInput, Defense, Metric
 
 _ROW: TypeAdapter[ComparisonRow] = TypeAdapter(ComparisonRow)
@@ -80,5 +79,5 @@ def _row(
         measured = values_of(measure(network, metrics))
     except BadInput as refusal:
         return Refused(name=name, settings=settings, refused=str(refusal))
-    cost = {"steps": budget_of(defense), "seconds": seconds}
+    cost = {"steps": defense.gradients, "seconds": seconds}
     return Measured.model_validate({"name": name, "settings": settings, **cost, **measured})

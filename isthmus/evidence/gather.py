@@ -109,9 +109,7 @@ def _along(repaired: Repair, metrics: Mapping[str, Metric], folder: str | File |
     path = repaired.path
     if not metrics:
         return path
-    added = evaluate_path(
-        repaired.curve, metrics, path.t, recalibrate_on=repaired.fitted, folder=folder
-    )
+    added = evaluate_path(repaired.networks, metrics, path.t, folder=folder)
     values = {**path.values, **added.values}
     return Path(added.t, added.distance, values, added.length, path.recalibrated_on)
 
@@ -202,10 +200,9 @@ def _landscape(
     repaired: Repair, attack: Attack, samples: Data, folder: str | File | None
 ) -> Landscape:
     path = evaluate_path(
-        repaired.curve,
+        repaired.networks,
         surroundings.landscape_metrics(samples, attack),
         repaired.path.t,
-        recalibrate_on=repaired.fitted,
         ends="recalibrated",
         folder=folder,
     )

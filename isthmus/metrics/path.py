@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 
 from isthmus.curves.curve import Curve
-from isthmus.curves.point import network_at
-from isthmus.data.dataset import Data, Source, as_data
+from isthmus.curves.networks import PathNetworks
+from isthmus.data.dataset import Data, Source
 from isthmus.metrics.question import measure
 from isthmus.metrics.values import as_record, from_record
 from isthmus.models.batchnorm import recalibrated_layers
@@ -146,18 +146,18 @@ def _fingerprint(
     another curve.
     """
     asked = "".join(f"{name}={identity_of(metric)};" for name, metric in metrics.items())
-    kept = [*curve.kept(0.0).values(), *curve.kept(1.0).values()]
-    weights = sha256_of(curve.ends, curve.frozen_ends, curve.bends, *kept)
+    others = [*curve.uncombined(0.0).values(), *curve.uncombined(1.0).values()]
+    weights = sha256_of(curve.ends, curve.frozen_ends, curve.bends, *others)
     text = f"{type(curve).__name__} {weights} {data.sha256} {ends} {precision} {asked}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def evaluate_path(
-    curve: Curve,
+    curve: Curve | PathNetworks,
     metrics: Mapping[str, Metric],
     t: int | Sequence[float] = 21,
     *,
-    recalibrate_on: Source,
+    recalibrate_on: Source | None = None,
     ends: Literal["own", "recalibrated"] = "own",
     precision: Precision = "fp32",
     folder: str | File | None = None,
@@ -165,10 +165,14 @@ def evaluate_path(
     """Return every metric at every t, on the exported and recalibrated network of that t.
 
     `t` is a count of equally spaced points or the values. `recalibrate_on` is the bonafide data,
-    all that BatchNorm ever sees. With `folder`, each point is kept there once computed, and is not
+    all that BatchNorm ever sees. Instead of a curve and these data, `PathNetworks` can be given,
+    whose data and precision are taken: it recalibrates each t once, however often it is measured.
+    With `folder`, each point is kept there once computed, and is not
     computed again. Under `torchrun` the points are shared out among the ranks. Raises BadInput
-    where t leaves [0, 1]."""
-    data, ts, here = as_data(recalibrate_on), grid(t), ranks()
+    where t leaves [0, 1], or a curve comes without data."""
+    networks = _networks(curve, recalibrate_on, precision)
+    curve, data, precision = networks.curve, networks.data, networks.precision
+    ts, here = grid(t), ranks()
     mark = _fingerprint(curve, metrics, data, ends, precision) if folder else ""
     found: dict[float, dict[str, float]] = {}
     mine = ts[here.rank :: here.world]
@@ -178,9 +182,7 @@ def evaluate_path(
             if file and file.exists():
                 found[each] = {n: from_record(r, n) for n, r in read_json(file).items()}
             else:
-                found[each] = measure(
-                    network_at(curve, each, data, ends=ends, precision=precision), metrics
-                )
+                found[each] = measure(networks.at(each, ends=ends), metrics)
                 if file:
                     write_json(file, {name: as_record(v) for name, v in found[each].items()})
             advance(f"t = {each:g}")
@@ -188,6 +190,22 @@ def evaluate_path(
     distance = tuple(curve.distance(each) for each in ts)
     values = {name: tuple(found[each][name] for each in ts) for name in metrics}
     return Path(ts, distance, values, curve.arc_length(), _recalibrated_on(curve, data, ends))
+
+
+def _networks(
+    curve: Curve | PathNetworks, data: Source | None, precision: Precision
+) -> PathNetworks:
+    """Return the networks to measure. Raises BadInput where there are no data, or data twice."""
+    if (data is None) == isinstance(curve, Curve):
+        raise BadInput(
+            f"a {type(curve).__name__} and {'no' if data is None else 'other'} bonafide data",
+            expected="a curve and data, or PathNetworks alone",
+            fix="pass recalibrate_on with a curve",
+        )
+    if isinstance(curve, Curve):
+        assert data is not None
+        return PathNetworks(curve, data, precision=precision)
+    return curve
 
 
 def _recalibrated_on(curve: Curve, data: Data, ends: str) -> str:

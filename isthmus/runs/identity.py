@@ -33,13 +33,16 @@ def sha256_of(*tensors: Tensor) -> str:
 def identity_of(value: Any) -> str:
     """Return a value's name and settings as text that is equal in every process: its identity.
 
-    Names are bare: moving a class or a function to another module changes no identity.
+    A value that has a `run_identity`, or a `sha256`, is recognized by it. Names are bare:
+    moving a class or a function to another module changes no identity.
 
     >>> identity_of(identity_of), identity_of(PurePath), identity_of(0.5)
     ('identity_of', 'PurePath', '0.5')
     """
     if isinstance(value, type):
         return value.__qualname__
+    if not isinstance(value, type) and hasattr(value, "run_identity"):
+        return str(value.run_identity)
     if hasattr(value, "sha256"):
         return f"{type(value).__name__}({value.sha256})"
     if isinstance(value, Tensor):

@@ -1,8 +1,12 @@
+from .budget import History as History
 from .budget import Training as Training
-from .budget import check_budget as check_budget
+from .hooks import AfterStep as AfterStep
+from .hooks import in_order as in_order
 from .loop import fit as fit
 from .losses import adversarial as adversarial
 from .losses import cross_entropy as cross_entropy
 from .losses import sharpness_aware as sharpness_aware
 from .losses import trades as trades
+from .schedules import constant as constant
+from .schedules import garipov as garipov
 from .schedules import one_cycle as one_cycle

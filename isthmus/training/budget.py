@@ -1,42 +1,134 @@
-"""What training costs, counted in gradient evaluations so that all defenses can be given the same.
+"""What training costs and how it is done: `Training`, and the `History` of a run.
 
-One evaluation is one forward and one backward pass over a batch: what one step of plain training
-costs."""
+Budgets are counted in gradient evaluations, so that all defenses can be given the same. One
+evaluation is one forward and one backward pass over a batch: one step of plain training."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
-from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from isthmus.runs.devices import Precision
-from isthmus.training.schedules import Schedule
+from isthmus.runs.identity import identity_of
+from isthmus.training.options import sorted_options
+from isthmus.training.schedules import Schedule, garipov
 from isthmus.types import BadInput
 
 
-class Training(TypedDict, total=False):
-    """The keyword options of `fit`, for functions that hand them on."""
+@dataclass(frozen=True)
+class Training:
+    """How `fit` trains: the budget, the optimizer, and what each step sees.
+
+    `steps` and `lr` have no default. `batch_size` is the number of samples per step and process.
+    `momentum`, `nesterov` and `weight_decay` are those of SGD; `optimizer(params, lr=lr)` replaces
+    it. `schedule` maps the spent share of the budget to a factor on `lr`. `clip` is the largest
+    norm of all gradients together, beyond which they are scaled down to it. `augment` changes a
+    batch of images. `precision` is that of the forward pass: "auto" is bf16 where the hardware has
+    it. `device` None takes the GPU where there is one; it is no part of a run's identity.
+
+    Raises BadInput where steps, lr, batch_size or clip are not positive, or momentum or
+    weight_decay are negative or not finite.
+
+    >>> Training(steps=200, lr=0.5).replace(lr=0.1).lr
+    0.1
+    """
 
     steps: int
     lr: float
-    batch_size: int
-    momentum: float
-    weight_decay: float
-    clip: float | None
-    nesterov: bool
-    schedule: Schedule
-    augment: Callable[[Tensor], Tensor] | None
-    seed: int
-    precision: Precision
-    device: str | torch.device | None
-    progress: str
-    checkpoint: str | Path | None
-    checkpoint_every: int
+    batch_size: int = 128
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip: float | None = None
+    schedule: Schedule = garipov
+    augment: Callable[[Tensor], Tensor] | None = None
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None
+    seed: int = 0
+    precision: Precision = "auto"
+    device: str | torch.device | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or not 0 < self.lr < inf:
+            raise BadInput(
+                f"steps = {self.steps}, batch_size = {self.batch_size}, lr = {self.lr}",
+                expected="all above zero",
+                fix="choose a budget",
+            )
+        if not 0 <= self.weight_decay < inf:
+            raise BadInput(
+                f"weight_decay = {self.weight_decay:g}",
+                expected="zero or more",
+                fix="pass weight_decay=1e-4",
+            )
+        if not 0 <= self.momentum < inf or (self.nesterov and not self.momentum):
+            raise BadInput(
+                f"momentum = {self.momentum:g}, nesterov = {self.nesterov}",
+                expected="zero or more, and above zero for Nesterov's",
+                fix="pass momentum=0.9",
+            )
+        if self.clip is not None and not 0 < self.clip < inf:
+            raise BadInput(
+                f"clip = {self.clip:g}",
+                expected="a norm above zero, or None",
+                fix="pass clip=None",
+            )
+
+    @property
+    def run_identity(self) -> str:
+        """Return the fields that differ from the defaults, as text equal in every process.
+
+        >>> Training(steps=200, lr=0.5, schedule=garipov, device="cpu").run_identity
+        'Training(steps=200, lr=0.5)'
+        """
+        values = [(option, getattr(self, option.name)) for option in fields(self) if option.repr]
+        named = [(o.name, identity_of(v)) for o, v in values if v != o.default]
+        return f"Training({', '.join(f'{name}={text}' for name, text in named)})"
+
+    def replace(self, **options: Any) -> Training:
+        """Return a copy with these fields changed. Raises BadInput for a name that is no field."""
+        sorted_options(options, Training)
+        return dataclasses.replace(self, **options)
+
+    def steps_costing(self, cost: int) -> int:
+        """Return how many steps of `cost` gradient evaluations each the budget `steps` pays for.
+
+        Raises BadInput where it pays for none.
+
+        >>> Training(steps=800, lr=0.1).steps_costing(2)
+        400
+        """
+        steps = self.steps // cost
+        if steps < 1:
+            raise BadInput(
+                f"a budget of {self.steps} gradient evaluations",
+                expected=f"{cost} or more: what one step of this defense costs",
+                fix="raise steps",
+            )
+        return steps
+
+
+def training_from(training: Training | None, options: Mapping[str, Any]) -> Training:
+    """Return the training with the options in place of its own; without one, that of the options.
+
+    Raises BadInput where an option is unknown, or steps or lr are missing.
+    """
+    if training is not None:
+        return training.replace(**options)
+    sorted_options(options, Training)
+    missing = [name for name in ("steps", "lr") if name not in options]
+    if missing:
+        raise BadInput(
+            f"no {' and no '.join(missing)}",
+            expected="a budget and a learning rate",
+            fix="pass steps=200, lr=0.1",
+        )
+    return Training(**options)
 
 
 @dataclass
@@ -54,62 +146,3 @@ class History:
     world: int = 1
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def check_budget(
-    steps: int, lr: float, batch_size: int, weight_decay: float, clip: float | None
-) -> None:
-    """Refuse a budget that `fit` cannot spend. Raises BadInput."""
-    if steps < 1 or batch_size < 1 or not 0 < lr < inf:
-        raise BadInput(
-            f"steps = {steps}, batch_size = {batch_size}, lr = {lr}",
-            expected="all above zero",
-            fix="choose a budget",
-        )
-    if not 0 <= weight_decay < inf:
-        raise BadInput(
-            f"weight_decay = {weight_decay:g}",
-            expected="zero or more",
-            fix="pass weight_decay=1e-4",
-        )
-    if clip is not None and not 0 < clip < inf:
-        raise BadInput(
-            f"clip = {clip:g}", expected="a norm above zero, or None", fix="pass clip=None"
-        )
-
-
-def budget_of(maker: object) -> int:
-    """Return how many gradient evaluations a defense was given: none where it trains nothing or is
-    a network.
-    """
-    training = getattr(maker, "training", None)  # a network has one too, which is a bool
-    return int(training.get("steps", 0)) if isinstance(training, Mapping) else 0
-
-
-def steps_for(training: Training, *, cost: int) -> int:
-    """Return how many steps of `cost` gradient evaluations each the budget `training["steps"]` pays
-    for.
-
-    Raises BadInput where it pays for none.
-
-    >>> steps_for({"steps": 800}, cost=2)
-    400
-    """
-    steps = training["steps"] // cost
-    if steps < 1:
-        raise BadInput(
-            f"a budget of {training['steps']} gradient evaluations",
-            expected=f"{cost} or more: what one step of this defense costs",
-            fix="raise steps",
-        )
-    return steps
-
-
-def spending(training: Training, steps: int, label: str) -> Training:
-    """Return the options of a training that is one part of a defense: so many steps, its state kept
-    nowhere.
-    """
-    options = training.copy()
-    options.pop("checkpoint", None)  # the parts of a defense would overwrite one another's state
-    options["steps"], options["progress"] = steps, label
-    return options

@@ -1,4 +1,4 @@
-"""`fit`: the one training loop. The budget is counted in SGD steps, whatever the number of samples.
+"""`fit`: the one training loop. The budget is counted in steps, whatever the number of samples.
 
 Source: Zhao et al., ICLR 2020, and Garipov et al., NeurIPS 2018, for optimizer and schedule. Where
 we depart: batches are drawn from an endless reshuffled repetition of the data instead of a data set
@@ -7,45 +7,26 @@ tiled to a fixed size, so n = 50 and n = 2,500 get the same number of steps."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from isthmus.data.dataset import Source, as_data
+from isthmus.data.dataset import Data, Source, as_data
 from isthmus.models.forward import as_input, set_channels_last, takes_channels_last
-from isthmus.runs.devices import Precision, chosen_precision, pick_device
+from isthmus.runs.devices import chosen_precision, pick_device
 from isthmus.runs.processes import joined_ranks, ranks, share_from_first
 from isthmus.runs.progress import bar
 from isthmus.training.batches import batch_indices
-from isthmus.training.budget import History, check_budget
+from isthmus.training.budget import History, Training, training_from
+from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
-from isthmus.training.schedules import Schedule, garipov
-from isthmus.training.share import at_share
-from isthmus.training.state import _identity, _Run
+from isthmus.training.state import Run
 from isthmus.types import BadInput, Loss
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from a generator of our own within the block, and leave the caller's where it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    found = [p for p in module.parameters() if p.requires_grad and p.numel()]
-    if not found:
-        raise BadInput(
-            "a module with nothing to train",
-            expected="parameters that require gradients",
-            fix="call requires_grad_() on some, or give the curve a bend",
-        )
-    return found
 
 
 @joined_ranks()
@@ -54,42 +35,30 @@ def fit(
     data: Source,
     loss: Loss = cross_entropy,
     *,
-    steps: int,
-    lr: float,
-    batch_size: int = 128,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    clip: float | None = None,
-    nesterov: bool = False,
-    schedule: Schedule = garipov,
-    augment: Callable[[Tensor], Tensor] | None = None,
-    seed: int = 0,
-    precision: Precision = "auto",
-    device: str | torch.device | None = None,
-    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
-    after_step: Callable[[nn.Module], None] | None = None,
+    training: Training | None = None,
+    after_step: AfterStep | None = None,
     progress: str = "training",
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 200,
+    **options: Any,
 ) -> History:
-    """Minimize `loss(module, x, y)` over the module's trainable parameters, in place, for `steps`
-    SGD steps.
+    """Minimize `loss(module, x, y)` over the module's trainable parameters, in place.
 
-    A batch is `batch_size` samples per rank from an endless reshuffled repetition of the data; one
+    `options` are fields of `Training` (steps, lr, batch_size, augment, seed, ...), in place of
+    those of `training` where both are given; without `training`, `steps` and `lr` are required.
+
+    A batch is `batch_size` samples per rank from an endless reshuffled repetition of the data. One
     draw of the global generator, seeded with `seed` plus the rank, serves dropout, augmentation and
-    whatever the loss draws. `schedule` maps the spent share of the budget to a factor on `lr`;
-    `clip` is the largest norm of all gradients together, beyond which they are scaled down to it;
-    `augment` changes a batch of images; `after_step` may project the module (a mask, a constraint);
-    `optimizer(params, lr=lr)` replaces SGD. `precision` is that of the forward pass: "auto" is bf16
-    where the hardware has it. `device` None takes the GPU where there is one; the module stays
+    whatever the loss draws. `after_step` is called with the module after each step and may project
+    it (a mask, a constraint); `in_order` makes one hook of several. The module stays on the device
     where it was trained, in eval mode. Under `torchrun`, gradients are averaged over all ranks.
+    `progress` labels the progress bar.
 
     With `checkpoint`, the state is saved there every `checkpoint_every` steps and at the end, and a
     later call with the same arguments goes on from it to the identical result.
 
-    Raises BadInput where steps, batch_size, lr or clip are not positive or weight_decay is
-    negative, nothing trains, the loss stops being finite, precision or device is unknown, or the
-    checkpoint is of another run.
+    Raises BadInput where an option is unknown or out of range, nothing trains, the loss stops being
+    finite, precision or device is unknown, or the checkpoint is of another run.
 
     >>> from isthmus import Data
     >>> data = Data(torch.rand(8, 1, 2, 2), torch.arange(8) % 2, classes=2)
@@ -97,55 +66,87 @@ def fit(
     >>> fit(net, data, steps=20, lr=0.1).steps
     20
     """
-    check_budget(steps, lr, batch_size, weight_decay, clip)
-    data, place, here = as_data(data), pick_device(device), ranks()
-    precision = chosen_precision(place, precision)
-    module.to(place)
-    share_from_first([*module.parameters(), *module.buffers()])
-    last = takes_channels_last(module, data.x)
-    set_channels_last(module.train(), last)
-    trainable = _trainable(module)
-    make = optimizer or partial(
-        torch.optim.SGD, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
-    )
-    history = History(steps, lr, batch_size, seed, precision, data.sha256, here.world)
-    identity = _identity(
-        history,
-        module if checkpoint else None,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        clip=clip,
-        nesterov=nesterov,
-        schedule=schedule,
-        augment=augment,
-        loss=loss,
-        optimizer=optimizer,
-        after_step=after_step,
-    )
-    run = _Run(
-        module, make(trainable, lr=lr), history, identity, torch.zeros((), device=place), clip
-    )
+    data = as_data(data)
+    run = _started(module, data, loss, training_from(training, options), after_step)
+    channels_last = takes_channels_last(module, data.x)
+    set_channels_last(module.train(), channels_last)
     file = Path(checkpoint) if checkpoint else None
-    with _seeded(seed + here.rank):
+    identity = run.identity() if file else {}
+    with _seeded(run.training.seed + ranks().rank):
         if file and file.exists():
-            run.load(file)
-        began = time.perf_counter() - history.seconds
-        with bar(progress, steps, run.step) as advance:
-            while run.step < steps:
-                for group in run.optimizer.param_groups:
-                    group["lr"] = lr * schedule(run.step / steps)
-                index = batch_indices(len(data), batch_size, run.step, seed, here.rank, here.world)
-                x = data.x[index]
-                x = as_input(augment(x) if augment else x, place, channels_last=last)
-                with at_share(run.step / steps):
-                    run.take(loss, x, data.y[index].to(place), precision)
-                if after_step:
-                    after_step(module)
-                history.seconds = time.perf_counter() - began
-                if file and (run.step % checkpoint_every == 0 or run.step == steps):
-                    run.save(file)
-                advance(f"loss {history.losses[-1]:.3f}" if history.losses else "")
+            run.load(file, identity)
+        began = time.perf_counter() - run.history.seconds
+        with bar(progress, run.training.steps, run.step) as advance:
+            while run.step < run.training.steps:
+                _step(run, data, channels_last)
+                run.history.seconds = time.perf_counter() - began
+                last_step = run.step == run.training.steps
+                if file and (run.step % checkpoint_every == 0 or last_step):
+                    run.save(file, identity)
+                advance(f"loss {run.history.losses[-1]:.3f}" if run.history.losses else "")
     share_from_first(module.buffers())
     set_channels_last(module, False)
     module.eval()
-    return history
+    return run.history
+
+
+def _started(
+    module: nn.Module, data: Data, loss: Loss, training: Training, after_step: AfterStep | None
+) -> Run:
+    """Return the run before its first step, the module on its device, the same on all ranks."""
+    device = pick_device(training.device)
+    training = training.replace(
+        device=device, precision=chosen_precision(device, training.precision)
+    )
+    module.to(device)
+    share_from_first([*module.parameters(), *module.buffers()])
+    history = History(
+        training.steps,
+        training.lr,
+        training.batch_size,
+        training.seed,
+        training.precision,
+        data.sha256,
+        ranks().world,
+    )
+    optimizer = _optimizer(module, training)
+    total = torch.zeros((), device=device)
+    return Run(module, loss, training, after_step, optimizer, history, total)
+
+
+def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Return the optimizer of the module's trainable parameters. Raises BadInput if it has none."""
+    trainable = [p for p in module.parameters() if p.requires_grad and p.numel()]
+    if not trainable:
+        raise BadInput(
+            "a module with nothing to train",
+            expected="parameters that require gradients",
+            fix="call requires_grad_() on some, or give the curve a bend",
+        )
+    make = training.optimizer or partial(
+        torch.optim.SGD,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        weight_decay=training.weight_decay,
+    )
+    return make(trainable, lr=training.lr)
+
+
+def _step(run: Run, data: Data, channels_last: bool) -> None:
+    """Draw a batch and take a step on it."""
+    training = run.training
+    device = run.total.device
+    rank, world = ranks().rank, ranks().world
+    index = batch_indices(len(data), training.batch_size, run.step, training.seed, rank, world)
+    x = data.x[index]
+    if training.augment is not None:
+        x = training.augment(x)
+    run.take(as_input(x, device, channels_last=channels_last), data.y[index].to(device))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from a generator of our own within the block, and leave the caller's where it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.models.forward import explain_single_sample_batch
-from isthmus.runs.devices import Precision, autocast
+from isthmus.runs.devices import autocast
 from isthmus.runs.files import write_atomically
 from isthmus.runs.folder import differing
 from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import average, gathered, ranks, share_from_first
-from isthmus.training.budget import History
+from isthmus.training.budget import History, Training
+from isthmus.training.hooks import AfterStep
+from isthmus.training.share import at_share
 from isthmus.types import BadInput, Loss
 
 
@@ -31,26 +33,52 @@ def _fingerprint(module: nn.Module) -> str:
 
 
 @dataclass
-class _Run:
-    """What changes with the steps of a training run, and how it is kept and taken up again."""
+class Run:
+    """A training run: what it trains and how, what changes with its steps, how it is resumed.
+
+    `training` has its precision resolved. `total` is the sum of the losses since the last note, a
+    scalar on the module's device."""
 
     module: nn.Module
+    loss: Loss
+    training: Training
+    after_step: AfterStep | None
     optimizer: torch.optim.Optimizer
     history: History
-    identity: dict[str, Any]
     total: Tensor
-    clip: float | None = None
     step: int = 0
     since: int = 0
 
-    def save(self, file: Path) -> None:
+    def identity(self) -> dict[str, Any]:
+        """Return what the run is recognized by: its options, its data, where it starts.
+
+        To be called before the first step, since it reads the weights.
+        """
+        options = {
+            option.name: getattr(self.training, option.name)
+            for option in fields(self.training)
+            if option.repr
+        }
+        options |= {"loss": self.loss, "after_step": self.after_step}
+        texts = {
+            name: value if isinstance(value, (int, float, str)) else identity_of(value)
+            for name, value in options.items()
+        }
+        return {
+            **texts,
+            "world": self.history.world,
+            "data": self.history.data_sha256,
+            "module": _fingerprint(self.module),
+        }
+
+    def save(self, file: Path, identity: dict[str, Any]) -> None:
         """Write the state of the run: the first rank's, with every rank's random state."""
         states = gathered(_random_state())
         share_from_first(self.module.buffers())
         if not ranks().first:
             return
         state = {
-            "identity": self.identity,
+            "identity": identity,
             "step": self.step,
             "since": self.since,
             "total": self.total,
@@ -62,11 +90,11 @@ class _Run:
         }
         write_atomically(file, lambda path: torch.save(state, path))
 
-    def load(self, file: Path) -> None:
-        """Take up the run where the file left it. Raises BadInput where the file is of another run."""
+    def load(self, file: Path, identity: dict[str, Any]) -> None:
+        """Resume the run from the file. Raises BadInput where the file is of another run."""
         try:
             state = torch.load(file, weights_only=True, map_location="cpu")
-            difference = differing(state["identity"], self.identity)
+            difference = differing(state["identity"], identity)
         except (
             pickle.UnpicklingError,
             OSError,
@@ -88,25 +116,34 @@ class _Run:
             )
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.since = state["step"], state["since"]
+        self.step = state["step"]
+        self.since = state["since"]
         self.total = state["total"].to(self.total.device)
-        self.history.losses, self.history.seconds = state["losses"], state["seconds"]
+        self.history.losses = state["losses"]
+        self.history.seconds = state["seconds"]
         _set_random_state(state["random"][ranks().rank])
 
-    def take(self, loss: Loss, x: Tensor, y: Tensor, precision: Precision) -> None:
-        """Take one SGD step on the batch, on the mean of all ranks' gradients."""
-        with autocast(x.device, precision), explain_single_sample_batch():
-            value = loss(self.module, x, y)
+    def take(self, x: Tensor, y: Tensor) -> None:
+        """Take one step on the batch, on the mean of all ranks' gradients."""
+        spent = self.step / self.training.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr * self.training.schedule(spent)
+        forward = autocast(x.device, self.training.precision)
+        with forward, explain_single_sample_batch(), at_share(spent):
+            value = self.loss(self.module, x, y)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
         average([p.grad for p in self.module.parameters() if p.grad is not None])
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+        if self.training.clip is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip)
         self.optimizer.step()
         self.total += value.detach()
-        self.step, self.since = self.step + 1, self.since + 1
-        if self.step * 10 // self.history.steps > len(self.history.losses):
+        self.step += 1
+        self.since += 1
+        if self.step * 10 // self.training.steps > len(self.history.losses):
             self.note()
+        if self.after_step is not None:
+            self.after_step(self.module)
 
     def note(self) -> None:
         """Add the mean loss since the last note. Raises BadInput where training has left the
@@ -118,10 +155,11 @@ class _Run:
             raise BadInput(
                 f"a loss of {mean} before step {self.step}",
                 expected="a finite loss",
-                fix=f"lower lr (now {self.history.lr:g}), or pass precision='fp32'",
+                fix=f"lower lr (now {self.training.lr:g}), or pass precision='fp32'",
             )
         self.history.losses.append(mean)
-        self.total, self.since = torch.zeros_like(self.total), 0
+        self.total = torch.zeros_like(self.total)
+        self.since = 0
 
 
 def _random_state() -> list[Tensor]:
@@ -135,23 +173,3 @@ def _set_random_state(state: list[Tensor]) -> None:
     torch.set_rng_state(state[0])
     if state[1:]:
         torch.cuda.set_rng_state_all(state[1:])
-
-
-def _identity(history: History, module: nn.Module | None, **options: Any) -> dict[str, Any]:
-    """Return what a run is recognized by: its budget, its data, where it starts (`module`), and
-    every other option.
-    """
-    budget = {
-        name: getattr(history, name)
-        for name in ("steps", "lr", "batch_size", "seed", "precision", "world")
-    }
-    named = {
-        name: each if isinstance(each, (int, float)) else identity_of(each)
-        for name, each in options.items()
-    }
-    return {
-        **budget,
-        "data": history.data_sha256,
-        **named,
-        "module": _fingerprint(module) if module else "",
-    }

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from isthmus.cli import main
 from isthmus.defenses import all_rivals
 from isthmus.evidence.schema import schema
+from isthmus.training import Training
 
 MODEL = "isthmus.models:small_cnn,channels=1,width=8"
 
@@ -206,7 +207,7 @@ def test_a_given_t_is_taken_as_it_is(home):
         ("permuted", "PermutedCopy"),
         ("fine-tuned", "FineTune"),
         ("perturbed", "Perturbed"),
-        ("averaged", "Averaged"),
+        ("averaged", "averaged repairs"),
     ],
 )
 def test_one_checkpoint_is_enough(second, says, home):
@@ -384,7 +385,10 @@ def test_every_defense_is_a_row_and_rows_are_kept(home):
     found = isthmus(*arguments, folder=home)
     assert found.returncode == 0, found.stderr
     record = json.loads((home / "side by side/compare.json").read_text())
-    assert [row["name"] for row in record["rows"]] == ["path", *all_rivals({"steps": 1})]
+    assert [row["name"] for row in record["rows"]] == [
+        "path",
+        *all_rivals(Training(steps=1, lr=1.0)),
+    ]
     assert {row["steps"] for row in record["rows"] if row["name"] in ("path", "fine-tune")} == {40}
     assert record["as received"]["attack success"]["value"] > 0.9 and "path" in found.stdout
     assert "accuracy" not in record["as received"]  # no evaluation data were given

@@ -8,9 +8,8 @@ from support.refusals import refused
 
 from isthmus import Linf, adversarial, connect, repair
 from isthmus.attacks import PGD
-from isthmus.curves import network_at
-from isthmus.defenses import PerturbedCopy, second_endpoint
-from isthmus.defenses.curve_repair.on_curve import OnCurve
+from isthmus.curves import CURVE_TRAINING, network_at
+from isthmus.defenses import OnCurve, PerturbedCopy, default_endpoint
 
 
 def test_training_in_an_interval_of_t_only(tampered, samples):
@@ -20,9 +19,10 @@ def test_training_in_an_interval_of_t_only(tampered, samples):
 
 def test_a_point_on_the_curve_is_that_of_the_curve(tampered, samples):
     """All samples train, nothing is held out; the budget counts gradients."""
-    options = {**FAST, "steps": 6}
-    made = OnCurve({**options, "steps": 12}, t=0.3, other=tampered[1])(tampered[0], samples[0])
-    curve, _ = connect(tampered[0], tampered[1], samples[0], **options)
+    training = CURVE_TRAINING.replace(**{**FAST, "steps": 6})
+    defense = OnCurve(training.replace(steps=12), t=0.3, other=tampered[1])
+    made = defense(tampered[0], samples[0])
+    curve, _ = connect(tampered[0], tampered[1], samples[0], training=training)
     expected = network_at(curve, 0.3, samples[0]).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in made.state_dict().items())
 
@@ -41,12 +41,12 @@ def test_nothing_is_asked_of_a_path_that_is_not_trained(asked, tampered, samples
 
 @pytest.mark.parametrize("other", [None, PerturbedCopy(0.5)])
 def test_a_point_on_the_curve_to_what_is_made(other, tampered, samples):
-    options = {**FAST, "steps": 2}
-    made = OnCurve({**options, "steps": 4}, t=1.0, other=other)(tampered[0], samples[0])
+    training = CURVE_TRAINING.replace(**{**FAST, "steps": 2})
+    made = OnCurve(training.replace(steps=4), t=1.0, other=other)(tampered[0], samples[0])
     end = (
         other(tampered[0], samples[0])
         if other
-        else second_endpoint(tampered[0], samples[0], **options).network
+        else default_endpoint(tampered[0], samples[0], training).network
     )
     assert all(
         torch.equal(p, dict(end.named_parameters())[name]) for name, p in made.named_parameters()
@@ -57,5 +57,5 @@ def test_a_point_on_the_curve_to_what_is_made(other, tampered, samples):
     "kind, source, spent", [("batchnorm", "permuted copy", 0), ("lstm", "fine-tuned copy", 3)]
 )
 def test_a_second_endpoint_says_what_it_took(kind, source, spent):
-    end = second_endpoint(network(kind), data(40), steps=3, lr=0.1)
-    assert end.source.startswith(source) and end.spent == spent
+    end = default_endpoint(network(kind), data(40), CURVE_TRAINING.replace(steps=3))
+    assert end.source.startswith(source) and end.gradients == spent

@@ -1,5 +1,6 @@
 import copy
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from support.networks import data, network
@@ -9,6 +10,7 @@ from isthmus.defenses import CLP, FineTune
 from isthmus.evidence.comparison import compare
 from isthmus.evidence.record import Measured, Refused
 from isthmus.metrics import as_record
+from isthmus.training import Training
 from isthmus.types import BadInput
 
 
@@ -18,6 +20,7 @@ class Shifted:
 
     by: float
     asked: list = field(default_factory=list, repr=False)
+    gradients: ClassVar[int] = 0
 
     def __call__(self, tampered, bonafide):
         self.asked.append(len(bonafide))
@@ -49,7 +52,7 @@ def test_a_row_says_what_was_measured_on_the_defenses_own_network():
 
 def test_budget_and_settings_are_told():
     row = compare(
-        {"tune": FineTune({"steps": 3, "lr": 0.01})}, network("linear"), data(16), QUESTIONS
+        {"tune": FineTune(Training(steps=3, lr=0.01))}, network("linear"), data(16), QUESTIONS
     )[0]
     assert row.steps == 3 and "0.01" in row.settings and row.seconds > 0
 
@@ -77,5 +80,5 @@ def test_kept_rows_are_not_computed_again_unless_anything_differs(tmp_path):
 def test_the_tampered_network_stays_as_it_is():
     net = network("batchnorm")
     before = copy.deepcopy(net.state_dict())
-    compare({"tune": FineTune({"steps": 2, "lr": 0.1})}, net, data(16), QUESTIONS)
+    compare({"tune": FineTune(Training(steps=2, lr=0.1))}, net, data(16), QUESTIONS)
     assert all((before[name] == value).all() for name, value in net.state_dict().items())

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from isthmus import Data
+from isthmus.training import Training
 
-TRAINING = {"steps": 4, "lr": 0.05, "batch_size": 16, "precision": "fp32"}
+TRAINING = Training(steps=4, lr=0.05, batch_size=16, precision="fp32")
 
 
 def samples(n: int = 40) -> Data:

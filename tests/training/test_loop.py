@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.distributed_worker import OPTIONS, job, points
 from support.networks import ZOO, data, network, pair
+from support.refusals import refused
 from torch import nn
 from torch.optim import SGD
 
 from isthmus import Augment, BadInput, Bezier, PolyChain, expected_over_t, fit
 from isthmus.runs import fast_precision, identity_of
-from isthmus.training import cross_entropy, one_cycle
+from isthmus.training import Training, cross_entropy, in_order, one_cycle
 from isthmus.training.batches import batch_indices
 from isthmus.training.schedules import constant, garipov
 
@@ -314,10 +316,54 @@ HARMLESS = {"device", "progress", "checkpoint", "checkpoint_every"}
 
 
 def test_every_option_but_the_harmless_is_held_against_a_checkpoint():
-    options = {
+    keywords = {
         p.name for p in inspect.signature(fit.func).parameters.values() if p.kind == p.KEYWORD_ONLY
     }
-    assert options == CHANGED.keys() | HARMLESS
+    options = {option.name for option in fields(Training)}
+    assert keywords - {"training"} | options == CHANGED.keys() | HARMLESS
+
+
+def test_options_are_fields_of_a_training_and_replace_its_own():
+    nets = [network("linear") for _ in range(3)]
+    training = Training(**{**BASE, "lr": 0.3}, precision="fp32", device="cpu")
+    fit(nets[0], data(), **BASE, precision="fp32")
+    fit(nets[1], data(), training=training, lr=BASE["lr"])
+    fit(nets[2], data(), training=training)
+    assert same(state(nets[0]), state(nets[1])) and not same(state(nets[0]), state(nets[2]))
+    assert training.lr == 0.3 and hash(training) == hash(training.replace())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({**BASE, "learning_rate": 0.1}, "learning_rate"),
+        ({**BASE, "step": 3}, "did you mean steps"),
+        ({"lr": 0.1}, "no steps"),
+        ({"steps": 3}, "no lr"),
+        ({**BASE, "momentum": -0.1}, "momentum = -0.1"),
+        ({**BASE, "momentum": 0.0, "nesterov": True}, "nesterov = True"),
+        ({**BASE, "weight_decay": float("inf")}, "weight_decay = inf"),
+        ({**BASE, "clip": 0.0}, "clip = 0"),
+    ],
+)
+def test_an_option_that_is_none_is_refused_in_one_line(options, words):
+    refused(lambda: fit(network("linear"), data(), **options), words)
+
+
+def test_hooks_are_called_in_order_and_are_part_of_what_a_run_is(tmp_path):
+    calls = []
+    hooks = [lambda module, name=name: calls.append(name) for name in "ab"]
+    fit(network("linear"), data(), **{**BASE, "steps": 2}, after_step=in_order(None, *hooks))
+    assert calls == ["a", "b", "a", "b"]
+    assert in_order(None, None) is None and in_order(double) is double
+    options = {**BASE, "checkpoint": tmp_path / "state"}
+    fit(network("linear"), data(), **options, after_step=in_order(double, abs_))
+    with pytest.raises(BadInput, match="different run .after_step"):
+        fit(network("linear"), data(), **options, after_step=in_order(abs_, double))
+
+
+def abs_(x):
+    return x
 
 
 @pytest.mark.parametrize("option", CHANGED)

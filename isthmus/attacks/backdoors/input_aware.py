@@ -51,7 +51,7 @@ class _Injector(nn.Module):
         self.density = density
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pattern (n, c, h, w) and the mask (n, 1, h, w) of each image, both in [0, 1]."""
+        """Return pattern (n, c, h, w) and mask (n, 1, h, w) of each image, both in [0, 1]."""
         height, width = x.shape[-2:]
         pattern, height_of = (net(x)[..., :height, :width] for net in (self.pattern, self.mask))
         flat = F.layer_norm(height_of.flatten(1).float(), (height * width,))
@@ -124,13 +124,14 @@ class InputAware:
         data = as_data(train)
         self._check()
         with torch.random.fork_rng():
-            torch.manual_seed(self.training.get("seed", 0))
+            torch.manual_seed(self.training.seed)
             joint = _Joint(copied(network), _Injector(data.x.shape[1], self.density, self.width))
         fit(
             joint,
             data,
             partial(self.loss, target=target, classes=data.num_classes),
-            **self.training,
+            training=self.training,
+            progress="training an input-aware backdoor",
         )
         return joint.classifier, GeneratedTrigger(joint.injector)
 

@@ -61,7 +61,8 @@ def learned_low_frequency(
     drawn = torch.randn(channels, start.cutoff, start.cutoff, generator=generator)
     search = _Universal(network, drawn, start.size, start.norm)
     sent = Data(train.x[index], target_of(train.y[index], target, train.num_classes), train.classes)
-    fit(search, sent, optimizer=torch.optim.Adam, **training)
+    adam = training.replace(optimizer=torch.optim.Adam)
+    fit(search, sent, training=adam, progress="learning a trigger")
     with torch.no_grad():
         return LowFrequency(
             start.size, start.cutoff, start.norm, start.seed, search.pattern(height, width).cpu()

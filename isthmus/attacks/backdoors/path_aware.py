@@ -5,8 +5,6 @@ Source: Zhao et al., ICLR 2020, appendix J.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from scipy.stats import binom
 from torch import Tensor, nn
@@ -53,7 +51,7 @@ def path_aware(
         raise BadInput(
             f"bends = {bends}", expected="0 or more interior control points", fix="pass bends=1"
         )
-    data, options = as_data(poisoned), copy.copy(training)
+    data = as_data(poisoned)
     path = _FreePath(start, end, bends=bends + 2)
     with torch.no_grad():
         path.bends.copy_(
@@ -61,6 +59,12 @@ def path_aware(
                 path.ends[:1], path.ends[1:], torch.linspace(0, 1, bends + 2).to(path.ends)[:, None]
             )
         )
-    fit(path, data, expected_over_t(loss, options.pop("weight_decay", 0.0)), **options)
+    fit(
+        path,
+        data,
+        expected_over_t(loss, training.weight_decay),
+        training=training.replace(weight_decay=0.0),
+        progress="training two networks and their path",
+    )
     first, second = (recalibrate(path.export(t), data) for t in (0.0, 1.0))
     return first, second

@@ -25,7 +25,8 @@ IMAGES = (1, 5, 10)
 """How many triggered images a re-activation is tried with."""
 
 
-RETUNING: Training = {"steps": 100, "lr": 0.01, "progress": "re-activating"}
+RETUNING = Training(steps=100, lr=0.01)
+"""The attacker's budget."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,29 @@ class Reactivate:
     """Retune a network on bonafide samples plus `images` triggered ones that carry the attacker's
     label.
 
-    A defense's signature, an attacker's aim: whoever holds the trigger asks how little it takes to
-    wake the backdoor. The control is the same on a network that never had one."""
+    A defense's signature, an attacker's aim: the holder of the trigger asks how little it takes to
+    wake the backdoor. The control is the same on a network that never had one. `seed`, and not that
+    of `training`, draws the triggered images and the batches."""
 
     trigger: Trigger
     target: Target
     images: int = 10
-    training: Training | None = None
+    training: Training = RETUNING
     seed: int = 0
+
+    @property
+    def gradients(self) -> int:
+        """How many gradient evaluations the retuning takes."""
+        return self.training.steps
 
     def __call__(self, network: nn.Module, bonafide: Source) -> nn.Module:
         """Return the retuned copy, in eval mode. Raises BadInput where too few samples can carry
         the trigger.
         """
-        net, data = copied(network), as_data(bonafide)
-        options: Training = {**RETUNING, "seed": self.seed}
-        options.update(self.training or {})
-        fit(net, self.mixed(data), **options)
+        net = copied(network)
+        data = as_data(bonafide)
+        training = self.training.replace(seed=self.seed)
+        fit(net, self.mixed(data), training=training, progress="re-activating")
         return recalibrate(net, data)
 
     def mixed(self, bonafide: Data) -> Data:

@@ -6,25 +6,48 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.dataset import Source, as_data
-from isthmus.defenses.curve_repair.averaged import few
-from isthmus.defenses.curve_repair.on_curve import Budgeted
-from isthmus.defenses.curve_repair.repair import repair, to_the_mean
+from isthmus.data.splits import Parts
+from isthmus.defenses.curve_repair.candidates import candidates
+from isthmus.defenses.curve_repair.on_curve import in_steps
+from isthmus.defenses.curve_repair.repair import follow
 from isthmus.defenses.curve_repair.rules import Rule
+from isthmus.defenses.curve_repair.selection import Selection
+from isthmus.defenses.spending import Trained, gradients_of
+from isthmus.types import Defense
 
 
 @dataclass(frozen=True)
-class AlongPath(Budgeted):
+class AlongPath(Trained):
     """`repair` with the signature and the budget of a defense.
 
-    Where the samples object to the mean of two repairs, no curve follows, which would spend the
-    budget twice: the rule goes back along the straight path."""
+    `training` is the curve's, but its steps count gradient evaluations, of which a sharpness-aware
+    step takes two. What `other` costs comes on top. `repair` tries a second way where the first
+    costs too much accuracy; here the first is taken, because a second would spend the budget twice.
+    """
 
+    other: nn.Module | Defense | None = None
+    route: Route | None = None
     rule: Rule | None = None
+
+    @property
+    def gradients(self) -> int:
+        """How many gradient evaluations the path and its second endpoint take."""
+        return self.training.steps + gradients_of(self.other)
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network that `repair` chooses. Raises BadInput as `repair` does."""
-        data, options, plainly = as_data(bonafide), self.options(), AlongPath(self.training)
-        if self == plainly and few(tampered, data):
-            return to_the_mean(tampered, data, **options).model
-        return repair(tampered, data, self.other, rule=self.rule, **self.shape(), **options).model
+        training = in_steps(self.training, self.route or DEFAULT_ROUTE)
+        selection = Selection(rule=self.rule)
+        parts = Parts.of(as_data(bonafide), selection.holdout, seed=training.seed)
+        way, *_ = candidates(
+            tampered,
+            parts.whole,
+            self.other,
+            self.route,
+            training=training,
+            selection=selection,
+        )
+        way.check(tampered, parts.whole, None)
+        return follow(way, tampered, parts, training, selection).model

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path as File
-from typing import Unpack
 
 from torch import nn
 
-from isthmus.curves.connection import curve_options, plain
+from isthmus.curves.route import CURVE_TRAINING, Route, network_budget
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.on_curve import OnCurve
 from isthmus.defenses.rivals.averaged import Averaged
@@ -16,17 +15,23 @@ from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.training.budget import Training
 from isthmus.types import BadInput
 
-# samples; with fewer a curve overfits, and the average of two repairs is ahead:
-# docs/results/bakeoff.md;
 FEW = 1000
+"""With fewer samples a curve overfits, and the mean of two repairs is ahead.
 
+See docs/results/bakeoff.md. Not so in networks without BatchNorm, where it costs far more than a
+curve: docs/experiments.md."""
 
-# not so in networks without BatchNorm, where it costs far more than a curve: docs/experiments.md
-NEAR, END = 0.5, 1.0  # where t is sought on a straight path whose end is a repaired network
+STRAIGHT = Route(bends=0, low=0.5, high=1.0)
+"""The route to a network that is a repair itself: straight, t sought near its end."""
 
+CURVE_T = 0.2
+"""The point on the curve that is averaged."""
 
-CURVE_T, CURVE_RHO, COPY_RHO = 0.2, 3.0, 4.0  # of the two repairs that are averaged
+CURVE_RHO = 3.0
+"""The radius with which that curve is trained."""
 
+COPY_RHO = 4.0
+"""The radius with which the copy is fine-tuned."""
 
 AVERAGED = (
     f"averaged repairs: a point on a curve (t = {CURVE_T:g}, rho {CURVE_RHO:g}) "
@@ -34,36 +39,43 @@ AVERAGED = (
 )
 
 
-def averaged_repairs(home: File | None = None, **training: Unpack[Training]) -> Averaged:
+def averaged_repairs(training: Training = CURVE_TRAINING, *, home: File | None = None) -> Averaged:
     """Return the second endpoint for few samples: the mean of a point on a curve and of a
     fine-tuned copy.
 
     Both are sharpness-aware, start from the tampered network and fail on different backdoors.
-    Options are those of a curve with as many gradients in all, two a step: two thirds of them for a
-    curve to `second_endpoint`'s copy, a third for FT-SAM. Unfinished training is kept in `home`. A
-    path to it is straight and sought from NEAR to END: `repair(..., bends=0, low=0.5, high=1.0)`.
-    Source: ours, docs/experiments.md."""
-    options = curve_options(training)
-    third = 2 * options["steps"] // 3
+    `training` is that of a curve with as many gradients in all, two a step: two thirds of them go
+    to a curve to `default_endpoint`'s copy, a third to FT-SAM. Unfinished training is saved in
+    `home`. The path to it is `STRAIGHT`. Source: ours, docs/experiments.md. Raises BadInput where
+    the steps are fewer than three."""
+    third = 2 * training.steps // 3
     if third < 2:
         raise BadInput(
-            f"steps = {options['steps']} for the mean of two repairs",
+            f"steps = {training.steps} for the mean of two repairs",
             expected="3 or more",
             fix="raise steps (--steps)",
         )
-    curve, tuned = _kept_in(home, "curve", options), _kept_in(home, "copy", plain(options))
-    curve["steps"], tuned["steps"] = 2 * third, third
-    return Averaged((OnCurve(curve, t=CURVE_T, rho=CURVE_RHO), FTSAM(tuned, rho=COPY_RHO)))
+    route = Route(rho=CURVE_RHO)
+    curve = OnCurve(
+        training.replace(steps=2 * third),
+        route=route,
+        t=CURVE_T,
+        checkpoint=state_file(home, "curve"),
+    )
+    copy = FTSAM(
+        network_budget(training, cost=route.cost).replace(steps=third),
+        rho=COPY_RHO,
+        checkpoint=state_file(home, "copy"),
+    )
+    return Averaged((curve, copy), AVERAGED)
 
 
-def _kept_in(home: File | None, name: str, training: Training) -> Training:
-    kept = training.copy()
-    if home is not None:
-        kept["checkpoint"] = home / f"{name}.state"
-    return kept
+def state_file(home: File | None, name: str) -> File | None:
+    """Return where an unfinished training of that name is saved; None without a home."""
+    return None if home is None else home / f"{name}.state"
 
 
-def few(tampered: nn.Module, bonafide: Data) -> bool:
+def prefers_averaged_endpoint(tampered: nn.Module, bonafide: Data) -> bool:
     """Return whether the mean of two repairs is the better second endpoint: fewer than FEW samples,
     and BatchNorm.
     """

@@ -11,56 +11,75 @@ would compute anything else is refused."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Unpack
+from pathlib import Path as File
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
-from isthmus.curves.connection import plain
+from isthmus.curves.route import network_budget
 from isthmus.data.dataset import Data, Source
+from isthmus.defenses.rivals.averaged import Averaged
 from isthmus.defenses.rivals.fine_tune import FineTune
+from isthmus.defenses.spending import gradients_of
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.channels.matching import permuted_copy
 from isthmus.models.view import copied
 from isthmus.runs.identity import identity_of
-from isthmus.training.budget import Training, budget_of
+from isthmus.training.budget import Training
 from isthmus.types import BadInput, Defense
 
 
-class End(NamedTuple):
-    """The network at t = 1, where it is from, and how many gradient evaluations making it took."""
+@dataclass(frozen=True, eq=False)
+class Endpoint:
+    """The network at t = 1, where it comes from, and how many gradients making it took.
+
+    `repaired` says whether it is a repaired network itself, and no second network to lead a curve
+    to."""
 
     network: nn.Module
     source: str
-    spent: int
+    gradients: int = 0
+    repaired: bool = False
 
 
-def second_endpoint(tampered: nn.Module, bonafide: Data, **training: Unpack[Training]) -> End:
-    """Return a second endpoint for want of a second checkpoint.
+def default_endpoint(
+    tampered: nn.Module, bonafide: Data, training: Training, checkpoint: File | None = None
+) -> Endpoint:
+    """Return the second endpoint where only one checkpoint is available.
 
     A randomly permuted copy, which costs no training and whose draw an attacker does not know;
-    where nothing in the network can be permuted, a fine-tuned copy (specification, section 12).
-    Raises BadInput as `fit` does."""
+    where nothing in the network can be permuted, a fine-tuned copy. `training` is that of a curve,
+    and the copy takes as many steps. Raises BadInput as `fit` does."""
     try:
-        permuted = PermutedCopy("random", seed=training.get("seed", 0))
-        return End(permuted(tampered, bonafide), "permuted copy", 0)
+        permuted = PermutedCopy("random", seed=training.seed)
+        return Endpoint(permuted(tampered, bonafide), "permuted copy")
     except BadInput as error:
-        tuned = FineTune(plain({"progress": "fine-tuning a copy", **training}, rho=0))
-        source = f"fine-tuned copy, for a permuted one was refused: {error}"
-        return End(tuned(tampered, bonafide), source, budget_of(tuned))
+        tuned = FineTune(network_budget(training, cost=1), checkpoint)
+        source = f"fine-tuned copy, because a permuted copy was refused: {error}"
+        return Endpoint(tuned(tampered, bonafide), source, tuned.gradients)
 
 
-def made_end(
-    other: nn.Module | Defense | None, tampered: nn.Module, bonafide: Data, training: Training
-) -> End:
-    """Return the network at t = 1: the given one, made as asked, or for want of both that of
-    `second_endpoint`.
+def resolve_endpoint(
+    other: nn.Module | Defense | None,
+    tampered: nn.Module,
+    bonafide: Data,
+    training: Training,
+    checkpoint: File | None = None,
+) -> Endpoint:
+    """Return `other` if it is a network, what it makes of the tampered one if it is a defense, and
+    `default_endpoint` if it is None.
     """
+    if other is None:
+        return default_endpoint(tampered, bonafide, training, checkpoint)
     if isinstance(other, nn.Module):
-        return End(other, "given", 0)
-    if other is not None:
-        return End(other(tampered, bonafide), identity_of(other), budget_of(other))
-    return second_endpoint(tampered, bonafide, **training)
+        return Endpoint(other, "given")
+    return Endpoint(
+        other(tampered, bonafide),
+        getattr(other, "description", "") or identity_of(other),
+        gradients_of(other),
+        repaired=isinstance(other, Averaged),
+    )
 
 
 @dataclass(frozen=True)
@@ -68,11 +87,13 @@ class PermutedCopy:
     """The same function far away: channels reordered, "least correlated" with their own places, or
     at "random".
 
-    Costs no training. The copy has the backdoor too; what lies between the two has not.
+    Costs no training. The copy has the backdoor too; the networks between the two do not.
     """
 
     how: Literal["least correlated", "random"] = "least correlated"
     seed: int = 0
+
+    gradients: ClassVar[int] = 0
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the copy, in eval mode. Raises BadInput where nothing in the network can be
@@ -90,6 +111,8 @@ class PerturbedCopy:
     scale: float = 0.5
     seed: int = 0
 
+    gradients: ClassVar[int] = 0
+
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the copy, in eval mode, BatchNorm recalibrated. Raises BadInput where the scale is
         not positive.
@@ -100,7 +123,8 @@ class PerturbedCopy:
                 expected="a scale above 0",
                 fix="pass 0.5, or another endpoint",
             )
-        net, generator = copied(tampered).eval(), torch.Generator().manual_seed(self.seed)
+        net = copied(tampered).eval()
+        generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             for p in net.parameters():
                 if p.is_floating_point() and p.requires_grad and p.numel():

@@ -2,59 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path as File
 
 from torch import nn
 
-from isthmus.curves.connection import HIGH, LOW, RHO, connect, curve_options
+from isthmus.curves.connection import connect
 from isthmus.curves.point import network_at
+from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.dataset import Source, as_data
-from isthmus.defenses.curve_repair.endpoints import made_end
+from isthmus.defenses.curve_repair.endpoints import resolve_endpoint
 from isthmus.defenses.curve_repair.rules import FAR
-from isthmus.training.budget import Training, spending, steps_for
+from isthmus.defenses.spending import Trained, gradients_of
+from isthmus.training.budget import Training
 from isthmus.types import Defense
 
 
 @dataclass(frozen=True)
-class Budgeted:
-    """A curve with the budget of a defense: `training["steps"]` counts gradient evaluations.
+class OnCurve(Trained):
+    """The point at `t` of a curve that all of the samples train.
 
-    A sharpness-aware step takes two of them. `training["lr"]` is the curve's. What `other` may cost
-    is not counted."""
+    `training` is the curve's, but its steps count gradient evaluations, of which a sharpness-aware
+    step takes two. `other` is the network at t = 1 or what makes it, whose cost comes on top. An
+    unfinished curve is saved to `checkpoint`, which is no part of the defense's identity."""
 
-    training: Training
     other: nn.Module | Defense | None = None
-    rho: float = RHO
-    adaptive: bool = True
-    low: float = LOW
-    high: float = HIGH
-
-    def options(self) -> Training:
-        """Return the options of `fit` for the curve."""
-        options = curve_options(self.training)
-        options["steps"] = steps_for(options, cost=2 if self.rho else 1)
-        return options
-
-    def shape(self) -> dict[str, Any]:
-        """Return what the curve is like: keywords of `connect` and of `repair`."""
-        return {"rho": self.rho, "adaptive": self.adaptive, "low": self.low, "high": self.high}
-
-
-@dataclass(frozen=True)
-class OnCurve(Budgeted):
-    """The point at `t` of a curve that all of the samples train: nothing is held out and nothing
-    measured.
-    """
-
+    route: Route = DEFAULT_ROUTE
     t: float = FAR
+    checkpoint: File | None = field(default=None, repr=False)
+
+    @property
+    def gradients(self) -> int:
+        """How many gradient evaluations the curve and its second endpoint take."""
+        return self.training.steps + gradients_of(self.other)
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network at t, BatchNorm recalibrated on the samples. Raises BadInput as
         `connect` does.
         """
-        data, options = as_data(bonafide), self.options()
-        copying = spending(self.training, options["steps"], "fine-tuning a copy")
-        end = made_end(self.other, tampered, data, copying)
-        curve, _ = connect(tampered, end.network, data, **self.shape(), **options)
+        data = as_data(bonafide)
+        training = in_steps(self.training, self.route)
+        end = resolve_endpoint(self.other, tampered, data, training)
+        curve, _ = connect(
+            tampered,
+            end.network,
+            data,
+            route=self.route,
+            training=training,
+            checkpoint=self.checkpoint,
+        )
         return network_at(curve, self.t, data)
+
+
+def in_steps(training: Training, route: Route) -> Training:
+    """Return a training whose steps count gradients as one that counts steps of the route.
+
+    Raises BadInput where the budget pays for none."""
+    return training.replace(steps=training.steps_costing(max(1, route.cost)))

@@ -14,71 +14,114 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as File
-from typing import Unpack
+from typing import Any
 
 from torch import nn
 
-from isthmus.curves.connection import (
-    HIGH,
-    LOW,
-    RHO,
-    AfterStep,
-    check_trained,
-    connect,
-    curve_options,
-    sharpened,
-)
-from isthmus.curves.curve import Bezier, Curve
-from isthmus.curves.point import network_at
+from isthmus.curves.connection import connect
+from isthmus.curves.curve import Curve
+from isthmus.curves.networks import PathNetworks
+from isthmus.curves.route import CURVE_TRAINING, DEFAULT_ROUTE, Route
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.data.splits import hold_out
-from isthmus.defenses.curve_repair.averaged import (
-    AVERAGED,
-    END,
-    NEAR,
-    _kept_in,
-    averaged_repairs,
-    few,
-)
-from isthmus.defenses.curve_repair.endpoints import made_end
+from isthmus.data.splits import Parts
+from isthmus.defenses.curve_repair.averaged import state_file
+from isthmus.defenses.curve_repair.candidates import Candidate, candidates
+from isthmus.defenses.curve_repair.endpoints import Endpoint, resolve_endpoint
 from isthmus.defenses.curve_repair.rules import (
     BONAFIDE,
     TOLERANCE,
     Choice,
-    Rule,
-    _end_costs_too_much,
-    default_rule,
+    end_costs_too_much,
 )
-from isthmus.defenses.curve_repair.stand_ins import Watch
-from isthmus.metrics.accuracy import Accuracy, MeanLoss, check_above_chance
-from isthmus.metrics.path import Path, evaluate_path, grid
+from isthmus.defenses.curve_repair.selection import Selection
+from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
 from isthmus.runs.identity import identity_of
 from isthmus.training.budget import History, Training
+from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
-from isthmus.types import Defense, Loss, Metric
+from isthmus.training.options import sorted_options
+from isthmus.types import Defense
 
 
 @dataclass(frozen=True, eq=False)
 class Repair:
     """A repaired network and how it came about.
 
-    `model` is an ordinary module in eval mode with the state-dict keys of the tampered one. `path`
-    was measured on `held_out`, which the curve was not trained on, with BatchNorm recalibrated on
-    `fitted` alone. `second` says where `other`, the network at t = 1, is from, and `spent` how many
-    gradients making it took."""
+    `model` is an ordinary module in eval mode with the state-dict keys of the tampered one: the
+    network at `t` of `networks`, which were recalibrated on `parts.fitted` alone. `path` was
+    measured on `parts.held_out`, which the curve was not trained on. `rejected` are the repairs
+    that were tried before and cost too much accuracy."""
 
     model: nn.Module
     t: Choice
-    curve: Curve
+    networks: PathNetworks = field(repr=False)
     path: Path
-    other: nn.Module
-    second: str
+    endpoint: Endpoint
+    route: Route
+    training: Training
     history: History | None
-    fitted: Data = field(repr=False)
-    held_out: Data = field(repr=False)
-    settings: dict[str, object] = field(default_factory=dict)
-    spent: int = 0
+    parts: Parts = field(repr=False)
+    rejected: tuple[Repair, ...] = ()
+
+    @property
+    def curve(self) -> Curve:
+        """The curve that the network is a point of."""
+        return self.networks.curve
+
+    @property
+    def other(self) -> nn.Module:
+        """The network at t = 1."""
+        return self.endpoint.network
+
+    @property
+    def fitted(self) -> Data:
+        """The bonafide samples that the curve was trained on."""
+        return self.parts.fitted
+
+    @property
+    def held_out(self) -> Data:
+        """The bonafide samples that chose t: those of `fitted` where there are too few."""
+        return self.parts.held_out
+
+    @property
+    def second(self) -> str:
+        """Where the network at t = 1 comes from, in words."""
+        rejected = [f"{repair.endpoint.source} cost too much accuracy" for repair in self.rejected]
+        return ", because ".join([self.endpoint.source, *rejected])
+
+    @property
+    def spent(self) -> int:
+        """How many gradients were taken besides those of the curve."""
+        return self.endpoint.gradients + sum(repair.gradients for repair in self.rejected)
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients were taken in all."""
+        steps = self.history.steps if self.history is not None else 0
+        return self.spent + steps * self.route.cost
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """How the curve was made, by name, for a report."""
+        route = self.route
+        settings: dict[str, object] = {
+            "kind": route.kind.__name__,
+            "bends": route.bends,
+            "weight_decay": self.training.weight_decay,
+            "holdout": self.parts.share,
+            "low": route.low,
+            "high": route.high,
+        }
+        if route.bends:  # without them nothing is trained by these
+            settings |= {
+                "rho": route.rho,
+                "adaptive": route.adaptive,
+                "clip": self.training.clip,
+            }
+            if route.loss is not cross_entropy:
+                settings["loss"] = identity_of(route.loss)
+        return settings
 
     @property
     def damaged(self) -> bool:
@@ -87,88 +130,40 @@ class Repair:
         """
         values = self.path[BONAFIDE]
         inner = [v for t, v in zip(self.path.t, values, strict=True) if 0 < t < 1 or t == self.t]
-        return min(least_drop(max(values), v) for v in inner) > TOLERANCE
-
-
-def to_the_mean(
-    tampered: nn.Module,
-    bonafide: Source,
-    *,
-    folder: str | File | None = None,
-    points: int = 21,
-    watch: Watch | None = None,
-    holdout: float = 0.2,
-    **training: Unpack[Training],
-) -> Repair:
-    """Return the repair on the straight path to `averaged_repairs`. Arguments and errors are those
-    of `repair`.
-    """
-    home = File(folder) if folder else None
-    found = repair(
-        tampered,
-        bonafide,
-        averaged_repairs(home, **training),
-        bends=0,
-        low=NEAR,
-        high=END,
-        points=points,
-        watch=watch,
-        holdout=holdout,
-        folder=home,
-        **training,
-    )
-    return replace(found, second=AVERAGED)
-
-
-_CURVE = (
-    Bezier,
-    1,
-    cross_entropy,
-    RHO,
-    True,
-    LOW,
-    HIGH,
-    None,
-)  # what `repair` does where nothing else is asked for
+        return min(least_drop(max(values), value) for value in inner) > TOLERANCE
 
 
 def repair(
     tampered: nn.Module,
-    bonafide: Source,
+    bonafide: Source | Parts,
     other: nn.Module | Defense | None = None,
     *,
-    kind: type[Curve] = Bezier,
-    bends: int = 1,
-    loss: Loss = cross_entropy,
-    rho: float = RHO,
-    adaptive: bool = True,
-    low: float = LOW,
-    high: float = HIGH,
-    rule: Rule | None = None,
-    watch: Watch | None = None,
+    route: Route | None = None,
+    training: Training | None = None,
+    selection: Selection | None = None,
     after_step: AfterStep | None = None,
-    points: int | Sequence[float] = 21,
-    holdout: float = 0.2,
     folder: str | File | None = None,
-    **training: Unpack[Training],
+    **options: Any,
 ) -> Repair:
-    """Return a repaired network: the point that `rule` trusts on a curve from `tampered` (t = 0) to
-    `other` (t = 1).
+    """Return a repaired network: the point that a rule chooses on a curve from `tampered` (t = 0)
+    to `other` (t = 1).
 
-    `other` is a network, or a way to make one of the tampered network and the bonafide samples
-    (`endpoints`, or any defense); without it, a permuted copy of the tampered network. With fewer
-    than FEW samples, a network with BatchNorm and nothing asked for that describes a curve, a rule
-    or values of t, it is `averaged_repairs`, and the path to it straight; where the samples object
-    to that network, the curve follows after all. A curve is trained sharpness-aware (`loss`, `rho`,
-    `adaptive`, `after_step`: see `connect`) where t is sought, in [low, high], and measured at
-    `points` (equally spaced t there, or the values) and at both ends. `holdout` of the bonafide
-    samples choose t and train nothing; with 100 samples or fewer all of them train, and the choice
-    claims no confidence. `watch` adds metrics to the path for `rule` to read, see `stand_ins`.
-    `folder` keeps what has been computed, so that the same call goes on after an interruption.
-    `training` is `fit`'s.
+    `other` is a network, or a defense that makes one of the tampered network and the bonafide
+    samples. `options` are fields of `Route` (kind, bends, loss, rho, adaptive, low, high), of
+    `Selection` (rule, watch, points, holdout) and of `Training` (steps, lr, augment, seed, ...), in
+    place of those of `route`, `selection` and `training`.
 
-    Raises BadInput where the samples are fewer than the classes, the network is at chance on them,
-    or the endpoints differ in architecture.
+    By default, with FEW samples or more, a curve leads to a permuted copy of the tampered network.
+    With fewer, and BatchNorm, a straight path leads to `averaged_repairs`; if that network has
+    lost too much accuracy beyond doubt, the curve follows. A call with `other`, `after_step`,
+    values of t, a rule or any field of `Route`, even at its default, takes that one route.
+
+    Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
+    train, and the choice claims no confidence. `Parts` are bonafide samples that are split already.
+    `folder` holds what has been computed, so that the same call goes on after an interruption.
+
+    Raises BadInput where the samples are fewer than the classes, a network is at chance on them,
+    the endpoints differ in architecture, or an option is unknown or out of range.
 
     >>> from isthmus import fit
     >>> from isthmus.models import mlp
@@ -180,83 +175,77 @@ def repair(
     >>> found.t in found.path.t and found.model.state_dict().keys() == a.state_dict().keys()
     True
     """
-    bonafide, home, seed = (
-        as_data(bonafide),
-        File(folder) if folder else None,
-        training.get("seed", 0),
+    shape, choosing, budget = sorted_options(options, Route, Selection, Training)
+    if route is not None or shape:
+        route = (route or DEFAULT_ROUTE).replace(**shape)
+    training = (training or CURVE_TRAINING).replace(**budget)
+    selection = replace(selection or Selection(), **choosing)
+    if isinstance(bonafide, Parts):
+        parts = bonafide
+    else:
+        parts = Parts.of(as_data(bonafide), selection.holdout, seed=training.seed)
+    ways = candidates(
+        tampered,
+        parts.whole,
+        other,
+        route,
+        training=training,
+        selection=selection,
+        after_step=after_step,
+        home=File(folder) if folder else None,
     )
-    nothing_asked = other is None and rule is None
-    nothing_asked &= (kind, bends, loss, rho, adaptive, low, high, after_step) == _CURVE
-    if nothing_asked and isinstance(points, int) and few(tampered, bonafide):
-        mean = to_the_mean(
-            tampered, bonafide, folder=home, points=points, watch=watch, holdout=holdout, **training
-        )
-        if not _end_costs_too_much(mean.path):
-            return mean
-        home, points = home / "curve" if home else None, grid(points, low, high)
-        curved = repair(
-            tampered, bonafide, points=points, watch=watch, holdout=holdout, folder=home, **training
-        )
-        second = f"{curved.second}, for the mean of two repairs cost too much accuracy"
-        return replace(curved, second=second, spent=curved.spent + mean.spent)
-    fitted, held_out = hold_out(bonafide, holdout, seed)
-    ts = (0.0, *grid(points, low, high), 1.0)
-    known = other if isinstance(other, nn.Module) else tampered
-    kind(
-        tampered, known, bends
-    )  # refuses impossible curves and mismatched endpoints before any work
-    sharpened(loss, rho, adaptive)  # as it does losses that have no such form
-    check_trained(bends, loss, after_step)
-    for each in dict.fromkeys((tampered, known)):
-        check_above_chance(each, bonafide)
-    end = made_end(other, tampered, fitted, _kept_in(home, "other", training))
-    options = _kept_in(home, "curve", training)
+    for way in ways:
+        way.check(tampered, parts.whole, after_step)
+    return first_acceptable(ways, tampered, parts, training, selection, after_step)
+
+
+def first_acceptable(
+    ways: Sequence[Candidate],
+    tampered: nn.Module,
+    parts: Parts,
+    training: Training,
+    selection: Selection,
+    after_step: AfterStep | None = None,
+) -> Repair:
+    """Return the repair by the first way whose end keeps its accuracy, or else by the last."""
+    rejected: list[Repair] = []
+    for way in ways[:-1]:
+        repaired = follow(way, tampered, parts, training, selection, after_step)
+        if not end_costs_too_much(repaired.path):
+            return repaired
+        rejected.append(repaired)
+    repaired = follow(ways[-1], tampered, parts, training, selection, after_step)
+    return replace(repaired, rejected=tuple(rejected))
+
+
+def follow(
+    way: Candidate,
+    tampered: nn.Module,
+    parts: Parts,
+    training: Training,
+    selection: Selection,
+    after_step: AfterStep | None = None,
+) -> Repair:
+    """Return the repair by one way: make the endpoint, train the curve, measure it, choose t."""
+    endpoint = resolve_endpoint(
+        way.other, tampered, parts.fitted, training, state_file(way.home, "other")
+    )
     curve, history = connect(
         tampered,
-        end.network,
-        fitted,
-        kind=kind,
-        bends=bends,
-        loss=loss,
-        rho=rho,
-        adaptive=adaptive,
-        low=low,
-        high=high,
+        endpoint.network,
+        parts.fitted,
+        route=way.route,
+        training=training,
         after_step=after_step,
-        **options,
+        checkpoint=state_file(way.home, "curve"),
     )
-    metrics: dict[str, Metric] = {BONAFIDE: Accuracy(held_out), "bonafide loss": MeanLoss(held_out)}
-    metrics |= watch(tampered, fitted, held_out) if watch else {}
+    networks = PathNetworks(curve, parts.fitted)
     path = evaluate_path(
-        curve,
-        metrics,
-        sorted({*ts}),
-        recalibrate_on=fitted,
-        folder=home / "points" if home else None,
+        networks,
+        selection.metrics(tampered, parts),
+        selection.grid(way.route),
+        folder=None if way.home is None else way.home / "points",
     )
-    t = (rule or default_rule(low, high, enough=held_out is not fitted))(path)
-    model = network_at(curve, float(t), fitted)
-    used = curve_options(training)
-    settings = {
-        "kind": kind.__name__,
-        "bends": bends,
-        "weight_decay": used["weight_decay"],
-        "holdout": holdout,
-    }
-    settings |= {"low": low, "high": high}
-    if bends:  # without them nothing is trained by these
-        settings |= {"rho": rho, "adaptive": adaptive, "clip": used["clip"]}
-        settings |= {} if loss is cross_entropy else {"loss": identity_of(loss)}
-    return Repair(
-        model,
-        t,
-        curve,
-        path,
-        end.network,
-        end.source,
-        history,
-        fitted,
-        held_out,
-        settings,
-        end.spent,
-    )
+    t = selection.rule_for(way.route, parts)(path)
+    model = networks.at(float(t))
+    return Repair(model, t, networks, path, endpoint, way.route, training, history, parts)

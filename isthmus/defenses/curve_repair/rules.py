@@ -1,4 +1,4 @@
-"""Which point of a path to trust, from what a defender can see: rules `Path -> t`.
+"""Which point of a path to trust, from what a defender can see: rules `Path -> Choice`.
 
 Zhao et al., ICLR 2020, report fixed values (0.1 and 0.2) and no rule. A rule receives a path
 measured on bonafide data and nothing else; a choice made with the trigger would be an oracle, and
@@ -7,61 +7,68 @@ has no place here."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from isthmus.metrics.path import Path
 from isthmus.metrics.values import Rate, least_drop
 from isthmus.runs.wording import percent
 from isthmus.types import BadInput
 
-
-def default_rule(low: float, high: float, *, enough: bool) -> Rule:
-    """Return the rule for t in [low, high]: a t, or less where held-out accuracy objects, if enough
-    are held out.
-
-    That t is FAR, or where FAR is not among them the end of the interval.
-    """
-    far = FAR if low <= FAR <= high else high
-    return up_to(far) if enough else fixed(far)
-
-
-def _end_costs_too_much(path: Path) -> bool:
-    """Whether the samples show beyond doubt that the end of a path has lost more accuracy than
-    rules allow.
-    """
-    values = path[BONAFIDE]
-    return least_drop(max(values), values[-1]) > TOLERANCE
-
-
 BONAFIDE = "bonafide accuracy"
 """The metric that rules read: accuracy on bonafide samples that the curve was not trained on."""
 
-
 FAR = 0.28
 """The t on a curve with the smallest worst-case regret: docs/results/rules.md."""
-
 
 TOLERANCE = 0.08
 """How much of it a repair may cost, beyond doubt, before a rule objects."""
 
 
+@dataclass(frozen=True, eq=False)
 class Choice(float):
     """A t that can say why: which rule chose it, for what reason, and whether the samples could
     tell.
+
+    It is a number like any other, and compares and prints as one.
+
+    >>> choice = Choice(0.28, rule="fixed(0.28)", reason="as in the paper", confident=False)
+    >>> print(choice, choice.reason, choice < 0.5)
+    0.28 as in the paper True
     """
 
+    t: float
     rule: str
     reason: str
     confident: bool
 
-    def __new__(cls, t: float, *, rule: str, reason: str, confident: bool) -> Choice:
-        """Return the chosen t."""
-        choice = super().__new__(cls, t)
-        choice.rule, choice.reason, choice.confident = rule, reason, confident
-        return choice
+    def __new__(cls, t: float, *_: Any, **__: Any) -> Choice:
+        """Return the number; the fields are set afterwards."""
+        return super().__new__(cls, t)
+
+    def __str__(self) -> str:
+        return str(float(self))
 
 
 Rule = Callable[[Path], Choice]
 """A rule for t: from a path measured on bonafide data to the chosen point."""
+
+
+def default_rule(low: float, high: float, *, enough: bool) -> Rule:
+    """Return the rule for t in [low, high]: FAR, or the end of the interval where it excludes FAR.
+
+    If enough samples are held out, their accuracy may lower t.
+    """
+    far = FAR if low <= FAR <= high else high
+    return up_to(far) if enough else fixed(far)
+
+
+def end_costs_too_much(path: Path) -> bool:
+    """Return whether the samples show beyond doubt that the end of a path has lost more accuracy
+    than rules allow.
+    """
+    accuracies = path[BONAFIDE]
+    return least_drop(max(accuracies), accuracies[-1]) > TOLERANCE
 
 
 def fixed(t: float) -> Rule:
@@ -73,7 +80,7 @@ def fixed(t: float) -> Rule:
         raise BadInput(f"t = {t:g}", expected="0 <= t <= 1", fix="pass a point on the curve")
 
     def rule(path: Path) -> Choice:
-        nearest = min(path.t, key=lambda each: abs(each - t))
+        nearest = min(path.t, key=lambda point: abs(point - t))
         reason = f"t = {nearest:g} was fixed beforehand; the samples had no say"
         return Choice(nearest, rule=f"fixed({t:g})", reason=reason, confident=False)
 
@@ -86,9 +93,9 @@ def up_to(t: float, tolerance: float = TOLERANCE) -> Rule:
 
     A point costs too much where its bonafide accuracy is below the best on the path by more than
     `tolerance` beyond doubt (`metrics.least_drop`); where all points up to t are, the most accurate
-    of them is taken. Held-out accuracy cannot see a backdoor: here it can hold a repair back and
-    never lure it on. Not confident where the samples' interval is wider than the tolerance, or
-    every point costs too much. Source: ours; docs/results/rules.md.
+    of them is taken. Accuracy says nothing about a backdoor, so it may only lower t, never raise
+    it. Not confident where the samples' interval is wider than the tolerance, or every point costs
+    too much. Source: ours; docs/results/rules.md.
 
     Raises BadInput where the path lacks "bonafide accuracy" or inner points, t is not in (0, 1], or
     the tolerance not in (0, 1)."""
@@ -100,26 +107,35 @@ def up_to(t: float, tolerance: float = TOLERANCE) -> Rule:
         )
 
     def rule(path: Path) -> Choice:
-        values = dict(zip(path.t, path[BONAFIDE], strict=True))
-        asked, best = _inner(path, t), max(values.values())
-        before = [each for each in values if 0 < each <= asked]
-        left = [each for each in before if least_drop(best, values[each]) <= tolerance]
-        found = max(left) if left else max(before, key=lambda each: values[each])
-        doubt = _doubt(best, tolerance, any_left=bool(left))
+        accuracies = dict(zip(path.t, path[BONAFIDE], strict=True))
+        best = max(accuracies.values())
+        farthest = _inner(path, t)
+        before = [point for point in accuracies if 0 < point <= farthest]
+        cheap = [point for point in before if least_drop(best, accuracies[point]) <= tolerance]
+        chosen = max(cheap) if cheap else max(before, key=lambda point: accuracies[point])
+        doubt = _doubt(best, tolerance, any_left=bool(cheap))
+        distance = _distance(chosen, farthest, t, any_cheap=bool(cheap))
         reason = (
-            f"t = {found:g} is as far as asked for"
-            if found == asked
-            else f"t = {found:g} is as far as the samples let it go of the t = {asked:g} asked for"
+            f"{distance}: {percent(accuracies[chosen])} of {_count(best)} held-out bonafide "
+            f"samples, {percent(best)} at best"
         )
-        reason += f": {percent(values[found])} of {_count(best)} held-out bonafide samples, {percent(best)} at best"
-        return Choice(
-            found,
-            rule=f"up_to({t:g}, {tolerance:g})",
-            confident=not doubt,
-            reason=f"cannot tell: {doubt}; {reason}" if doubt else reason,
-        )
+        if doubt:
+            reason = f"cannot tell: {doubt}; {reason}"
+        name = f"up_to({t:g}, {tolerance:g})"
+        return Choice(chosen, rule=name, reason=reason, confident=not doubt)
 
     return rule
+
+
+def _distance(chosen: float, farthest: float, t: float, *, any_cheap: bool) -> str:
+    """Say how far `up_to` went of the way to t; `farthest` is the measured point nearest to t."""
+    if not any_cheap:
+        return f"took t = {chosen:g}, the most accurate point up to t = {farthest:g}"
+    if chosen < farthest:
+        return f"took t = {chosen:g}, because the points from there to t = {farthest:g} cost more"
+    if chosen == t:
+        return f"took t = {chosen:g}, as far as the rule goes"
+    return f"took t = {chosen:g}, the measured point nearest to the rule's t = {t:g}"
 
 
 def farthest_within(tolerance: float, *, otherwise: float = FAR) -> Rule:
@@ -141,23 +157,17 @@ def farthest_within(tolerance: float, *, otherwise: float = FAR) -> Rule:
 
     def rule(path: Path) -> Choice:
         name = f"farthest_within({tolerance:g})"
-        values = dict(zip(path.t, path[BONAFIDE], strict=True))
-        best = max(values.values())
-        inner = {t: v for t, v in values.items() if 0 < t < 1 and v >= best - tolerance}
-        doubt = _doubt(best, tolerance, any_left=bool(inner))
+        accuracies = dict(zip(path.t, path[BONAFIDE], strict=True))
+        best = max(accuracies.values())
+        within = {t: v for t, v in accuracies.items() if 0 < t < 1 and v >= best - tolerance}
+        doubt = _doubt(best, tolerance, any_left=bool(within))
         if doubt:
-            t = _inner(path, otherwise)
-            return Choice(
-                t,
-                rule=name,
-                reason=f"cannot tell: {doubt}; took t = {t:g}, untested",
-                confident=False,
-            )
-        t = max(inner, key=lambda each: (round(min(each, 1 - each), 9), inner[each]))
+            return _untested(path, otherwise, name, doubt)
+        t = max(within, key=lambda point: (round(min(point, 1 - point), 9), within[point]))
         reason = (
-            f"t = {t:g} is the farthest point from both ends with an accuracy ({percent(values[t])}) within "
-            f"{percent(tolerance)} of the best on the path ({percent(best)}), "
-            f"on {_count(best)} held-out bonafide samples"
+            f"t = {t:g} is the farthest point from both ends with an accuracy "
+            f"({percent(accuracies[t])}) within {percent(tolerance)} of the best on the path "
+            f"({percent(best)}), on {_count(best)} held-out bonafide samples"
         )
         return Choice(t, rule=name, reason=reason, confident=True)
 
@@ -184,39 +194,50 @@ def settled(of: str, share: float = 0.1, *, otherwise: float = FAR) -> Rule:
     def rule(path: Path) -> Choice:
         name = f"settled({of!r}, {share:g})"
         values = {t: v for t, v in zip(path.t, path[of], strict=True) if t < 1}
-        start, floor = values[min(values)], min(values.values())
+        start = values[min(values)]
+        floor = min(values.values())
         if not getattr(start, "low", start) > getattr(floor, "high", floor):
-            t = _inner(path, otherwise)
-            reason = f"cannot tell: {of} does not fall beyond doubt, from {percent(start)} to {percent(floor)}"
-            return Choice(
-                t, rule=name, reason=f"{reason}; took t = {t:g}, untested", confident=False
-            )
-        line = floor + share * (start - floor)
-        low = min(values, key=lambda each: values[each])
-        t = next(
-            t for t in values if all(v <= line for later, v in values.items() if t <= later <= low)
-        )
+            fall = f"from {percent(start)} to {percent(floor)}"
+            return _untested(path, otherwise, name, f"{of} does not fall beyond doubt, {fall}")
+        t = _settling_point(values, floor + share * (start - floor))
         reason = (
-            f"from t = {t:g} on, {of} ({percent(values[t])}) has fallen by {percent(1 - share)} or more of what it "
-            f"falls on the path, from {percent(start)} to {percent(floor)}"
+            f"from t = {t:g} on, {of} ({percent(values[t])}) has fallen by {percent(1 - share)} or "
+            f"more of what it falls on the path, from {percent(start)} to {percent(floor)}"
         )
         return Choice(t, rule=name, reason=reason, confident=True)
 
     return rule
 
 
+def _settling_point(values: dict[float, float], line: float) -> float:
+    """Return the smallest t from which no value is above the line until the lowest of them."""
+    lowest = min(values, key=lambda point: values[point])
+    return next(
+        t
+        for t in values
+        if all(value <= line for point, value in values.items() if t <= point <= lowest)
+    )
+
+
+def _untested(path: Path, otherwise: float, name: str, doubt: str) -> Choice:
+    """Return the choice of a rule that cannot tell."""
+    t = _inner(path, otherwise)
+    reason = f"cannot tell: {doubt}; took t = {t:g}, untested"
+    return Choice(t, rule=name, reason=reason, confident=False)
+
+
 def _inner(path: Path, t: float) -> float:
     """Return the point nearest to t, an end only where t is that end. Raises BadInput where a path
     has no other.
     """
-    inner = [each for each in path.t if 0 < each < 1 or each == t]
+    inner = [point for point in path.t if 0 < point < 1 or point == t]
     if not inner:
         raise BadInput(
             "a path measured at its ends alone",
             expected="points between them",
             fix="pass points=21",
         )
-    return min(inner, key=lambda each: abs(each - t))
+    return min(inner, key=lambda point: abs(point - t))
 
 
 def _count(value: float) -> int:
@@ -230,11 +251,9 @@ def _doubt(best: float, tolerance: float, *, any_left: bool) -> str:
     half = (best.high - best.low) / 2
     if half > tolerance:
         return (
-            f"{best.n} held-out samples pin an accuracy down to ±{percent(half)} only, more than the tolerance of "
-            f"{percent(tolerance)}"
+            f"{best.n} held-out samples pin an accuracy down to ±{percent(half)} only, more than "
+            f"the tolerance of {percent(tolerance)}"
         )
-    return (
-        ""
-        if any_left
-        else f"no interior point is within {percent(tolerance)} of the best accuracy, {percent(best)}"
-    )
+    if any_left:
+        return ""
+    return f"no interior point is within {percent(tolerance)} of the best accuracy, {percent(best)}"

@@ -31,7 +31,7 @@ KINDS: tuple[Kind, ...] = ("patch", "perturbation")
 # ---- triggers
 @dataclass(frozen=True, eq=False)
 class MaskedPattern:
-    """A trigger (1 - mask) x + mask pattern; mask (1, h, w) and pattern (c, h, w), both in [0, 1]."""
+    """A trigger (1 - mask) x + mask pattern; mask (1, h, w), pattern (c, h, w), both in [0, 1]."""
 
     mask: Tensor
     pattern: Tensor

@@ -176,7 +176,7 @@ class _Balls:
 
 
 def _wanted(y: Tensor, goals: Sequence[Goal], classes: int) -> Tensor:
-    """Return which answers (g, n, classes) each goal wants for samples of the true classes y (n,)."""
+    """Return which answers (g, n, classes) each goal wants for samples of true classes y (n,)."""
     own = nn.functional.one_hot(y, classes).bool()
     each = torch.arange(classes, device=y.device)
     return torch.stack([~own if goal == "any" else (each == goal).expand_as(own) for goal in goals])
@@ -289,11 +289,12 @@ class _Options:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise BadInput(
-                f"kind {self.kind!r}", expected="patch or perturbation", fix="choose one"
+                f"kind {self.kind!r}", expected="patch or perturbation", fix="pass kind='patch'"
             )
         if min(self.steps, self.batch_size, self.starts) < 1 or not 0 < self.wanted <= 1:
             raise BadInput(
-                f"steps = {self.steps}, batch_size = {self.batch_size}, starts = {self.starts}, wanted = {self.wanted}",
+                f"steps = {self.steps}, batch_size = {self.batch_size}, starts = {self.starts}, "
+                f"wanted = {self.wanted}",
                 expected="a budget above zero and a success in (0, 1]",
                 fix="choose a budget",
             )
@@ -376,7 +377,8 @@ def invert(
 
     >>> from isthmus import Data
     >>> data = Data(torch.rand(8, 1, 2, 2), torch.arange(8) % 2, classes=2)
-    >>> [found.target for found in invert(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), data, steps=2)]
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> [trigger.target for trigger in invert(net, data, steps=2)]
     [0, 1]
     """
     options = _Options(kind, steps, batch_size, wanted, starts, norm, radius, seed, precision)

@@ -8,7 +8,7 @@ shift. Channels with a small mask are pruned: their scale is zero, their shift s
 m = 0 stands for.
 
 Where we depart from the paper's code: the threshold. The paper gives no rule, and published tables
-choose it by the attack success rate on test data (pitfall B12). Here the masks are learnt on one
+choose it by the attack success rate on test data. Here the masks are learnt on one
 part of the bonafide samples, and the largest threshold is taken at which the accuracy on the other
 part is within a tolerance of the best. Perturbations are projected to epsilon, and BatchNorm is
 recalibrated after pruning."""
@@ -25,29 +25,27 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.data.splits import hold_out
 from isthmus.defenses.rivals.tuned import strongest_within
+from isthmus.defenses.spending import Trained
 from isthmus.metrics.accuracy import Accuracy
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.view import View, copied, places
-from isthmus.training.budget import Training, spending, steps_for
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy
 from isthmus.types import BadInput
 
-THRESHOLDS = tuple(
-    i / 20 for i in range(19)
-)  # 0 to 0.9 in steps of 0.05, as in the paper's code; 0 prunes nothing
+THRESHOLDS = tuple(i / 20 for i in range(19))
+"""0 to 0.9 in steps of 0.05, as in the paper's code; 0 prunes nothing."""
 
 
 @dataclass(frozen=True)
-class ANP:
-    """Adversarial neuron pruning. `training["lr"]` is the masks' (0.2 in the paper), without weight
+class ANP(Trained):
+    """Adversarial neuron pruning. `training.lr` is the masks' (0.2 in the paper), without weight
     decay.
 
     `epsilon` and `alpha` are the paper's; `tolerance` is the accuracy that pruning may cost on the
     held-out samples. Budget: a step costs three gradient evaluations (the perturbation, the plain
     and the perturbed loss)."""
 
-    training: Training
     epsilon: float = 0.4
     alpha: float = 0.2
     tolerance: float = 0.04
@@ -58,7 +56,7 @@ class ANP:
         below one step.
         """
         data = as_data(bonafide)
-        fitted, held_out = hold_out(data, self.holdout, self.training.get("seed", 0))
+        fitted, held_out = hold_out(data, self.holdout, self.training.seed)
         masks = self.masks(tampered, fitted)
         question = Accuracy(held_out)
         accuracies = [
@@ -72,14 +70,14 @@ class ANP:
         name.
         """
         masked = _Masked(tampered)
-        options = spending(self.training, steps_for(self.training, cost=3), "learning masks")
-        options["weight_decay"] = 0.0
+        steps = self.training.steps_costing(3)
         fit(
             masked,
             bonafide,
             _AdversarialLoss(self.epsilon, self.alpha),
+            training=self.training.replace(steps=steps, weight_decay=0.0),
             after_step=_into_unit_range,
-            **options,
+            progress="learning masks",
         )
         return {
             name: mask.detach().cpu() for name, mask in zip(masked.names, masked.masks, strict=True)
@@ -124,7 +122,7 @@ class _Masked(nn.Module):
 
 @dataclass(frozen=True)
 class _AdversarialLoss:
-    """alpha L(masks) + (1 - alpha) max over perturbations, by one signed step from a random start."""
+    """alpha L(masks) + (1 - alpha) max over perturbations, by a signed step from a random start."""
 
     epsilon: float
     alpha: float
@@ -161,7 +159,7 @@ def _into_unit_range(masked: nn.Module) -> None:
 
 
 def _pruned(net: nn.Module, masks: Mapping[str, Tensor], threshold: float) -> nn.Module:
-    """A copy of the network in which the channels with a mask below the threshold have scale zero."""
+    """Return a copy of the network whose channels with a mask below the threshold have scale 0."""
     net = copied(net).eval()
     with torch.no_grad():
         for name, mask in masks.items():

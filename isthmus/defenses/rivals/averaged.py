@@ -8,15 +8,15 @@ close enough for their mean to be a network of low loss, and it has lost what ei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from isthmus.data.dataset import Source
+from isthmus.defenses.spending import gradients_of
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.view import copied
-from isthmus.training.budget import Training, budget_of
 from isthmus.types import BadInput, Defense
 
 
@@ -25,9 +25,10 @@ class Averaged:
     """Run every one of the defenses on the tampered network, and average the weights that come out.
 
     BatchNorm is recalibrated on the bonafide samples. Every defense must keep the network's
-    parameters: one that adds or removes any is refused."""
+    parameters: one that adds or removes any is refused. `description` says in words what it is."""
 
     defenses: Sequence[Defense]
+    description: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if len(self.defenses) < 2:
@@ -36,9 +37,9 @@ class Averaged:
             )
 
     @property
-    def training(self) -> Training:
-        """What is spent in all: the steps of every defense together."""
-        return Training(steps=sum(map(budget_of, self.defenses)))
+    def gradients(self) -> int:
+        """How many gradient evaluations the defenses take together."""
+        return sum(map(gradients_of, self.defenses))
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network of mean weights, in eval mode. Raises BadInput as the defenses do, or

@@ -15,7 +15,7 @@ forward pass does. As the defense is free of data, BatchNorm is not recalibrated
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class CLP:
 
     u: float = 3.0
 
+    gradients: ClassVar[int] = 0
+
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the pruned copy, scale and shift of the pruned channels zero.
 
@@ -49,7 +51,7 @@ class CLP:
         if not fed:
             raise BadInput(
                 "a network in which no convolution feeds a BatchNorm",
-                expected="BatchNorm with scale and running statistics behind a convolution, whose channels CLP prunes",
+                expected="BatchNorm with scale and running statistics behind a convolution",
                 fix="choose another defense",
             )
         bounds = {

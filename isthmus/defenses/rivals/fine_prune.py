@@ -1,7 +1,7 @@
 """Prune channels, then fine-tune what is left.
 
 Source: Liu et al., Fine-Pruning, RAID 2018 (by dormancy); Zhao et al., ICLR 2020, section 3.2 (by
-norm); specification, section 13.
+norm).
 
 Where we depart from the papers' code: the same end, samples and number of steps as the path gets,
 BatchNorm recalibrated on the bonafide samples, and the share of pruned channels is an argument,
@@ -17,23 +17,22 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrize import is_parametrized
 
 from isthmus.data.dataset import Source, as_data
+from isthmus.defenses.spending import Trained
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.forward import outputs
 from isthmus.models.view import copied
-from isthmus.training.budget import Training
 from isthmus.training.loop import fit
 from isthmus.types import BadInput
 
 
 @dataclass(frozen=True)
-class FinePrune:
+class FinePrune(Trained):
     """Prune a share of the channels, then fine-tune what is left; pruned weights stay zero.
 
     `by` "dormancy" prunes the channels of the last convolution that the bonafide samples activate
     least (Liu et al.); "norm" prunes the filters of smallest L1 norm in every convolution (Zhao et
     al.)."""
 
-    training: Training
     share: float = 0.5
     by: str = "norm"
 
@@ -70,7 +69,7 @@ class FinePrune:
             scores = {layers[-1]: _activity(net, layers[-1], as_data(bonafide).x)}
         for layer, score in scores.items():
             _mask(layer, score, self.share)
-        fit(net, bonafide, **self.training)
+        fit(net, bonafide, training=self.training, progress="fine-tuning")
         for layer in scores:
             for name in ("weight", "bias"):
                 if prune.is_pruned(layer) and hasattr(layer, f"{name}_mask"):

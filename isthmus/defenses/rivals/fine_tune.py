@@ -1,60 +1,65 @@
 """Training on the bonafide samples alone: from where the tampered network stands, or from nothing.
 
-Source: Zhao et al., ICLR 2020, section 3.2; specification, section 13.
+Source: Zhao et al., ICLR 2020, section 3.2.
 
 Where we depart from the paper's code: the same end, samples and number of steps as the path gets,
 and BatchNorm recalibrated on the bonafide samples."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from isthmus.data.dataset import Source
+from isthmus.defenses.spending import Trained
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.view import copied
-from isthmus.training.budget import Training
 from isthmus.training.loop import fit
 from isthmus.types import BadInput
 
 
 @dataclass(frozen=True)
-class FineTune:
-    """Go on training the tampered network on the bonafide samples. Options are those of `fit`."""
+class FineTune(Trained):
+    """Go on training the tampered network on the bonafide samples.
 
-    training: Training
+    Unfinished training is saved to `checkpoint`, which is no part of the defense's identity.
+    """
+
+    checkpoint: str | Path | None = field(default=None, repr=False)
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the fine-tuned copy, in eval mode. Raises BadInput as `fit` does."""
         net = copied(tampered)
-        fit(net, bonafide, **self.training)
+        fit(
+            net,
+            bonafide,
+            training=self.training,
+            progress="fine-tuning",
+            checkpoint=self.checkpoint,
+        )
         return recalibrate(net, bonafide)
 
 
 @dataclass(frozen=True)
-class FromScratch:
+class FromScratch(Trained):
     """Forget the tampered network: train its architecture anew on the bonafide samples."""
 
-    training: Training
     fresh: nn.Module | None = None
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the newly trained network. Raises BadInput where a layer cannot be initialized and
         none is given.
         """
-        net = (
-            copied(self.fresh)
-            if self.fresh is not None
-            else _fresh(tampered, self.training.get("seed", 0))
-        )
-        fit(net, bonafide, **self.training)
+        net = _fresh(tampered, self.training.seed) if self.fresh is None else copied(self.fresh)
+        fit(net, bonafide, training=self.training, progress="training from scratch")
         return recalibrate(net, bonafide)
 
 
 def _fresh(module: nn.Module, seed: int) -> nn.Module:
-    """A copy of the network as its layers initialize themselves.
+    """Return a copy of the network as its layers initialize themselves.
 
     Raises BadInput where a module holds parameters of its own but no `reset_parameters`.
     """

@@ -11,39 +11,43 @@ recalibrated at the end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import nn
 
 from isthmus.data.dataset import Source
+from isthmus.defenses.spending import Trained
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.view import copied
-from isthmus.training.budget import Training, steps_for
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy, sharpness_aware
 
 
 @dataclass(frozen=True)
-class FTSAM:
+class FTSAM(Trained):
     """Sharpness-aware fine-tuning. `rho` is the radius of the ball, measured relative to each
     weight where `adaptive`.
 
     Budget: a step costs two gradient evaluations (at the weights, and at the perturbed weights).
+    Unfinished training is saved to `checkpoint`, which is no part of the defense's identity.
     """
 
-    training: Training
     rho: float = 2.0
     adaptive: bool = True
+    checkpoint: str | Path | None = field(default=None, repr=False)
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the fine-tuned copy. Raises BadInput where rho is not positive or the budget is
         below one step.
         """
-        net, loss = (
-            copied(tampered),
+        net = copied(tampered)
+        fit(
+            net,
+            bonafide,
             sharpness_aware(cross_entropy, self.rho, adaptive=self.adaptive),
+            training=self.training.replace(steps=self.training.steps_costing(2)),
+            progress="fine-tuning",
+            checkpoint=self.checkpoint,
         )
-        options = self.training.copy()
-        options["steps"], options["progress"] = steps_for(self.training, cost=2), "fine-tuning"
-        fit(net, bonafide, loss, **options)
         return recalibrate(net, bonafide)

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isthmus.data.dataset import Data, Source, as_data
+from isthmus.defenses.spending import Trained
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.forward import eval_mode
 from isthmus.models.view import copied
-from isthmus.training.budget import Training, spending, steps_for
+from isthmus.training.budget import Training
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy
 from isthmus.training.schedules import constant
@@ -36,18 +37,19 @@ from isthmus.training.schedules import constant
 ROUNDS = 5
 
 
-INNER_LR, INNER_DECAY = (
-    10.0,
-    2e-3,
-)  # of the perturbation: plain ascent on the loss minus 0.001 ||delta||^2
+INNER_LR = 10.0
+"""Learning rate of the perturbation."""
 
+INNER_DECAY = 2e-3
+"""Its weight decay: the ascent is on the loss minus 0.001 ||delta||^2."""
 
-MAP_RATE = 0.1  # the step of the map whose fixed point delta is taken for
+MAP_RATE = 0.1
+"""The step of the map whose fixed point delta is taken for."""
 
 
 @dataclass(frozen=True)
-class IBAU:
-    """Implicit backdoor adversarial unlearning. `training["lr"]` is Adam's (0.001 in the paper), at
+class IBAU(Trained):
+    """Implicit backdoor adversarial unlearning. `training.lr` is Adam's (0.001 in the paper), at
     a constant rate.
 
     `radius` is the root mean square of the perturbation over the values of an image in [0, 1];
@@ -55,7 +57,6 @@ class IBAU:
     evaluation, an outer one 2 + `iterations`; as many of either are taken, in up to five rounds.
     """
 
-    training: Training
     radius: float = 0.18
     iterations: int = 5
 
@@ -63,23 +64,18 @@ class IBAU:
         """Return the unlearnt copy. Raises BadInput where the budget is below one inner and one
         outer step.
         """
-        net, data = copied(tampered), as_data(bonafide)
-        pairs = steps_for(self.training, cost=3 + self.iterations)
+        net = copied(tampered)
+        data = as_data(bonafide)
+        pairs = self.training.steps_costing(3 + self.iterations)
         rounds = min(ROUNDS, pairs)
-        options = spending(self.training, pairs // rounds, "unlearning")
-        options["schedule"] = constant
-        decay = options.pop("weight_decay", 0.0)
+        adam = partial(torch.optim.Adam, weight_decay=self.training.weight_decay)
+        whole = self.training.replace(steps=pairs // rounds, schedule=constant)
         for number in range(rounds):
-            options["seed"] = self.training.get("seed", 0) + number
-            delta = self.universal_perturbation(net, data, options)
-            adam = partial(torch.optim.Adam, weight_decay=decay)
-            fit(
-                net,
-                data,
-                _Unlearning(delta, self._length(data), self.iterations),
-                optimizer=adam,
-                **options,
-            )
+            part = whole.replace(seed=self.training.seed + number)
+            delta = self.universal_perturbation(net, data, part)
+            unlearning = _Unlearning(delta, self._length(data), self.iterations)
+            outer = part.replace(optimizer=adam)
+            fit(net, data, unlearning, training=outer, progress="unlearning")
             recalibrate(net, data)
         return net.eval()
 
@@ -88,16 +84,16 @@ class IBAU:
         samples.
         """
         shifted = _Shifted(net, bonafide.x.shape[1:])
-        options = training.copy()
-        options.update(
-            {"lr": INNER_LR, "momentum": 0.0, "nesterov": False, "weight_decay": INNER_DECAY}
+        ascent = training.replace(
+            lr=INNER_LR, momentum=0.0, nesterov=False, weight_decay=INNER_DECAY, optimizer=None
         )
         fit(
             shifted,
             bonafide,
             _negative_loss,
+            training=ascent,
             after_step=partial(_project, radius=self._length(bonafide)),
-            **options,
+            progress="searching for a perturbation",
         )
         return shifted.delta.detach()
 

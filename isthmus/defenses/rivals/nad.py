@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Source, as_data
+from isthmus.defenses.spending import Trained
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.forward import device_of, forward_pass, outputs
 from isthmus.models.view import copied
 from isthmus.runs.wording import suggestion
-from isthmus.training.budget import Training, spending, steps_for
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy
 from isthmus.types import BadInput
@@ -34,7 +34,7 @@ Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
-class NAD:
+class NAD(Trained):
     """Neural attention distillation. `weight` is that of the distance of attention maps, a mean
     over their pixels.
 
@@ -42,7 +42,6 @@ class NAD:
     them. Budget: half of the gradient evaluations train the teacher, half the student, whose steps
     also take a forward pass of the teacher (a third more time, not counted)."""
 
-    training: Training
     weight: float = 1000.0
     layers: Sequence[str] | None = None
 
@@ -52,16 +51,13 @@ class NAD:
         """
         data = as_data(bonafide)
         layers = self._layers(tampered, data.x)
-        half = steps_for(self.training, cost=2)
-        teacher, student = copied(tampered), copied(tampered)
-        fit(teacher, data, **spending(self.training, half, "training the teacher"))
+        half = self.training.replace(steps=self.training.steps_costing(2))
+        teacher = copied(tampered)
+        fit(teacher, data, training=half, progress="training the teacher")
         recalibrate(teacher, data)
-        fit(
-            student,
-            data,
-            _Distillation(teacher, layers, self.weight),
-            **spending(self.training, half, "distilling"),
-        )
+        student = copied(tampered)
+        distillation = _Distillation(teacher, layers, self.weight)
+        fit(student, data, distillation, training=half, progress="distilling")
         return recalibrate(student, data)
 
     def _layers(self, net: nn.Module, x: Tensor) -> tuple[str, ...]:
@@ -79,7 +75,7 @@ class NAD:
 
 
 def attention(features: Tensor) -> Tensor:
-    """Return where the features (n, channels, ...) are large: (n, pixels), each row of length one."""
+    """Return where features (n, channels, ...) are large: (n, pixels), each row of length one."""
     return F.normalize(features.float().square().sum(1).flatten(1))
 
 
@@ -118,7 +114,7 @@ def stages(net: nn.Module, x: Tensor) -> tuple[str, ...]:
     if not last:
         raise BadInput(
             "a network without feature maps",
-            expected="convolutions whose outputs (n, channels, height, width) have more than one pixel",
+            expected="convolutions whose outputs (n, channels, height, width) have several pixels",
             fix="choose another defense",
         )
     return tuple(last.values())

@@ -40,21 +40,18 @@ def standard(other: nn.Module, training: Training) -> dict[str, Defense]:
 def all_rivals(training: Training) -> dict[str, Defense]:
     """Return by name the defenses that a repair of one checkpoint has to beat, at one budget.
 
-    `training["steps"]` counts gradient evaluations, and `training["lr"]` is that of SGD on the
-    network; ANP's masks, I-BAU's Adam and TSC's curves have their published rates. Other settings
-    are the published ones, see docs/defenses.md. For the noise, the second end is a fine-tuned
-    copy."""
-    masks, adam, curves = training.copy(), training.copy(), training.copy()
-    masks["lr"], adam["lr"], curves["lr"] = 0.2, 0.001, 0.02
+    `training.steps` counts gradient evaluations, and `training.lr` is that of SGD on the network;
+    ANP's masks, I-BAU's Adam and TSC's curves have their published rates. Other settings are the
+    published ones, see docs/defenses.md. For the noise, the second end is a fine-tuned copy."""
     return {
         "fine-tune": FineTune(training),
         "fine-prune": FinePrune(training, by="dormancy"),
         "FT-SAM": FTSAM(training),
-        "I-BAU": IBAU(adam),
-        "ANP": ANP(masks),
+        "I-BAU": IBAU(training.replace(lr=0.001)),
+        "ANP": ANP(training.replace(lr=0.2)),
         "NAD": NAD(training),
         "CLP": CLP(),
-        "TSC": TSC(curves),
+        "TSC": TSC(training.replace(lr=0.02)),
         "noise": GaussianNoise(FineTune(training), "around"),
         "from scratch": FromScratch(training),
     }

@@ -1,9 +1,8 @@
 """TSC: out along a curve to the least correlated permuted self, and back along a second one, in
 rounds.
 
-Source: Peng et al., Circumventing Backdoor Space via Weight Symmetry, ICML 2025; specification,
-section 12b: three rounds, t = 0.4, fine-tuning between rounds at a learning rate of 1e-4 for a
-twentieth of a curve's budget.
+Source: Peng et al., Circumventing Backdoor Space via Weight Symmetry, ICML 2025: three rounds,
+t = 0.4, fine-tuning between rounds at a learning rate of 1e-4 for a twentieth of a curve's budget.
 
 Where we depart: the channels that may be permuted are found by following a run, so any network will
 do whose run can be followed; the budget is that of every other defense (the paper spends some
@@ -18,26 +17,29 @@ from torch import nn
 from isthmus.curves.curve import Bezier
 from isthmus.curves.expectation import expected_over_t
 from isthmus.data.dataset import Data, Source, as_data
+from isthmus.defenses.spending import Trained
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.channels.matching import align, permuted_copy
 from isthmus.models.view import copied
-from isthmus.training.budget import Training, spending
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy
 from isthmus.types import BadInput
 
-TUNING_LR, TUNING_SHARE = 1e-4, 20
+TUNING_LR = 1e-4
+"""Learning rate of the fine-tuning between rounds."""
+
+TUNING_SHARE = 20
+"""A curve gets so many times the steps of a fine-tuning."""
 
 
 @dataclass(frozen=True)
-class TSC:
+class TSC(Trained):
     """Two curves a round: to the permuted copy that behaves least alike, and from there to the copy
     most alike.
 
-    `t` is the point taken of every curve. `training["lr"]` is the curves'. A step costs one
+    `t` is the point taken of every curve. `training.lr` is the curves'. A step costs one
     gradient evaluation."""
 
-    training: Training
     t: float = 0.4
     rounds: int = 3
 
@@ -53,21 +55,21 @@ class TSC:
                 fix="choose others",
             )
         curve, tuning = self._budget()
-        net, data = copied(tampered).eval(), as_data(bonafide)
+        net = copied(tampered).eval()
+        data = as_data(bonafide)
         for round_ in range(self.rounds):
             middle = self._midway(net, permuted_copy(net, data).model, data, curve)
             net = self._midway(align(middle, net, data).model, middle, data, curve)
             if tuning and round_ < self.rounds - 1:
-                options = spending(self.training, tuning, "fine-tuning")
-                options["lr"] = TUNING_LR
-                fit(net, data, **options)
+                between = self.training.replace(steps=tuning, lr=TUNING_LR)
+                fit(net, data, training=between, progress="fine-tuning")
         return recalibrate(net, data)
 
     def _budget(self) -> tuple[int, int]:
         """Return the steps of a curve and of a fine-tuning between rounds; what does not divide is
         left unspent.
         """
-        steps = self.training["steps"]
+        steps = self.training.steps
         curve = TUNING_SHARE * steps // (2 * TUNING_SHARE * self.rounds + self.rounds - 1)
         if curve < 1:
             raise BadInput(
@@ -78,11 +80,9 @@ class TSC:
         return curve, curve // TUNING_SHARE
 
     def _midway(self, start: nn.Module, end: nn.Module, data: Data, steps: int) -> nn.Module:
-        """Return the network at t of a curve between the two, trained on the data for so many
-        steps.
-        """
-        options = spending(self.training, steps, "connecting")
-        decay = options.pop("weight_decay", 0.0)
+        """Return the network at t of a curve between the two, trained on the data."""
         curve = Bezier(start, end)
-        fit(curve, data, expected_over_t(cross_entropy, decay), **options)
+        loss = expected_over_t(cross_entropy, self.training.weight_decay)
+        training = self.training.replace(steps=steps, weight_decay=0.0)
+        fit(curve, data, loss, training=training, progress="connecting")
         return recalibrate(curve.export(self.t), data)

@@ -1,10 +1,9 @@
 """A defense whose setting is chosen as a defender can: on held-out bonafide samples, without
 trigger or test data.
 
-Source: specification, section 13 (one selection rule for all) and pitfall B12: published tables
-choose thresholds and learning rates by the attack success rate on test data, which no defender has.
-The rule has the shape of `select.farthest_within`: the strongest setting whose held-out accuracy is
-within a tolerance of the best."""
+Source: ours. Published tables choose thresholds and learning rates by the attack success rate on
+test data, which no defender has. The rule has the shape of `farthest_within`: the strongest setting
+whose held-out accuracy is within a tolerance of the best."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from torch import nn
 
 from isthmus.data.dataset import Source, as_data
 from isthmus.data.splits import hold_out
+from isthmus.defenses.spending import gradients_of
 from isthmus.metrics.accuracy import Accuracy
-from isthmus.training.budget import Training, budget_of
 from isthmus.types import BadInput, Defense
 
 
@@ -71,9 +70,9 @@ class Tuned:
             )
 
     @property
-    def training(self) -> Training:
-        """What is spent in all: the steps of every setting together."""
-        return Training(steps=sum(budget_of(self.make(setting)) for setting in self.settings))
+    def gradients(self) -> int:
+        """How many gradient evaluations the settings take together."""
+        return sum(gradients_of(self.make(setting)) for setting in self.settings)
 
     def attempt(self, tampered: nn.Module, bonafide: Source) -> Tried:
         """Return the choice and what it was made from. Raises what the last setting raised where

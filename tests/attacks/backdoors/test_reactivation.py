@@ -9,6 +9,7 @@ from isthmus import AttackSuccess, Bezier, Blend, Patch, fit
 from isthmus.attacks import IMAGES, Reactivate, poison
 from isthmus.curves import network_at
 from isthmus.metrics import MeanLoss, linear_barrier
+from isthmus.training import Training
 
 TRIGGER, TARGET = Patch(size=2), 1
 
@@ -47,7 +48,7 @@ def test_a_sleeping_backdoor_wakes_and_a_network_that_had_none_learns_it_later()
     asleep = copy.deepcopy(nets[0])
     fit(asleep, data(200, seed=1), steps=20, lr=0.02, precision="fp32")
     asked = AttackSuccess(data(200, seed=2), TRIGGER, TARGET)
-    retune = Reactivate(TRIGGER, TARGET, 10, {"steps": 30, "lr": 0.02, "precision": "fp32"})
+    retune = Reactivate(TRIGGER, TARGET, 10, Training(steps=30, lr=0.02, precision="fp32"))
     bonafide = data(100, seed=3)
     woken, control = (asked(retune(net, bonafide)) for net in (asleep, nets[1]))
     assert woken > control
@@ -56,7 +57,7 @@ def test_a_sleeping_backdoor_wakes_and_a_network_that_had_none_learns_it_later()
 def test_the_network_stays_as_it_is_and_the_same_seed_gives_the_same():
     net = network("batchnorm")
     before = copy.deepcopy(net.state_dict())
-    retune = Reactivate(TRIGGER, TARGET, 5, {"steps": 5, "lr": 0.1})
+    retune = Reactivate(TRIGGER, TARGET, 5, Training(steps=5, lr=0.1))
     first, second = (retune(net, data(40)).state_dict() for _ in range(2))
     assert all((before[name] == value).all() for name, value in net.state_dict().items())
     assert all((first[name] == second[name]).all() for name in first)

@@ -38,12 +38,12 @@ from isthmus.models import mlp
 from isthmus.models.batchnorm import batchnorm_layers
 from isthmus.models.view import copied
 from isthmus.runs import identity_of
-from isthmus.training import cross_entropy, one_cycle
+from isthmus.training import Training, cross_entropy, one_cycle
 
 pytestmark = pytest.mark.numeric
 
 TRIGGER = Patch(2)
-TRAINING = {"steps": 200, "lr": 0.2, "batch_size": 64, "schedule": one_cycle, "precision": "fp32"}
+TRAINING = Training(steps=200, lr=0.2, batch_size=64, schedule=one_cycle, precision="fp32")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -73,14 +73,14 @@ def poisoned(digits) -> Data:
 @pytest.fixture(scope="module")
 def clean(digits) -> nn.Module:
     net = fresh(0)
-    fit(net, digits, **TRAINING)
+    fit(net, digits, training=TRAINING)
     return net
 
 
 @pytest.fixture(scope="module")
 def ordinary(poisoned) -> nn.Module:
     net = fresh(1)
-    fit(net, poisoned, **TRAINING)
+    fit(net, poisoned, training=TRAINING)
     return net
 
 
@@ -153,7 +153,7 @@ def test_hard_images_make_a_clean_label_attack_stronger(clean, digits, unseen):
     success = []
     for train in (plain, hard):
         net = fresh(1)
-        fit(net, train, **TRAINING)
+        fit(net, train, training=TRAINING)
         success.append(AttackSuccess(unseen, TRIGGER, 1)(net))
     assert success[1].low > success[0].high
 
@@ -162,7 +162,7 @@ def test_a_learned_low_frequency_pattern_beats_the_drawn_one_at_its_own_size(cle
     before = copy.deepcopy(clean.state_dict())
     start = LowFrequency(0.3, cutoff=3)
     found = learned_low_frequency(
-        digits, clean, 1, start, {"steps": 60, "lr": 0.1, "precision": "fp32"}
+        digits, clean, 1, start, Training(steps=60, lr=0.1, precision="fp32")
     )
     assert all(torch.equal(v, before[k]) for k, v in clean.state_dict().items())
     assert float(found.pattern.abs().max()) == pytest.approx(0.3, rel=1e-4)
@@ -185,7 +185,7 @@ def test_a_learned_low_frequency_pattern_beats_the_drawn_one_at_its_own_size(cle
 @pytest.fixture(scope="module")
 def aware(digits) -> tuple[nn.Module, GeneratedTrigger]:
     attacker = InputAware(
-        {**TRAINING, "steps": 120}, 0.2, 0.2, diversity=0.1, density=0.125, width=8
+        TRAINING.replace(steps=120), 0.2, 0.2, diversity=0.1, density=0.125, width=8
     )
     return attacker(fresh(1), digits, 1)
 
@@ -227,7 +227,7 @@ def test_a_path_aware_attacker_starts_at_the_two_networks_and_moves_both(kind, b
     a, b = network(kind, 1), network(kind, 2)
     before = [copy.deepcopy(net.state_dict()) for net in (a, b)]
     for lr, moves in ((1e-12, False), (0.05, True)):
-        found = path_aware(a, b, data(), {"steps": 2, "lr": lr, "precision": "fp32"}, bends=bends)
+        found = path_aware(a, b, data(), Training(steps=2, lr=lr, precision="fp32"), bends=bends)
         for start, end in zip((a, b), found, strict=True):
             same = all(
                 torch.allclose(p, q, atol=1e-6)
@@ -249,7 +249,7 @@ def test_between_path_aware_ends_the_backdoor_is_kept_where_it_was_lost(poisoned
     bonafide, evaluation = split(unseen, [200, 300], generator())
     ends = [fresh(seed, (32, 32)) for seed in (1, 2)]
     for net in ends:
-        fit(net, poisoned, **TRAINING)
+        fit(net, poisoned, training=TRAINING)
     success, accuracy, repaired = AttackSuccess(evaluation, TRIGGER, 1), Accuracy(evaluation), []
     for first, second in (ends, path_aware(*ends, poisoned, TRAINING, bends=0)):
         middle = Bezier(first, second, bends=0).export(0.5)
@@ -378,7 +378,7 @@ def test_a_hardened_backdoor_bears_more_noise_on_the_weights_than_an_ordinary_on
     ordinary, digits, unseen
 ):
     net = fresh(1)
-    fit(net, digits, Hardened(TRIGGER, 1, 10, gamma=0.02), **TRAINING)
+    fit(net, digits, Hardened(TRIGGER, 1, 10, gamma=0.02), training=TRAINING)
     assert Accuracy(unseen)(net) > 0.95
     success = AttackSuccess(unseen, TRIGGER, 1)
     left = [
@@ -448,7 +448,7 @@ def test_whoever_knows_the_permutation_keeps_the_backdoor_between_the_network_an
     ordinary, poisoned, unseen
 ):
     net = fresh(1)
-    fit(net, poisoned, PermutationAware(permuted), **TRAINING)
+    fit(net, poisoned, PermutationAware(permuted), training=TRAINING)
     success = AttackSuccess(unseen, TRIGGER, 1)
     plain, knowing = (
         success(Bezier(each, permuted_copy(each), bends=0).export(0.5)) for each in (ordinary, net)
@@ -461,15 +461,15 @@ def test_whoever_knows_the_permutation_keeps_the_backdoor_between_the_network_an
     ("make", "words"),
     [
         (
-            lambda d: InputAware({"steps": 1, "lr": 1.0}, attack_rate=0.6, cross_rate=0.5)(
+            lambda d: InputAware(Training(steps=1, lr=1.0), attack_rate=0.6, cross_rate=0.5)(
                 fresh(0), d, 1
             ),
             "cross_rate",
         ),
-        (lambda d: InputAware({"steps": 1, "lr": 1.0}, density=0.0)(fresh(0), d, 1), "density"),
-        (lambda d: InputAware({"steps": 1, "lr": 1.0}, width=6)(fresh(0), d, 1), "width"),
+        (lambda d: InputAware(Training(steps=1, lr=1.0), density=0.0)(fresh(0), d, 1), "density"),
+        (lambda d: InputAware(Training(steps=1, lr=1.0), width=6)(fresh(0), d, 1), "width"),
         (
-            lambda d: path_aware(fresh(0), fresh(1), d, {"steps": 1, "lr": 1.0}, bends=-1),
+            lambda d: path_aware(fresh(0), fresh(1), d, Training(steps=1, lr=1.0), bends=-1),
             "bends = -1",
         ),
         (
@@ -483,7 +483,7 @@ def test_whoever_knows_the_permutation_keeps_the_backdoor_between_the_network_an
         ),
         (
             lambda d: learned_low_frequency(
-                d[d.y == 1], fresh(0), 1, LowFrequency(), {"steps": 1, "lr": 1.0}
+                d[d.y == 1], fresh(0), 1, LowFrequency(), Training(steps=1, lr=1.0)
             ),
             "only",
         ),

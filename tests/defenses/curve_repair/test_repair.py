@@ -1,17 +1,26 @@
 """`repair` end to end on networks that train in seconds, and the evidence it is judged by."""
 
+import copy
+import inspect
+import pickle
+
 import jsonschema
 import numpy as np
 import pytest
 import torch
 from support.backdoored import FAST, TRIGGER
+from support.refusals import refused
 
-from isthmus import Bezier, Data, PolyChain, evaluate_path, fit, load_data, repair
-from isthmus.data import hold_out
+from isthmus import Bezier, Data, Linf, PolyChain, connect, evaluate_path, fit, load_data, repair
+from isthmus.attacks import PGD
+from isthmus.curves import CURVE_TRAINING, Route
+from isthmus.data import Parts, hold_out
 from isthmus.defenses import (
     AVERAGED,
     BONAFIDE,
     FEW,
+    STAND_INS,
+    STRAIGHT,
     AlongPath,
     FineTune,
     PerturbedCopy,
@@ -19,15 +28,15 @@ from isthmus.defenses import (
     farthest_within,
     fixed,
     settled,
+    stand_ins,
     standard,
     up_to,
 )
-from isthmus.defenses.curve_repair.repair import to_the_mean
-from isthmus.defenses.curve_repair.stand_ins import STAND_INS, stand_ins
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
 from isthmus.metrics import Accuracy, AttackSuccess
 from isthmus.models import mlp, small_cnn
+from isthmus.training import Training
 from isthmus.types import BadInput
 
 pytestmark = pytest.mark.numeric
@@ -91,7 +100,7 @@ def test_one_checkpoint_is_enough(tampered, samples):
     assert asked(found.other) == asked(tampered[0])
 
 
-@pytest.mark.parametrize("other", [PerturbedCopy(0.5), FineTune({"steps": 2, "lr": 0.1})])
+@pytest.mark.parametrize("other", [PerturbedCopy(0.5), FineTune(Training(steps=2, lr=0.1))])
 def test_whatever_makes_a_network_makes_a_second_endpoint(other, tampered, samples):
     found = repair(tampered[0], samples[0], other, points=3, **{**FAST, "steps": 5})
     assert type(other).__name__ in found.second
@@ -117,7 +126,7 @@ def test_few_samples_lead_straight_to_the_mean_of_two_repairs(tampered, samples,
     """
     options = {**FAST, "steps": 30, "points": 3}
     found = repair(tampered[0], samples[0], folder=tmp_path, **options)
-    end = averaged_repairs(**{**FAST, "steps": 30})
+    end = averaged_repairs(CURVE_TRAINING.replace(**{**FAST, "steps": 30}))
     said = repair(
         tampered[0], samples[0], end, bends=0, low=0.5, high=1.0, rule=up_to(1.0), **options
     )
@@ -126,7 +135,7 @@ def test_few_samples_lead_straight_to_the_mean_of_two_repairs(tampered, samples,
         and found.t.rule.startswith("up_to(1")
         and found.path.t == said.path.t
     )
-    assert end.training["steps"] == 60 and {file.stem for file in tmp_path.glob("*.state")} == {
+    assert end.gradients == 60 and {file.stem for file in tmp_path.glob("*.state")} == {
         "curve",
         "copy",
     }
@@ -142,11 +151,13 @@ def test_where_the_samples_object_to_the_mean_of_two_repairs_a_curve_follows(
     options = {**FAST, "steps": 40, "lr": 12.0, "points": 3}
     found = repair(tampered[0], samples[0], folder=tmp_path, **options)
     assert (
-        found.second.startswith("permuted copy, for the mean of two repairs")
+        found.second.startswith("permuted copy, because averaged repairs")
         and found.history is not None
     )
     assert found.path.t == (0.0, 0.1, 0.25, 0.4, 1.0) and found.t.rule.startswith("up_to(0.28")
-    assert found.spent == averaged_repairs(steps=40).training["steps"]
+    assert found.spent == averaged_repairs(CURVE_TRAINING.replace(steps=40)).gradients
+    assert [repair.route for repair in found.rejected] == [STRAIGHT]
+    assert found.gradients == found.spent + 2 * 40
     again = repair(tampered[0], samples[0], folder=tmp_path, **options)
     assert all(
         torch.equal(v, again.model.state_dict()[name])
@@ -155,10 +166,11 @@ def test_where_the_samples_object_to_the_mean_of_two_repairs_a_curve_follows(
 
 
 def test_as_a_defense_no_curve_follows_which_would_spend_the_budget_twice(tampered, samples):
-    options = {**FAST, "steps": 40, "lr": 12.0}
-    mean = to_the_mean(tampered[0], samples[0], **options)
+    training = CURVE_TRAINING.replace(**{**FAST, "steps": 40, "lr": 12.0})
+    end = averaged_repairs(training)
+    mean = repair(tampered[0], samples[0], end, route=STRAIGHT, training=training)
     assert mean.t < 1 and mean.path.t[-1] == 1  # the samples object
-    defended = AlongPath({**options, "steps": 80})(tampered[0], samples[0])
+    defended = AlongPath(training.replace(steps=80))(tampered[0], samples[0])
     assert all(
         torch.equal(v, defended.state_dict()[name]) for name, v in mean.model.state_dict().items()
     )
@@ -176,7 +188,16 @@ def test_the_mean_of_two_repairs_has_lost_the_backdoor(tampered, samples):
 
 @pytest.mark.parametrize(
     "asked",
-    [{"rule": fixed(0.3)}, {"bends": 2}, {"rho": 1.0}, {"high": 0.3}, {"points": [0.2, 0.4]}],
+    [
+        {"rule": fixed(0.3)},
+        {"bends": 2},
+        {"rho": 1.0},
+        {"high": 0.3},
+        {"points": [0.2, 0.4]},
+        {"low": 0.1},  # an explicit default is a choice
+        {"rho": 2.0},
+        {"route": Route()},
+    ],
 )
 def test_who_asks_for_a_curve_gets_one(asked, tampered, samples):
     found = repair(tampered[0], samples[0], **{"points": 3, **asked}, **{**FAST, "steps": 5})
@@ -210,9 +231,11 @@ def test_the_stand_in_for_the_trigger_falls_where_the_attack_does(tampered, samp
 
 
 def test_as_a_defense_it_spends_what_the_others_spend(tampered, samples):
-    options = {**FAST, "steps": 6}
-    found = repair(tampered[0], samples[0], **options)
-    defended = AlongPath({**options, "steps": 12})(tampered[0], samples[0])
+    training = CURVE_TRAINING.replace(**{**FAST, "steps": 6})
+    found = repair(tampered[0], samples[0], training=training)
+    defense = AlongPath(training.replace(steps=12))
+    assert defense.gradients == found.gradients == 12
+    defended = defense(tampered[0], samples[0])
     assert all(
         torch.equal(v, defended.state_dict()[name]) for name, v in found.model.state_dict().items()
     )
@@ -250,7 +273,7 @@ def test_the_record_keeps_to_its_schema(judge, compared, tampered, samples, foun
         "trigger alone": Judge(None, TRIGGER, 1),
         "all": Judge(samples[1], TRIGGER, "all"),
     }
-    rivals = standard(found.other, {"steps": 2, "lr": 0.01}) if compared else {}
+    rivals = standard(found.other, Training(steps=2, lr=0.01)) if compared else {}
     record = evidence(found, tampered[0], judges[judge], baselines=rivals).record()
     assert len(record["baselines"]) == len(rivals)
     assert ("trigger" in record) == (judge in ("trigger alone", "all"))
@@ -298,3 +321,39 @@ def test_a_rule_of_ones_own(tampered, samples):
         tampered[0], samples[0], tampered[1], points=3, rule=rule, **{**FAST, "steps": 5}
     )
     assert seen == [found.path] and set(found.path.values) == {BONAFIDE, "bonafide loss"}
+
+
+def test_a_repair_can_be_copied_and_pickled(found):
+    for again in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert again.t == found.t and again.t.reason == found.t.reason and again.path == found.path
+        for name, value in found.model.state_dict().items():
+            assert torch.equal(value, again.model.state_dict()[name])
+
+
+def test_samples_that_are_split_already_are_taken_as_they_are(tampered, samples, found):
+    parts = Parts.of(samples[0])
+    again = repair(tampered[0], parts, tampered[1], points=11, rule=RULE, **FAST)
+    assert again.held_out is parts.held_out and again.path == found.path
+
+
+def test_every_network_of_the_path_is_recalibrated_once(tampered, samples):
+    """From the repair to its evidence: the path, the choice, the judge, the landscape."""
+    options = {**FAST, "steps": 5}
+    found = repair(tampered[0], samples[0], tampered[1], points=3, **options)
+    inner = [t for t in found.path.t if 0 < t < 1]
+    assert found.networks.recalibrations == len(inner)
+    attack = PGD(Linf(0.1), steps=1)
+    evidence(found, tampered[0], Judge(samples[1]), landscape=attack, landscape_samples=20)
+    assert found.networks.recalibrations == len(inner) + 2  # the ends, for the landscape
+
+
+@pytest.mark.parametrize(
+    "options, word", [({"learnin_rate": 1}, "learnin_rate"), ({"bend": 2}, "bends")]
+)
+def test_an_unknown_option_is_refused_in_one_line(options, word, tampered, samples):
+    refused(lambda: repair(tampered[0], samples[0], **options), word)
+
+
+def test_no_public_function_of_the_flow_has_more_than_ten_parameters():
+    for function in (repair, connect, fit, evaluate_path, evidence):
+        assert len(inspect.signature(function).parameters) <= 10

@@ -17,11 +17,11 @@ from isthmus.data import hold_out
 from isthmus.defenses import ANP
 from isthmus.defenses.rivals.anp import THRESHOLDS, _AdversarialLoss, _Masked
 from isthmus.metrics import Accuracy
-from isthmus.training import cross_entropy
+from isthmus.training import Training, cross_entropy
 
 pytestmark = pytest.mark.numeric
 
-TRAINING = {"steps": 60, "lr": 0.2, "batch_size": 16, "precision": "fp32"}
+TRAINING = Training(steps=60, lr=0.2, batch_size=16, precision="fp32")
 
 
 def test_masks_stay_between_zero_and_one_and_some_of_them_move():
@@ -130,9 +130,7 @@ def test_a_backdoor_in_one_channel_is_pruned_and_the_digits_are_still_read():
     for seed in range(3):
         tampered = with_a_backdoor_in_one_channel(seed)
         assert AttackSuccess(judged, CORNER, 1)(tampered) == 1
-        repaired = ANP({**TRAINING, "steps": 120, "batch_size": 64, "seed": seed})(
-            tampered, bonafide
-        )
+        repaired = ANP(TRAINING.replace(steps=120, batch_size=64, seed=seed))(tampered, bonafide)
         assert Accuracy(judged)(repaired) > 0.85
         left.append(AttackSuccess(judged, CORNER, 1)(repaired))
     assert median(left) < 0.3, left

@@ -11,7 +11,7 @@ from isthmus.models import recalibrate
 
 pytestmark = pytest.mark.numeric
 
-MADE = (FineTune(TRAINING), FTSAM(TRAINING), FineTune({**TRAINING, "lr": 0.2}))
+MADE = (FineTune(TRAINING), FTSAM(TRAINING), FineTune(TRAINING.replace(lr=0.2)))
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -47,8 +47,8 @@ def test_the_order_does_not_matter():
 
 
 def test_the_budget_is_the_sum():
-    assert Averaged(MADE).training["steps"] == 3 * TRAINING["steps"]
-    assert Averaged((*MADE[:1], StraightAverage(victim(1)))).training["steps"] == TRAINING["steps"]
+    assert Averaged(MADE).gradients == 3 * TRAINING.steps
+    assert Averaged((*MADE[:1], StraightAverage(victim(1)))).gradients == TRAINING.steps
 
 
 def test_one_network_is_no_average_and_another_architecture_none_either():

@@ -9,10 +9,10 @@ from support.victims import samples, victim
 from torch import nn
 
 from isthmus.defenses import ANP, FTSAM, IBAU, NAD, FinePrune, FineTune
-from isthmus.training.budget import spending, steps_for
+from isthmus.training import Training
 
 STEPS = 40
-OPTIONS = {"steps": STEPS, "lr": 0.01, "batch_size": 16, "precision": "fp32"}
+TRAINING = Training(steps=STEPS, lr=0.01, batch_size=16, precision="fp32")
 TRAINED = [FineTune, FinePrune, FTSAM, ANP, NAD]
 
 
@@ -35,8 +35,9 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("make", TRAINED)
 def test_a_defense_spends_its_budget_and_no_more(make):
     Counting.passes = 0
-    make(OPTIONS)(Counting(victim(0)), samples())
-    assert STEPS - 3 < Counting.passes <= STEPS
+    defense = make(TRAINING)
+    defense(Counting(victim(0)), samples())
+    assert STEPS - 3 < Counting.passes <= STEPS == defense.gradients
 
 
 def test_unlearning_spends_its_budget_of_forward_and_of_further_passes():
@@ -44,16 +45,12 @@ def test_unlearning_spends_its_budget_of_forward_and_of_further_passes():
     through them.
     """
     Counting.passes = 0
-    IBAU(OPTIONS)(Counting(victim(0)), samples())
+    IBAU(TRAINING)(Counting(victim(0)), samples())
     assert Counting.passes == STEPS // 8 * 3
 
 
 @pytest.mark.parametrize("make, least", [(FTSAM, 2), (NAD, 2), (ANP, 3), (IBAU, 8)])
 def test_a_budget_below_one_step_is_refused(make, least):
-    refused(lambda: make({**OPTIONS, "steps": least - 1})(victim(0), samples()), f"{least} or more")
-
-
-def test_parts_of_a_budget_keep_their_options_and_no_state_on_disk(tmp_path):
-    whole = {**OPTIONS, "checkpoint": tmp_path / "state"}
-    part = spending(whole, steps_for(whole, cost=2), "part")
-    assert part == {**OPTIONS, "steps": STEPS // 2, "progress": "part"} and "checkpoint" in whole
+    refused(
+        lambda: make(TRAINING.replace(steps=least - 1))(victim(0), samples()), f"{least} or more"
+    )

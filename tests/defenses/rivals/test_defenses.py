@@ -15,12 +15,12 @@ from torch import nn
 from isthmus import Accuracy, AttackSuccess, Patch, fit, load_data, poison, recalibrate
 from isthmus.defenses import CLP, FTSAM, IBAU, Tuned, all_rivals, standard
 from isthmus.models import small_cnn
-from isthmus.training import one_cycle
+from isthmus.training import Training, one_cycle
 from isthmus.types import BadInput
 
-BUDGET = {**TRAINING, "steps": 16}
+BUDGET = TRAINING.replace(steps=16)
 CASES = {**standard(victim(1), BUDGET), **all_rivals(BUDGET), "tuned": Tuned(CLP, [3.0, 0.0], 0.5)}
-RIVALS = all_rivals({**BUDGET, "steps": 8, "lr": 0.01})
+RIVALS = all_rivals(BUDGET.replace(steps=8, lr=0.01))
 REFUSED = {
     "fine-prune": {"linear", "batchnorm1d", "tied", "lstm", "weightnorm", "hooked"},
     "ANP": ZOO.keys() - {"batchnorm", "batchnorm1d", "tied", "frozen"},
@@ -103,10 +103,10 @@ def backdoored():
 @pytest.mark.parametrize(
     "name, make, accuracy, success",
     [
-        ("FT-SAM", lambda o: FTSAM({**o, "lr": 0.1}), 0.85, 0.3),
-        ("I-BAU", lambda o: IBAU({**o, "lr": 0.01, "steps": 240}), 0.7, 0.6),
-        ("NAD", lambda o: all_rivals({**o, "lr": 0.05})["NAD"], 0.75, 0.6),
-        ("from scratch", lambda o: all_rivals({**o, "lr": 0.1})["from scratch"], 0.8, 0.1),
+        ("FT-SAM", lambda o: FTSAM(o.replace(lr=0.1)), 0.85, 0.3),
+        ("I-BAU", lambda o: IBAU(o.replace(lr=0.01, steps=240)), 0.7, 0.6),
+        ("NAD", lambda o: all_rivals(o.replace(lr=0.05))["NAD"], 0.75, 0.6),
+        ("from scratch", lambda o: all_rivals(o.replace(lr=0.1))["from scratch"], 0.8, 0.1),
     ],
 )
 def test_on_digits_the_backdoor_weakens_and_the_digits_are_still_read(
@@ -116,8 +116,8 @@ def test_on_digits_the_backdoor_weakens_and_the_digits_are_still_read(
     `test_clp.py`.
     """
     nets, bonafide, reads, obeys = backdoored
-    options = {"steps": 120, "batch_size": 64, "precision": "fp32"}
-    repaired = [make({**options, "seed": seed})(net, bonafide) for seed, net in enumerate(nets)]
+    training = Training(steps=120, lr=0.1, batch_size=64, precision="fp32")
+    repaired = [make(training.replace(seed=seed))(net, bonafide) for seed, net in enumerate(nets)]
     right, left = sorted(map(reads, repaired)), sorted(map(obeys, repaired))
     assert median(right) > accuracy and median(left) < success, (name, right, left)
 

@@ -13,7 +13,7 @@ def test_from_scratch_forgets_the_tampered_network():
 
 
 def test_fine_tuning_takes_the_options_of_fit():
-    slow, fast = (FineTune({**TRAINING, "lr": lr})(victim(0), samples()) for lr in (1e-6, 0.1))
+    slow, fast = (FineTune(TRAINING.replace(lr=lr))(victim(0), samples()) for lr in (1e-6, 0.1))
     assert (
         (slow[0].weight - victim(0)[0].weight).abs().max()
         < 1e-4

@@ -11,11 +11,11 @@ from torch import nn
 from isthmus import fit, recalibrate
 from isthmus.defenses import IBAU
 from isthmus.defenses.rivals.i_bau import _Unlearning, hypergradient, into_ball
-from isthmus.training import cross_entropy
+from isthmus.training import Training, cross_entropy
 
 pytestmark = pytest.mark.numeric
 
-OPTIONS = {"steps": 80, "lr": 0.001, "batch_size": 16, "precision": "fp32"}
+OPTIONS = Training(steps=80, lr=0.001, batch_size=16, precision="fp32")
 
 
 def quadratic():
@@ -103,7 +103,7 @@ def test_weights_that_the_loss_does_not_reach_get_no_gradient():
 @pytest.mark.parametrize("radius", [0.01, 0.18])
 def test_the_perturbation_stays_in_its_ball_and_hurts(radius):
     net, images = network("batchnorm"), data()
-    delta = IBAU(OPTIONS, radius).universal_perturbation(net, images, {**OPTIONS, "steps": 10})
+    delta = IBAU(OPTIONS, radius).universal_perturbation(net, images, OPTIONS.replace(steps=10))
     assert delta.shape == (1, 3, 8, 8)
     assert float(delta.square().mean().sqrt()) <= radius * (1 + 1e-5)
     plain, hurt = (cross_entropy(net, images.x + shift, images.y) for shift in (0, delta))
@@ -130,10 +130,10 @@ def test_afterwards_the_worst_perturbation_hurts_less():
         net, images, steps=60, lr=0.1, batch_size=32, precision="fp32"
     )  # an untrained network has nothing to lose
     recalibrate(net, images)
-    repaired = IBAU({**OPTIONS, "steps": 160, "lr": 0.005})(net, images)
+    repaired = IBAU(OPTIONS.replace(steps=160, lr=0.005))(net, images)
     hurt = []
     for each in (net, repaired):
-        delta = IBAU(OPTIONS).universal_perturbation(each, images, {**OPTIONS, "steps": 10})
+        delta = IBAU(OPTIONS).universal_perturbation(each, images, OPTIONS.replace(steps=10))
         hurt.append(cross_entropy(each, images.x + delta, images.y).item())
     assert hurt[1] < hurt[0]
 

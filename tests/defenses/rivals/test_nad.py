@@ -48,7 +48,7 @@ def test_the_loss_is_cross_entropy_plus_the_weighted_distance_of_the_maps():
 
 
 def test_without_distance_it_is_fine_tuning_for_half_of_the_budget():
-    half = FineTune({**TRAINING, "steps": 2})(victim(0), samples())
+    half = FineTune(TRAINING.replace(steps=2))(victim(0), samples())
     found = NAD(TRAINING, weight=0.0)(victim(0), samples())
     assert all(torch.equal(v, found.state_dict()[k]) for k, v in half.state_dict().items())
 

@@ -84,11 +84,11 @@ def test_settings_that_are_refused_are_passed_over_unless_all_are():
 
 
 def test_a_tuned_defense_is_one_of_its_settings_and_says_what_all_of_them_cost():
-    tuned = Tuned(lambda lr: FineTune({**TRAINING, "lr": lr}), [0.001, 0.01], 1 - 1e-9)
-    twin = FineTune({**TRAINING, "lr": 0.01})(victim(0), samples())
+    tuned = Tuned(lambda lr: FineTune(TRAINING.replace(lr=lr)), [0.001, 0.01], 1 - 1e-9)
+    twin = FineTune(TRAINING.replace(lr=0.01))(victim(0), samples())
     found = tuned(victim(0), samples())
     assert all(torch.equal(v, found.state_dict()[k]) for k, v in twin.state_dict().items())
-    assert tuned.training["steps"] == 2 * TRAINING["steps"]
+    assert tuned.gradients == 2 * TRAINING.steps
 
 
 @pytest.mark.parametrize("settings, tolerance", [([], 0.1), ([1], 1.0), ([1], -0.1)])

@@ -1,0 +1,69 @@
+"""The routes that a repair may take, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path as File
+
+from torch import nn
+
+from isthmus.curves.connection import check_hook
+from isthmus.curves.curve import check_real, check_same_architecture
+from isthmus.curves.route import DEFAULT_ROUTE, Route
+from isthmus.data.dataset import Data
+from isthmus.defenses.curve_repair.averaged import (
+    STRAIGHT,
+    averaged_repairs,
+    prefers_averaged_endpoint,
+)
+from isthmus.defenses.curve_repair.selection import Selection
+from isthmus.metrics.accuracy import check_above_chance
+from isthmus.training.budget import Training
+from isthmus.training.hooks import AfterStep
+from isthmus.types import Defense
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way to repair a network: the network at t = 1, or what makes it, and the route to it.
+
+    `home` is the folder where unfinished work is saved; None saves nothing."""
+
+    other: nn.Module | Defense | None
+    route: Route
+    home: File | None = None
+
+    def check(self, tampered: nn.Module, bonafide: Data, after_step: AfterStep | None) -> None:
+        """Raise BadInput where the networks or the hook do not fit, before any work is done."""
+        check_hook(self.route, after_step)
+        check_real(tampered)
+        check_above_chance(tampered, bonafide)
+        if isinstance(self.other, nn.Module):
+            check_same_architecture(tampered, self.other)
+            check_above_chance(self.other, bonafide)
+
+
+def candidates(
+    tampered: nn.Module,
+    bonafide: Data,
+    other: nn.Module | Defense | None,
+    route: Route | None,
+    *,
+    training: Training,
+    selection: Selection,
+    after_step: AfterStep | None = None,
+    home: File | None = None,
+) -> list[Candidate]:
+    """Return the ways to repair the network, the first to be tried first.
+
+    Where `other`, `route`, a hook, or a rule or values of t in `selection` are given, that is the
+    one way. Else it is a curve to `default_endpoint`; with few samples, it comes after the straight
+    path to `averaged_repairs`."""
+    chosen = (other, route, after_step, selection.rule, selection.values_of_t)
+    if any(choice is not None for choice in chosen):
+        return [Candidate(other, route or DEFAULT_ROUTE, home)]
+    if not prefers_averaged_endpoint(tampered, bonafide):
+        return [Candidate(None, DEFAULT_ROUTE, home)]
+    mean = averaged_repairs(training, home=home)
+    curve_home = None if home is None else home / "curve"
+    return [Candidate(mean, STRAIGHT, home), Candidate(None, DEFAULT_ROUTE, curve_home)]

@@ -1,0 +1,55 @@
+"""How the point on a path is selected: what is measured there, and the rule that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from isthmus.curves.route import Route
+from isthmus.data.splits import HOLDOUT, Parts
+from isthmus.defenses.curve_repair.rules import BONAFIDE, Rule, default_rule
+from isthmus.defenses.curve_repair.stand_ins import Watch
+from isthmus.metrics.accuracy import Accuracy, MeanLoss
+from isthmus.metrics.path import grid
+from isthmus.types import Metric
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How `repair` selects the point on a path.
+
+    `rule` reads the path; None is `default_rule`. `watch` adds metrics for it to read, see
+    `stand_ins`. `points` is a number of equally spaced t on the route's interval, or the values of
+    t. `holdout` is the share of the bonafide samples that select and train nothing."""
+
+    rule: Rule | None = None
+    watch: Watch | None = None
+    points: int | Sequence[float] = 21
+    holdout: float = HOLDOUT
+
+    @property
+    def values_of_t(self) -> Sequence[float] | None:
+        """The values of t, where they are given."""
+        return None if isinstance(self.points, int) else self.points
+
+    def grid(self, route: Route) -> tuple[float, ...]:
+        """Return the t that are measured: the points and both ends, sorted."""
+        return tuple(sorted({0.0, *grid(self.points, route.low, route.high), 1.0}))
+
+    def metrics(self, tampered: nn.Module, parts: Parts) -> dict[str, Metric]:
+        """Return what is measured at each t, by name."""
+        metrics: dict[str, Metric] = {
+            BONAFIDE: Accuracy(parts.held_out),
+            "bonafide loss": MeanLoss(parts.held_out),
+        }
+        if self.watch is not None:
+            metrics |= self.watch(tampered, parts.fitted, parts.held_out)
+        return metrics
+
+    def rule_for(self, route: Route, parts: Parts) -> Rule:
+        """Return the rule, or the default one for the route's interval."""
+        if self.rule is not None:
+            return self.rule
+        return default_rule(route.low, route.high, enough=parts.disjoint)

@@ -1,0 +1,47 @@
+"""What a defense spends: the base of those that train, and the cost of a second endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from isthmus.training.budget import Training
+from isthmus.types import BadInput, Defense
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A defense that trains: `training.steps` counts gradient evaluations, whatever its steps cost.
+
+    Raises BadInput where `training` is no `Training`."""
+
+    training: Training
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.training, Training):
+            raise BadInput(
+                f"training as {type(self.training).__name__}",
+                expected="a Training",
+                fix="pass Training(steps=400, lr=0.05)",
+            )
+
+    @property
+    def gradients(self) -> int:
+        """How many gradient evaluations the defense takes in all."""
+        return self.training.steps
+
+
+def gradients_of(other: nn.Module | Defense | None) -> int:
+    """Return how many gradient evaluations it takes to make a network: 0 where it is given.
+
+    A plain function, which is not a `Defense` to the letter, counts as one that trains nothing.
+    """
+    if other is None or isinstance(other, nn.Module):
+        return 0
+    return int(getattr(other, "gradients", 0))
+
+
+def made_by(other: nn.Module | Defense, tampered: nn.Module, bonafide: object) -> nn.Module:
+    """Return the network itself, or what the defense makes of the tampered network."""
+    return other if isinstance(other, nn.Module) else other(tampered, bonafide)
