@@ -134,6 +134,12 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
         )
     module = _import(place)
     factory = getattr(module, name, None)
+    if factory is None and "." in name and hasattr(module, name.partition(".")[0]):
+        raise BadInput(
+            f"{name!r}, a method or an attribute of something in {place}",
+            expected="a callable of that module",
+            fix="wrap it in a function of your own that builds the network and returns logits",
+        )
     if factory is None:
         known = [
             n for n, value in vars(module).items() if callable(value) and not n.startswith("_")
@@ -147,7 +153,7 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
         raise BadInput(
             f"{target!r}, a {type(factory).__name__}",
             expected="a callable that builds the network",
-            fix="wrap it: def",
+            fix="wrap it in a function that builds and returns the network",
         )
     _check_arguments(spec, factory, named)
     return partial(_build, spec, factory, named)

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from isthmus.models import load_checkpoint, save_checkpoint
 from isthmus.models.checkpoint import read_checkpoint
+from isthmus.runs.notices import Notice
 
 # ---- round trips
 
@@ -453,3 +454,105 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == [file] and len(load_checkpoint(file)["w"]) == 3
+
+
+# ---- names of wrappers and of older versions
+
+
+class Renamed(nn.Module):
+    """Calls its layer by another name than it once did, and still reads the old one."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        for name in ("weight", "bias"):
+            if f"{prefix}fc.{name}" in state_dict:
+                state_dict[f"{prefix}head.{name}"] = state_dict.pop(f"{prefix}fc.{name}")
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def test_modules_rename_what_older_versions_of_them_wrote(tmp_path):
+    old = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(4, 3)))
+    new = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
+    torch.save(old.state_dict(), tmp_path / "old.pt")
+    x = torch.rand(5, 4)
+    assert torch.allclose(load_checkpoint(tmp_path / "old.pt", new)(x), old(x), atol=1e-6)
+    head = nn.Linear(3, 2)
+    state = {f"0.fc.{name}": value for name, value in head.state_dict().items()}
+    for prefix in ("", "module."):
+        torch.save({prefix + n: v.half() for n, v in state.items()}, tmp_path / "old.pt")
+        net = load_checkpoint(tmp_path / "old.pt", nn.Sequential(Renamed()))
+        assert torch.equal(net[0].head.weight, head.weight.half().float())
+    torch.save({n: v.T if v.ndim == 2 else v for n, v in state.items()}, tmp_path / "old.pt")
+    refused(lambda: load_checkpoint(tmp_path / "old.pt", nn.Sequential(Renamed())), "lacks 2")
+
+
+NET = perceptron()
+
+
+def under(prefix, state=None):
+    state = NET.state_dict() if state is None else state
+    return {prefix + name: value for name, value in state.items()}
+
+
+ONE_PART = {
+    "loss": (lambda: {**under("model."), "criterion.weight": torch.ones(3)}, "model."),
+    "deep": (lambda: {**under("a.b."), "a.c": torch.ones(1), "d.e": torch.ones(1)}, "a.b."),
+    "a copy": (
+        lambda: {
+            **under("module.model."),
+            **under("module.attacker.model."),
+            "module.normalizer.mean": torch.zeros(3, 1, 1),
+            "module.normalizer.std": torch.ones(3, 1, 1),
+        },
+        "module.model.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONE_PART)
+def test_a_network_that_is_one_part_of_what_was_saved_is_cut_out_with_notice(name, tmp_path):
+    make, prefix = ONE_PART[name]
+    torch.save({"state_dict": make(), "epoch": 3}, tmp_path / "x.ckpt")
+    with pytest.warns(Notice, match=f"x.ckpt: the network is under {prefix}, without "):
+        assert same(load_checkpoint(tmp_path / "x.ckpt", perceptron()), NET)
+
+
+def test_counters_of_profilers_are_left_out(tmp_path):
+    counters = {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}
+    torch.save({**NET.state_dict(), **counters}, tmp_path / "x.pt")
+    assert same(load_checkpoint(tmp_path / "x.pt", perceptron()), NET)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: {**under("model."), "normalizer.mean": torch.ones(3) / 2},
+            ["under model.", "normalized outside it (normalizer.mean)", "in front"],
+        ),
+        (
+            lambda: {
+                **under("student."),
+                **under("teacher.", changed(**{"2_bias": torch.ones(2)})),
+            },
+            ["holds the network 2 times (student., teacher.)", "one network"],
+        ),
+        (
+            lambda: {**under("model."), "model.3.weight": torch.ones(1), "x": torch.ones(1)},
+            ["4 of those it lacks are there under model.", "factory"],
+        ),
+    ],
+)
+def test_parts_that_mean_something_else_by_themselves_are_refused(make, words, tmp_path):
+    torch.save(make(), tmp_path / "x.pt")
+    refused(lambda: load_checkpoint(tmp_path / "x.pt", perceptron()), *words)
+
+
+def test_a_network_without_memory_is_refused(tmp_path):
+    save_checkpoint(perceptron(), tmp_path / "x.safetensors")
+    with torch.device("meta"):
+        net = perceptron()
+    refused(lambda: load_checkpoint(tmp_path / "x.safetensors", net), "on the meta device")

@@ -62,6 +62,7 @@ def test_library_networks_and_open_arguments(here):
         ("broken_nets:network", ["'broken_nets'", "fails to import (SyntaxError", "correct it"]),
         ("needy_nets:network", ["'needy_nets'", "needs a_package_that_is_not_there", "install it"]),
         ("own_nets:netwrk", ["'netwrk', unknown in own_nets", "did you mean network"]),
+        ("own_nets:nn.Linear.forward", ["'nn.Linear.forward', a method", "wrap it in a function"]),
         ("own_nets:made", ["a Linear", "a callable that builds the network"]),
         ("own_nets:number", ["a int", "a callable that builds the network"]),
         ("own_nets:network,widht=3", ["widht", "network(width", "did you mean width"]),

@@ -1,0 +1,258 @@
+"""What a checkpoint file holds: its format, the state dict in it, names without wrappers."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from isthmus.runs.wording import abbreviated, first_line, suggestion
+from isthmus.types import BadInput, Params
+
+# Where training scripts put the state dict, the most common first; the averaged weights only where
+# nothing else is.
+_TRAINED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+_OTHERS = ("module", "model_state", "model_weights")
+_AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema")
+_NESTS = (*_TRAINED, *_OTHERS, *_AVERAGED)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file that is there, readable, and not empty."""
+    expected = "a checkpoint file"
+    if path.is_dir():
+        inside = [
+            file.name
+            for file in path.iterdir()
+            if file.suffix in (".safetensors", ".pt", ".pth", ".bin")
+        ]
+        fix = f"name the file inside it: {abbreviated(inside)}" if inside else "name the file"
+        raise BadInput(f"{path}, a folder", expected=expected, fix=fix)
+    if not path.exists():
+        around = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise BadInput(
+            f"{path}, which does not exist", expected=expected, fix=suggestion(path.name, around)
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise BadInput(
+            f"{path}, which cannot be read ({error})", expected=expected, fix="check its rights"
+        ) from error
+    if not head:
+        raise BadInput(
+            f"{path}, which is empty (0 bytes)", expected=expected, fix="copy or download it again"
+        )
+    return head
+
+
+def _format(path: Path) -> Literal["safetensors", "torch"]:
+    """Tell by its first bytes, whatever its name, how a file is to be read."""
+    head = _head(path)
+    if (
+        head[8:9] == b"{"
+    ):  # first: the length of the header, eight bytes, may begin like a zip or a pickle
+        return "safetensors"
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return "torch"
+    if head.startswith(b"version https://git-lfs"):
+        what, fix = "the Git LFS pointer to a file", "fetch the file itself: git lfs pull"
+    elif head.lstrip().startswith(b"<"):
+        what, fix = (
+            "a web page and no checkpoint",
+            "the download went wrong: open the address and save the file",
+        )
+    else:
+        what, fix = "neither safetensors nor a torch file", "check the path, or copy it again"
+    raise BadInput(
+        f"{path}, {what}", expected="safetensors, or a state dict saved by torch", fix=fix
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()  # the file itself is no mapping
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"{path}, safetensors that are cut short or damaged ({first_line(error)})",
+            expected="a whole file",
+            fix="copy or download it again",
+        ) from error
+
+
+def _refusal(path: Path, error: Exception) -> BadInput:
+    """Say why torch did not read the file as tensors alone."""
+    harmless = "no code was run; have model.state_dict() saved alone, best as safetensors"
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named and named[1].startswith("torch.nn."):
+        got = (
+            f"{path}, a whole pickled network ({named[1]}), which only running its code could load"
+        )
+        return BadInput(got, expected="a state dict", fix=f"it was refused, {harmless}")
+    if named:
+        got = f"{path}, a pickle with code in it: loading it would call {named[1]}"
+        return BadInput(
+            got, expected="tensors and nothing that runs", fix=f"it was refused, {harmless}"
+        )
+    if "TorchScript" in str(error):
+        return BadInput(
+            f"{path}, a TorchScript archive, which is code", expected="a state dict", fix=harmless
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        got = f"{path}, a pickle that holds more than tensors, or is damaged"
+        return BadInput(
+            got, expected="a state dict saved by torch", fix=f"it was refused, {harmless}"
+        )
+    return BadInput(
+        f"{path}, a torch file that is cut short or damaged ({first_line(error)})",
+        expected="a whole file",
+        fix="copy or download it again",
+    )
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # what an unpickler raises on a file that is cut short or made to harm is open-ended
+    except Exception as error:
+        raise _refusal(path, error) from error
+
+
+def _is_state(found: Any) -> bool:
+    return isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values())
+
+
+def _states(found: Any, depth: int = 4) -> list[tuple[str, Mapping[Any, Any]]]:
+    """Return the state dicts, by name, among what a training script saved: one that is nested, or
+    itself, or several.
+
+    The depth is limited: a file made to harm may hold a mapping that holds itself.
+    """
+    if not isinstance(found, Mapping) or not depth:
+        return []
+    for name in _NESTS:
+        inner = _states(found.get(name), depth - 1)
+        if inner:
+            return inner
+    if _is_state(found):
+        return [("", found)]
+    return [(str(name), value) for name, value in found.items() if _is_state(value)]
+
+
+def _state_in(found: Any, path: Path) -> Params:
+    """Return the one state dict among what a training script saved."""
+    states = _states(found)
+    if not states:
+        held = (
+            f"entries {abbreviated(map(str, found))}"
+            if isinstance(found, Mapping)
+            else f"a {type(found).__name__}"
+        )
+        raise BadInput(
+            f"{path}, which holds {held}", expected="a state dict", fix="save model.state_dict()"
+        )
+    if len(states) > 1:
+        raise BadInput(
+            f"{path}, which holds {len(states)} sets of weights "
+            f"({abbreviated(name for name, _ in states)})",
+            expected="the state dict of one network",
+            fix="save the one that is meant on its own",
+        )
+    return dict(states[0][1])
+
+
+def check_entries(state: Mapping[Any, Any], path: Path | str) -> None:
+    """Refuse what is no ordinary tensor under a name."""
+    for name, value in state.items():
+        if not (
+            isinstance(name, str)
+            and isinstance(value, Tensor)
+            and (value.layout, value.is_quantized, value.is_meta) == (torch.strided, False, False)
+        ):
+            kind = (
+                f"{value.layout} {value.dtype}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
+            raise BadInput(
+                f"{path}, where {name!r} is no ordinary tensor ({kind})",
+                expected="dense tensors by name",
+                fix="save the state dict of an ordinary, dense, unquantized network",
+            )
+
+
+def read_tensors(path: Path) -> tuple[Params, dict[str, str]]:
+    """Return the tensors under the names they have in the file, and its metadata."""
+    if _format(path) == "safetensors":
+        state, metadata = _read_safetensors(path)
+    else:
+        state, metadata = _state_in(_read_torch(path), path), {}
+    check_entries(state, path)
+    return {name: value.detach() for name, value in state.items()}, metadata
+
+
+def _without(part: str, state: Params) -> Params:
+    """Drop a part of the names wherever it stands, unless that would make two names one."""
+    renamed = {
+        ".".join(p for p in name.split(".") if p != part): value for name, value in state.items()
+    }
+    return renamed if len(renamed) == len(state) and "" not in renamed else state
+
+
+def _shared_part(state: Params) -> str | None:
+    """Return the first part of all names where it is one and the same (`module`, `model`), else
+    None.
+    """
+    first = {name.partition(".")[0] for name in state}
+    return first.pop() if len(first) == 1 and all("." in name for name in state) else None
+
+
+def _without_first(state: Params) -> Params:
+    return {name.partition(".")[2]: value for name, value in state.items()}
+
+
+def _unwrapped(state: Params) -> Params:
+    """Drop what torch.compile and DataParallel put before the names, and the counter of an averaged
+    model.
+    """
+    state = _without("_orig_mod", state)
+    if _shared_part({n: v for n, v in state.items() if n != "n_averaged"}) == "module":
+        state = {n: v for n, v in state.items() if n != "n_averaged"}
+    while _shared_part(state) == "module":
+        state = _without_first(state)
+    return state
+
+
+def read_checkpoint(path: Path | str) -> tuple[Params, dict[str, str]]:
+    """Return a file's state dict, on the CPU, and its metadata (that of torch files is empty). No
+    code in it is run.
+
+    Nested layouts (`state_dict`, `model`, `net`, ...) and the prefixes `module.` and `_orig_mod.`
+    are unwrapped. Raises BadInput where the file is missing, empty, a folder, cut short, a web
+    page, or anything but tensors."""
+    state, metadata = read_tensors(Path(path))
+    return _unwrapped(state), metadata
+
+
+def renamings(state: Params) -> Iterator[Params]:
+    """Yield the state under its own names, then with less and less before, and at last between, the
+    names.
+    """
+    yield state
+    for shorter in (_unwrapped(state), _without("module", _unwrapped(state))):
+        yield shorter
+        while _shared_part(shorter):
+            shorter = _without_first(shorter)
+            yield shorter
