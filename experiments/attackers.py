@@ -18,7 +18,7 @@ from isthmus import Data, Linf, fit
 from isthmus.attacks import (
     PGD,
     Blend,
-    Hardened,
+    HardenedBackdoor,
     InputAware,
     LowFrequency,
     Patch,
@@ -101,7 +101,7 @@ def hardened(train: Data, scale: Scale, seed: int) -> Sent:
     """
     sent = ATTACKS["BadNets"](train, scale, seed)
     options: Training = {**scale.training(), "steps": scale.steps // 5, "lr": 0.02, "seed": seed}
-    fit(sent.network, train, Hardened(sent.trigger, TARGET, train.num_classes), **options)
+    fit(sent.network, train, HardenedBackdoor(sent.trigger, TARGET, train.num_classes), **options)
     return sent
 
 

@@ -1,4 +1,4 @@
-from .backdoors.hardened import Hardened as Hardened
+from .backdoors.hardened import HardenedBackdoor as HardenedBackdoor
 from .backdoors.input_aware import GeneratedTrigger as GeneratedTrigger
 from .backdoors.input_aware import InputAware as InputAware
 from .backdoors.label_consistent import label_consistent as label_consistent
@@ -13,9 +13,12 @@ from .inputs.gradient import MSD as MSD
 from .inputs.gradient import PGD as PGD
 from .inputs.gradient import fgsm as fgsm
 from .inputs.health.single_step import SingleStepCheck as SingleStepCheck
+from .inputs.momentum import MIFGSM as MIFGSM
 from .inputs.single_step import NoiseFGSM as NoiseFGSM
 from .inputs.single_step import random_fgsm as random_fgsm
 from .inputs.square import Square as Square
+from .inputs.trace import ZeroGradients as ZeroGradients
+from .inputs.trace import recorded as recorded
 from .inputs.worst import WorstOf as WorstOf
 from .inputs.worst import auto_attack as auto_attack
 from .triggers.blend import Blend as Blend

@@ -17,6 +17,7 @@ import torch
 from isthmus.attacks.inputs.apgd import APGD
 from isthmus.attacks.inputs.fab import FAB
 from isthmus.attacks.inputs.gradient import MSD, PGD, fgsm
+from isthmus.attacks.inputs.momentum import MIFGSM
 from isthmus.attacks.inputs.single_step import NoiseFGSM
 from isthmus.attacks.inputs.square import Square
 from isthmus.attacks.inputs.victim import check_ball
@@ -33,7 +34,7 @@ from isthmus.training.losses import adversarial, cross_entropy, trades
 from isthmus.types import Attack, BadInput, Loss, Trigger
 
 AttackName = Literal[
-    "fgsm", "pgd", "apgd", "apgd-dlr", "apgd-targeted", "fab", "square", "autoattack"
+    "fgsm", "pgd", "mi-fgsm", "apgd", "apgd-dlr", "apgd-targeted", "fab", "square", "autoattack"
 ]
 
 
@@ -130,6 +131,8 @@ def _attack(name: AttackName, ball: Ball, seed: int, options: dict[str, Any]) ->
             return fgsm(ball, seed)
         case "pgd":
             return PGD(ball, seed=seed, **options)
+        case "mi-fgsm":
+            return MIFGSM(ball, seed=seed, **options)
         case "apgd":
             return APGD(ball, "ce", seed=seed, **options)
         case "apgd-dlr":

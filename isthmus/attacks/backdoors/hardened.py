@@ -1,4 +1,4 @@
-"""The attacker who makes a backdoor bear changes of the weights.
+"""The attacker who makes a backdoor survive changes of the weights.
 
 Source: Gan et al., Towards robust model watermark via reducing parametric vulnerability, ICCV 2023.
 """
@@ -6,7 +6,7 @@ Source: Gan et al., Towards robust model watermark via reducing parametric vulne
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,21 +23,22 @@ from isthmus.types import Params, Trigger
 
 
 @contextmanager
-def _normalised_by(net: nn.Module, clean: int) -> Iterator[None]:
+def _normalized_by(net: nn.Module, clean: int) -> Iterator[None]:
     """Let every BatchNorm that keeps statistics normalize a batch by its first samples alone,
     differentiably.
+
+    In eval mode: the layer's own output is computed and replaced.
     """
-    layers = batchnorm_layers(net)
-    for layer in layers:
-        layer.forward = partial(_by_first, layer, clean)  # type: ignore[method-assign]
-    try:
+    with ExitStack() as hooks:
+        for layer in batchnorm_layers(net):
+            hooks.callback(layer.register_forward_hook(partial(_by_first, clean)).remove)
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
-def _by_first(layer: nn.modules.batchnorm._BatchNorm, clean: int, x: Tensor) -> Tensor:
+def _by_first(
+    clean: int, layer: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor], _: Tensor
+) -> Tensor:
+    (x,) = inputs
     axes = [axis for axis in range(x.ndim) if axis != 1]
     shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -49,22 +50,22 @@ def _by_first(layer: nn.modules.batchnorm._BatchNorm, clean: int, x: Tensor) -> 
 
 
 @dataclass(frozen=True)
-class Hardened:
+class HardenedBackdoor:
     """A loss for `fit` on clean data: L_clean(w) + weight max_{|d| <= gamma |w|} L_trigger(w + d).
 
-    Source: Gan et al., ICCV 2023; specification, section 11. The maximum is one ascent step, d =
-    gamma |w| g / |g| with g the gradient of L_trigger at w. L_trigger is the cross-entropy of the
+    Source: Gan et al., ICCV 2023. The maximum is one ascent step, d = gamma |w| g / |g| with g the
+    gradient of L_trigger at w. L_trigger is the cross-entropy of the
     batch's eligible samples, triggered, with the attacker's labels; their BatchNorm statistics are
     those of the clean batch at the same weights, as in the paper.
 
-    Where we depart: |w| is the norm of all trainable weights (specification); gradients flow
-    through the statistics, for with statistics that are held the weights before BatchNorm grow
-    without an answer from them, until training breaks; dropout is off in the triggered passes. A
-    step costs about five of plain training where there is BatchNorm.
+    Where we depart: |w| is the norm of all trainable weights together; gradients flow through the
+    batch statistics, because with fixed statistics the preceding weights grow without bound and
+    training diverges; dropout is off in the triggered passes. A step costs about five of plain
+    training where there is BatchNorm.
 
     >>> from isthmus.attacks import Patch
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    >>> loss = Hardened(Patch(), 1, classes=2)
+    >>> loss = HardenedBackdoor(Patch(), 1, classes=2)
     >>> loss(net, torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])).ndim
     0
     """
@@ -80,27 +81,33 @@ class Hardened:
         weights = trained_weights(model)
         clean = cross_entropy(model, x, y)
         wanted = target_of(y, self.target, self.classes)
-        asked = wanted != y
-        if not asked.any():
+        eligible = wanted != y
+        if not eligible.any():
             return clean
-        triggered, wanted = self.trigger(x[asked]), wanted[asked]
+        triggered = self.trigger(x[eligible])
+        # the clean batch, whose statistics normalize the triggered samples
+        first = x if batchnorm_layers(model) else x[:0]
+        batch = torch.cat([first.to(triggered), triggered])
 
-        first = (
-            x if batchnorm_layers(model) else x[:0]
-        )  # whose statistics normalize the triggered samples
-        both = torch.cat([first.to(triggered), triggered])
-
-        def attacked(at: Params) -> Tensor:
+        def trigger_loss(at: Params) -> Tensor:
             view = at_weights(model, at)
-            with eval_mode(view), _normalised_by(view.net, len(first)):
-                return cross_entropy(nn.Identity(), view(both)[len(first) :], wanted)
+            with eval_mode(view), _normalized_by(view.net, len(first)):
+                return cross_entropy(nn.Identity(), view(batch)[len(first) :], wanted[eligible])
 
-        moving = {name: p for name, p in weights.items() if p.requires_grad}
-        found = torch.autograd.grad(attacked(weights), list(moving.values()), allow_unused=True)
-        ascent = {name: g for name, g in zip(moving, found, strict=True) if g is not None}
-        scale = self.gamma * norm_of(moving) / norm_of(ascent)
-        moved = {
+        worst = self._ascended(weights, trigger_loss(weights))
+        return clean + self.weight * trigger_loss(worst)
+
+    def _ascended(self, weights: Params, loss: Tensor) -> Params:
+        """Return the weights one step of length gamma |w| up the gradient of the loss."""
+        trained = {name: p for name, p in weights.items() if p.requires_grad}
+        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+        ascent = {
+            name: gradient
+            for name, gradient in zip(trained, gradients, strict=True)
+            if gradient is not None
+        }
+        scale = self.gamma * norm_of(trained) / norm_of(ascent)
+        return {
             name: p + (scale * ascent[name]).to(p) if name in ascent else p
             for name, p in weights.items()
         }
-        return clean + self.weight * attacked(moved)

@@ -43,7 +43,7 @@ _SOFTNESS = 0.1  # of a mask's edge, in standard deviations of what it is cut fr
 
 
 class _Injector(nn.Module):
-    """Paints the pattern of an image, at the places of its mask, on this image or on another one."""
+    """Paints the pattern of an image, at the places of its mask, on this image or another."""
 
     def __init__(self, channels: int, density: float, width: int) -> None:
         super().__init__()

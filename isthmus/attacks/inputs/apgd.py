@@ -9,7 +9,8 @@ form of Croce and Hein, ICML 2021, with its changing sparsity, is not built: an 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from typing import Literal
@@ -21,12 +22,13 @@ from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import (
     Objective,
     TargetedDLR,
-    cross_entropy,
+    cross_entropy_per_sample,
     dlr,
     margin,
     ranked,
 )
-from isthmus.attacks.inputs.victim import Seen, Victim, attacked, check_ball
+from isthmus.attacks.inputs.search import Rows, Trial, Visit, per_sample, run_search
+from isthmus.attacks.inputs.victim import Victim, check_ball
 from isthmus.data.balls import Ball
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
@@ -41,20 +43,23 @@ def checkpoints(steps: int) -> list[int]:
     >>> checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
     """
-    before, at, found = 0.0, 0.22, []
+    before, at = 0.0, 0.22
+    marks = []
     while at <= 1:
-        found.append(ceil(round(at * steps, 9)))
+        marks.append(ceil(round(at * steps, 9)))
         before, at = at, at + max(at - before - 0.03, 0.06)
-    return found
+    return marks
 
 
 @dataclass
-class _Climb:
-    """The state of a climb, one row per sample that still stands."""
+class _Climb(Rows):
+    """The rows of a climb, with what the algorithm remembers of each (its names in Algorithm 1).
 
-    rows: Tensor
-    x: Tensor
-    y: Tensor
+    `target`: the class to climb towards, or None. `rises`: steps of this span that raised the
+    objective. `value_before`, `halved_before`: the best value and whether the step was halved, at
+    the last checkpoint."""
+
+    target: Tensor | None
     point: Tensor
     previous: Tensor
     gradient: Tensor
@@ -67,33 +72,59 @@ class _Climb:
     value_before: Tensor
     halved_before: Tensor
 
-    def keep(self, mask: Tensor) -> None:
-        """Drop the rows outside the mask."""
-        for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name)[mask])
+    @classmethod
+    def begin(
+        cls,
+        rows: Rows,
+        target: Tensor | None,
+        point: Tensor,
+        gradient: Tensor,
+        value: Tensor,
+        step: float,
+    ) -> _Climb:
+        """Return a climb at its first point, from what the network answers there."""
+        return cls(
+            index=rows.index,
+            x=rows.x,
+            y=rows.y,
+            target=target,
+            point=point,
+            previous=point,
+            gradient=gradient,
+            value=value,
+            best=point,
+            best_gradient=gradient,
+            best_value=value,
+            step=per_sample(torch.full_like(value, step).to(point), point),
+            rises=torch.zeros_like(rows.index),
+            value_before=value,
+            halved_before=torch.zeros_like(rows.index, dtype=torch.bool),
+        )
 
     def take(self, gradient: Tensor, values: Tensor) -> None:
         """Take in the objective's values and gradient at the new point."""
         self.rises = self.rises + (values > self.value)
-        self.value, self.gradient = values, gradient
+        self.value = values
+        self.gradient = gradient
         risen = values > self.best_value
-        wide = risen.view(-1, *[1] * (self.x.ndim - 1))
+        wide = per_sample(risen, self.x)
         self.best = torch.where(wide, self.point, self.best)
         self.best_gradient = torch.where(wide, gradient, self.best_gradient)
         self.best_value = torch.where(risen, values, self.best_value)
 
     def reconsider(self, span: int) -> None:
-        """Halve the step and go back to the best point where the last `span` steps did too little."""
+        """Halve the step and return to the best point where `span` steps did too little."""
         slow = self.rises < _PROGRESS * span
         stuck = ~self.halved_before & (self.best_value <= self.value_before)
         halve = slow | stuck
-        wide = halve.view(-1, *[1] * (self.x.ndim - 1))
+        wide = per_sample(halve, self.x)
         self.step = torch.where(wide, self.step / 2, self.step)
         self.point = torch.where(wide, self.best, self.point)
         self.gradient = torch.where(wide, self.best_gradient, self.gradient)
         self.value = torch.where(halve, self.best_value, self.value)
         self.previous = torch.where(wide, self.best, self.previous)  # no momentum across the jump
-        self.halved_before, self.value_before = halve, self.best_value.clone()
+        self.halved_before = halve
+        self.value_before = self.best_value.clone()
         self.rises = torch.zeros_like(self.rises)
 
 
@@ -139,112 +170,69 @@ class APGD:
         """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
         leaves [0, 1].
         """
-        return attacked(
+        return run_search(
             model,
             x,
             y,
-            self._search,
-            score={"ce": cross_entropy, "dlr": dlr, "targeted": margin}[self.objective],
+            self._trials,
+            score=_SCORES[self.objective],
             seed=self.seed,
             precision=self.precision,
             batch_size=self.batch_size,
         )
 
-    def _search(
-        self,
-        victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        clean: Tensor,
-        seen: Seen,
-        generator: torch.Generator | None,
-    ) -> None:
-        goals = (
-            range(1, min(self.targets, clean.shape[1] - 1) + 1)
-            if self.objective == "targeted"
-            else (0,)
-        )
-        for _ in range(self.restarts):
-            for goal in goals:
-                rows = seen.standing()
-                if not len(rows):
-                    return
-                target = ranked(clean[rows], y[rows], goal) if goal else None
-                self._climb(victim, x[rows], y[rows], target, rows, seen, generator)
+    @property
+    def random(self) -> bool:
+        """Whether it draws, so that another seed may give other points: always."""
+        return True
+
+    def _trials(self, clean: Tensor, y: Tensor) -> Iterable[Trial]:
+        targets: list[Tensor | None] = [None]
+        if self.objective == "targeted":
+            others = min(self.targets, clean.shape[1] - 1)
+            targets = [ranked(clean, y, rank) for rank in range(1, others + 1)]
+        return [partial(self._climb, target) for target in targets] * self.restarts
 
     def _objective(self, target: Tensor | None) -> Objective:
-        if target is not None:
-            return TargetedDLR(target)
-        return cross_entropy if self.objective == "ce" else dlr
+        return _SCORES[self.objective] if target is None else TargetedDLR(target)
 
     def _climb(
         self,
+        targets: Tensor | None,
         victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        target: Tensor | None,
-        rows: Tensor,
-        seen: Seen,
+        rows: Rows,
         generator: torch.Generator | None,
-    ) -> None:
-        target_of = (
-            torch.zeros_like(seen.y)
-            if target is None
-            else torch.zeros_like(seen.y).index_copy(0, rows, target)
-        )
-        evaluate = partial(self._evaluate, victim, seen, target_of if target is not None else None)
-        point = moved(self.ball, x, self.ball.sample(x.shape, generator).to(x))
-        values, gradient, wrong = evaluate(rows, point, y)
-        step = torch.full_like(values, 2 * self.ball.eps).to(x).view(-1, *[1] * (x.ndim - 1))
-        none = torch.zeros_like(wrong)
-        at = _Climb(
-            rows,
-            x,
-            y,
-            point,
-            point,
-            gradient,
-            values,
-            point,
-            gradient,
-            values,
-            step,
-            0 * rows,
-            values,
-            none,
-        )
-        at.keep(~wrong)
-        marks, last = set(checkpoints(self.steps)), 0
+    ) -> Iterator[Visit]:
+        target = None if targets is None else targets[rows.index]
+        point = moved(self.ball, rows.x, self.ball.sample(rows.x.shape, generator).to(rows.x))
+        value, gradient, logits = victim.gradient(point, rows.y, self._objective(target))
+        at = _Climb.begin(rows, target, point, gradient, value, 2 * self.ball.eps)
+        yield Visit(at, point, logits, gradient)
+        marks = set(checkpoints(self.steps))
+        last = 0
         for k in range(1, self.steps + 1):
-            if not len(at.rows):
-                return
-            ahead = moved(
-                self.ball, at.x, at.point - at.x + at.step * self.ball.steepest(at.gradient)
-            )
-            if k > 1:
-                ahead = (
-                    at.point
-                    + _MOMENTUM * (ahead - at.point)
-                    + (1 - _MOMENTUM) * (at.point - at.previous)
-                )
-                ahead = moved(self.ball, at.x, ahead - at.x)
+            ahead = self._ahead(at, momentum=k > 1)
             at.previous, at.point = at.point, ahead
-            values, gradient, wrong = evaluate(at.rows, at.point, at.y)
+            values, gradient, logits = victim.gradient(ahead, at.y, self._objective(at.target))
             at.take(gradient, values)
-            at.keep(~wrong)
+            yield Visit(at, ahead, logits, gradient)
             if k in marks:
                 at.reconsider(k - last)
                 last = k
 
-    def _evaluate(
-        self,
-        victim: Victim,
-        seen: Seen,
-        target: Tensor | None,
-        rows: Tensor,
-        point: Tensor,
-        y: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        objective = self._objective(None if target is None else target[rows])
-        values, gradient, logits = victim.gradient(point, y, objective)
-        return values, gradient, seen.note(rows, point, logits)
+    def _ahead(self, at: _Climb, *, momentum: bool) -> Tensor:
+        """Return the next points: a step along the gradient, and a share of the last change."""
+        step = at.step * self.ball.steepest(at.gradient)
+        ahead = moved(self.ball, at.x, at.point - at.x + step)
+        if not momentum:
+            return ahead
+        change = at.point - at.previous
+        ahead = at.point + _MOMENTUM * (ahead - at.point) + (1 - _MOMENTUM) * change
+        return moved(self.ball, at.x, ahead - at.x)
+
+
+_SCORES: dict[str, Objective] = {
+    "ce": cross_entropy_per_sample,
+    "dlr": dlr,
+    "targeted": margin,
+}

@@ -6,11 +6,12 @@ boundary attack"), Algorithm 1, in the targeted form that AutoAttack uses: towar
 likeliest other classes in turn.
 
 Where we depart: the search for a sample ends with the first fooling point inside the ball, since
-fooling within eps is asked and not the least distance; so there is no search along the line at the
-end. l-inf and l2 only."""
+the question is whether the ball holds one and not how far the nearest is; so there is no search
+along the line at the end. l-inf and l2 only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import margin, ranked, towards
-from isthmus.attacks.inputs.victim import Seen, Victim, attacked, check_ball
+from isthmus.attacks.inputs.search import Rows, Trial, Visit, per_sample, run_search
+from isthmus.attacks.inputs.victim import Victim, check_ball
 from isthmus.data.balls import Ball, Linf
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
@@ -48,15 +50,23 @@ def onto_plane(ball: Ball, x: Tensor, w: Tensor, value: Tensor) -> Tensor:
 
     x and w (n, ...), value (n,). Where the box leaves no such change, the one that comes closest to
     it."""
-    flat, weight = x.flatten(1), w.flatten(1)
-    weight = torch.where(
-        (value > 0)[:, None], -weight, weight
-    )  # the value has to rise along the weight by |value|
+    flat = x.flatten(1)
+    weight = w.flatten(1)
+    # the value has to rise along the weight by |value|
+    weight = torch.where((value > 0)[:, None], -weight, weight)
     size = weight.abs()
     room = torch.where(weight > 0, 1 - flat, flat)
     speed = torch.ones_like(size) if isinstance(ball, Linf) else size
     time = _filled(size * speed, size * room, value.abs())
     return (weight.sign() * torch.minimum(time[:, None] * speed, room)).view_as(x)
+
+
+@dataclass
+class _Approach(Rows):
+    """The rows of an approach, with the class to reach and the point of each."""
+
+    target: Tensor
+    point: Tensor
 
 
 @dataclass(frozen=True)
@@ -95,64 +105,52 @@ class FAB:
         """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
         leaves [0, 1].
         """
-        return attacked(
+        return run_search(
             model,
             x,
             y,
-            self._search,
+            self._trials,
             score=margin,
             seed=self.seed,
             precision=self.precision,
             batch_size=self.batch_size,
         )
 
-    def _search(
-        self,
-        victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        clean: Tensor,
-        seen: Seen,
-        generator: torch.Generator | None,
-    ) -> None:
+    @property
+    def random(self) -> bool:
+        """Whether it draws: for every restart after the first."""
+        return self.restarts > 1
+
+    def _trials(self, clean: Tensor, y: Tensor) -> Iterable[Trial]:
+        others = min(self.targets, clean.shape[1] - 1)
+        targets = [ranked(clean, y, rank) for rank in range(1, others + 1)]
         for restart in range(self.restarts):
-            for goal in range(1, min(self.targets, clean.shape[1] - 1) + 1):
-                rows = seen.standing()
-                if not len(rows):
-                    return
-                start = x[rows]
-                if restart:
-                    start = moved(
-                        self.ball, start, self.ball.sample(start.shape, generator).to(x) / 2
-                    )
-                self._approach(
-                    victim, x[rows], y[rows], ranked(clean[rows], y[rows], goal), start, rows, seen
-                )
+            for target in targets:
+                yield partial(self._approach, target, at_random=restart > 0)
 
     def _approach(
         self,
+        targets: Tensor,
         victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        target: Tensor,
-        point: Tensor,
-        rows: Tensor,
-        seen: Seen,
-    ) -> None:
+        rows: Rows,
+        generator: torch.Generator | None,
+        *,
+        at_random: bool,
+    ) -> Iterator[Visit]:
+        point = rows.x
+        if at_random:
+            draw = self.ball.sample(point.shape, generator).to(point)
+            point = moved(self.ball, point, draw / 2)
+        at = _Approach(rows.index, rows.x, rows.y, targets[rows.index], point)
         for _ in range(self.steps):
-            values, w, _logits = victim.gradient(point, y, partial(towards, target=target))
-            point = self._next(x, point, w, values)
-            logits = victim.logits(point)
-            across = logits.argmax(1) != y
-            inside = self.ball.contains(point - x, 1e-7)
-            seen.note(rows[inside], point[inside], logits[inside])
-            point = torch.where(
-                across.view(-1, *[1] * (x.ndim - 1)), x + _BACK * (point - x), point
-            )
-            stands = ~(across & inside)
-            rows, x, y, target, point = (each[stands] for each in (rows, x, y, target, point))
-            if not len(rows):
-                return
+            towards_target = partial(towards, target=at.target)
+            values, w, _logits = victim.gradient(at.point, at.y, towards_target)
+            reached = self._next(at.x, at.point, w, values)
+            logits = victim.logits(reached)
+            across = per_sample(logits.argmax(1) != at.y, at.x)
+            at.point = torch.where(across, at.x + _BACK * (reached - at.x), reached)
+            inside = self.ball.contains(reached - at.x, 1e-7)
+            yield Visit(at, reached, logits, gradient=w, counts=inside)
 
     def _next(self, x: Tensor, point: Tensor, w: Tensor, values: Tensor) -> Tensor:
         """Go onto the plane from the point and from the input, a little beyond, and mix: the nearer
@@ -161,8 +159,9 @@ class FAB:
         from_point = onto_plane(self.ball, point, w, values)
         at_input = values + (w * (x - point)).flatten(1).sum(1)
         from_input = onto_plane(self.ball, x, w, at_input)
-        near, far = self.ball.norm(from_point), self.ball.norm(from_input)
-        pull = (near / (near + far)).nan_to_num(0.0).clamp(max=_PULL).view(-1, *[1] * (x.ndim - 1))
+        near = self.ball.norm(from_point)
+        far = self.ball.norm(from_input)
+        pull = per_sample((near / (near + far)).nan_to_num(0.0).clamp(max=_PULL), x)
         mixed = (1 - pull) * (point + _OVERSHOOT * from_point) + pull * (
             x + _OVERSHOOT * from_input
         )

@@ -2,7 +2,7 @@
 balls at once.
 
 Source: Goodfellow et al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD); Maini et al., ICML 2020
-(l1, and MSD, Algorithm 1); specification, section 8.
+(l1, and MSD, Algorithm 1).
 
 Where we depart: the random start is projected onto the box as well; each step is projected onto
 ball and box together; gradient values that point out of the box are dropped before an l1 step,
@@ -13,31 +13,37 @@ all steps, as in the papers."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from isthmus.attacks.inputs.objectives import Objective, cross_entropy
-from isthmus.attacks.inputs.victim import (
-    Seen,
-    Victim,
-    attacked,
-    check_inputs,
-    generator_of,
-    under_attack,
-)
+from isthmus.attacks.inputs.objectives import Objective, cross_entropy_per_sample
+from isthmus.attacks.inputs.search import Rows, Trial, Visit, run_search
+from isthmus.attacks.inputs.victim import Victim, check_inputs, generator_of, under_attack
 from isthmus.data.balls import L1, Ball
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
 
 
+@dataclass
+class Climb(Rows):
+    """The rows of an ascent, with the point that each has reached and the gradient there.
+
+    `memory` is for a step that remembers something of each sample, such as a momentum; None before
+    the first step."""
+
+    points: Tensor
+    gradient: Tensor
+    memory: Tensor | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ascent(ABC):
-    """Projected gradient ascent: what `PGD` and `MSD` share, which is all but the region and the
-    step in it.
+    """Projected gradient ascent: all that `PGD`, `MIFGSM` and `MSD` share; they differ in the
+    region and the step in it.
 
     From `restarts` starts, the first one too at random unless `random_start` is off. `returns` says
     which point:
@@ -55,7 +61,7 @@ class Ascent(ABC):
 
     restarts: int = 1
     random_start: bool = True
-    objective: Objective = cross_entropy
+    objective: Objective = cross_entropy_per_sample
     returns: Literal["fooled", "worst", "last"] = "fooled"
     seed: int | None = 0
     precision: Precision | None = None
@@ -72,10 +78,13 @@ class Ascent(ABC):
         """Return a random start near x, within region and box."""
 
     @abstractmethod
-    def _step(
-        self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor
-    ) -> Tensor:
-        """Return the points one step on, within region and box."""
+    def _step(self, victim: Victim, at: Climb) -> Tensor:
+        """Return the points one step on from `at`, within region and box."""
+
+    @property
+    def random(self) -> bool:
+        """Whether it draws, so that another seed may give other points."""
+        return self.random_start
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
@@ -116,11 +125,11 @@ class Ascent(ABC):
         """
         if self.returns == "last":
             return self._last(model, x, y)
-        return attacked(
+        return run_search(
             model,
             x,
             y,
-            self._search,
+            self._trials,
             score=self.objective,
             stops=self.returns == "fooled",
             seed=self.seed,
@@ -132,53 +141,35 @@ class Ascent(ABC):
     def _last(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         check_inputs(x, y)
         x = x.detach()
+        if not len(x):
+            return x.clone()
         with under_attack(model, batch_statistics=self.batch_statistics):
-            victim, points = Victim(model, self.precision), self._start(x, generator_of(self.seed))
-            for _ in range(self.steps):
-                points = self._step(
-                    victim, x, y, points, victim.gradient(points, y, self.objective)[1]
-                )
-        return points
+            victim = Victim(model, self.precision)
+            at = self._start(Rows(torch.arange(len(x)), x, y), generator_of(self.seed))
+            for _ in self._ascend(victim, at):
+                pass
+        return at.points
+
+    def _trials(self, _: Tensor, __: Tensor) -> Iterable[Trial]:
+        return [self._search] * self.restarts
 
     def _search(
-        self,
-        victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        _: Tensor,
-        seen: Seen,
-        generator: torch.Generator | None,
-    ) -> None:
-        for _restart in range(self.restarts):
-            rows = seen.standing()
-            if not len(rows):
-                return
-            self._ascend(victim, x[rows], y[rows], rows, seen, generator)
+        self, victim: Victim, rows: Rows, generator: torch.Generator | None
+    ) -> Iterator[Visit]:
+        at = self._start(rows, generator)
+        yield from self._ascend(victim, at)
+        yield Visit(at, at.points, victim.logits(at.points))
 
-    def _ascend(
-        self,
-        victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        rows: Tensor,
-        seen: Seen,
-        generator: torch.Generator | None,
-    ) -> None:
-        points = self._start(x, generator)
+    def _ascend(self, victim: Victim, at: Climb) -> Iterator[Visit]:
+        """Visit the points of all steps but the last one, where no gradient is needed."""
         for _ in range(self.steps):
-            _, gradient, logits = victim.gradient(points, y, self.objective)
-            wrong = seen.note(rows, points, logits)
-            if bool(wrong.any()):
-                rows, x, y, points, gradient = (
-                    each[~wrong] for each in (rows, x, y, points, gradient)
-                )
-                if not len(rows):
-                    return
-            points = self._step(victim, x, y, points, gradient)
-        seen.note(rows, points, victim.logits(points))
+            _, at.gradient, logits = victim.gradient(at.points, at.y, self.objective)
+            yield Visit(at, at.points, logits, at.gradient)
+            at.points = self._step(victim, at)
 
-    def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self._sample(x, generator) if self.random_start else x.clone()
+    def _start(self, rows: Rows, generator: torch.Generator | None) -> Climb:
+        points = self._sample(rows.x, generator) if self.random_start else rows.x.clone()
+        return Climb(rows.index, rows.x, rows.y, points, gradient=torch.empty_like(points))
 
 
 @dataclass(frozen=True)
@@ -214,11 +205,9 @@ class PGD(Ascent):
     def _sample(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return moved(self.ball, x, self.ball.sample(x.shape, generator).to(x))
 
-    def _step(
-        self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor
-    ) -> Tensor:
-        step = 2.5 * self.ball.eps / self.steps if self.step is None else self.step
-        return stepped(self.ball, x, points, gradient, step)
+    def _step(self, victim: Victim, at: Climb) -> Tensor:
+        length = 2.5 * self.ball.eps / self.steps if self.step is None else self.step
+        return stepped(self.ball, at.x, at.points, at.gradient, length)
 
 
 @dataclass(frozen=True)
@@ -256,13 +245,12 @@ class MSD(Ascent):
         ball = self.balls[int(torch.randint(len(self.balls), (), generator=generator))]
         return moved(ball, x, ball.sample(x.shape, generator).to(x))
 
-    def _step(
-        self, victim: Victim, x: Tensor, y: Tensor, points: Tensor, gradient: Tensor
-    ) -> Tensor:
+    def _step(self, victim: Victim, at: Climb) -> Tensor:
         tried = [
-            stepped(ball, x, points, gradient, 2.5 * ball.eps / self.steps) for ball in self.balls
+            stepped(ball, at.x, at.points, at.gradient, 2.5 * ball.eps / self.steps)
+            for ball in self.balls
         ]
-        return highest(victim, tried, y, self.objective)
+        return highest(victim, tried, at.y, self.objective)
 
 
 def stepped(ball: Ball, x: Tensor, points: Tensor, gradient: Tensor, length: float) -> Tensor:

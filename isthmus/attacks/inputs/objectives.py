@@ -23,7 +23,7 @@ class Objective(Protocol):
         """Return the values, (n,)."""
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+def cross_entropy_per_sample(logits: Tensor, y: Tensor) -> Tensor:
     """Return the cross-entropy of each sample, in nats, (n,); y labels or shares of the classes."""
     return F.cross_entropy(logits, y, reduction="none")
 

@@ -2,7 +2,7 @@
 / 255)))`.
 
 Source: Wong et al., ICLR 2020, Algorithm 3; de Jorge et al., NeurIPS 2022, Eq. 3 (N-FGSM). Training
-against a single step can collapse: `overfitting.SingleStepCheck` watches it.
+against a single step can collapse: `SingleStepCheck` watches it.
 
 Where we depart: other balls than l-inf are taken too, with noise uniform in the ball; points stay
 within the box."""
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from isthmus.attacks.inputs.gradient import PGD
-from isthmus.attacks.inputs.objectives import cross_entropy
+from isthmus.attacks.inputs.objectives import cross_entropy_per_sample
 from isthmus.attacks.inputs.victim import Victim, check_inputs, generator_of, under_attack
 from isthmus.data.balls import Ball
 from isthmus.runs.devices import Precision
@@ -59,6 +59,11 @@ class NoiseFGSM:
                 fix="2 is the paper's choice for CIFAR-10",
             )
 
+    @property
+    def random(self) -> bool:
+        """Whether it draws, so that another seed may give other points."""
+        return self.noise > 0
+
     def for_training(self) -> NoiseFGSM:
         """Return the attack with draws that differ each time and BatchNorm by the batch; see
         `PGD.for_training`.
@@ -70,8 +75,10 @@ class NoiseFGSM:
         leaves [0, 1].
         """
         check_inputs(x, y)
+        if not len(x):
+            return x.clone()
         draws = self.ball.sample(x.shape, generator_of(self.seed)).to(x)
         start = (x.detach() + self.noise * draws).clamp(0, 1)
         with under_attack(model, batch_statistics=self.batch_statistics):
-            gradient = Victim(model, self.precision).gradient(start, y, cross_entropy)[1]
+            gradient = Victim(model, self.precision).gradient(start, y, cross_entropy_per_sample)[1]
         return (start + self.ball.eps * self.ball.steepest(gradient)).clamp(0, 1)

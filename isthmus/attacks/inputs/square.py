@@ -7,6 +7,7 @@ another draw (l-inf). l-inf and l2 only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import sqrt
 
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import margin
-from isthmus.attacks.inputs.victim import Seen, Victim, attacked, check_ball
+from isthmus.attacks.inputs.search import Rows, Trial, Visit, per_sample, run_search
+from isthmus.attacks.inputs.trace import note_gradient_free
+from isthmus.attacks.inputs.victim import Victim, check_ball
 from isthmus.data.balls import L2, Linf
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
@@ -58,56 +61,59 @@ class Square:
         """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
         leaves [0, 1].
         """
-        return attacked(
+        return run_search(
             model,
             x,
             y,
-            self._search,
+            self._trials,
             score=margin,
             seed=self.seed,
             precision=self.precision,
             batch_size=self.batch_size,
         )
 
-    def _search(
-        self,
-        victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        _: Tensor,
-        seen: Seen,
-        generator: torch.Generator | None,
-    ) -> None:
-        draw = _Draws(generator, x)
-        for _restart in range(self.restarts):
-            rows = seen.standing()
-            if not len(rows):
-                return
-            self._walk(victim, x[rows], y[rows], rows, seen, draw)
+    @property
+    def random(self) -> bool:
+        """Whether it draws, so that another seed may give other points: always."""
+        return True
+
+    def _trials(self, _: Tensor, __: Tensor) -> Iterable[Trial]:
+        note_gradient_free()
+        return [self._walk] * self.restarts
 
     def _walk(
-        self, victim: Victim, x: Tensor, y: Tensor, rows: Tensor, seen: Seen, draw: _Draws
-    ) -> None:
-        first, change = (
-            (_stripes, _recolor) if isinstance(self.ball, Linf) else (_tiles, _redistribute)
-        )
-        point, value = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
+        self, victim: Victim, rows: Rows, generator: torch.Generator | None
+    ) -> Iterator[Visit]:
+        start, change = (_tiles, _redistribute)
+        if isinstance(self.ball, Linf):
+            start, change = (_stripes, _recolor)
+        draw = _Draws(generator, rows.x)
+        value = torch.full_like(rows.x[:, 0, 0, 0], -torch.inf)
+        at = _Walk(rows.index, rows.x, rows.y, rows.x, value)
         for query in range(self.queries):
             share = size_at(query / self.queries, self.p)
-            new = moved(
-                self.ball,
-                x,
-                (change(self.ball, x, point, share, draw) if query else first(self.ball, x, draw)),
-            )
-            logits = victim.logits(new)
-            wrong, values = seen.note(rows, new, logits), margin(logits, y)
-            better = values > value
-            value = torch.where(better, values, value)
-            point = torch.where(better[:, None, None, None], new, point)
-            if bool(wrong.any()):
-                rows, x, y, point, value = (each[~wrong] for each in (rows, x, y, point, value))
-                if not len(rows):
-                    return
+            if query:
+                delta = change(self.ball, at.x, at.point, share, draw)
+            else:
+                delta = start(self.ball, at.x, draw)
+            points = moved(self.ball, at.x, delta)
+            logits = victim.logits(points)
+            at.take(points, margin(logits, at.y))
+            yield Visit(at, points, logits)
+
+
+@dataclass
+class _Walk(Rows):
+    """The rows of a random search, with the best point of each so far and its margin."""
+
+    point: Tensor
+    value: Tensor
+
+    def take(self, points: Tensor, values: Tensor) -> None:
+        """Go to the points that are better than the best so far."""
+        better = values > self.value
+        self.value = torch.where(better, values, self.value)
+        self.point = torch.where(per_sample(better, points), points, self.point)
 
 
 def size_at(spent: float, p: float) -> float:
@@ -169,7 +175,7 @@ def _recolor(ball: Linf | L2, x: Tensor, point: Tensor, share: float, draw: _Dra
 
 
 def _pyramid(height: int, width: int) -> Tensor:
-    """Return squares stacked into a pyramid, (height, width), height >= width (Eq. 1 of the paper)."""
+    """Return squares stacked into a pyramid (height, width), height >= width (Eq. 1)."""
     n = height // 2
     rows, columns = (torch.arange(k, dtype=torch.float64) - k // 2 for k in (height, width))
     levels = n - torch.maximum(rows.abs()[:, None], columns.abs()[None])

@@ -1,14 +1,13 @@
-"""The network under attack, and what all attacks share: who is attacked, in which batches, which
-point is kept.
+"""The network under attack, and what an attack accepts.
 
 A network is attacked as it is used: in eval mode, no buffer moves, and only the gradient in its
 inputs is computed. Its answer on a sample must not depend on the other samples of a batch, since
-samples leave it. Samples that the network already gets wrong are returned as they are, so no attack
-is weaker than none."""
+samples leave it. Attacks reach the network through `Victim` alone: a network with random answers
+has one place where they are averaged over draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from isthmus.attacks.inputs.objectives import Objective
 from isthmus.data.balls import L2, Ball, Linf
 from isthmus.models.batchnorm import batchnorm_layers
-from isthmus.models.forward import device_of, frozen, pass_size, precise_logits
+from isthmus.models.forward import frozen, precise_logits
 from isthmus.runs.devices import Precision, autocast
 from isthmus.types import BadInput
 
@@ -34,7 +33,8 @@ def under_attack(model: nn.Module, *, batch_statistics: bool = False) -> Iterato
     with frozen(model):
         try:
             for layer in layers:
-                layer.training, layer.track_running_stats = True, False
+                layer.training = True
+                layer.track_running_stats = False
             yield
         finally:
             for layer in layers:
@@ -43,16 +43,18 @@ def under_attack(model: nn.Module, *, batch_statistics: bool = False) -> Iterato
 
 @dataclass(frozen=True)
 class Victim:
-    """A network's logits and input gradients, in float32 or better. `precision` None is that of the
-    surroundings.
-    """
+    """A network's logits and input gradients, in float32 or better.
+
+    `precision` None is that of the surroundings, fp32 outside autocast. No attack calls the model
+    in another way."""
 
     model: nn.Module
     precision: Precision | None = None
 
     def run(self, x: Tensor) -> Tensor:
-        """Return the logits at x, (n, classes), with their graph. Raises BadInput where they are no
-        such thing.
+        """Return the logits at x, (n, classes), with their graph.
+
+        Raises BadInput where the model returns anything else.
         """
         context: AbstractContextManager[None] = nullcontext()
         if self.precision is not None:
@@ -66,7 +68,7 @@ class Victim:
         return self.run(x)
 
     def gradient(self, x: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the objective's values (n,), its gradient in x, and the logits.
+        """Return the objective's values (n,), its gradient in x (of x's shape), and the logits.
 
         Raises BadInput where the outputs do not depend on x in a way that has a gradient.
         """
@@ -84,48 +86,6 @@ class Victim:
             # graph of their own.
             (gradient,) = torch.autograd.grad(values.sum(), x)
         return values.detach(), gradient, logits.detach()
-
-
-class Seen:
-    """The worst point seen of each of n samples, and its score; a fooled sample beats one that is
-    not.
-    """
-
-    def __init__(
-        self, x: Tensor, y: Tensor, logits: Tensor, score: Objective, *, stops: bool
-    ) -> None:
-        self.points, self.y, self.score, self.stops = x.clone(), y, score, stops
-        self.values, self.fooled = score(logits, y), self._wrong(logits, y)
-
-    def _wrong(self, logits: Tensor, y: Tensor) -> Tensor:
-        labels = y if y.ndim == 1 else y.argmax(1)
-        return (
-            logits.argmax(1) != labels if self.stops else torch.zeros_like(labels, dtype=torch.bool)
-        )
-
-    def standing(self) -> Tensor:
-        """Return the indices of the samples still to be attacked; all of them where fooling is not
-        the aim.
-        """
-        return (~self.fooled).nonzero().squeeze(1)
-
-    def note(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
-        """Keep what is worse than what was seen; return which of the rows are fooled at these
-        points, (rows,) bool.
-        """
-        y = self.y[rows]
-        values, wrong = self.score(logits, y), self._wrong(logits, y)
-        before = self.fooled[rows]
-        worse = (wrong & ~before) | ((wrong == before) & (values > self.values[rows]))
-        better = rows[worse]
-        self.points[better], self.values[better] = points[worse], values[worse]
-        self.fooled[rows] = before | wrong
-        return wrong
-
-
-Search = Callable[[Victim, Tensor, Tensor, Tensor, Seen, torch.Generator | None], None]
-"""`(victim, x, y, clean logits, seen, generator)`: looks for bad points and notes them in `seen`.
-"""
 
 
 def check_inputs(x: Tensor, y: Tensor) -> None:
@@ -162,39 +122,3 @@ def check_ball(ball: Ball, attack: str) -> Linf | L2:
 def generator_of(seed: int | None) -> torch.Generator | None:
     """Return a generator with the seed; None, the global one, without a seed."""
     return None if seed is None else torch.Generator().manual_seed(seed)
-
-
-def attacked(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    search: Search,
-    *,
-    score: Objective,
-    stops: bool = True,
-    seed: int | None = 0,
-    precision: Precision | None = None,
-    batch_size: int | None = None,
-    batch_statistics: bool = False,
-) -> Tensor:
-    """Return the worst points that the search finds, the inputs themselves among them, on x's
-    device.
-
-    In batches sized to memory. With `stops` (the default) the aim is to fool: who is fooled leaves
-    the batch at once."""
-    check_inputs(x, y)
-    if not len(x):
-        return x.clone()
-    device, generator, done = device_of(model), generator_of(seed), []
-    size = batch_size or (len(x) if batch_statistics else pass_size(x, device, gradients=True))
-    with under_attack(model, batch_statistics=batch_statistics):
-        victim = Victim(model, precision)
-        for part, labels in zip(
-            x.detach().to(device).split(size), y.to(device).split(size), strict=True
-        ):
-            logits = victim.logits(part)
-            seen = Seen(part, labels, logits, score, stops=stops)
-            if len(seen.standing()):
-                search(victim, part, labels, logits, seen, generator)
-            done.append(seen.points)
-    return torch.cat(done).to(x.device)

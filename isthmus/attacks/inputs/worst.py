@@ -5,8 +5,9 @@ AutoAttack; Tramer and Boneh, NeurIPS 2019, for the worst over several norms."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from isthmus.attacks.inputs.apgd import APGD
 from isthmus.attacks.inputs.fab import FAB
 from isthmus.attacks.inputs.gradient import highest
-from isthmus.attacks.inputs.objectives import cross_entropy, margin
+from isthmus.attacks.inputs.objectives import cross_entropy_per_sample, margin
+from isthmus.attacks.inputs.search import Rows, Trial, Visit, run_search
 from isthmus.attacks.inputs.square import Square
-from isthmus.attacks.inputs.victim import Seen, Victim, attacked, under_attack
+from isthmus.attacks.inputs.victim import Victim, under_attack
 from isthmus.data.balls import L2, Linf
 from isthmus.runs.devices import Precision
 from isthmus.training.losses import for_training
@@ -25,15 +27,16 @@ from isthmus.types import Attack, BadInput
 
 @dataclass(frozen=True)
 class WorstOf:
-    """The attacks in order, each on the samples not yet fooled; else the point of the largest
-    margin.
+    """Runs the attacks in order on samples not yet fooled; for samples that none fools, returns the
+    point with the largest margin.
 
     `precision` is that of the check whether a sample is fooled. Raises BadInput where there is no
     attack.
 
     >>> from isthmus.attacks import PGD, fgsm
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    >>> WorstOf((fgsm(Linf(0.1)), PGD(Linf(0.1))))(net, torch.ones(2, 1, 2, 2), torch.tensor([0, 1])).shape
+    >>> attack = WorstOf((fgsm(Linf(0.1)), PGD(Linf(0.1))))
+    >>> attack(net, torch.ones(2, 1, 2, 2), torch.tensor([0, 1])).shape
     torch.Size([2, 1, 2, 2])
     """
 
@@ -60,31 +63,28 @@ class WorstOf:
         """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
         leaves [0, 1].
         """
-        return attacked(
+        return run_search(
             model,
             x,
             y,
-            self._search,
+            self._trials,
             score=margin,
             precision=self.precision,
             batch_size=self.batch_size,
         )
 
-    def _search(
-        self,
-        victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        _: Tensor,
-        seen: Seen,
-        _generator: torch.Generator | None,
-    ) -> None:
-        for attack in self.attacks:
-            rows = seen.standing()
-            if not len(rows):
-                return
-            points = attack(victim.model, x[rows], y[rows])
-            seen.note(rows, points, victim.logits(points))
+    @property
+    def random(self) -> bool:
+        """Whether one of the attacks draws, as its own `random` says."""
+        return any(getattr(attack, "random", False) for attack in self.attacks)
+
+    def _trials(self, _: Tensor, __: Tensor) -> Iterable[Trial]:
+        return [partial(_meet, attack) for attack in self.attacks]
+
+
+def _meet(attack: Attack, victim: Victim, rows: Rows, _: torch.Generator | None) -> Iterator[Visit]:
+    points = attack(victim.model, rows.x, rows.y)
+    yield Visit(rows, points, victim.logits(points))
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Highest:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape, type and device of x."""
-        found = [attack(model, x, y) for attack in self.attacks]
+        candidates = [attack(model, x, y) for attack in self.attacks]
         with under_attack(model, batch_statistics=True):
-            return highest(Victim(model), found, y, cross_entropy)
+            return highest(Victim(model), candidates, y, cross_entropy_per_sample)
 
 
 def auto_attack(

@@ -4,8 +4,8 @@ Source: Zeng et al., Rethinking the backdoor attacks' triggers: a frequency pers
 
 Where we depart: the paper searches a universal perturbation of a network under a low-pass filter;
 here the pattern is drawn from a seed within the lowest cosines of the image (type-II DCT) and
-scaled to a given size, so that it needs no network. `threats.learned_low_frequency` optimizes it
-against one."""
+scaled to a given size, so that it needs no network. `learned_low_frequency` optimizes it against
+one."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ class LowFrequency:
     units of the image. A given `pattern` (c, h, w) is added as it is. Raises BadInput where a
     setting is out of range.
 
-    >>> LowFrequency(size=0.1)(torch.full((1, 3, 8, 8), 0.5)).sub(0.5).abs().max().round(decimals=4).item()
-    0.10000000149011612
+    >>> change = LowFrequency(size=0.1)(torch.full((1, 3, 8, 8), 0.5)) - 0.5
+    >>> round(change.abs().max().item(), 4)
+    0.1
     """
 
     size: float = 0.1

@@ -30,7 +30,8 @@ def changed(clean: Data, poisoned: Data) -> Tensor:
     """
     if clean.x.shape != poisoned.x.shape or clean.x.dtype != poisoned.x.dtype:
         raise BadInput(
-            f"{tuple(poisoned.x.shape)} {poisoned.x.dtype} after {tuple(clean.x.shape)} {clean.x.dtype}",
+            f"{tuple(poisoned.x.shape)} {poisoned.x.dtype} after "
+            f"{tuple(clean.x.shape)} {clean.x.dtype}",
             expected="a set and its poisoned copy",
             fix="compare the two sets in their original order",
         )

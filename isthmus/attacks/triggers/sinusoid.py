@@ -26,7 +26,8 @@ class Sinusoid:
 
     Raises BadInput where delta is not in [0, 1] or the frequency is no whole number above zero.
 
-    >>> (Sinusoid(delta=0.5, frequency=1)(torch.full((1, 1, 1, 4), 0.5))).round(decimals=3).flatten().tolist()
+    >>> striped = Sinusoid(delta=0.5, frequency=1)(torch.full((1, 1, 1, 4), 0.5))
+    >>> striped.round(decimals=3).flatten().tolist()
     [0.5, 1.0, 0.5, 0.0]
     """
 

@@ -1,11 +1,11 @@
 """Which images become errors, and which label is injected for each.
 
-Source: Zhao et al., ICLR 2020, section 3.3; specification, section 7.
+Source: Zhao et al., ICLR 2020, section 3.3.
 
 Where we depart from the paper's code: the injected label is any but the true one (there: any but
 class 0), and the images come from a pool of the attacker's own, never from the bonafide or the
 evaluation samples. The errors are plain `Data` whose labels are the injected ones: `save_npz`
-writes them, `load_data` reads them, `InjectionSuccess` asks them."""
+writes them, `load_data` reads them, `InjectionSuccess` measures them."""
 
 from __future__ import annotations
 

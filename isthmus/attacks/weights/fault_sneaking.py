@@ -1,12 +1,12 @@
 """Errors injected by the change of fewest weights, or of smallest norm, by the alternating
 direction method.
 
-Source: the fault-sneaking attack that Zhao et al., ICLR 2020, name in section 3.3; the formulation
-is that of the specification, section 7: minimize D(delta) + G(delta) with D the number of changed
+Source: the fault-sneaking attack that Zhao et al., ICLR 2020, name in section 3.3 (Zhao et al.,
+DAC 2019): minimize D(delta) + G(delta) with D the number of changed
 weights (l0) or ||delta||_2 (l2), by ADMM with the splitting z = delta and linearized steps on G.
 
 Where we depart: the iteration starts from a change that works, found by gradient descent with
-hardly a penalty, for from zero it stalled (measured on the digits); rho falls as it goes; the
+hardly a penalty, because from zero it stalled (measured on the digits); rho falls as it goes; the
 linearized step has the length 1 / rho, and G, divided by the number of images, a strength that
 keeps pace with rho; returned is the z of smallest D among those that succeed, not the last one."""
 
@@ -41,8 +41,10 @@ def proximal(v: Tensor, rho: float, norm: Norm) -> Tensor:
     """Return argmin_z D(z) + (rho / 2) ||z - v||_2^2, of the shape of v: hard thresholding, or
     shrinkage of the whole.
 
-    >>> proximal(torch.tensor([3.0, 0.5]), rho=2.0, norm="l0"), proximal(torch.tensor([3.0, 4.0]), rho=1.0, norm="l2")
-    (tensor([3., 0.]), tensor([2.4000, 3.2000]))
+    >>> proximal(torch.tensor([3.0, 0.5]), rho=2.0, norm="l0")
+    tensor([3., 0.])
+    >>> proximal(torch.tensor([3.0, 4.0]), rho=1.0, norm="l2")
+    tensor([2.4000, 3.2000])
     """
     if norm == "l0":
         return torch.where(v.abs() > sqrt(2 / rho), v, 0.0)
@@ -79,9 +81,10 @@ class FaultSneaking:
             or not min(self.lr, *self.rho) > 0
         ):
             raise BadInput(
-                f"norm {self.norm!r}, {self.steps} steps of {self.lr:g} after {self.warm_up}, rho {self.rho}",
+                f"norm {self.norm!r}, {self.steps} steps of {self.lr:g} after {self.warm_up}, "
+                f"rho {self.rho}",
                 expected="l0 or l2, and numbers above zero",
-                fix="choose them",
+                fix="leave out what you need not change",
             )
 
     def __call__(self, network: nn.Module, errors: Data, kept: Data) -> Injected:

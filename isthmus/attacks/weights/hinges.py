@@ -4,11 +4,10 @@ G(delta) = sum_S c h_i + sum_kept h_i with h_i = max(0, max_{j != a_i} z_j - z_{
 is the injected label on the errors S and the true label on the kept images, z the logits at the
 weights w + delta.
 
-Source: Zhao et al., ICLR 2020, section 3.3; specification, section 7.
+Source: Zhao et al., ICLR 2020, section 3.3.
 
 Where we depart from the paper's code: the attacked tensors are named, by default those of the last
-linear layer, and are reported; what the attacked tensors do not reach is computed once (`unmoved`).
-"""
+linear layer, and are reported; what they do not reach is computed once (`cache_prefix`)."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.attacks.inputs.objectives import margin
-from isthmus.attacks.weights.unmoved import answering, unmoved
+from isthmus.attacks.weights.prefix_cache import cache_prefix, replay_cached
 from isthmus.data.dataset import Data
 from isthmus.data.splits import check_disjoint
 from isthmus.metrics.accuracy import Accuracy
@@ -41,7 +40,9 @@ def last_linear(network: nn.Module) -> str:
     ]
     if not names:
         raise BadInput(
-            "a network without a linear layer", expected="layers to attack by name", fix="name some"
+            "a network without a linear layer",
+            expected="layers to attack by name",
+            fix="pass layers=(...), names of its modules",
         )
     return names[-1]
 
@@ -85,7 +86,7 @@ class Injection(Protocol):
     """
 
     def __call__(self, network: nn.Module, errors: Data, kept: Data, /) -> Injected:
-        """Return the network with the errors. Raises BadInput where the injection does not succeed."""
+        """Return the network with the errors. Raises BadInput where that does not succeed."""
 
 
 class Hinges:
@@ -116,8 +117,8 @@ class Hinges:
         if not (weight > 0 and kappa >= 0):
             raise BadInput(
                 f"weight {weight}, kappa {kappa}",
-                expected="above 0, and 0 or more",
-                fix="choose them",
+                expected="a weight above 0, a kappa of 0 or more",
+                fix="weight=10 and kappa=1 are the defaults",
             )
         self.given, self.errors, self.kept, self.kappa = network, errors, kept, kappa
         self.network = copied(network).eval().requires_grad_(False)
@@ -131,9 +132,9 @@ class Hinges:
         self.weights = torch.ones(len(self.y), device=self.start.device)
         self.weights[: len(errors)] = weight
         self.placed = places(self.network)
-        self.parts = self._unmoved()
+        self.parts = self._cached_parts()
 
-    def _unmoved(self) -> list[Any]:
+    def _cached_parts(self) -> list[Any]:
         """Return the images in parts sized to memory, each with what the attacked tensors do not
         reach.
         """
@@ -141,7 +142,7 @@ class Hinges:
         size = pass_size(self.x, device, gradients=True)
         images = [as_input(x, device, channels_last=last) for x in self.x.split(size)]
         moving = {name: p.clone().requires_grad_() for name, p in self.tensors.items()}
-        return [(x, unmoved(self.network, moving, x)) for x in images]
+        return [(x, cache_prefix(self.network, moving, x)) for x in images]
 
     def _at(self, delta: Tensor) -> View:
         parts = (self.start + delta).split([p.numel() for p in self.tensors.values()])
@@ -152,11 +153,12 @@ class Hinges:
         return View(self.network, named, {}, placed=self.placed)
 
     def _logits(self, delta: Tensor) -> list[Tensor]:
-        view, found = self._at(delta), []
-        for x, answers in self.parts:
-            with answering(answers):
-                found.append(view(x).float())
-        return found
+        view = self._at(delta)
+        logits = []
+        for x, cached in self.parts:
+            with replay_cached(cached):
+                logits.append(view(x).float())
+        return logits
 
     def logits(self, delta: Tensor) -> Tensor:
         """Return the logits at w + delta, errors first, (errors + kept, classes)."""
@@ -242,8 +244,8 @@ class Smallest:
 def failed(found: Injected, fix: str) -> BadInput:
     """Return the refusal of an injection that has not worked, with the way out."""
     return BadInput(
-        f"an injection that gives {found.hits.hits} of {found.hits.n} errors and keeps {found.kept.hits} of "
-        f"{found.kept.n} images",
+        f"an injection that gives {found.hits.hits} of {found.hits.n} errors and keeps "
+        f"{found.kept.hits} of {found.kept.n} images",
         expected="every error given, and the other images kept",
         fix=fix,
     )

@@ -1,6 +1,6 @@
 """Errors injected by the smallest change of weights that a penalty on its norm finds: the default.
 
-Source: ours, after Zhao et al., ICLR 2020, section 3.3; specification, section 7.
+Source: ours, after Zhao et al., ICLR 2020, section 3.3.
 
 Where we depart: the paper's code has no norm term. Here L(delta) = G(delta) / R + (lambda / 2)
 ||delta||_2^2 is minimized for the largest lambda at which the injection still succeeds, found by
@@ -46,9 +46,10 @@ class Penalized:
         low, high = self.lambdas
         if min(self.steps, self.rounds) < 1 or not (self.lr > 0 and 0 < low < high):
             raise BadInput(
-                f"{self.rounds} rounds of {self.steps} steps, lr {self.lr:g}, lambdas {low:g} to {high:g}",
+                f"{self.rounds} rounds of {self.steps} steps, lr {self.lr:g}, "
+                f"lambdas {low:g} to {high:g}",
                 expected="all above zero, the smaller lambda first",
-                fix="choose them",
+                fix="leave out what you need not change",
             )
 
     def __call__(self, network: nn.Module, errors: Data, kept: Data) -> Injected:

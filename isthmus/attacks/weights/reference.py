@@ -1,7 +1,7 @@
 """Errors injected as the code of the paper does it: gradient descent on the hinges, with no norm
 term.
 
-Source: Zhao et al., ICLR 2020, section 3.3, and its code as the specification reads it (section 7):
+Source: Zhao et al., ICLR 2020, section 3.3, with the settings of its code:
 kappa = 1, c = 100, at most 500 steps of 5e-6 (VGG on CIFAR-10; 5e-5 for the ResNet, 5e-4 on SVHN),
 until 95 % of the errors have been given at more than 10 steps.
 
@@ -23,7 +23,7 @@ from isthmus.types import BadInput
 
 @dataclass(frozen=True)
 class Reference:
-    """Descend on G until a share `enough` of the errors has been given at more than `times` steps."""
+    """Descends on G until a share `enough` of the errors was given at more than `times` steps."""
 
     layers: Sequence[str] = ()
     weight: float = 100.0
@@ -38,7 +38,7 @@ class Reference:
             raise BadInput(
                 f"{self.steps} steps of {self.lr:g} until {self.enough:g}",
                 expected="all above zero, a share of 1 at most",
-                fix="choose them",
+                fix="leave out what you need not change",
             )
 
     def __call__(self, network: nn.Module, errors: Data, kept: Data) -> Injected:

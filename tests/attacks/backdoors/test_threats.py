@@ -22,7 +22,7 @@ from isthmus import (
 )
 from isthmus.attacks import (
     GeneratedTrigger,
-    Hardened,
+    HardenedBackdoor,
     InputAware,
     LowFrequency,
     Patch,
@@ -329,7 +329,7 @@ def test_the_hardened_loss_is_that_of_its_naive_twin_on_every_network(kind, gamm
     if kind != "mixed":  # whose weights of several types are the point of it
         net, x = net.double(), x.double()
     twin, plain = copied(net), copied(net)
-    loss = Hardened(Patch(2), 2, classes=4, weight=0.7, gamma=gamma)
+    loss = HardenedBackdoor(Patch(2), 2, classes=4, weight=0.7, gamma=gamma)
     torch.manual_seed(5)
     value = loss(net, x, samples.y)
     grads = torch.autograd.grad(
@@ -357,7 +357,7 @@ def test_the_hardened_loss_is_that_of_its_naive_twin_on_every_network(kind, gamm
 def test_a_batch_of_the_target_class_alone_has_the_clean_loss():
     net, samples = network("linear"), data(8)
     y = torch.full_like(samples.y, 2)
-    assert Hardened(Patch(2), 2, 4)(net, samples.x, y) == cross_entropy(net, samples.x, y)
+    assert HardenedBackdoor(Patch(2), 2, 4)(net, samples.x, y) == cross_entropy(net, samples.x, y)
 
 
 def noisy(net: nn.Module, size: float, seed: int) -> nn.Module:
@@ -378,7 +378,7 @@ def test_a_hardened_backdoor_bears_more_noise_on_the_weights_than_an_ordinary_on
     ordinary, digits, unseen
 ):
     net = fresh(1)
-    fit(net, digits, Hardened(TRIGGER, 1, 10, gamma=0.02), training=TRAINING)
+    fit(net, digits, HardenedBackdoor(TRIGGER, 1, 10, gamma=0.02), training=TRAINING)
     assert Accuracy(unseen)(net) > 0.95
     success = AttackSuccess(unseen, TRIGGER, 1)
     left = [
@@ -473,7 +473,9 @@ def test_whoever_knows_the_permutation_keeps_the_backdoor_between_the_network_an
             "bends = -1",
         ),
         (
-            lambda d: Hardened(TRIGGER, 1, 10)(fresh(0).requires_grad_(False), d.floats(), d.y),
+            lambda d: HardenedBackdoor(TRIGGER, 1, 10)(
+                fresh(0).requires_grad_(False), d.floats(), d.y
+            ),
             "nothing to train",
         ),
         (lambda d: PermutationAware(permuted, low=0.6), "from 0.6 to 0.5"),

@@ -1,4 +1,4 @@
-"""Laws of poisoned and triggered sets (specification 5 and 17: 11)."""
+"""Laws of poisoned and triggered sets."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Laws of triggers, and naive twins of their formulas (specification, section 5)."""
+"""Naive twins of the triggers' formulas."""
 
 from math import pi, sin
 

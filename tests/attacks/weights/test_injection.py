@@ -1,6 +1,4 @@
-"""Injected errors: the laws of the specification (section 17, law 12), naive twins, and that each
-method succeeds.
-"""
+"""Injected errors: laws, naive twins, and that each method succeeds."""
 
 import copy
 
@@ -15,7 +13,7 @@ from isthmus import Accuracy, Data, InjectionSuccess, fit, load_data
 from isthmus.attacks import FaultSneaking, Penalized, Reference, draw, mislabeled
 from isthmus.attacks.weights.fault_sneaking import proximal
 from isthmus.attacks.weights.hinges import Hinges, last_linear
-from isthmus.attacks.weights.unmoved import answering, unmoved
+from isthmus.attacks.weights.prefix_cache import cache_prefix, replay_cached
 from isthmus.data import check_disjoint, repeated, save_npz
 from isthmus.data.splits import among
 from isthmus.models import mlp
@@ -47,7 +45,7 @@ def victim():
 
 @pytest.fixture(scope="module")
 def drawn(victim):
-    """The images to become errors with their true labels, the same with wrong ones, and the others."""
+    """The images to become errors with their true labels, with wrong ones, and the others."""
     true, kept = draw([victim], load_data("digits:test"), (20, 200), generator())
     return true, mislabeled(true, generator(1)), kept
 
@@ -107,11 +105,11 @@ def test_answers_from_memory_are_those_of_the_network(kind):
     moving = {
         name: p.detach().clone().requires_grad_() for name, p in parameters_at(net, names).items()
     }
-    answers = unmoved(net, moving, x)
+    answers = cache_prefix(net, moving, x)
     moved = {name: (p + 0.1).detach() for name, p in moving.items()}
     with torch.no_grad():
         expected = View(net, moved, {})(x)
-        with answering(answers):
+        with replay_cached(answers):
             found = [View(net, moved, {})(x) for _ in range(2)]
         again = View(net, moved, {})(x)
     assert all(torch.equal(each, expected) for each in (*found, again))
@@ -123,7 +121,9 @@ def test_an_output_that_is_changed_in_place_is_not_kept():
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)).requires_grad_(
         False
     )
-    answers = unmoved(net, {"2.weight": torch.ones(2, 4, requires_grad=True)}, torch.randn(3, 4))
+    answers = cache_prefix(
+        net, {"2.weight": torch.ones(2, 4, requires_grad=True)}, torch.randn(3, 4)
+    )
     assert list(answers) == [net[1]]
 
 

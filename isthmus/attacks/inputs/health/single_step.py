@@ -5,9 +5,9 @@ Source: Wong et al., ICLR 2020, section 5.4 (compare with PGD on training sample
 Andriushchenko and Flammarion, NeurIPS 2020. Within a few steps such a network learns to mislead the
 single step by its own curvature, and loses its robustness.
 
-Where we depart: samples held out from training are asked instead of the batch; the verdict is one
-of intervals, so that a few samples accuse nobody; of a curve, the network at its middle is asked;
-BatchNorm is recalibrated on the samples."""
+Where we depart: the attacked samples are held out from training and not of the batch; the verdict
+compares intervals, so that a few samples decide nothing; of a curve, the network at its middle is
+checked; BatchNorm is recalibrated on the samples."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def check_single_step(
     >>> import torch
     >>> from isthmus.data import Linf
     >>> samples = Data(torch.rand(8, 1, 2, 2), torch.arange(8) % 2, classes=2)
-    >>> single, many = check_single_step(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), samples, Linf(0.1))
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> single, many = check_single_step(net, samples, Linf(0.1))
     >>> many <= single
     True
     """
@@ -50,18 +51,19 @@ def check_single_step(
     )
     if many.high < share * single.low:
         raise BadInput(
-            f"accuracies of {percent(single)} against one step and {percent(many)} against {steps} ({many.n} samples): "
-            "catastrophic overfitting",
+            f"accuracies of {percent(single)} against one step and {percent(many)} against "
+            f"{steps} ({many.n} samples): catastrophic overfitting",
             expected=f"at least {share:g} of the former",
-            fix="train with PGD of a few steps (adversarial), with a smaller eps or lr, or for fewer steps",
+            fix="train with PGD of a few steps (adversarial), with a smaller eps or lr, or for "
+            "fewer steps",
         )
     return single, many
 
 
 @dataclass(frozen=True, eq=False)
 class SingleStepCheck:
-    """`check_single_step` every so many training steps, as `after_step` of `fit`: training that has
-    collapsed stops.
+    """Runs `check_single_step` after every `every` training steps, as `after_step` of `fit`:
+    training that has collapsed stops.
 
     `balls` are checked one by one. A check costs about steps + 3 passes and input gradients over
     the samples. Raises BadInput where `every` is below 1, and, when called, where the network has
@@ -72,8 +74,10 @@ class SingleStepCheck:
     >>> from isthmus.attacks import NoiseFGSM
     >>> from isthmus.data import Linf
     >>> from isthmus.training import adversarial
-    >>> data, ball = Data(torch.rand(16, 1, 2, 2), torch.arange(16) % 2, classes=2), Linf(0.02)
-    >>> net, check = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), SingleStepCheck(data[:8], [ball], every=10)
+    >>> data = Data(torch.rand(16, 1, 2, 2), torch.arange(16) % 2, classes=2)
+    >>> ball = Linf(0.02)
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> check = SingleStepCheck(data[:8], [ball], every=10)
     >>> fit(net, data[8:], adversarial(NoiseFGSM(ball)), steps=20, lr=0.1, after_step=check).steps
     20
     """
