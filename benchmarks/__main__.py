@@ -1,6 +1,6 @@
 """Print what the hot paths cost on this machine: `python -m benchmarks [--only NAME ...]`.
 
-Each answer is a file of its own in results/bench/, unless it is a quick one.
+Each table is written to a file of its own in results/bench/, except with --quick.
 """
 
 from __future__ import annotations
@@ -22,33 +22,36 @@ from isthmus.runs import write_json
 
 
 def shown(value: Any) -> str:
-    """Return a value as a cell: a ratio as its median and middle half, a number with three digits."""
+    """Return a table cell: a ratio as its median and middle half, a number with three digits."""
     if isinstance(value, dict):
-        return f"{value['median']:.3f} ({value['q25']:.3f} to {value['q75']:.3f}), of fastest {value['of fastest']:.3f}"
+        middle_half = f"({value['q25']:.3f} to {value['q75']:.3f})"
+        return f"{value['median']:.3f} {middle_half}, of fastest {value['of fastest']:.3f}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Return the rows of one question as a table."""
-    found = Table(*rows[0], title=title, title_justify="left")
+    cells = Table(*rows[0], title=title, title_justify="left")
     for row in rows:
-        found.add_row(*(shown(value) for value in row.values()))
-    return found
+        cells.add_row(*(shown(value) for value in row.values()))
+    return cells
 
 
 def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]]:
-    """Return what is asked, by a short name: the title of its table, and what measures it."""
-    rounds, networks = 3 if quick else 9, ["PreActResNet-26"] if quick else list(steps.NETWORKS)
+    """Return the benchmarks by name: the title of the table, and the function that measures it."""
+    rounds = 3 if quick else 9
+    networks = ["PreActResNet-26"] if quick else list(steps.NETWORKS)
     return {
         "steps": (
-            "A curve step against a plain step, batch 128 (target 1.05), and bf16 against fp32 (target 2)",
+            "A curve step against a plain step, batch 128 (target 1.05), and bf16 against fp32 "
+            "(target 2)",
             partial(steps.measure, rounds),
         ),
         "memory": ("Peak memory of training, batch 128", partial(memory.measure, networks)),
         "paths": ("A path of 21 points (target 1.1)", partial(paths.measure, 3 if quick else 5)),
         "attacks": (
-            "PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others (faster, by 1.3 in "
-            "the median)",
+            "PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others (faster, "
+            "by 1.3 in the median)",
             partial(attacks.measure, rounds),
         ),
         "hessians": (
@@ -59,13 +62,13 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
 
 
 def main() -> None:
-    """Ask the questions one after the other; print and write each answer once it is there."""
+    """Run the benchmarks one after the other; print and write each table when it is there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="fewer rounds: noisier, in a few minutes, not written"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=list(questions(quick=True)), help="ask these alone"
+        "--only", nargs="+", choices=list(questions(quick=True)), help="run these alone"
     )
     args = parser.parse_args()
     device = (
@@ -73,10 +76,10 @@ def main() -> None:
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads"
     )
-    console, load = Console(), os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    console.print(
-        f"{device}, torch {torch.__version__}, load {load:.1f}. Ratios: median of pairs (middle half)."
-    )
+    console = Console()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    console.print(f"{device}, torch {torch.__version__}, load {load:.1f}.")
+    console.print("Ratios: median of pairs (middle half).")
     for name, (title, measure) in questions(quick=args.quick).items():
         if args.only and name not in args.only:
             continue

@@ -5,7 +5,7 @@ Floor: ten times a forward pass of the network and the gradient in its input, no
 weight, nothing else, in the memory layout that is fastest. Every attack takes ten steps of 2/255
 from a random start within l-inf 8/255 and returns the last point of all samples, so that all do the
 same work. Targets beside the others: faster than each, and 1.3x faster than their median. "Until
-fooled" is ours as robust accuracy asks for it, where fooled samples leave the batch."""
+fooled" is ours as robust accuracy runs it: fooled samples leave the batch."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ PEERS: dict[str, Callable[[nn.Module], Run]] = {
 
 def _peers(net: nn.Module) -> dict[str, Run]:
     """The peers that can be imported, each with a network of its own."""
-    found = {}
+    runs = {}
     for name, make in PEERS.items():
         try:
-            found[name] = make(copy.deepcopy(net))
+            runs[name] = make(copy.deepcopy(net))
         except ImportError as error:
             print(f"{name} is left out: {error}")
-    return found
+    return runs
 
 
 def _seconds(run: Run, x: Tensor, y: Tensor) -> float:

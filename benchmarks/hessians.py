@@ -48,7 +48,7 @@ def power_iteration(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return each sample's top eigenvalue, (n,), by power iteration to the relative residual
     ACCURACY.
     """
-    found = []
+    tops = []
     with frozen(net):
         for part, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
             part = part.requires_grad_()
@@ -65,8 +65,8 @@ def power_iteration(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
                 if bool(((w - top[:, None] * v).norm(dim=1) <= ACCURACY * top.abs()).all()):
                     break
                 v = F.normalize(w, dim=1)
-            found.append(top)
-    return torch.cat(found)
+            tops.append(top)
+    return torch.cat(tops)
 
 
 def _seconds(compute: Callable[[], Any]) -> float:

@@ -58,7 +58,10 @@ def measure(networks: list[str]) -> list[dict[str, Any]]:
     """
     rows = []
     for network in networks:
-        code = "import json, sys; from benchmarks.memory import peak; print(json.dumps(peak(*sys.argv[1:])))"
+        code = (
+            "import json, sys; from benchmarks.memory import peak; "
+            "print(json.dumps(peak(*sys.argv[1:])))"
+        )
         peaks = {
             what: json.loads(
                 subprocess.check_output([sys.executable, "-c", code, network, what], text=True)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 def in_turns(
     candidates: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Return what each candidate says it took, once a round; the order turns round every other
-    time.
+    """Return the times that each candidate reports, one a round; every other round runs them in
+    reverse order.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(warmup + rounds):

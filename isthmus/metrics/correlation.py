@@ -2,13 +2,13 @@
 alike.
 
 Source: Pearson and Spearman by scipy; circular shifts and permuted blocks after Politis and Romano,
-1994, and Harris, 2020 (nonsense correlations); specification, section 10. Repeats are combined in
+1994, and Harris, 2020 (nonsense correlations); docs/landscape.md. Repeats are combined in
 Fisher's z, p-values by Fisher's way.
 
 Where we depart: a p-value from independent points would be far too small here, so none is offered.
-Shifts are exact for series that close; of unrelated series with a trend (random walks of 21 points)
-one in four passes at 5 %, of blocks none (one in two by the plain p-value;
-tests/test_correlation.py)."""
+Shifts are exact for series that close. Of unrelated series with a trend (random walks of 21
+points), one in four has p <= 5 % by shifts, none by blocks, and one in two by the plain p-value
+(tests/metrics/test_correlation.py)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from scipy.stats import t as student
 from isthmus.types import BadInput
 
 Null = Literal["shift", "block"]
-"""What series would look like without a relation: turned round against each other, or cut into
-permuted blocks.
+"""What unrelated series look like: one is shifted circularly against the other, or its blocks are
+permuted.
 """
 
 
@@ -76,14 +76,17 @@ class Correlation:
 
 def check_same_grid(*series: Series) -> None:
     """Raise BadInput where series are on different grids."""
-    for each in series[1:]:
-        if each.t != series[0].t:
+    for other in series[1:]:
+        if other.t != series[0].t:
             raise BadInput(
-                f"{series[0].name} at {len(series[0].t)} points from t = {series[0].t[0]:g} to {series[0].t[-1]:g} and "
-                f"{each.name} at {len(each.t)} from {each.t[0]:g} to {each.t[-1]:g}",
+                f"{_extent(series[0])} and {_extent(other)}",
                 expected="both at the same t",
                 fix="measure them together with evaluate_path",
             )
+
+
+def _extent(series: Series) -> str:
+    return f"{series.name} at {len(series.t)} points from t = {series.t[0]:g} to {series.t[-1]:g}"
 
 
 def _arrangements(m: int, null: Null, block: int | None, draws: int) -> np.ndarray:
@@ -104,11 +107,14 @@ def _arrangements(m: int, null: Null, block: int | None, draws: int) -> np.ndarr
 def _coefficient(first: np.ndarray, second: np.ndarray, orders: np.ndarray) -> tuple[float, float]:
     """Return Pearson's coefficient, and the share of all orders whose own is as far from 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        a, b = ((each - each.mean()) / each.std() for each in (first, second))
-        found = a[orders] @ b / len(a)
-    if not isfinite(found[0]):
+        a = (first - first.mean()) / first.std()
+        b = (second - second.mean()) / second.std()
+        coefficients = a[orders] @ b / len(a)
+    own = coefficients[0]
+    if not isfinite(own):
         return nan, nan
-    return float(np.clip(found[0], -1, 1)), float(np.mean(np.abs(found) >= abs(found[0]) - 1e-12))
+    as_far = np.abs(coefficients) >= abs(own) - 1e-12
+    return float(np.clip(own, -1, 1)), float(np.mean(as_far))
 
 
 def correlate(
@@ -126,8 +132,8 @@ def correlate(
     about the square root of m. Raises BadInput where the grids differ or the null is unknown.
 
     >>> t = tuple(i / 9 for i in range(10))
-    >>> found = correlate(Series("a", t, t), Series("b", t, tuple(x**3 for x in t)))
-    >>> round(found.pearson, 3), found.spearman, found.spearman_p
+    >>> pair = correlate(Series("a", t, t), Series("b", t, tuple(x**3 for x in t)))
+    >>> round(pair.pearson, 3), pair.spearman, pair.spearman_p
     (0.908, 1.0, 0.1)
     """
     check_same_grid(first, second)
@@ -159,38 +165,39 @@ class Estimate:
 
 
 def over_repeats(values: Sequence[float]) -> Estimate:
-    """Return the mean of independent repeats with its interval; values that are not finite are left
-    out.
+    """Return the mean of independent repeats with its interval, without values that are not finite.
 
     >>> over_repeats([1.0, 2.0, 3.0])  # doctest: +ELLIPSIS
     Estimate(value=2.0, low=-0.48..., high=4.48..., repeats=3)
     """
-    kept = np.array([each for each in map(float, values) if isfinite(each)])
-    if len(kept) < 2:
-        return Estimate(float(kept[0]) if len(kept) else nan, nan, nan, len(kept))
-    half = float(student.ppf(0.975, len(kept) - 1) * kept.std(ddof=1) / sqrt(len(kept)))
-    return Estimate(
-        float(kept.mean()), float(kept.mean()) - half, float(kept.mean()) + half, len(kept)
-    )
+    finite = np.array([value for value in map(float, values) if isfinite(value)])
+    n = len(finite)
+    if n == 0:
+        return Estimate(nan, nan, nan, 0)
+    mean = float(finite.mean())
+    if n == 1:
+        return Estimate(mean, nan, nan, 1)
+    half = float(student.ppf(0.975, n - 1) * finite.std(ddof=1) / sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
 
 
-def combine(found: Sequence[Correlation], kind: Kind) -> tuple[Estimate, float]:
+def combine(correlations: Sequence[Correlation], kind: Kind) -> tuple[Estimate, float]:
     """Return one coefficient with its interval, averaged over independent paths in Fisher's z, and
     one p-value.
 
     Fisher's z has no value at 1. Ranks of m points move in steps of 12 / (m^3 - m), so a rank
     correlation of 1 stands for anything from half a step below it and counts as that."""
-    z = []
-    for each in found:
-        most = 1 - (6 / (each.m**3 - each.m) if kind == "spearman" else 1e-12)
-        if isfinite(r := getattr(each, kind)):
-            z.append(atanh(max(-most, min(most, r))))
-    mean, known = (
-        over_repeats(z),
-        [p for each in found if isfinite(p := getattr(each, f"{kind}_p"))],
-    )
+    finite = [pair for pair in correlations if isfinite(getattr(pair, kind))]
+    mean = over_repeats([_fisher_z(pair, kind) for pair in finite])
+    known = [p for pair in correlations if isfinite(p := getattr(pair, f"{kind}_p"))]
     p = float(combine_pvalues(known, method="fisher").pvalue) if known else nan
     return Estimate(tanh(mean.value), tanh(mean.low), tanh(mean.high), mean.repeats), p
+
+
+def _fisher_z(pair: Correlation, kind: Kind) -> float:
+    below_one = 6 / (pair.m**3 - pair.m) if kind == "spearman" else 1e-12
+    most = 1 - below_one
+    return atanh(max(-most, min(most, getattr(pair, kind))))
 
 
 def r_squared(outcomes: Sequence[Series], *predictors: Sequence[Series]) -> float:

@@ -1,12 +1,12 @@
 """The robustness landscape of a path: what the loss does along t, under attack, and around each
 sample.
 
-Source: Zhao et al., ICLR 2020, section 4, Fig. 4 and Proposition 1; specification, section 10.
+Source: Zhao et al., ICLR 2020, section 4, Fig. 4 and Proposition 1; docs/landscape.md.
 
 Where we depart: the paper correlates the robustness loss with one eigenvalue estimate. Here
 everything is measured on the same samples at the same t; the gradient norms stand beside the
-eigenvalue, for a first-order term explains a barrier more simply; and every correlation comes with
-the caveats that it needs."""
+eigenvalue, since a first-order term is a simpler explanation of a barrier; and every correlation
+comes with the caveats that it needs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from isthmus.data.balls import L2 as L2Ball
-from isthmus.data.balls import Ball, Linf
+from isthmus.data.balls import L2, Ball, Linf
 from isthmus.data.dataset import Source, as_data
 from isthmus.metrics.accuracy import Error, MeanLoss
 from isthmus.metrics.correlation import (
@@ -37,36 +36,52 @@ from isthmus.metrics.robustness import EvasionSuccess, Nearby, RobustLoss
 from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, as_record
 from isthmus.types import Attack, Metric
 
-LOSS, ERROR, ROBUST_LOSS, EVASION = "loss", "error", "robustness loss", "evasion success"
+LOSS = "loss"
+ERROR = "error"
+ROBUST_LOSS = "robustness loss"
+EVASION = "evasion success"
+LAMBDA_MAX = "lambda_max"
+GRADIENT_L1 = "gradient l1"
+GRADIENT_L2 = "gradient l2"
+ALIGNMENT = "alignment"
+LOWER = "quadratic loss, lower"
+UPPER = "quadratic loss, upper"
 
+NAMES = (
+    LOSS,
+    ERROR,
+    ROBUST_LOSS,
+    EVASION,
+    LAMBDA_MAX,
+    GRADIENT_L1,
+    GRADIENT_L2,
+    ALIGNMENT,
+    LOWER,
+    UPPER,
+)
+"""The metrics of the landscape, in the order of a report."""
 
-TOP, L1, L2, ALIGNMENT = "lambda_max", "gradient l1", "gradient l2", "alignment"
+WITH_BARRIERS = (LOSS, ERROR, ROBUST_LOSS, EVASION, LAMBDA_MAX, GRADIENT_L1)
+"""The metrics whose barrier along the path is reported."""
 
-
-LOWER, UPPER = "quadratic loss, lower", "quadratic loss, upper"
-
-
-NAMES = (LOSS, ERROR, ROBUST_LOSS, EVASION, TOP, L1, L2, ALIGNMENT, LOWER, UPPER)
-
-
-AGAINST = (TOP, L1, L2, ALIGNMENT, LOSS)
-"""What the robustness loss is correlated with."""
+AGAINST = (LAMBDA_MAX, GRADIENT_L1, GRADIENT_L2, ALIGNMENT, LOSS)
+"""The metrics that the robustness loss is correlated with."""
 
 
 CAVEATS = (
-    "Neighboring t are alike, so far fewer points than m count; p-values are of circular shifts or permuted blocks, "
-    "those of shifts too small where a series has a trend, and one path is one observation: repeat over independent "
-    "paths.",
+    "Neighboring t are alike, so far fewer points than m count; p-values are of circular shifts or "
+    "permuted blocks, those of shifts too small where a series has a trend, and one path is one "
+    "observation: repeat over independent paths.",
     "Two curves with one hump each correlate, whatever the reason.",
     "How sure the network is (its softmax) drives both the curvature and the loss.",
-    "Correlation with the gradient norm stands beside that with lambda_max: where the norm varies along the path, the "
-    "first-order term is the likelier cause of a barrier.",
+    "Correlation with the gradient norm stands beside that with lambda_max: where the norm varies "
+    "along the path, the first-order term is the likelier cause of a barrier.",
     "The samples are the same at every t; other samples may say otherwise.",
-    "Proposition 1 assumes a loss that is constant along t and a quadratic model in the input. A network of ReLUs "
-    "crosses many linear regions within eps, which the curvature at the sample does not see; and its optimum is for an "
-    "l2 ball, where the attacks may be in another.",
+    "Proposition 1 assumes a loss that is constant along t and a quadratic model in the input. A "
+    "network of ReLUs crosses many linear regions within eps, which the curvature at the sample "
+    "does not see; and its optimum is for an l2 ball, where the attacks may be in another.",
 )
-"""What a reader of the correlations has to know (specification, section 10)."""
+"""What a reader of the correlations has to know."""
 
 
 @dataclass(frozen=True)
@@ -78,40 +93,42 @@ class Bound:
     ball: Ball
     end: Literal["lower", "upper"]
 
-    def __call__(self, found: InputHessian) -> Tensor:
+    def __call__(self, curvature: InputHessian) -> Tensor:
         """Return the bound of each sample, (n,)."""
-        return found.bounds(self.ball)[self.end == "upper"]
+        lower, upper = curvature.bounds(self.ball)
+        return lower if self.end == "lower" else upper
 
 
 def landscape_metrics(data: Source, attack: Attack) -> dict[str, Metric]:
-    """Return the questions of the landscape by name, all about the same samples, for `measure` and
+    """Return the metrics of the landscape by name, all about the same samples, for `measure` and
     `evaluate_path`.
 
     Measure with `ends="recalibrated"`: statistics of another origin at the ends alone would look
     like a step in t. One run of the attack and one computation of the derivatives serve all of
     them. The attack has to look for the largest loss: `PGD(ball, returns="worst")`; one that has a
     `ball` adds the bounds of the quadratic model in it."""
-    asked = as_data(data)
+    samples = as_data(data)
     metrics: dict[str, Metric] = {
-        LOSS: MeanLoss(asked),
-        ERROR: Error(asked),
-        ROBUST_LOSS: RobustLoss(asked, attack),
-        EVASION: EvasionSuccess(asked, attack),
+        LOSS: MeanLoss(samples),
+        ERROR: Error(samples),
+        ROBUST_LOSS: RobustLoss(samples, attack),
+        EVASION: EvasionSuccess(samples, attack),
     }
-    metrics[TOP] = Nearby(asked, attrgetter("top"), PER_SQUARE)
-    metrics[L1] = Nearby(asked, attrgetter("l1"), PER_UNIT)
-    metrics[L2] = Nearby(asked, attrgetter("l2"), PER_UNIT)
-    metrics[ALIGNMENT] = Nearby(asked, attrgetter("alignment"))
+    metrics[LAMBDA_MAX] = Nearby(samples, attrgetter("top"), PER_SQUARE)
+    metrics[GRADIENT_L1] = Nearby(samples, attrgetter("l1"), PER_UNIT)
+    metrics[GRADIENT_L2] = Nearby(samples, attrgetter("l2"), PER_UNIT)
+    metrics[ALIGNMENT] = Nearby(samples, attrgetter("alignment"))
     ball = getattr(attack, "ball", None)
-    if isinstance(ball, L2Ball | Linf):
-        metrics[LOWER] = Nearby(asked, Bound(ball, "lower"), NATS)
-        metrics[UPPER] = Nearby(asked, Bound(ball, "upper"), NATS)
+    if isinstance(ball, L2 | Linf):
+        metrics[LOWER] = Nearby(samples, Bound(ball, "lower"), NATS)
+        metrics[UPPER] = Nearby(samples, Bound(ball, "upper"), NATS)
     return metrics
 
 
 def series(path: Path, name: str) -> Series:
-    """Return one metric of a path as a series. Raises BadInput where it was not measured, or at
-    fewer than 4 points.
+    """Return one metric of a path as a series.
+
+    Raises BadInput where it was not measured, or at fewer than 4 points.
     """
     return Series(name, path.t, tuple(float(value) for value in path[name]))
 
@@ -120,20 +137,22 @@ def explained(paths: Sequence[Path]) -> dict[str, float]:
     """Return R^2 of the robustness loss on ||g||_1 alone, on lambda_max alone, and on both, within
     the paths.
 
-    The testable form of Proposition 1 (specification, section 10). Several paths share their
-    slopes, and each has an intercept of its own."""
-    outcome, l1, top = ([series(path, name) for path in paths] for name in (ROBUST_LOSS, L1, TOP))
+    The testable form of Proposition 1 of Zhao et al. Several paths share their slopes, and each has
+    an intercept of its own."""
+    outcome = [series(path, ROBUST_LOSS) for path in paths]
+    norm = [series(path, GRADIENT_L1) for path in paths]
+    top = [series(path, LAMBDA_MAX) for path in paths]
     return {
-        L1: r_squared(outcome, l1),
-        TOP: r_squared(outcome, top),
-        "both": r_squared(outcome, l1, top),
+        GRADIENT_L1: r_squared(outcome, norm),
+        LAMBDA_MAX: r_squared(outcome, top),
+        "both": r_squared(outcome, norm, top),
     }
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     """A value as JSON can hold it: numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _finite(part) for name, part in value.items()}
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -143,18 +162,15 @@ def record(path: Path, attack: str, *, null: Null = "shift") -> dict[str, Any]:
 
     `attack` says in words what the robustness loss is measured under. Of fewer than 4 points
     nothing is correlated. Raises BadInput where the path lacks a metric of the landscape."""
-    found: dict[str, Any] = {
+    landscape: dict[str, Any] = {
         "attack": attack,
         "t": list(path.t),
         "values": {
-            name: [_plain(as_record(v)) for v in path[name]]
+            name: [_finite(as_record(v)) for v in path[name]]
             for name in NAMES
             if name in path.values
         },
-        "barriers": {
-            name: _plain(path.barrier(name))
-            for name in (LOSS, ERROR, ROBUST_LOSS, EVASION, TOP, L1)
-        },
+        "barriers": {name: _finite(path.barrier(name)) for name in WITH_BARRIERS},
         "correlations": [],
         "explained": {},
         "caveats": list(CAVEATS),
@@ -162,9 +178,9 @@ def record(path: Path, attack: str, *, null: Null = "shift") -> dict[str, Any]:
     if len(path.t) >= 4:
         outcome = series(path, ROBUST_LOSS)
         pairs = [correlate(outcome, series(path, name), null) for name in AGAINST]
-        found["correlations"] = [_plain(asdict(pair)) for pair in pairs]
-        found["explained"] = _plain(explained([path]))
-    return found
+        landscape["correlations"] = [_finite(asdict(pair)) for pair in pairs]
+        landscape["explained"] = _finite(explained([path]))
+    return landscape
 
 
 def repeated(paths: Sequence[Path], *, null: Null = "shift") -> dict[str, Any]:
@@ -177,22 +193,22 @@ def repeated(paths: Sequence[Path], *, null: Null = "shift") -> dict[str, Any]:
         n: [correlate(series(p, ROBUST_LOSS), series(p, n), null) for p in paths] for n in AGAINST
     }
     combined = {
-        name: {kind: combine(each, kind) for kind in get_args(Kind)} for name, each in pairs.items()
+        name: {kind: combine(own, kind) for kind in get_args(Kind)} for name, own in pairs.items()
     }
     correlations = {
         name: {kind: {**asdict(estimate), "p": p} for kind, (estimate, p) in kinds.items()}
         for name, kinds in combined.items()
     }
-    names = (LOSS, ERROR, ROBUST_LOSS, EVASION, TOP, L1)
     alone = [explained([path]) for path in paths]
     return {
         "paths": len(paths),
         "barriers": {
-            name: _plain(asdict(over_repeats([p.barrier(name) for p in paths]))) for name in names
+            name: _finite(asdict(over_repeats([p.barrier(name) for p in paths])))
+            for name in WITH_BARRIERS
         },
-        "correlations": _plain(correlations),
+        "correlations": _finite(correlations),
         "explained": {
-            n: _plain({**asdict(over_repeats([e[n] for e in alone])), "pooled": value})
+            n: _finite({**asdict(over_repeats([e[n] for e in alone])), "pooled": value})
             for n, value in explained(paths).items()
         },
     }

@@ -64,7 +64,8 @@ def logits(
 ) -> Tensor:
     """Return the network's outputs on the data, (n, classes) float32 on the CPU, in eval mode.
 
-    `whole` is the set that the data are a part of, for what a refusal says of its labels. Raises BadInput where the network cannot read the images, or the outputs are not (n, classes) or
+    `whole` is the set that the data are a part of, so that a refusal can speak of its labels.
+    Raises BadInput where the network cannot read the images, or the outputs are not (n, classes) or
     not finite."""
     try:
         out = outputs(model, data.x, precision=precision)

@@ -1,6 +1,6 @@
-"""Metrics on a grid of the plane through three networks. Source: Garipov et al., NeurIPS 2018, Fig.
-1.
-"""
+"""Metrics on a grid of the plane through three networks.
+
+Source: Garipov et al., NeurIPS 2018, Fig. 1."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from isthmus.types import BadInput, Metric
 
 @dataclass(frozen=True)
 class PlaneValues:
-    """Metrics on a grid of a plane: `values[name][i][j]` at (x[j], y[i]); `corners` are the three
-    networks.
-    """
+    """Metrics on a grid of a plane: `values[name][i][j]` at (x[j], y[i]).
+
+    `corners` are the coordinates of the three networks."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -73,5 +73,5 @@ def evaluate_plane(
             for x in xs:
                 rows[-1].append(measure(recalibrate(plane.at(x, y), data), metrics))
                 advance(f"({x:.3g}, {y:.3g})")
-    values = {name: tuple(tuple(found[name] for found in row) for row in rows) for name in metrics}
+    values = {name: tuple(tuple(point[name] for point in row) for row in rows) for name in metrics}
     return PlaneValues(tuple(xs), tuple(ys), plane.corners, values)

@@ -1,4 +1,4 @@
-"""Folders that hold one run: claimed by its identity, resumed by the same run, never overwritten."""
+"""Folders that hold one run: claimed by its identity, resumed by it alone, never overwritten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isthmus.types import BadInput
 
 
 def differing(held: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """Return how two descriptions of a run differ, in words; None where they are one run."""
+    """Return in words how two identities of a run differ; None where they are equal."""
     for key in sorted(held.keys() | now.keys()):
         if held.get(key) != now.get(key):
             return f"{key}: {held.get(key)!r} there, {now.get(key)!r} now"
@@ -21,12 +21,13 @@ def differing(held: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Path:
-    """Make `folder` the home of the run that `identity` describes, and return it.
+    """Claim `folder` for the run with this identity, by a file run.json in it, and return it.
 
-    A folder of the same run is entered with `resume`, or anew if it never began; one that holds
-    another run, or files that are no run at all, is refused: nothing is ever deleted. Raises
-    BadInput then."""
-    folder, marker = Path(folder), Path(folder) / "run.json"
+    A new or empty folder is made; with `resume`, so is one of the same run. Nothing is ever
+    deleted. Raises BadInput where the folder holds another run, the same one without `resume`, or
+    other files."""
+    folder = Path(folder)
+    marker = folder / "run.json"
     identity = json.loads(json.dumps(identity))
     if marker.exists():
         held = read_json(marker)
@@ -49,7 +50,7 @@ def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) 
             )
     elif folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise BadInput(
-            f"{folder}, which is no empty folder",
+            f"{folder}, which is not an empty folder",
             expected="a new or empty one",
             fix="choose another --out",
         )
@@ -59,8 +60,8 @@ def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) 
 
 @contextmanager
 def claimed(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Iterator[Path]:
-    """Claim a folder for the length of a block; a block that fails before it wrote anything gives
-    it back.
+    """Claim a folder and run a block in it; if the block fails before it writes a file, undo the
+    claim.
 
     Raises BadInput as `claim_folder` does.
     """

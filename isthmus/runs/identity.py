@@ -48,7 +48,7 @@ def identity_of(value: Any) -> str:
     if isinstance(value, Tensor):
         return sha256_of(value)
     if isinstance(value, PurePath):
-        return value.name  # where a folder lies is the machine's affair
+        return value.name  # the folder differs from machine to machine
     if isinstance(value, torch.Generator):
         return f"Generator({value.initial_seed()})"
     if is_dataclass(value) and not isinstance(value, type):
@@ -57,7 +57,8 @@ def identity_of(value: Any) -> str:
     if isinstance(value, FunctionType):
         return f"{value.__qualname__}{_body(value) if '<' in value.__qualname__ else ''}"
     if isinstance(value, partial):
-        return f"partial({identity_of(value.func)}, {identity_of(value.args)}, {identity_of(value.keywords)})"
+        parts = (value.func, value.args, value.keywords)
+        return f"partial({', '.join(map(identity_of, parts))})"
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(identity_of, value))})"
     if (
@@ -66,12 +67,12 @@ def identity_of(value: Any) -> str:
         held = getattr(value, "__dict__", {})  # one made in C may have none
         return f"{type(value).__qualname__}({identity_of(held)})"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {identity_of(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {identity_of(v)}" for key, v in value.items()) + "}"
     return repr(value)
 
 
 def _body(function: FunctionType) -> str:
-    """Tell functions without a name of their own apart, by what they do and what they close over."""
+    """Tell lambdas and inner functions apart, by their bytecode and what they close over."""
     code = function.__code__
     closed = [identity_of(cell.cell_contents) for cell in function.__closure__ or ()]
     digest = hashlib.sha256(code.co_code + repr((code.co_names, closed)).encode())

@@ -1,4 +1,4 @@
-"""Notices: what a user should know before the work starts, although nothing is wrong with the input.
+"""Notices: what a user should know before work starts, although the input is not wrong.
 
 In Python a notice is a warning; on the command line it is one line on standard error."""
 

@@ -9,8 +9,10 @@ from difflib import get_close_matches
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return the way out of an unknown word: the known words near it, else the first few of them.
 
-    >>> suggestion("cifar", ["digits", "cifar10"]), suggestion("x", ["digits", "cifar10"]), suggestion("x", [])
-    ('did you mean cifar10?', 'choose one of cifar10, digits', 'check the spelling')
+    >>> suggestion("cifar", ["digits", "cifar10"])
+    'did you mean cifar10?'
+    >>> suggestion("x", ["digits", "cifar10"]), suggestion("x", [])
+    ('choose one of cifar10, digits', 'check the spelling')
     """
     known = sorted(set(known))
     near = get_close_matches(word, known, n=3, cutoff=0.5)

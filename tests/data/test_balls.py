@@ -147,7 +147,7 @@ def test_no_direction_of_unit_norm_rises_faster_than_the_steepest(kind):
 
 @pytest.mark.parametrize("share", [0.0, 0.34, 0.5, 1.0])
 def test_an_l1_step_is_the_best_whose_values_are_no_larger_than_its_share(share):
-    """max <g, d> with ||d||_1 <= 1 and |d_i| <= 1 / k: the best vertex is among k signs of 1 / k."""
+    """max <g, d> with ||d||_1 <= 1 and |d_i| <= 1 / k: the vertices are k signs of 1 / k."""
     gradient = draws(6)[0]
     k = max(1, round(share * 6))
     vertices = np.array([v for v in product((-1, 0, 1), repeat=6) if np.abs(v).sum() == k]) / k

@@ -1,4 +1,4 @@
-"""Correlation (specification 17: 16) against scipy, and p-values that dependent points do not fool."""
+"""Correlation against scipy, and p-values that dependent points do not fool."""
 
 import numpy as np
 import pytest

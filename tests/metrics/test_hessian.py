@@ -1,6 +1,4 @@
-"""Input-Hessian (specification 17: 15, 17) against autograd's own Hessian, whatever the batch; and
-its cost.
-"""
+"""Input-Hessian against autograd's own Hessian, whatever the batch; and its cost."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Laws of metrics and their intervals (specification 5 and 17: 10)."""
+"""Laws of single metrics and of values with intervals."""
 
 import copy
 import json
@@ -160,7 +160,7 @@ def test_the_interval_of_a_rate_is_wilsons(hits, n):
 
 @pytest.mark.parametrize("n", [20, 50, 500])
 def test_the_interval_of_a_rate_covers_the_truth_as_often_as_it_says(n):
-    """Exactly, by the binomial distribution; only the average over p is 95 %, each p lies about it."""
+    """Exactly, by the binomial distribution; only the average over p is 95 %."""
     ends, hits = np.array([wilson(h, n) for h in range(n + 1)]), np.arange(n + 1)
     ends[n // 3] = Rate(n // 3, n).interval
     ps = np.linspace(0.01, 0.99, 99)

@@ -1,8 +1,7 @@
 """The curvature of the loss around each sample, as a function of the image, and of the mean loss in
 the weights.
 
-Source: Zhao et al., ICLR 2020, section 4 and Proposition 1; specification, sections 9 and 10.
-Lanczos with full reorthogonalization: Golub and Van Loan, Matrix Computations, section 10.1; ARPACK
+Source: Zhao et al., ICLR 2020, section 4 and Proposition 1; docs/landscape.md. Lanczos with full reorthogonalization: Golub and Van Loan, Matrix Computations, section 10.1; ARPACK
 through scipy for the weights.
 
 Where we depart: the papers' code iterates one vector in the shape of a batch, shared by all
@@ -62,7 +61,7 @@ class InputHessian:
     eigenvectors, 0 where computed exactly. `l1` and `l2` are norms of the gradient g, `alignment`
     is c = |g^T v| / ||g||_2 with the top eigenvector v, `along_sign` is |sign(g)^T v|. `size` is
     the number of values of an image. `vectors` and `gradients` have the shape of x and are there
-    where they were asked for."""
+    only with vectors=True."""
 
     form: str
     size: int
@@ -83,7 +82,7 @@ class InputHessian:
 
         The model is l + g^T d + d^T H d / 2. The lower bound is about the d of steepest ascent, the
         upper one takes the gradient's and the curvature's worst d apart: for L2(eps) l + eps ||g||
-        + eps^2 c^2 top / 2 and l + eps ||g|| + eps^2 top / 2 (specification, section 10), which
+        + eps^2 c^2 top / 2 and l + eps ||g|| + eps^2 top / 2 (docs/landscape.md), which
         meet as c goes to 1. With a negative `bottom` the lower one is less by what H may take.
         Raises BadInput for other balls than L2 and Linf."""
         if isinstance(ball, L2):
@@ -119,17 +118,17 @@ def input_hessian(
     x (n, c, h, w) uint8 or in [0, 1], y (n,). All of it comes from the same passes, in eval mode,
     with gradients of the input alone. `form` "auto" takes "gram" where the network is piecewise
     linear, "product" where it has 100 classes or more besides, else "lanczos", until the relative
-    residual is at most `tolerance` or so many `iterations` are done; what is left of it is in
-    `residual`. In batches sized to memory; the result does not depend on them, but a network whose
-    answer on a sample depends on the rest of the batch has none. Precision is that of weights and
-    x.
+    residual is at most `tolerance` or the given number of `iterations` is done; the residual that
+    remains is in `residual`. Runs in batches sized to memory, on which the result does not depend,
+    unless the network's answer on a sample depends on the rest of its batch. Precision is that of
+    weights and x.
 
     Raises BadInput where the form, x or y are off, there are fewer than 2 classes, or no second
     derivative exists.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    >>> found = input_hessian(net, torch.rand(2, 1, 2, 2), torch.tensor([0, 2]))
-    >>> found.form, tuple(found.top.shape), bool((found.top > 0).all())
+    >>> curvature = input_hessian(net, torch.rand(2, 1, 2, 2), torch.tensor([0, 2]))
+    >>> curvature.form, tuple(curvature.top.shape), bool((curvature.top > 0).all())
     ('gram', (2,), True)
     """
     if (
@@ -140,7 +139,8 @@ def input_hessian(
         or not len(x)
     ):
         raise BadInput(
-            f"form = {form!r}, tolerance = {tolerance:g}, iterations = {iterations}, {len(x)} images, {len(y)} labels",
+            f"form = {form!r}, tolerance = {tolerance:g}, iterations = {iterations}, "
+            f"{len(x)} images, {len(y)} labels",
             expected=f"auto or one of {get_args(Form)}, both above zero, one label an image",
             fix="leave the options out",
         )
@@ -182,9 +182,11 @@ class _Chunk:
         self.x, self.y = x.detach().requires_grad_(), y
         with torch.enable_grad():
             self.logits = precise_logits(model, self.x)
-        if self.logits.shape[1] < 2 or not self.logits.requires_grad:
+        differentiable = self.logits.requires_grad
+        if self.logits.shape[1] < 2 or not differentiable:
+            manner = "differentiable" if differentiable else "not differentiable"
             raise BadInput(
-                f"{self.logits.shape[1]} logits, {'' if self.logits.requires_grad else 'not '}differentiable in x",
+                f"{self.logits.shape[1]} logits, {manner} in x",
                 expected="a differentiable network of 2 classes or more",
                 fix="give each class a logit",
             )
@@ -219,7 +221,7 @@ class _Chunk:
             ) from error
         g, v = g.double(), v.double()
         l2, tiny = g.norm(dim=1), torch.finfo(torch.float64).tiny
-        found = {
+        fields = {
             "loss": F.cross_entropy(self.logits.double(), self.y, reduction="none"),
             "top": top,
             "bottom": bottom,
@@ -230,8 +232,8 @@ class _Chunk:
             "along_sign": (g.sign() * v).sum(1).abs(),
         }
         if vectors:
-            found |= {"vectors": v.view_as(self.x), "gradients": g.view_as(self.x)}
-        return {name: value.detach().cpu() for name, value in found.items()}
+            fields |= {"vectors": v.view_as(self.x), "gradients": g.view_as(self.x)}
+        return {name: value.detach().cpu() for name, value in fields.items()}
 
     def _error(self) -> Tensor:
         """p - y, the gradient of the loss in the logits, (n, C), float64."""

@@ -43,8 +43,8 @@ def piecewise_linear(outputs: Tensor, x: Tensor) -> bool:
     >>> import torch.nn.functional as F
     >>> from torch import nn
     >>> x = torch.rand(2, 3, requires_grad=True)
-    >>> piecewise_linear(nn.Linear(3, 2)(x).relu(), x), piecewise_linear(x * x, x), piecewise_linear(F.gelu(x), x)
-    (True, False, False)
+    >>> [piecewise_linear(out, x) for out in (nn.Linear(3, 2)(x).relu(), x * x, F.gelu(x))]
+    [True, False, False]
     """
     leaf, depends = get_gradient_edge(x).node, dict[Any, bool]()
     stack: list[Any] = [outputs.grad_fn] if outputs.grad_fn is not None else []

@@ -1,4 +1,4 @@
-"""The largest eigenvalue of the Hessian of the mean loss in the weights, by ARPACK through scipy."""
+"""The largest eigenvalue of the Hessian of the mean loss in the weights, by ARPACK."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def weight_hessian_top(
         v = [part.view_as(w).to(w) for part, w in zip(flat.split(sizes), chosen, strict=True)]
         total = torch.zeros(sum(sizes), dtype=torch.float64)
         for graph in graphs or (gradients(slice(i, i + batch)) for i in range(0, len(x), batch)):
-            along = torch.stack([(g * each).sum() for g, each in zip(graph, v, strict=True)]).sum()
-            found = torch.autograd.grad(
+            along = torch.stack([(g * part).sum() for g, part in zip(graph, v, strict=True)]).sum()
+            products = torch.autograd.grad(
                 along, chosen, retain_graph=bool(graphs), materialize_grads=True
             )
-            total += torch.cat([part.detach().double().cpu().reshape(-1) for part in found])
+            total += torch.cat([part.detach().double().cpu().reshape(-1) for part in products])
         return total.numpy()
 
     with eval_mode(view.net), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -75,7 +75,7 @@ def weight_hessian_top(
         operator = LinearOperator((sum(sizes), sum(sizes)), matvec=product, dtype=np.float64)
         start = np.random.default_rng(0).standard_normal(sum(sizes))
         try:
-            found = eigsh(
+            values = eigsh(
                 operator, k=1, which="LA", tol=tolerance, v0=start, return_eigenvectors=False
             )
         except ArpackError as error:
@@ -84,4 +84,4 @@ def weight_hessian_top(
                 expected="finite gradients, and convergence within ten iterations per weight",
                 fix="check that weights and inputs are finite, or raise tolerance",
             ) from error
-    return float(found[0])
+    return float(values[0])
