@@ -38,7 +38,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]]:
-    """Return the benchmarks by name: the title of the table, and the function that measures it."""
+    """Return the benchmarks by name: the title of the table, and what measures it."""
     rounds = 3 if quick else 9
     networks = ["PreActResNet-26"] if quick else list(steps.NETWORKS)
     return {
@@ -50,8 +50,8 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
         "memory": ("Peak memory of training, batch 128", partial(memory.measure, networks)),
         "paths": ("A path of 21 points (target 1.1)", partial(paths.measure, 3 if quick else 5)),
         "attacks": (
-            "PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others (faster, "
-            "by 1.3 in the median)",
+            "PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others "
+            "(faster, by 1.3 in the median)",
             partial(attacks.measure, rounds),
         ),
         "hessians": (

@@ -18,6 +18,7 @@ from torch import nn
 import isthmus
 from isthmus import BadInput, Data
 from isthmus.attacks import PGD, Patch
+from isthmus.certification import CertifiedAccuracy, Interval
 from isthmus.data import Linf
 from isthmus.defenses.inspection.found_triggers import (
     Inverted,
@@ -73,6 +74,7 @@ METRICS = {
     "evasion success": Row(lambda samples: EvasionSuccess(samples, ATTACK)),
     "curvature": Row(lambda samples: Nearby(samples, attrgetter("top"))),
     "sharpness": Row(lambda samples: WeightCurvature(samples, tolerance=1e-6), interval=False),
+    "certified accuracy": Row(lambda s: CertifiedAccuracy(s, Interval(), Linf(0.001))),
     "misled": Row(lambda samples: Misled(samples, TRIGGER)),
     "inverted success": Row(lambda samples: InvertedSuccess(samples, INVERTED)),
     "inverted success, mean": Row(lambda samples: InvertedSuccess(samples, INVERTED, "mean")),

@@ -1,8 +1,7 @@
-"""The curvature of the loss around each sample, as a function of the image, and of the mean loss in
-the weights.
+"""The curvature of the loss around each sample, as a function of the image.
 
-Source: Zhao et al., ICLR 2020, section 4 and Proposition 1; docs/landscape.md. Lanczos with full reorthogonalization: Golub and Van Loan, Matrix Computations, section 10.1; ARPACK
-through scipy for the weights.
+Source: Zhao et al., ICLR 2020, section 4 and Proposition 1; docs/landscape.md. Lanczos
+with full reorthogonalization: Golub and Van Loan, Matrix Computations, section 10.1.
 
 Where we depart: the papers' code iterates one vector in the shape of a batch, shared by all
 batches, whose value falls with the batch size; here each sample has its own eigenvalue, the same in
