@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attacks, hessians, memory, paths, steps
+from benchmarks import attacks, certificates, hessians, memory, paths, steps
 from isthmus.evidence import provenance
 from isthmus.runs import write_json
 
@@ -57,6 +57,10 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
         "hessians": (
             "lambda_max against power iteration to 1e-3 (target 10)",
             partial(hessians.measure, 2, 250 if quick else 1000),
+        ),
+        "certificates": (
+            "MM-C over 10,000 images against the forward pass (target 2.5) and a loop over samples",
+            partial(certificates.measure, rounds),
         ),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,23 @@ from isthmus.models.bounds.box import Box
 from isthmus.models.forward import device_of, eval_mode, precise_logits
 from isthmus.types import BadInput
 
+Precision = Literal["double", "single"]
+DTYPES = {"double": torch.float64, "single": torch.float32}
 _VALUES = 2**17  # of a batch: its boxes in float64 stay in the cache
 
 
 @dataclass(frozen=True)
 class Boxes(ABC):
-    """A box around the inputs goes through the network in float64, every rounding error outwards.
+    """A box around the inputs goes through the network, every rounding error outwards.
+
+    `precision` "double" computes in float64, "single" in float32: faster, with boxes wider by about
+    a thousandth. Both are sound.
 
     With `relative`, the last linear layer is bounded together with the difference of two logits,
     which is never looser."""
 
     relative: bool = True
+    precision: Precision = "double"
     mixed: ClassVar[bool]
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
@@ -36,7 +42,8 @@ class Boxes(ABC):
         self.check(model)
         check_network(model, x, y)
         labels = y.long()
-        margins = margins_within(model, x, labels, eps, mixed=self.mixed, relative=self.relative)
+        options = {"mixed": self.mixed, "relative": self.relative}
+        margins = margins_within(model, x, labels, eps, **options, dtype=DTYPES[self.precision])
         return margins.scatter(1, labels[:, None], torch.inf).amin(1)
 
     def check(self, model: nn.Module) -> None:  # noqa: B027 (most certifiers take any network)
@@ -67,6 +74,7 @@ def margins_within(
     *,
     mixed: bool = True,
     relative: bool = True,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Return lower bounds of logit y minus each logit over the box, (n, classes) float64, CPU; -inf
     where there are none.
@@ -77,10 +85,10 @@ def margins_within(
     size = max(1, _VALUES // x[0].numel())
     for part, labels in zip(x.split(size), y.split(size), strict=True):
         try:
-            out = bounded(model, Box.sound(part.to(device), eps, mixed=mixed))
+            out = bounded(model, Box.sound(part.to(device), eps, mixed=mixed, dtype=dtype))
         except NoBound:
             return torch.full((len(x), classes_of(model, x)), -torch.inf, dtype=torch.float64)
-        done.append(out.margins(labels.to(device), relative=relative).cpu())
+        done.append(out.margins(labels.to(device), relative=relative).double().cpu())
     margins = torch.cat(done)
     if bool(margins.isnan().any()):
         raise BadInput(

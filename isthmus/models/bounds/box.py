@@ -23,6 +23,7 @@ from isthmus.models.fixed_point import (
     equilibrium,
 )
 
+_FEW = 32  # classes whose pairs are all computed, in one product
 _GATHERED = 2 * 10**7  # values of a gathered tensor: 160 MB
 _POWERS = 1000
 
@@ -49,11 +50,13 @@ class Box(Bound):
         return cls((x - eps).clamp(0, 1), (x + eps).clamp(0, 1), mixed)
 
     @classmethod
-    def sound(cls, x: Tensor, eps: float, *, mixed: bool = True) -> Box:
-        """Return the box in float64, with outward rounding; it holds x + eps in float32 too."""
-        x = x.double()
-        reach = eps + _INPUT_ROUNDING if eps else 0.0
-        box = cls((x - reach).clamp(0, 1), (x + reach).clamp(0, 1), mixed, outward=True)
+    def sound(
+        cls, x: Tensor, eps: float, *, mixed: bool = True, dtype: torch.dtype = torch.float64
+    ) -> Box:
+        """Return the box, with outward rounding; it holds what float32 makes of x + eps too."""
+        x = x.to(dtype)
+        reach = eps + _INPUT_ROUNDING + 2 * torch.finfo(dtype).eps if eps else 0.0
+        box = cls((x - reach).clamp_(0, 1), (x + reach).clamp_(0, 1), mixed, outward=True)
         assert not eps or bool((box.lower < box.upper).all())
         return box
 
@@ -64,7 +67,7 @@ class Box(Bound):
     @property
     def middle(self) -> Tensor:
         """The center of the box."""
-        return (self.lower + self.upper) / 2
+        return torch.lerp(self.lower, self.upper, 0.5)
 
     @property
     def radius(self) -> Tensor:
@@ -78,7 +81,7 @@ class Box(Bound):
 
     def largest(self) -> Tensor:
         """Return the largest absolute value of each sample, (n, 1, ...)."""
-        size = torch.maximum(self.lower.abs(), self.upper.abs()).flatten(1).amax(1)
+        size = torch.maximum(-self.lower.flatten(1).amin(1), self.upper.flatten(1).amax(1))
         return size.view(-1, *[1] * (self.ndim - 1))
 
     def _new(self, lower: Tensor, upper: Tensor) -> Self:
@@ -162,7 +165,7 @@ class Box(Bound):
         return self._new(lower, upper)
 
     def _proved(self, operator: Weights, solver: Solver) -> Self:
-        """Solve in the operator's own precision, then prove in float64 how far the solution can be.
+        """Solve in the operator's own precision, then prove in that of the box how far it can be.
 
         The box holds the fixed points, every state z that the stop rule accepts, and what one step
         makes of such a z: one of these is what the network computes."""
@@ -176,15 +179,15 @@ class Box(Bound):
         if not solution.converged:
             raise NoBound
         z = z.to(self.dtype)
-        off = (Embedded(exact, spread).plus(z, injected).relu() - z).abs()
-        off = off + self._noise(exact, z, injected)
-        worst = torch.maximum(*_worst(off / eta).chunk(2))
-        reach = worst / (1 - max(mu, 0.0)) * eta
-        size = 1 + _worst((z.chunk(2)[1] + reach) / exact.eta)
-        stopped = solver.tolerance * size * (1 + 1 / (1 - max(exact.measure(), 0.0))) * exact.eta
-        reach = (reach + stopped) * (1 + 2.0**-30)
+        off = (Embedded(exact, spread).plus(z, injected).relu_() - z).abs_()
+        off = (off + self._noise(exact, z, injected)) / eta
+        reach = torch.maximum(*_worst(off).chunk(2)) / (1 - max(mu, 0.0)) * eta
         lower, upper = z.chunk(2)
-        return self._new((lower - reach).clamp_min(0), (upper + reach).clamp_min(0))
+        size = 1 + _worst((upper + reach) / exact.eta)
+        own = mu if self.mixed else _norm(exact.metzler(), self.lower[:1])[1]
+        reach = reach + solver.tolerance * size * (1 + 1 / (1 - max(own, 0.0))) * exact.eta
+        reach = reach * (1 + 64 * self.unit)
+        return self._new((lower - reach).clamp_min_(0), (upper + reach).clamp_min_(0))
 
     def _noise(self, operator: Weights, z: Tensor, injected: Tensor) -> Tensor:
         """Return a bound of the rounding error of A z + injected, in either order of its terms."""
@@ -207,18 +210,24 @@ class Box(Bound):
         return bounds.scatter(1, index, 0.0)
 
     def _relative(self, y: Tensor, inside: Box, weight: Tensor, bias: Tensor) -> Tensor:
-        pairs = (weight[:, None] - weight[None]).abs()
-        parts = []
-        size = max(1, _GATHERED // pairs[0].numel())
-        radii = inside.radius
-        for radius, labels in zip(radii.split(size), y.split(size), strict=True):
-            parts.append(torch.einsum("nkd,nd->nk", pairs[labels], radius))
         logits = F.linear(inside.middle, weight, bias)
-        bounds = logits.gather(1, y[:, None]) - logits - torch.cat(parts)
+        bounds = logits.gather(1, y[:, None]) - logits - _moved(weight, inside.radius, y)
         if not self.outward:
             return bounds
         rows = weight.abs().sum(1).amax() * inside.largest() + bias.abs().amax()
         return bounds - 4 * (weight.shape[1] + 16) * self.unit * rows
+
+
+def _moved(weight: Tensor, radius: Tensor, y: Tensor) -> Tensor:
+    """Return |W_y - W_j| r for each sample and each class j, (n, classes)."""
+    classes, width = weight.shape
+    pairs = (weight[:, None] - weight[None]).abs()
+    if classes <= _FEW:
+        moved = F.linear(radius, pairs.view(-1, width)).view(-1, classes, classes)
+        return moved[torch.arange(len(y), device=y.device), y]
+    size = max(1, _GATHERED // (classes * width))
+    parts = zip(radius.split(size), y.split(size), strict=True)
+    return torch.cat([torch.einsum("nkd,nd->nk", pairs[labels], r) for r, labels in parts])
 
 
 def _worst(values: Tensor) -> Tensor:
@@ -236,8 +245,10 @@ def _norm(spread: Weights, like: Tensor) -> tuple[Tensor, float]:
     for count in range(_POWERS):
         moved = spread(eta)
         mu = float((moved / eta).amax())
-        if mu < 1 - 2.0**-30:
-            return eta, mu + 2.0**-40 * (1 + float(spread.diagonal.abs().amax()))
+        unit = torch.finfo(like.dtype).eps
+        mu += (spread.fan + 8) * unit * float((spread.absolute()(eta) / eta).amax())
+        if mu < 1 - 2.0**-20:
+            return eta, mu
         eta = 1 + moved if count else torch.ones_like(eta)
         if not bool((eta > 0).all() and eta.amax() < 1e12):
             break
