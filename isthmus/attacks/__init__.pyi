@@ -37,3 +37,4 @@ from .weights.hinges import Injected as Injected
 from .weights.hinges import Injection as Injection
 from .weights.penalized import Penalized as Penalized
 from .weights.reference import Reference as Reference
+from .inputs.victim import check_ball as check_ball

@@ -1,48 +1,12 @@
 """The command line: one subcommand per public verb, one file each; files written by one are read by
 the next.
 
-A new command is a function in a file of its own, `@app.command` above it, and a line below.
+Nothing here may import torch at the top of a file: `--help` and a mistyped option answer before it
+is loaded. Commands reach the library through its rooms (`from isthmus import models`, then
+`models.align(...)`), which load a name when it is used. A new command is a function in a file of
+its own and a row of `COMMANDS` in `app.py`.
 """
 
-from isthmus.cli import (
-    align,
-    attack,
-    compare,
-    connect,
-    demo,
-    evaluate,
-    export,
-    flip,
-    inject,
-    inspect,
-    path,
-    plane,
-    poison,
-    references,
-    repair,
-    report,
-    train,
-)
-from isthmus.cli.app import app, main
+from isthmus.cli.app import main
 
-__all__ = [
-    "align",
-    "app",
-    "attack",
-    "compare",
-    "connect",
-    "demo",
-    "evaluate",
-    "export",
-    "flip",
-    "inject",
-    "inspect",
-    "main",
-    "path",
-    "plane",
-    "poison",
-    "references",
-    "repair",
-    "report",
-    "train",
-]
+__all__ = ["main"]

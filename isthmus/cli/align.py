@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
 from typing import Literal
 
-from isthmus.cli.app import app
-from isthmus.cli.options import Clean, ModelSpec
-from isthmus.cli.output import load_network, metadata, say, unwritten
-from isthmus.data.sources.spec import load_data
-from isthmus.evidence.origin import provenance
-from isthmus.metrics.barrier import linear_barrier
-from isthmus.models.channels.matching import align
-from isthmus.models.checkpoint import save_checkpoint
+from isthmus import evidence, metrics, models
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
+from isthmus.cli.output import metadata, say
 
 
-@app.command(name="align")
 def align_command(
-    reference: File,
-    network: File,
+    reference: InputFile,
+    network: InputFile,
     *,
     model: ModelSpec,
     clean: Clean,
-    out: File,
+    out: NewFile,
     by: Literal["activations", "weights"] = "activations",
     seed: int = 0,
 ) -> None:
-    """Permute the channels of NETWORK to match REFERENCE, computing the same, and write OUT
-    (.safetensors).
+    """Permute the channels of one checkpoint to match another.
 
-    What cannot be permuted is listed with the reason.
+    NETWORK computes the same afterwards. What cannot be permuted is listed with the reason.
+
+    :param reference: The checkpoint to match.
+    :param network: The checkpoint whose channels are permuted.
+    :param out: A new file for the permuted network (.safetensors).
+    :param by: Match channels by their activations on the clean samples, or by their weights.
+    :param seed: Seed of the matching.
     """
-    samples, out = load_data(clean), unwritten(out)
-    first, second = (load_network(model, file) for file in (reference, network))
-    found = align(first, second, samples, by=by, seed=seed)
-    origin = provenance(seed, {"clean": samples})
-    save_checkpoint(found.model, out, metadata({**origin, "aligned to": str(reference), "by": by}))
-    was, now = (linear_barrier(first, each, samples) for each in (second, found.model))
-    for name, reason in found.fixed.items():
+    samples = load_samples(clean)
+    first = load_network(model, reference)
+    second = load_network(model, network)
+    aligned = models.align(first, second, samples, by=by, seed=seed)
+    origin = evidence.provenance(seed, {"clean": samples})
+    origin |= {"aligned to": str(reference), "by": by}
+    models.save_checkpoint(aligned.model, out, metadata(origin))
+    before = metrics.linear_barrier(first, second, samples)
+    after = metrics.linear_barrier(first, aligned.model, samples)
+    for name, reason in aligned.fixed.items():
         say(f"{name} stays: {reason}")
     say(
-        f"wrote {out}: {found.moved:.0%} of the channels moved; loss barrier of the straight line {was:.3f} before, "
-        f"{now:.3f} after"
+        f"wrote {out}: {aligned.moved:.0%} of the channels moved; loss barrier of the straight "
+        f"line {before:.3f} before, {after:.3f} after"
     )

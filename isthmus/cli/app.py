@@ -1,60 +1,148 @@
-"""The application: how numbers are read, what is said of the whole, and how a run ends.
+"""The application: its commands, how a run starts, and how it ends.
 
-Every error a user can cause ends in one line on standard error and exit status 2; an interrupt ends
-in status 130."""
+Every error that a user can cause ends in one line on standard error and exit status 2; an interrupt
+ends in status 130.
+"""
 
 from __future__ import annotations
 
+import inspect
+import os
 import signal
 import sys
-from math import isfinite
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
+from isthmus import runs
+from isthmus.cli.checks import finite
+from isthmus.cli.terminal import write_any_text
 from isthmus.runs.notices import plain_notices
-from isthmus.runs.processes import joined_ranks
 from isthmus.runs.progress import shown
 from isthmus.runs.versions import __version__
 from isthmus.types import BadInput
 
+REPAIR = Group("Repair", sort_key=1)
+TRAIN = Group("Train and tamper", sort_key=2)
+MEASURE = Group("Measure", sort_key=3)
+LOOK = Group("Look", sort_key=4)
 
-def usable(type_: Any, value: Any) -> None:
-    """Refuse numbers that no option means: NaN, infinity, and integers that no random generator
-    takes as a seed.
+RESUMES = "the same command with --resume goes on from the last save"
+KEEPS_POINTS = "the same command goes on from the points that were measured"
+STARTS_OVER = "nothing was written; the same command starts over"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of the help page: the command `name` is `isthmus.cli.name:name_command`.
+
+    `summary` is its line in the overview, the first sentence of its docstring; `interrupted` says
+    how to go on after Ctrl-C.
     """
-    if isinstance(value, (int, float)) and not (isfinite(value) and abs(value) < 2**40):
-        raise ValueError("Expected a finite number below 2^40.")
+
+    name: str
+    group: Group
+    summary: str
+    interrupted: str = STARTS_OVER
+
+    @property
+    def path(self) -> str:
+        """Where the function is, in the form that is imported only when the command runs."""
+        return f"isthmus.cli.{self.name}:{self.name}_command"
+
+    def page(self) -> str:
+        """Return the docstring up to its parameters, one line for each paragraph."""
+        module, _, function = self.path.partition(":")
+        text = getattr(import_module(module), function).__doc__.partition(":param")[0]
+        paragraphs = inspect.cleandoc(text).split("\n\n")
+        return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-app = App(
-    name="isthmus",
-    version=__version__,
-    help="Repair, evaluate and harden networks along low-loss paths.",
-    default_parameter=Parameter(validator=usable),
-    suppress_keyboard_interrupt=False,  # `main` says how to go on
+COMMANDS = (
+    Command("repair", REPAIR, "Repair a checkpoint with clean samples.", RESUMES),
+    Command("connect", REPAIR, "Train a curve of low loss between two checkpoints.", RESUMES),
+    Command("export", REPAIR, "Write one network of a curve as a checkpoint."),
+    Command("align", REPAIR, "Permute the channels of one checkpoint to match another."),
+    Command(
+        "compare", REPAIR, "Repair a checkpoint by the path and by ten other defenses.", RESUMES
+    ),
+    Command("train", TRAIN, "Train a network and write it as a checkpoint.", RESUMES),
+    Command("poison", TRAIN, "Write a training set with a backdoor in it."),
+    Command("inject", TRAIN, "Change weights so that some images take wrong labels."),
+    Command("flip", TRAIN, "Flip random bits of the weights, as memory faults do."),
+    Command("evaluate", MEASURE, "Measure accuracy, loss, attack success and robustness."),
+    Command("attack", MEASURE, "Attack the inputs of a checkpoint."),
+    Command("inspect", MEASURE, "Say whether a checkpoint obeys an oddly small trigger."),
+    Command("references", MEASURE, "Collect inspections of clean networks for inspect."),
+    Command("path", MEASURE, "Measure the networks along a curve.", KEEPS_POINTS),
+    Command("plane", MEASURE, "Measure the plane through three checkpoints."),
+    Command("report", LOOK, "Render the page of a report.json again."),
+    Command(
+        "demo", LOOK, "Backdoor, repair and compare networks on scikit-learn's digits.", RESUMES
+    ),
 )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def application(chosen: str | None = None) -> App:
+    """Return the application, in which the `chosen` command has its docstring as its help page.
+
+    The others have their summary; they are not imported. Help is plain text because Markdown takes
+    longer to load than all the rest.
+    """
+    app = App(
+        name="isthmus",
+        version=__version__,
+        help="Repair, evaluate and harden neural networks along low-loss paths between them.",
+        help_format="plaintext",
+        default_parameter=Parameter(validator=finite),
+        suppress_keyboard_interrupt=False,  # `main` says how to go on
+    )
+    for i, command in enumerate(COMMANDS):
+        text = command.page() if command.name == chosen else command.summary
+        app.command(command.path, name=command.name, group=command.group, help=text, sort_key=i)
+    return app
+
+
+def _joined_ranks() -> AbstractContextManager[object]:
+    """Return the block in which the processes of a `torchrun` launch work together."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return runs.joined_ranks() if several else nullcontext()
+
+
+def _reason(error: CycloptsError) -> str:
+    """Return the one line that says why a command line cannot be read."""
+    if isinstance(error.__cause__, BadInput):  # from a check of `checks.py`
+        return str(error.__cause__)
+    return f"{' '.join(str(error).split())} See isthmus --help."
+
+
+def _how_to_go_on(chosen: str | None) -> str:
+    lines = [command.interrupted for command in COMMANDS if command.name == chosen]
+    return lines[0] if lines else STARTS_OVER
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process: status 0, 2 for input that cannot be used, 130
     when interrupted.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = words[0] if words else None
+    write_any_text()
     try:
-        with joined_ranks(), shown(), plain_notices():
-            app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
+        with _joined_ranks(), shown(), plain_notices():
+            application(chosen)(
+                words, result_action="return_value", exit_on_error=False, print_error=False
+            )
     except BadInput as error:
         print(f"isthmus: {error}", file=sys.stderr)
         sys.exit(2)
     except CycloptsError as error:
-        print(f"isthmus: {' '.join(str(error).split())} See isthmus --help.", file=sys.stderr)
+        print(f"isthmus: {_reason(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # a second one, on the way out, changes nothing
-        print(
-            "isthmus: interrupted; the same command with --resume goes on from the last save",
-            file=sys.stderr,
-        )
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing
+        print(f"isthmus: interrupted; {_how_to_go_on(chosen)}", file=sys.stderr)
         sys.exit(130)

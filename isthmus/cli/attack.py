@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
-
-from isthmus.cli.app import app
-from isthmus.cli.options import Evasion, ModelSpec
-from isthmus.cli.output import load_network, metric_table, say, unwritten
-from isthmus.data.sources.npz import npz_path, save_npz
-from isthmus.data.sources.spec import load_data
-from isthmus.metrics.accuracy import Accuracy, check_above_chance
-from isthmus.metrics.passes import attacked
-from isthmus.runs.devices import pick_device
+from isthmus import data as data_room
+from isthmus import metrics, runs
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import Evasion, InputFile, ModelSpec, NewNpz, Samples
+from isthmus.cli.output import metric_table, say
 
 
-@app.command(name="attack")
 def attack_command(
-    checkpoint: File,
+    checkpoint: InputFile,
     *,
     model: ModelSpec,
-    data: str,
-    evasion: Evasion | None = None,
+    data: Samples,
+    evasion: Evasion = Evasion(),
     seed: int = 0,
     device: str = "auto",
-    out: File | None = None,
+    out: NewNpz | None = None,
 ) -> None:
-    """Attack CHECKPOINT on DATA, and print its accuracy before and after; without --attack by PGD.
+    """Attack the inputs of a checkpoint.
 
-    Robust accuracy holds against the attack that was run, and no other: autoattack is the strongest
-    here.
+    Prints the accuracy on DATA before and after, by default under PGD. Robust accuracy is a claim
+    about the attack that was run and no other; autoattack is the strongest one here.
 
+    :param checkpoint: The network to attack.
     :param data: Samples: a named set, Parquet, image folder or .npz.
+    :param seed: Seed of the attack's random starts.
     :param device: cpu, cuda, cuda:1, mps or auto.
-    :param out: Write the attacked images with their labels into a new file (.npz).
+    :param out: A new file for the attacked images with their labels (.npz).
     """
-    samples, evasion, out = (
-        load_data(data),
-        evasion or Evasion(),
-        unwritten(npz_path(out)) if out else None,
-    )
+    samples = load_samples(data)
     name = evasion.attack or "pgd"
     attack = evasion.named(name, samples, seed)
-    network = load_network(model, checkpoint).to(pick_device(device))
-    clean, moved = check_above_chance(network, samples), attacked(network, samples, attack)
+    network = load_network(model, checkpoint).to(runs.pick_device(device))
+    clean = metrics.check_above_chance(network, samples)
+    moved = metrics.attacked(network, samples, attack)
     if out:
-        save_npz(moved, out)
-    where = " and ".join(f"{type(ball).__name__} {ball.eps:.4g}" for ball in evasion.balls(samples))
-    say(
-        metric_table(
-            "network",
-            [(checkpoint.name, {"accuracy": clean, "robust accuracy": Accuracy(moved)(network)})],
-        )
-    )
-    say(f"{name} within {where}" + (f"; wrote {out}" if out else ""))
+        data_room.save_npz(moved, out)
+    robust = metrics.Accuracy(moved)(network)
+    values: dict[str, float] = {"accuracy": clean, "robust accuracy": robust}
+    say(metric_table("network", [(checkpoint.name, values)]))
+    balls = [f"{type(ball).__name__} {ball.eps:.4g}" for ball in evasion.balls(samples)]
+    written = f"; wrote {out}" if out else ""
+    say(f"{name} within {' and '.join(balls)}{written}")

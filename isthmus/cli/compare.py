@@ -3,74 +3,84 @@
 from __future__ import annotations
 
 from pathlib import Path as File
+from typing import TYPE_CHECKING
 
-from isthmus.cli.app import app
-from isthmus.cli.options import Asked, Budget, Clean, ModelSpec
-from isthmus.cli.output import load_network, metric_table, say
-from isthmus.curves.route import CURVE_TRAINING, DEFAULT_ROUTE, network_budget
-from isthmus.data.sources.spec import load_data
-from isthmus.data.splits import HOLDOUT, hold_out
-from isthmus.defenses.curve_repair.along_path import AlongPath
-from isthmus.defenses.rivals.table import all_rivals
-from isthmus.evidence import comparison
-from isthmus.evidence.origin import provenance
-from isthmus.evidence.record import Measured, Refused, values_of
-from isthmus.metrics.accuracy import check_above_chance
-from isthmus.metrics.question import measure
-from isthmus.metrics.values import as_records
-from isthmus.runs.files import file_sha256, write_json
-from isthmus.runs.folder import claimed
-from isthmus.runs.processes import ranks
+from isthmus import curves, data, defenses, evidence, metrics, runs
+from isthmus.cli.checks import unclaimed
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import Budget, Clean, EvaluationOptions, InputFile, ModelSpec
+from isthmus.cli.output import metric_table, say
+
+if TYPE_CHECKING:
+    from isthmus.training import Training
+    from isthmus.types import Defense
 
 
-@app.command(name="compare")
 def compare_command(
-    tampered: File,
+    tampered: InputFile,
     *,
     model: ModelSpec,
     clean: Clean,
     out: File,
-    asked: Asked | None = None,
-    budget: Budget | None = None,
+    evaluation: EvaluationOptions = EvaluationOptions(),
+    budget: Budget = Budget(),
     resume: bool = False,
 ) -> None:
-    """Repair TAMPERED by the path and by ten other defenses, and write OUT/compare.json.
+    """Repair a checkpoint by the path and by ten other defenses.
 
-    Same samples, same budget, no trigger: --trigger and --target measure afterwards. Every defense
-    has its published settings (docs/defenses.md), the path those of our bake-off. Without --data a
-    fifth of the clean samples is kept back to measure on. Every row is kept as soon as it is
-    computed.
+    All get the same samples and the same budget, and none sees the trigger: --trigger and --target
+    measure afterwards. Every defense has its published settings (docs/defenses.md), the path those
+    of our comparison. Without --data a fifth of the clean samples is held out to measure on. Writes
+    OUT/compare.json; every row is saved as soon as it is computed.
 
+    :param tampered: The checkpoint to repair.
     :param out: A new folder for the table.
     :param resume: Go on with the run that OUT holds.
     """
-    budget, asked, samples = budget or Budget(), asked or Asked(), load_data(clean)
-    judge = asked.judge().apart_from(samples)
-    fitted, held_out = (
-        (samples, samples) if judge.evaluation else hold_out(samples, HOLDOUT, budget.seed)
-    )
-    metrics = judge.metrics(held_out)
+    unclaimed(out, resume=resume)
+    evaluation.check()
+    samples = load_samples(clean)
+    judge = evaluation.judge(samples)
+    if judge.evaluation is not None:
+        fitted, held_out = samples, samples
+    else:
+        fitted, held_out = data.hold_out(samples, data.HOLDOUT, budget.seed)
+    questions = judge.metrics(held_out)
     if judge.evaluation is None:
-        metrics = judge.metrics_with_bonafide(held_out)
-    net = load_network(model, tampered)
-    check_above_chance(net, samples)
-    training = budget.training(CURVE_TRAINING)
-    spent = network_budget(training, cost=DEFAULT_ROUTE.cost)
-    defenses = {"path": AlongPath(training.replace(steps=spent.steps)), **all_rivals(spent)}
-    identity = {"model": model, "checkpoint": file_sha256(tampered), "clean": samples.sha256}
-    with claimed(out, {**identity, **vars(budget), **vars(asked)}, resume=resume):
-        before = measure(net, metrics)
-        rows = comparison.compare(defenses, net, fitted, metrics, folder=out / "rows")
-        origin = provenance(budget.seed, {"clean": fitted, **judge.data()})
-        if ranks().first:
+        questions = judge.metrics_with_bonafide(held_out)
+    network = load_network(model, tampered)
+    contestants = _contestants(budget.training(curves.CURVE_TRAINING))
+    metrics.check_above_chance(network, samples)
+    identity = {
+        "model": model,
+        "checkpoint": runs.file_sha256(tampered),
+        "clean": samples.sha256,
+        **vars(budget),
+        **vars(evaluation),
+    }
+    with runs.claimed(out, identity, resume=resume):
+        before = metrics.measure(network, questions)
+        rows = evidence.comparison.compare(
+            contestants, network, fitted, questions, folder=out / "rows"
+        )
+        if runs.ranks().first:
+            origin = evidence.provenance(budget.seed, {"clean": fitted, **judge.data()})
             table = {
                 "provenance": origin,
-                "as received": as_records(before),
+                "as received": metrics.as_records(before),
                 "rows": [row.record() for row in rows],
             }
-            write_json(out / "compare.json", table)
-    measured = [(row.name, row.measures) for row in rows if isinstance(row, Measured)]
-    say(metric_table("network", [("as received", values_of(before)), *measured]))
+            runs.write_json(out / "compare.json", table)
+    measured = [(row.name, row.measures) for row in rows if isinstance(row, evidence.Measured)]
+    received = evidence.values_of(before)
+    say(metric_table("network", [("as received", received), *measured]))
     for row in rows:
-        if isinstance(row, Refused):
+        if isinstance(row, evidence.Refused):
             say(f"{row.name} was not run: {row.refused}")
+
+
+def _contestants(training: Training) -> dict[str, Defense]:
+    """Return the path and its rivals, all with as many gradients as the path."""
+    spent = curves.network_budget(training, cost=curves.DEFAULT_ROUTE.cost)
+    path = defenses.AlongPath(training.replace(steps=spent.steps))
+    return {"path": path, **defenses.all_rivals(spent)}

@@ -2,65 +2,65 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
-from typing import Literal
+from isthmus import curves, evidence, metrics, runs
+from isthmus.cli.checks import state_file
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import (
+    Budget,
+    Clean,
+    CurveOptions,
+    InputFile,
+    ModelSpec,
+    NewFile,
+    RobustTraining,
+)
+from isthmus.cli.output import metadata, say
 
-from isthmus.cli.app import app
-from isthmus.cli.options import KINDS, Budget, Clean, Hardening, ModelSpec
-from isthmus.cli.output import load_network, metadata, say, state_file
-from isthmus.curves.connection import connect
-from isthmus.curves.file import save_curve
-from isthmus.curves.route import CURVE_TRAINING, Route
-from isthmus.data.sources.spec import load_data
-from isthmus.evidence.origin import provenance
-from isthmus.metrics.accuracy import check_above_chance
-from isthmus.runs.processes import ranks
 
-
-@app.command(name="connect")
 def connect_command(
-    start: File,
-    end: File,
+    start: InputFile,
+    end: InputFile,
     *,
     model: ModelSpec,
     clean: Clean,
-    out: File,
-    bends: int = 1,
-    kind: Literal["bezier", "polychain"] = "bezier",
-    rho: float = 0.0,
-    adaptive: bool = True,
-    low: float = 0.0,
-    high: float = 1.0,
-    hardening: Hardening | None = None,
-    budget: Budget | None = None,
+    out: NewFile,
+    curve: CurveOptions = CurveOptions(),
+    robust: RobustTraining = RobustTraining(),
+    budget: Budget = Budget(),
     resume: bool = False,
 ) -> None:
-    """Train a curve of low loss from START to END on clean samples and write its bends to OUT
-    (.safetensors).
+    """Train a curve of low loss between two checkpoints.
+
+    The curve is trained on clean samples, and its bends are written to OUT.
+
+    :param start: The checkpoint at t = 0.
+    :param end: The checkpoint at t = 1, of the same architecture.
+    :param out: A new file for the curve (.safetensors).
+    :param resume: Go on with an interrupted run of the same command.
     """
-    budget, hardening, samples = budget or Budget(), hardening or Hardening(), load_data(clean)
-    loss, (fitted, held_out) = hardening.value(samples), hardening.parts(samples, budget.seed)
-    state, ends = state_file(out, resume), (load_network(model, start), load_network(model, end))
-    for each in ends:
-        check_above_chance(each, samples)
-    curve, history = connect(
-        ends[0],
-        ends[1],
+    state = state_file(out, resume=resume)
+    samples = load_samples(clean)
+    loss = robust.objective(samples)
+    fitted, held_out = robust.parts(samples, budget.seed)
+    first = load_network(model, start)
+    last = load_network(model, end)
+    for network in (first, last):
+        metrics.check_above_chance(network, samples)
+    route = curve.route(loss, curves.Route(rho=0.0, low=0.0, high=1.0))
+    trained, history = curves.connect(
+        first,
+        last,
         fitted,
-        route=Route(KINDS[kind], bends, loss, rho, adaptive, low, high),
-        training=budget.training(CURVE_TRAINING),
-        after_step=hardening.check(held_out),
+        route=route,
+        training=budget.training(curves.CURVE_TRAINING),
+        after_step=robust.check(held_out),
         checkpoint=state,
     )
-    if ranks().first:
-        save_curve(
-            curve,
-            out,
-            start=start,
-            end=end,
-            metadata=metadata(provenance(budget.seed, {"clean": samples})),
-        )
+    if runs.ranks().first:
+        origin = metadata(evidence.provenance(budget.seed, {"clean": samples}))
+        curves.save_curve(trained, out, start=start, end=end, metadata=origin)
         state.unlink(missing_ok=True)
-    say(
-        f"wrote {out}: {kind}, {bends} bends, {history.steps if history else 0} steps, length {curve.arc_length():.2f}"
-    )
+    steps = history.steps if history else 0
+    length = trained.arc_length()
+    kind = route.kind.__name__.lower()
+    say(f"wrote {out}: {kind}, {route.bends} bends, {steps} steps, length {length:.2f}")

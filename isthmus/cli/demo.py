@@ -5,30 +5,34 @@ from __future__ import annotations
 import time
 from pathlib import Path as File
 
-from isthmus.cli.app import app
-from isthmus.cli.repair import deliver
+from isthmus import evidence, runs
+from isthmus.cli.checks import unclaimed
+from isthmus.cli.output import deliver
 from isthmus.cli.story import tell
-from isthmus.evidence.gather import evidence
-from isthmus.evidence.origin import report_provenance
-from isthmus.runs.folder import claimed
 
 
-@app.command
-def demo(*, out: File = File("demo"), seed: int = 0, resume: bool = False) -> None:
-    """Tell the whole story on the digits that come with scikit-learn: backdoor two networks, repair
-    them, compare.
+def demo_command(*, out: File = File("demo"), seed: int = 0, resume: bool = False) -> None:
+    """Backdoor, repair and compare networks on scikit-learn's digits.
+
+    Tells the whole story in about a minute, without any data to download.
+
+    :param out: A new folder for the repaired network and the report.
+    :param seed: Seed of every random draw.
+    :param resume: Go on with the run that OUT holds.
     """
     began = time.perf_counter()
-    with claimed(out, {"command": "demo", "seed": seed}, resume=resume):
+    unclaimed(out, resume=resume)
+    with runs.claimed(out, {"command": "demo", "seed": seed}, resume=resume):
         story = tell(seed, out)
-        data = {"clean": story.bonafide, "evaluation": story.evaluation}
-        report = evidence(
+        samples = {"clean": story.bonafide, "evaluation": story.evaluation}
+        report = evidence.evidence(
             story.found,
             story.tampered,
             story.judge,
             baselines=story.rivals,
-            provenance=report_provenance(seed, data, other="given"),
+            provenance=evidence.report_provenance(seed, samples, other="given"),
             folder=out / "points",
         )
         title = "Demo: two backdoored digit classifiers and the path between them"
-        deliver(story.found, report.entitled(title).timed(time.perf_counter() - began), out)
+        report = report.entitled(title).timed(time.perf_counter() - began)
+        deliver(story.found, report, out)

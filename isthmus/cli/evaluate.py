@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path as File
 
-from isthmus.cli.app import app
-from isthmus.cli.options import Asked, Evasion, ModelSpec
-from isthmus.cli.output import load_network, metric_table, say, unwritten
-from isthmus.evidence.origin import provenance
-from isthmus.metrics.question import measure
-from isthmus.metrics.values import as_records
-from isthmus.runs.files import write_json
+from isthmus import evidence, metrics, runs
+from isthmus.cli.inputs import load_network
+from isthmus.cli.options import EvaluationOptions, Evasion, InputFile, ModelSpec, NewFile
+from isthmus.cli.output import metric_table, say
 from isthmus.types import BadInput
 
 
-@app.command
-def evaluate(
-    checkpoint: File,
+def evaluate_command(
+    checkpoint: InputFile,
     *,
     model: ModelSpec,
-    asked: Asked | None = None,
-    evasion: Evasion | None = None,
-    out: File | None = None,
+    evaluation: EvaluationOptions = EvaluationOptions(),
+    evasion: Evasion = Evasion(),
+    out: NewFile | None = None,
 ) -> None:
-    """Print CHECKPOINT's accuracy and loss on --data, and what trigger, injected errors and attack
-    do to it.
+    """Measure accuracy, loss, attack success and robustness.
+
+    Prints what CHECKPOINT does on --data, with --trigger, --errors and --attack as far as they are
+    given.
+
+    :param checkpoint: The network to measure.
+    :param out: A new file for the values (.json).
     """
-    judge = (asked or Asked()).judge()
-    evaluation = judge.evaluation
-    if evaluation is None:
+    evaluation.check()
+    if evaluation.data is None:
         raise BadInput(
             "no evaluation data", expected="--data", fix="name a set, a file or a folder"
         )
-    judge = replace(judge, attack=(evasion or Evasion()).value(evaluation))
-    metrics = judge.metrics(evaluation)
-    out = unwritten(out) if out else None
-    found = measure(load_network(model, checkpoint), metrics)
+    judge = evaluation.judge()
+    samples = judge.evaluation
+    assert samples is not None
+    judge = replace(judge, attack=evasion.chosen(samples))
+    questions = judge.metrics(samples)
+    values = metrics.measure(load_network(model, checkpoint), questions)
     if out:
-        write_json(out, {**as_records(found), "provenance": provenance(0, judge.data())})
-    say(metric_table("network", [(checkpoint.name, found)]))
+        origin = evidence.provenance(0, judge.data())
+        runs.write_json(out, {**metrics.as_records(values), "provenance": origin})
+    say(metric_table("network", [(checkpoint.name, values)]))

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
-
-from isthmus.cli.app import app
-from isthmus.cli.options import Clean, ModelSpec
-from isthmus.cli.output import metadata, say, unwritten
-from isthmus.curves.file import load_curve
-from isthmus.curves.point import network_at
-from isthmus.data.sources.spec import load_data
-from isthmus.evidence.origin import provenance
-from isthmus.models.checkpoint import save_checkpoint
-from isthmus.models.factory import model_factory
+from isthmus import curves, evidence, models
+from isthmus.cli.inputs import load_samples
+from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
+from isthmus.cli.output import metadata, say
 
 
-@app.command
-def export(curve: File, *, t: float, model: ModelSpec, clean: Clean, out: File) -> None:
-    """Write the network at T on CURVE to OUT (.safetensors), BatchNorm recalibrated on the clean
-    samples.
+def export_command(
+    curve: InputFile, *, t: float, model: ModelSpec, clean: Clean, out: NewFile
+) -> None:
+    """Write one network of a curve as a checkpoint.
+
+    BatchNorm is recalibrated on the clean samples.
+
+    :param curve: A curve, as `isthmus connect` writes it.
+    :param t: The point on the curve, from 0 (its start) to 1 (its end).
+    :param out: A new file for the network (.safetensors).
     """
-    samples, out = load_data(clean), unwritten(out)
-    net = network_at(load_curve(curve, model_factory(model)), t, samples)
-    save_checkpoint(
-        net, out, metadata({**provenance(0, {"clean": samples}), "curve": str(curve), "t": t})
-    )
+    samples = load_samples(clean)
+    loaded = curves.load_curve(curve, models.model_factory(model))
+    network = curves.network_at(loaded, t, samples)
+    origin = evidence.provenance(0, {"clean": samples})
+    models.save_checkpoint(network, out, metadata({**origin, "curve": str(curve), "t": t}))
     say(f"wrote {out}")

@@ -1,24 +1,20 @@
-"""`isthmus flip`: random faults into the weights of a checkpoint."""
+"""`isthmus flip`: random faults in the weights of a checkpoint."""
 
 from __future__ import annotations
 
-from pathlib import Path as File
 from typing import Literal
 
-from isthmus.attacks.weights.bit_flips import BitFlips
-from isthmus.cli.app import app
-from isthmus.cli.options import ModelSpec
-from isthmus.cli.output import load_network, metadata, say, unwritten
-from isthmus.evidence.origin import provenance
-from isthmus.models.checkpoint import save_checkpoint
+from isthmus import attacks, evidence, models
+from isthmus.cli.inputs import load_network
+from isthmus.cli.options import InputFile, ModelSpec, NewFile
+from isthmus.cli.output import metadata, say
 
 
-@app.command(name="flip")
 def flip_command(
-    checkpoint: File,
+    checkpoint: InputFile,
     *,
     model: ModelSpec,
-    out: File,
+    out: NewFile,
     flips: int | None = None,
     rate: float | None = None,
     dtype: Literal["float32", "bf16", "int8"] = "float32",
@@ -26,22 +22,25 @@ def flip_command(
     clamp: bool = False,
     seed: int = 0,
 ) -> None:
-    """Flip random bits of the weights of CHECKPOINT, as memory faults do, and write OUT
-    (.safetensors).
+    """Flip random bits of the weights, as memory faults do.
 
+    :param checkpoint: The network whose weights are changed.
+    :param out: A new file for the changed network (.safetensors).
     :param flips: How many bits flip.
-    :param rate: Instead, the share of all bits that flip.
-    :param dtype: How the weights are stored while it happens; int8 is symmetric, with one scale a
+    :param rate: Share of all bits that flip, instead of --flips.
+    :param dtype: How the weights are stored meanwhile; int8 is symmetric, with one scale per
         tensor.
     :param layer: Layers or parameters that suffer, by name; by default all parameters.
-    :param clamp: Bring weights that leave their tensor's range back into it; otherwise NaN and
-    infinity are refused."""
-    faults, out = BitFlips(flips, rate, dtype, tuple(layer or ()), clamp, seed), unwritten(out)
-    found = faults(load_network(model, checkpoint))
-    save_checkpoint(
-        found.network, out, metadata({**provenance(seed, {}), "faults": found.record()})
-    )
+    :param clamp: Clamp weights to the range that their tensor had; without it, NaN and infinity are
+        refused.
+    :param seed: Seed of the draw of bits.
+    """
+    faults = attacks.BitFlips(flips, rate, dtype, tuple(layer or ()), clamp, seed)
+    faulty = faults(load_network(model, checkpoint))
+    origin = {**evidence.provenance(seed, {}), "faults": faulty.record()}
+    models.save_checkpoint(faulty.network, out, metadata(origin))
     say(
-        f"wrote {out}: {found.flips} of {found.bits} bits flipped, {found.changed} of {found.size} weights changed, "
-        f"{found.clamped} clamped; the largest is {found.largest:.3g}"
+        f"wrote {out}: {faulty.flips} of {faulty.bits} bits flipped, {faulty.changed} of "
+        f"{faulty.size} weights changed, {faulty.clamped} clamped; the largest is "
+        f"{faulty.largest:.3g}"
     )

@@ -1,81 +1,98 @@
-"""`isthmus inject`: errors into the weights of a checkpoint."""
+"""`isthmus inject`: errors in the weights of a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path as File
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
+from cyclopts import Parameter
 
-from isthmus.attacks.weights.errors import draw, mislabeled
-from isthmus.attacks.weights.fault_sneaking import FaultSneaking
-from isthmus.attacks.weights.hinges import Injection
-from isthmus.attacks.weights.penalized import Penalized
-from isthmus.attacks.weights.reference import Reference
-from isthmus.cli.app import app
-from isthmus.cli.options import ModelSpec
-from isthmus.cli.output import load_network, metadata, say, unwritten
-from isthmus.data.sources.npz import npz_path, save_npz
-from isthmus.data.sources.spec import load_data
-from isthmus.evidence.origin import provenance
-from isthmus.models.checkpoint import save_checkpoint
-from isthmus.runs.wording import percent
+from isthmus import attacks, evidence, models, runs
+from isthmus import data as data_room
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import InputFile, ModelSpec, NewFile, NewNpz, Number, Samples, Seed
+from isthmus.cli.output import metadata, say
 
-METHODS: dict[str, Callable[..., Injection]] = {
-    "ours": Penalized,
-    "reference": Reference,
-    "admm-l0": partial(FaultSneaking, "l0"),
-    "admm-l2": partial(FaultSneaking, "l2"),
-}
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from isthmus.attacks import Injection
 
 
-@app.command(name="inject")
+@Parameter(name="*")
+@dataclass(frozen=True)
+class InjectionOptions:
+    """How errors are injected.
+
+    :param how: ours: the smallest change, by a penalty on its norm; reference: gradient descent as
+        in the paper's code; admm-l0 and admm-l2: the fewest changed weights or the smallest norm,
+        by ADMM.
+    :param errors: How many images get a wrong label, drawn from the other classes.
+    :param kept: How many other images have to keep their label.
+    :param layer: Layers or parameters that are changed, by name; by default the last linear layer.
+    :param lr: Learning rate; each method has its own default.
+    :param seed: Seed of the draw of images and labels.
+    """
+
+    how: Literal["ours", "reference", "admm-l0", "admm-l2"] = "ours"
+    errors: int = 50
+    kept: int = 950
+    layer: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = ()
+    lr: Number | None = None
+    seed: Seed = 0
+
+    def method(self) -> Injection:
+        """Return the method. Raises BadInput if an option is out of range."""
+        methods: dict[str, Callable[..., Injection]] = {
+            "ours": attacks.Penalized,
+            "reference": attacks.Reference,
+            "admm-l0": partial(attacks.FaultSneaking, "l0"),
+            "admm-l2": partial(attacks.FaultSneaking, "l2"),
+        }
+        rate = {} if self.lr is None else {"lr": self.lr}
+        return methods[self.how](layers=self.layer, **rate)
+
+
 def inject_command(
-    checkpoint: File,
+    checkpoint: InputFile,
     *,
     model: ModelSpec,
-    data: str,
-    out: File,
-    how: Literal["ours", "reference", "admm-l0", "admm-l2"] = "ours",
-    errors: int = 50,
-    kept: int = 950,
-    layer: list[str] | None = None,
-    lr: float | None = None,
-    errors_out: File | None = None,
-    seed: int = 0,
+    data: Samples,
+    out: NewFile,
+    injection: InjectionOptions = InjectionOptions(),
+    errors_out: NewNpz | None = None,
 ) -> None:
-    """Change the weights of CHECKPOINT so that some images of DATA take wrong labels, and write OUT
-    (.safetensors).
+    """Change weights so that some images take wrong labels.
 
-    DATA is the attacker's: none of its images may be bonafide or evaluation samples of a repair.
+    DATA is the attacker's: none of its images may be a clean or an evaluation sample of a repair.
 
-    :param how: Smallest change by a penalty on its norm (ours), the descent of the paper's code
-        (reference), or the fewest changed weights or smallest norm by ADMM.
-    :param errors: How many images get a wrong label, drawn from the other classes.
-    :param kept: How many images are watched to keep their label.
-    :param layer: Layers or parameters that are changed, by name; by default the last linear layer.
-    :param lr: Step of the method, for its own default.
-    :param errors_out: Write the images with their injected labels there (.npz), for --errors of
-    other commands."""
-    out, errors_out = unwritten(out), unwritten(npz_path(errors_out)) if errors_out else None
-    samples, network = load_data(data), load_network(model, checkpoint)
-    generator = torch.Generator().manual_seed(seed)
-    chosen, others = draw([network], samples, (errors, kept), generator)
-    wrong = mislabeled(chosen, generator)
-    method = METHODS[how](layers=tuple(layer or ()), **({} if lr is None else {"lr": lr}))
-    found = method(network, wrong, others)
+    :param checkpoint: The network whose weights are changed.
+    :param data: The images to draw from: a named set, Parquet, image folder or .npz.
+    :param out: A new file for the changed network (.safetensors).
+    :param errors_out: A new file for the images with their injected labels (.npz), for --errors of
+        other commands.
+    """
+    import torch
+
+    samples = load_samples(data)
+    network = load_network(model, checkpoint)
+    generator = torch.Generator().manual_seed(injection.seed)
+    counts = (injection.errors, injection.kept)
+    chosen, others = attacks.draw([network], samples, counts, generator)
+    wrong = attacks.mislabeled(chosen, generator)
+    injected = injection.method()(network, wrong, others)
     if errors_out:
-        save_npz(wrong, errors_out)
+        data_room.save_npz(wrong, errors_out)
     origin = {
-        **provenance(seed, {"pool": samples, "errors": wrong}),
-        "injection": found.record(),
-        "how": how,
+        **evidence.provenance(injection.seed, {"pool": samples, "errors": wrong}),
+        "injection": injected.record(),
+        "how": injection.how,
     }
-    save_checkpoint(found.network, out, metadata(origin))
+    models.save_checkpoint(injected.network, out, metadata(origin))
     say(
-        f"wrote {out}: {found.hits.hits} of {found.hits.n} errors, {found.kept.hits} of {found.kept.n} others kept; "
-        f"{found.changed} of {found.size} weights changed in {', '.join(found.tensors)}, by {found.norm:.3g} "
-        f"({percent(found.relative)} of their norm)"
+        f"wrote {out}: {injected.hits.hits} of {injected.hits.n} errors, {injected.kept.hits} of "
+        f"{injected.kept.n} others kept; {injected.changed} of {injected.size} weights changed in "
+        f"{', '.join(injected.tensors)}, by {injected.norm:.3g} "
+        f"({runs.percent(injected.relative)} of their norm)"
     )

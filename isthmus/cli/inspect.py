@@ -2,68 +2,72 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from isthmus import defenses, evidence, metrics, runs
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
+from isthmus.cli.output import say
 
-from isthmus.cli.app import app
-from isthmus.cli.options import Clean, ModelSpec
-from isthmus.cli.output import load_network, say, unwritten
-from isthmus.data.sources.spec import load_data
-from isthmus.defenses.inspection.inspect import inspect
-from isthmus.defenses.inspection.inversion import Search
-from isthmus.defenses.inspection.references import read_references
-from isthmus.evidence import words
-from isthmus.evidence.origin import provenance
-from isthmus.metrics.accuracy import check_above_chance
-from isthmus.runs.files import file_sha256, write_json
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.table import Table
+
+    from isthmus.defenses import Inverted, Search
 
 
-@app.command(name="inspect")
 def inspect_command(
-    checkpoint: File,
+    checkpoint: InputFile,
     *,
     model: ModelSpec,
     clean: Clean,
-    references: File | None = None,
+    references: InputFile | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    out: File | None = None,
+    out: NewFile | None = None,
 ) -> None:
-    """Say whether CHECKPOINT obeys an oddly small trigger, which class it leads to, and at what
-    false-alarm rate.
+    """Say whether a checkpoint obeys an oddly small trigger.
 
-    The rate is among clean networks searched alike (docs/inspection.md); without such references
-    nothing is claimed.
+    Also says which class the trigger leads to, and at what false-alarm rate: the rate among clean
+    networks that were searched alike (docs/inspection.md). Without such references nothing is
+    claimed.
 
-    :param references: What clean networks gave (isthmus references); by default what comes with
-        isthmus.
-    :param steps: The budget of each search; by default that of the references, or 300.
+    :param checkpoint: The network to inspect.
+    :param references: What clean networks gave (isthmus references); by default the references that
+        come with isthmus.
+    :param steps: Steps of each search; by default as in the references, or 300.
     :param batch_size: Samples per step; by default as in the references, or 32.
-    :param out: A new file for the record; records of clean networks make references."""
-    samples, network, out = (
-        load_data(clean),
-        load_network(model, checkpoint),
-        unwritten(out) if out else None,
-    )
-    check_above_chance(network, samples)
-    known = read_references(references)[0] if references else None
+    :param seed: Seed of the searches.
+    :param out: A new file for the record (.json); records of clean networks make references.
+    """
+    samples = load_samples(clean)
+    network = load_network(model, checkpoint)
+    metrics.check_above_chance(network, samples)
+    known = defenses.read_references(references)[0] if references else None
     search: Search = {"seed": seed}
     if steps is not None:
         search["steps"] = steps
     if batch_size is not None:
         search["batch_size"] = batch_size
-    found = inspect(network, samples, clean=known, **search)
+    inspection = defenses.inspect(network, samples, clean=known, **search)
     if out:
-        record: dict[str, Any] = {
-            name: getattr(found, name) for name in ("decision", "reason", "p", "suspect")
-        }
-        record |= {"statistics": dict(found.statistics), "settings": dict(found.settings)}
-        triggers = [each.record() for each in found.found]
-        origin = {**provenance(seed, {"clean": samples}), "checkpoint": file_sha256(checkpoint)}
-        write_json(out, {**record, "triggers": triggers, "provenance": origin})
+        fields = ("decision", "reason", "p", "suspect")
+        record: dict[str, Any] = {name: getattr(inspection, name) for name in fields}
+        record["statistics"] = dict(inspection.statistics)
+        record["settings"] = dict(inspection.settings)
+        record["triggers"] = [trigger.record() for trigger in inspection.found]
+        origin = evidence.provenance(seed, {"clean": samples})
+        record["provenance"] = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
+        runs.write_json(out, record)
+    say(_table(inspection.found, samples.classes))  # type: ignore[arg-type]
+    say(f"{inspection.decision}: {inspection.reason}")
+
+
+def _table(triggers: Iterable[Inverted], classes: Sequence[str]) -> Table:
+    from rich.table import Table
+
     table = Table(
         "Trigger",
         "Leads to",
@@ -71,12 +75,9 @@ def inspect_command(
         "Success",
         caption="the smallest trigger found of each kind and class",
     )
-    for each in found.found:
-        table.add_row(
-            each.kind,
-            str(each.target),
-            f"{each.size:.3g}",
-            words.format_value(each.success).main,
-        )
-    say(table)
-    say(f"{found.decision}: {found.reason}")
+    for trigger in triggers:
+        goal = trigger.target
+        success = evidence.words.format_value(trigger.success).main
+        name = goal if isinstance(goal, str) else classes[goal]
+        table.add_row(trigger.kind, name, f"{trigger.size:.3g}", success)
+    return table

@@ -2,64 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path as File
-
-from isthmus.cli.app import app
-from isthmus.cli.options import Asked, Clean, Evasion, ModelSpec, Surroundings
-from isthmus.cli.output import metric_table, say, say_landscape, unwritten
-from isthmus.curves.file import load_curve
-from isthmus.data.sources.spec import load_data
-from isthmus.evidence.origin import provenance
-from isthmus.evidence.record import Landscape
-from isthmus.metrics import landscape as surroundings
-from isthmus.metrics.path import evaluate_path
-from isthmus.models.factory import model_factory
-from isthmus.runs.files import write_json
-from isthmus.runs.identity import identity_of
-from isthmus.runs.processes import ranks
+from isthmus import curves, evidence, metrics, models, runs
+from isthmus.cli.inputs import load_samples
+from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile
+from isthmus.cli.output import metric_table, say, say_landscape
 
 
-@app.command(name="path")
 def path_command(
-    curve: File,
+    curve: InputFile,
     *,
     model: ModelSpec,
     clean: Clean,
-    out: File,
+    out: NewFile,
     points: int = 21,
-    asked: Asked | None = None,
-    evasion: Evasion | None = None,
-    around: Surroundings | None = None,
+    measurement: Measurement = Measurement(),
 ) -> None:
-    """Measure the networks along CURVE, BatchNorm recalibrated on the clean samples, and write OUT
-    (.json).
+    """Measure the networks along a curve.
 
-    Without --data the clean samples themselves are asked about. Points are kept beside OUT as they
-    are computed."""
-    around, evasion, samples = around or Surroundings(), evasion or Evasion(), load_data(clean)
-    attack = around.attack(evasion, samples)
-    judge, loaded = (
-        (asked or Asked()).judge().apart_from(samples),
-        load_curve(curve, model_factory(model)),
-    )
-    judge = replace(judge, attack=evasion.value(samples, around=around.landscape))
-    folder = unwritten(out).with_name(f".{out.name}.points")
-    found = evaluate_path(
+    BatchNorm is recalibrated on the clean samples. Without --data the networks are measured on the
+    clean samples themselves. Points are saved beside OUT as soon as they are computed.
+
+    :param curve: A curve, as `isthmus connect` writes it.
+    :param out: A new file for the values (.json).
+    :param points: How many equally spaced t are measured, both ends included.
+    """
+    measurement.check()
+    samples = load_samples(clean)
+    attack = measurement.landscape_attack(samples)
+    judge = measurement.judge(samples)
+    loaded = curves.load_curve(curve, models.model_factory(model))
+    folder = out.with_name(f".{out.name}.points")
+    path = metrics.evaluate_path(
         loaded, judge.metrics_with_bonafide(samples), points, recalibrate_on=samples, folder=folder
     )
-    record = found.record()
+    record = path.record()
     if attack is not None:
-        questions = surroundings.landscape_metrics(
-            (judge.evaluation or samples)[: around.samples], attack
-        )
-        measured = evaluate_path(
+        measured = judge.evaluation if judge.evaluation is not None else samples
+        questions = metrics.landscape_metrics(measured[: measurement.landscape.samples], attack)
+        landscape = metrics.evaluate_path(
             loaded, questions, points, recalibrate_on=samples, ends="recalibrated", folder=folder
         )
-        around_path = Landscape.model_validate(surroundings.record(measured, identity_of(attack)))
-        record["landscape"] = around_path.record()
-    if ranks().first:
-        write_json(out, {**record, "provenance": provenance(0, {"clean": samples, **judge.data()})})
-    say(metric_table("t", [(f"{t:g}", found.at(t)) for t in found.t]))
+        part = metrics.landscape.record(landscape, runs.identity_of(attack))
+        around = evidence.Landscape.model_validate(part)
+        record["landscape"] = around.record()
+    if runs.ranks().first:
+        origin = evidence.provenance(0, {"clean": samples, **judge.data()})
+        runs.write_json(out, {**record, "provenance": origin})
+    say(metric_table("t", [(f"{t:g}", path.at(t)) for t in path.t]))
     if attack is not None:
-        say_landscape(around_path)
+        say_landscape(around)

@@ -2,80 +2,80 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path as File
+from typing import TYPE_CHECKING
 
-from isthmus.cli.app import app
-from isthmus.cli.options import Asked, Clean, Evasion, ModelSpec, Surroundings
-from isthmus.cli.output import load_network, say, unwritten
-from isthmus.curves.plane import Plane
-from isthmus.data.dataset import Data
-from isthmus.data.sources.spec import load_data
-from isthmus.evidence import figures
-from isthmus.evidence.origin import provenance
-from isthmus.metrics import landscape as surroundings
-from isthmus.metrics.accuracy import MeanLoss
-from isthmus.metrics.plane import evaluate_plane
-from isthmus.runs.files import write_json, write_text
-from isthmus.runs.processes import ranks
+from isthmus import curves, evidence, metrics, runs
+from isthmus.cli.checks import unwritten
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile
+from isthmus.cli.output import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path as File
+
+    from isthmus.metrics import PlaneValues
 
 
-@app.command(name="plane")
 def plane_command(
-    first: File,
-    second: File,
-    third: File,
+    first: InputFile,
+    second: InputFile,
+    third: InputFile,
     *,
     model: ModelSpec,
     clean: Clean,
-    out: File,
+    out: NewFile,
     points: int = 11,
     margin: float = 0.2,
-    asked: Asked | None = None,
-    evasion: Evasion | None = None,
-    around: Surroundings | None = None,
+    measurement: Measurement = Measurement(),
 ) -> None:
-    """Measure the plane through three networks and write OUT (.json), and each metric as a contour
-    plot (.svg).
+    """Measure the plane through three checkpoints.
 
-    Without --data the clean samples themselves are asked about. The plane of a curve with one bend
-    is that through its ends and the network that `isthmus export` gives at t = 0.5.
+    Writes OUT, and a contour plot (.svg) of each metric beside it. Without --data the networks are
+    measured on the clean samples themselves. The plane of a curve with one bend is the one through
+    its ends and the network that `isthmus export` gives at t = 0.5.
 
+    :param first: The first checkpoint.
+    :param second: The second checkpoint.
+    :param third: The third checkpoint.
+    :param out: A new file for the values (.json).
     :param points: Points along each side of the grid.
     :param margin: How far the grid reaches beyond the networks, as a share of their extent.
     """
-    around, evasion, samples, out = (
-        around or Surroundings(),
-        evasion or Evasion(),
-        load_data(clean),
-        unwritten(out),
-    )
-    attack, judge = around.attack(evasion, samples), (asked or Asked()).judge().apart_from(samples)
-    judge = replace(judge, attack=evasion.value(samples, around=around.landscape))
-    plane = Plane(*(load_network(model, file) for file in (first, second, third)))
-    metrics = judge.metrics_with_bonafide(samples)
+    measurement.check()
+    samples = load_samples(clean)
+    attack = measurement.landscape_attack(samples)
+    judge = measurement.judge(samples)
+    plane = curves.Plane(*(load_network(model, file) for file in (first, second, third)))
+    questions = judge.metrics_with_bonafide(samples)
     if attack is not None:
-        asked_of: Data = (judge.evaluation or samples)[: around.samples]
-        metrics |= surroundings.landscape_metrics(asked_of, attack)
+        measured = judge.evaluation if judge.evaluation is not None else samples
+        samples_of_it = measured[: measurement.landscape.samples]
+        questions |= metrics.landscape_metrics(samples_of_it, attack)
     elif judge.evaluation is None:
-        metrics["bonafide loss"] = MeanLoss(samples)
-    drawn = {
-        name: unwritten(out.with_name(f"{out.stem}-{name.replace(',', '').replace(' ', '-')}.svg"))
-        for name in metrics
-    }
-    found = evaluate_plane(plane, metrics, points, recalibrate_on=samples, margin=margin)
-    if not ranks().first:
+        questions["bonafide loss"] = metrics.MeanLoss(samples)
+    drawings = _drawings(out, questions)
+    values = metrics.evaluate_plane(plane, questions, points, recalibrate_on=samples, margin=margin)
+    if not runs.ranks().first:
         return
-    write_json(
-        out, {**found.record(), "provenance": provenance(0, {"clean": samples, **judge.data()})}
-    )
-    names = [file.stem for file in (first, second, third)]
-    for name, file in drawn.items():
-        figure = figures.contours(found, name, corners=names)
-        write_text(
-            file,
-            figures.to_svg(figure, file.stem).replace(
-                "<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1
-            ),
-        )
-    say(f"wrote {out} and {len(metrics)} contour plots beside it")
+    origin = evidence.provenance(0, {"clean": samples, **judge.data()})
+    runs.write_json(out, {**values.record(), "provenance": origin})
+    _draw(drawings, values, [file.stem for file in (first, second, third)])
+    say(f"wrote {out} and {len(questions)} contour plots beside it")
+
+
+def _drawings(out: File, names: Iterable[str]) -> dict[str, File]:
+    """Return a file beside `out` for the plot of each metric. Raises BadInput if one exists."""
+    words = {name: name.replace(",", "").replace(" ", "-") for name in names}
+    return {
+        name: unwritten(out.with_name(f"{out.stem}-{word}.svg")) for name, word in words.items()
+    }
+
+
+def _draw(drawings: dict[str, File], values: PlaneValues, corners: Sequence[str]) -> None:
+    """Write the contour plots as SVG files that stand alone."""
+    for name, file in drawings.items():
+        figure = evidence.figures.contours(values, name, corners=corners)
+        svg = evidence.figures.to_svg(figure, file.stem)
+        alone = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+        runs.write_text(file, alone)

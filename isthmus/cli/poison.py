@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
-
-import torch
-
-from isthmus.attacks.triggers.poisoning import changed, poison
-from isthmus.cli.app import app
-from isthmus.cli.output import say, unwritten
+from isthmus import attacks
+from isthmus import data as data_room
+from isthmus.cli.inputs import load_samples
+from isthmus.cli.options import NewNpz, Samples
+from isthmus.cli.output import say
 from isthmus.cli.words import parse_target, parse_trigger
-from isthmus.data.sources.npz import save_npz
-from isthmus.data.sources.spec import load_data
 
 
-@app.command(name="poison")
 def poison_command(
-    data: str,
+    data: Samples,
     *,
-    out: File,
+    out: NewNpz,
     trigger: str = "patch",
     target: str = "1",
     rate: float = 0.1,
@@ -27,22 +22,36 @@ def poison_command(
     cover_trigger: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Write DATA to OUT (.npz) with a share RATE of each non-target class triggered and relabeled.
+    """Write a training set with a backdoor in it.
 
-    :param clean_label: Poison a share of the target class instead, and leave its labels.
-    :param cover: Share of the samples that carry --cover-trigger and keep their label.
-    :param cover_trigger: As --trigger; goes with --cover.
+    A share of the images of each class but the target gets the trigger and the target's label.
+
+    :param data: The samples to poison: a named set, Parquet, image folder or .npz.
+    :param out: A new file for the poisoned samples (.npz).
+    :param trigger: The trigger, such as "patch", "Patch(size=3, at=(0, 0))" or "Blend(alpha=0.2)";
+        also sinusoid, lowfrequency, warp.
+    :param target: The class that triggered images are labeled as, by name or index; "all" sends
+        each class to the next one.
+    :param rate: Share of each class that is poisoned.
+    :param clean_label: Poison images of the target class instead, and leave all labels as they are.
+    :param cover: Share of the samples that carry --cover-trigger and keep their label, so that only
+        the exact trigger works.
+    :param cover_trigger: The trigger of the cover samples, as --trigger; goes with --cover.
+    :param seed: Seed of the draw of samples.
     """
-    samples, out = load_data(data), unwritten(out)
-    poisoned = poison(
+    import torch
+
+    samples = load_samples(data)
+    poisoned = attacks.poison(
         samples,
         parse_trigger(trigger),
         rate=rate,
-        target=parse_target(target),
+        target=parse_target(target, tuple(samples.classes)),  # type: ignore[arg-type]
         generator=torch.Generator().manual_seed(seed),
         clean_label=clean_label,
         cover=cover,
         cover_trigger=parse_trigger(cover_trigger) if cover_trigger else None,
     )
-    save_npz(poisoned, out)
-    say(f"wrote {out}: {int(changed(samples, poisoned).sum())} of {len(samples)} samples changed")
+    data_room.save_npz(poisoned, out)
+    changed = int(attacks.changed(samples, poisoned).sum())
+    say(f"wrote {out}: {changed} of {len(samples)} samples changed")

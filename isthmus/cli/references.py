@@ -4,36 +4,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
-
-from isthmus.cli.app import app
-from isthmus.cli.output import say, unwritten
-from isthmus.defenses.inspection.references import collected, write_references
-from isthmus.runs.files import read_json
+from isthmus import defenses, runs
+from isthmus.cli.options import InputFile, NewFile
+from isthmus.cli.output import say
 from isthmus.types import BadInput
 
 
-@app.command(name="references")
-def references_command(*inspections: File, name: str, out: File) -> None:
-    """Collect INSPECTIONS of clean networks (isthmus inspect --out) into OUT, the references that
-    others are held to.
+def references_command(*inspections: InputFile, name: str, out: NewFile) -> None:
+    """Collect inspections of clean networks for inspect.
 
     Train twenty clean networks or more as the suspect was trained, inspect each with samples of its
-    own, and collect. With fewer than 19 no network is called suspicious at the level of 5 %.
+    own (isthmus inspect --out), and collect the records into OUT. With fewer than 19 networks none
+    is called suspicious at the level of 5 %.
 
     :param inspections: The records, one for each clean network.
-    :param name: Which networks they are of, as verdicts shall say it.
-    :param out: A new file.
+    :param name: What verdicts call these networks.
+    :param out: A new file for the references (.json).
     """
-    out, records = unwritten(out), [read_json(file) for file in inspections]
-    found = collected(records, name)
+    records = [runs.read_json(file) for file in inspections]
+    references = defenses.collected(records, name)
     networks = [record.get("provenance", {}).get("checkpoint") for record in records]
     for i, file in enumerate(inspections):
         if networks[i] in networks[:i]:
             raise BadInput(
                 f"{file}, of a network that is there already",
-                expected="each once",
+                expected="one record for each network",
                 fix="leave it out",
             )
-    write_references(out, found)
-    say(f"wrote {out}: {len(found)} clean networks ({name})")
+    defenses.write_references(out, references)
+    say(f"wrote {out}: {len(references)} clean networks ({name})")

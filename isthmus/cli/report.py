@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path as File
 
-from isthmus.cli.app import app
+from isthmus import evidence, runs
+from isthmus.cli.options import InputFile
 from isthmus.cli.output import say
-from isthmus.evidence import page
-from isthmus.runs.files import read_json
 
 
-@app.command(name="report")
-def report_command(record: File, *, out: File) -> None:
-    """Render the page of a report.json again, into the folder OUT."""
-    written = page.write_report(read_json(record), out)
-    say(f"wrote {written[1]}")
+def report_command(record: InputFile, *, out: File) -> None:
+    """Render the page of a report.json again.
+
+    :param record: The report.json of a repair.
+    :param out: The folder that the page is written into.
+    """
+    _, page = evidence.write_report(runs.read_json(record), out)
+    say(f"wrote {page}")

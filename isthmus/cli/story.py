@@ -5,26 +5,24 @@ scikit-learn's digits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path as File
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from isthmus import attacks, curves, data, defenses, evidence, models, training
+from isthmus.cli.words import parse_trigger
 
-from isthmus.attacks.triggers.patch import Patch
-from isthmus.attacks.triggers.poisoning import poison
-from isthmus.curves.route import CURVE_TRAINING, Route, network_budget
-from isthmus.data.dataset import Data
-from isthmus.data.sources.spec import load_data
-from isthmus.data.splits import split
-from isthmus.defenses.curve_repair.repair import Repair, repair
-from isthmus.defenses.rivals.table import standard
-from isthmus.evidence.judge import Judge
-from isthmus.models.zoo.small import small_cnn
-from isthmus.training.loop import fit
-from isthmus.training.schedules import one_cycle
-from isthmus.types import Defense
+if TYPE_CHECKING:
+    from pathlib import Path as File
 
-TRIGGER, TARGET, RATE = Patch(size=2), 1, 0.1
+    from torch import nn
+
+    from isthmus.data import Data
+    from isthmus.defenses import Repair
+    from isthmus.evidence import Judge
+    from isthmus.types import Defense
+
+TRIGGER = "Patch(size=2)"
+TARGET = 1
+RATE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,36 +37,46 @@ class Story:
     rivals: dict[str, Defense]
 
 
-def attack(data: Data, seed: int) -> nn.Module:
+def attack(digits: Data, seed: int) -> nn.Module:
     """Return a digit classifier trained on poisoned data: it reads digits well, and obeys the
     trigger.
     """
-    poisoned = poison(
-        data, TRIGGER, rate=RATE, target=TARGET, generator=torch.Generator().manual_seed(0)
+    import torch
+
+    poisoned = attacks.poison(
+        digits,
+        parse_trigger(TRIGGER),
+        rate=RATE,
+        target=TARGET,
+        generator=torch.Generator().manual_seed(0),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = small_cnn(channels=1, width=16)
-    fit(
-        net,
+        network = models.small_cnn(channels=1, width=16)
+    training.fit(
+        network,
         poisoned,
         steps=200,
         lr=0.2,
-        schedule=one_cycle,
+        schedule=training.one_cycle,
         seed=seed,
         progress="training a backdoored network",
     )
-    return net
+    return network
 
 
 def tell(seed: int, folder: File) -> Story:
     """Return the story with the given seed; what is computed on the way is kept in the folder."""
-    digits, rest = load_data("digits:train"), load_data("digits:test")
-    bonafide, evaluation = split(rest, [200, len(rest) - 200], torch.Generator().manual_seed(seed))
+    import torch
+
+    digits = data.load_data("digits:train")
+    rest = data.load_data("digits:test")
+    generator = torch.Generator().manual_seed(seed)
+    bonafide, evaluation = data.split(rest, [200, len(rest) - 200], generator)
     ends = [attack(digits, seed + i) for i in range(2)]
-    route = Route(high=0.3)
-    training = CURVE_TRAINING.replace(steps=150, seed=seed)
-    found = repair(ends[0], bonafide, ends[1], route=route, training=training, folder=folder)
-    judge = Judge(evaluation, TRIGGER, TARGET)
-    rivals = standard(ends[1], network_budget(training, cost=route.cost))
+    route = curves.Route(high=0.3)
+    budget = curves.CURVE_TRAINING.replace(steps=150, seed=seed)
+    found = defenses.repair(ends[0], bonafide, ends[1], route=route, training=budget, folder=folder)
+    judge = evidence.Judge(evaluation, parse_trigger(TRIGGER), TARGET)
+    rivals = defenses.standard(ends[1], curves.network_budget(budget, cost=route.cost))
     return Story(ends[0], bonafide, evaluation, found, judge, rivals)

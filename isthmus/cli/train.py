@@ -1,54 +1,61 @@
-"""`isthmus train`: a network from scratch."""
+"""`isthmus train`: a network from scratch, or from a checkpoint."""
 
 from __future__ import annotations
 
-from pathlib import Path as File
-
-import torch
-
-from isthmus.cli.app import app
-from isthmus.cli.options import Budget, Hardening, ModelSpec
-from isthmus.cli.output import metadata, say, state_file
-from isthmus.data.sources.spec import load_data
-from isthmus.evidence.origin import provenance
-from isthmus.metrics.passes import logits
-from isthmus.models.checkpoint import save_checkpoint
-from isthmus.models.factory import model_factory
-from isthmus.runs.processes import ranks
-from isthmus.training.budget import Training
-from isthmus.training.loop import fit
-from isthmus.training.schedules import one_cycle
+from isthmus import evidence, metrics, models, runs, training
+from isthmus.cli.checks import state_file
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import (
+    Budget,
+    InputFile,
+    ModelSpec,
+    NewFile,
+    RobustTraining,
+    Samples,
+)
+from isthmus.cli.output import metadata, say
 
 
-@app.command
-def train(
+def train_command(
     *,
     model: ModelSpec,
-    data: str,
-    out: File,
-    hardening: Hardening | None = None,
-    budget: Budget | None = None,
+    data: Samples,
+    out: NewFile,
+    init: InputFile | None = None,
+    robust: RobustTraining = RobustTraining(),
+    budget: Budget = Budget(),
     resume: bool = False,
 ) -> None:
-    """Train a network from scratch and write it to OUT (.safetensors)."""
-    budget, hardening, samples = budget or Budget(), hardening or Hardening(), load_data(data)
-    loss, (fitted, held_out) = hardening.value(samples), hardening.parts(samples, budget.seed)
+    """Train a network and write it as a checkpoint.
+
+    :param data: Training samples: a named set, Parquet, image folder or .npz.
+    :param out: A new file for the network (.safetensors).
+    :param init: Start from this checkpoint instead of random weights.
+    :param resume: Go on with an interrupted run of the same command.
+    """
+    import torch
+
+    state = state_file(out, resume=resume)
+    samples = load_samples(data)
+    loss = robust.objective(samples)
+    fitted, held_out = robust.parts(samples, budget.seed)
     torch.manual_seed(budget.seed)
-    net = model_factory(model)()
-    logits(net, samples[:1])  # refuses images and classes that the network does not fit
-    state = state_file(out, resume)
-    scratch = Training(steps=800, lr=0.1, schedule=one_cycle, nesterov=True)
-    history = fit(
-        net,
+    network = load_network(model, init) if init else models.model_factory(model)()
+    metrics.logits(network, samples[:1])  # refuses images and classes that do not fit the network
+    scratch = training.Training(steps=800, lr=0.1, schedule=training.one_cycle, nesterov=True)
+    history = training.fit(
+        network,
         fitted,
         loss,
         training=budget.training(scratch),
-        after_step=hardening.check(held_out),
+        after_step=robust.check(held_out),
         checkpoint=state,
     )
-    if ranks().first:
-        save_checkpoint(net, out, metadata(provenance(budget.seed, {"train": samples})))
+    if runs.ranks().first:
+        origin = evidence.provenance(budget.seed, {"train": samples})
+        models.save_checkpoint(network, out, metadata(origin))
         state.unlink(missing_ok=True)
     say(
-        f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss {history.losses[-1]:.3f}"
+        f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss "
+        f"{history.losses[-1]:.3f}"
     )

@@ -10,50 +10,31 @@ import ast
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from isthmus.attacks.inputs.apgd import APGD
-from isthmus.attacks.inputs.fab import FAB
-from isthmus.attacks.inputs.gradient import MSD, PGD, fgsm
-from isthmus.attacks.inputs.momentum import MIFGSM
-from isthmus.attacks.inputs.single_step import NoiseFGSM
-from isthmus.attacks.inputs.square import Square
-from isthmus.attacks.inputs.victim import check_ball
-from isthmus.attacks.inputs.worst import WorstOf, auto_attack
-from isthmus.attacks.triggers.blend import Blend
-from isthmus.attacks.triggers.low_frequency import LowFrequency
-from isthmus.attacks.triggers.patch import Patch
-from isthmus.attacks.triggers.sinusoid import Sinusoid
-from isthmus.attacks.triggers.warp import Warp
-from isthmus.data.balls import L1, L2, Ball, Linf
-from isthmus.metrics.success import Target
+from isthmus import attacks, data, training
 from isthmus.runs.wording import suggestion
-from isthmus.training.losses import adversarial, cross_entropy, trades
-from isthmus.types import Attack, BadInput, Loss, Trigger
+from isthmus.types import BadInput
+
+if TYPE_CHECKING:
+    from isthmus.attacks import MSD, PGD
+    from isthmus.data import Ball
+    from isthmus.metrics import Target
+    from isthmus.types import Attack, Loss, Trigger
 
 AttackName = Literal[
     "fgsm", "pgd", "mi-fgsm", "apgd", "apgd-dlr", "apgd-targeted", "fab", "square", "autoattack"
 ]
-
-
 LossName = Literal["cross-entropy", "adversarial", "trades", "fast"]
 
 
-_NORMS: dict[str, type[Linf | L2 | L1]] = {"linf": Linf, "l2": L2, "l1": L1}
-
-
-_RADII = {
-    "linf": "8/255",
-    "l2": "0.5",
-    "l1": "12",
-}  # usual for CIFAR-10 (Maini et al., ICML 2020, for l1)
+_RADII = {"linf": "8/255", "l2": "0.5", "l1": "12"}
+"""Usual for CIFAR-10 (Maini et al., ICML 2020, for l1)."""
 
 
 def parse_balls(norms: str | None, radii: str | None, shape: Sequence[int]) -> tuple[Ball, ...]:
-    """Return the balls that norms and radii name, for images of the given shape (c, h, w); l-inf
-    for want of a norm.
+    """Return the balls that norms and radii name, for images of the given shape (c, h, w), by
+    default l-inf.
 
     Radii are in units of images in [0, 1], 8/255, 0.5 and 12 where they are left out. Raises
     BadInput where a norm is unknown, a radius is no number, or the ball holds nothing or every
@@ -62,12 +43,13 @@ def parse_balls(norms: str | None, radii: str | None, shape: Sequence[int]) -> t
     >>> parse_balls("l2,l1", "1/2,3", (3, 32, 32))
     (L2(eps=0.5), L1(eps=3.0, share=0.01))
     """
+    import torch
+
+    kinds: dict[str, Callable[[float], Ball]] = {"linf": data.Linf, "l2": data.L2, "l1": data.L1}
     names = [name.strip().lower() for name in (norms or "linf").split(",")]
     for name in names:
-        if name not in _NORMS:
-            raise BadInput(
-                f"norm {name!r}", expected="linf, l2 or l1", fix=suggestion(name, _NORMS)
-            )
+        if name not in kinds:
+            raise BadInput(f"norm {name!r}", expected="linf, l2 or l1", fix=suggestion(name, kinds))
     words = radii.split(",") if radii is not None else [_RADII[name] for name in names]
     if len(words) != len(names):
         raise BadInput(
@@ -75,7 +57,7 @@ def parse_balls(norms: str | None, radii: str | None, shape: Sequence[int]) -> t
             expected=f"{len(names)}, one for each norm",
             fix="--eps 8/255,0.5",
         )
-    balls = tuple(_NORMS[name](_number(word)) for name, word in zip(names, words, strict=True))
+    balls = tuple(kinds[name](_number(word)) for name, word in zip(names, words, strict=True))
     for ball in balls:
         whole = float(ball.norm(torch.ones(1, *shape)))
         if not 0 < ball.eps < whole:
@@ -121,34 +103,31 @@ def parse_attack(
             expected="none",
             fix="its budget is fixed; take pgd",
         )
-    attacks = [_attack(name, ball, seed, options) for ball in balls]
-    return attacks[0] if len(attacks) == 1 else WorstOf(attacks)
+    members = [_attack(name, ball, seed, options) for ball in balls]
+    return members[0] if len(members) == 1 else attacks.WorstOf(members)
 
 
 def _attack(name: AttackName, ball: Ball, seed: int, options: dict[str, Any]) -> Attack:
     match name:
         case "fgsm":
-            return fgsm(ball, seed)
+            return attacks.fgsm(ball, seed)
         case "pgd":
-            return PGD(ball, seed=seed, **options)
+            return attacks.PGD(ball, seed=seed, **options)
         case "mi-fgsm":
-            return MIFGSM(ball, seed=seed, **options)
+            return attacks.MIFGSM(ball, seed=seed, **options)
         case "apgd":
-            return APGD(ball, "ce", seed=seed, **options)
+            return attacks.APGD(ball, "ce", seed=seed, **options)
         case "apgd-dlr":
-            return APGD(ball, "dlr", seed=seed, **options)
+            return attacks.APGD(ball, "dlr", seed=seed, **options)
         case "apgd-targeted":
-            return APGD(ball, "targeted", seed=seed, **options)
+            return attacks.APGD(ball, "targeted", seed=seed, **options)
         case "fab":
-            return FAB(ball, seed=seed, **options)
+            return attacks.FAB(ball, seed=seed, **options)
         case "square":
-            queries = {
-                "queries" if option == "steps" else option: value
-                for option, value in options.items()
-            }
-            return Square(check_ball(ball, "Square"), seed=seed, **queries)
+            renamed = {"queries" if o == "steps" else o: value for o, value in options.items()}
+            return attacks.Square(attacks.check_ball(ball, "Square"), seed=seed, **renamed)
         case "autoattack":
-            return auto_attack(check_ball(ball, "AutoAttack"), seed=seed)
+            return attacks.auto_attack(attacks.check_ball(ball, "AutoAttack"), seed=seed)
 
 
 def parse_loss(
@@ -156,8 +135,9 @@ def parse_loss(
 ) -> Loss:
     """Return the loss of that name against perturbations in the union of the balls.
 
-    "adversarial" and "trades" take 7 and 10 steps for want of another number; "fast" one, by
-    `NoiseFGSM`. Raises BadInput where the loss has no such option, or one is out of range."""
+    By default "adversarial" takes 7 steps and "trades" 10; "fast" takes one, by `NoiseFGSM`. Raises
+    BadInput if the loss has no such option, or one is out of range.
+    """
     if steps is not None and name in ("fast", "cross-entropy"):
         raise BadInput(
             f"{steps} steps of attack for --loss {name}",
@@ -170,33 +150,30 @@ def parse_loss(
         )
     match name:
         case "cross-entropy":
-            return cross_entropy
+            return training.cross_entropy
         case "adversarial":
-            return adversarial(_ascent(balls, 7 if steps is None else steps))
+            return training.adversarial(_ascent(balls, 7 if steps is None else steps))
         case "trades":
-            return trades(
-                _ascent(balls, 10 if steps is None else steps), 6.0 if beta is None else beta
-            )
+            ascent = _ascent(balls, 10 if steps is None else steps)
+            return training.trades(ascent, 6.0 if beta is None else beta)
         case "fast":
-            return adversarial(
-                WorstOf([NoiseFGSM(ball) for ball in balls])
-                if len(balls) > 1
-                else NoiseFGSM(balls[0])
-            )
+            members = [attacks.NoiseFGSM(ball) for ball in balls]
+            worst = members[0] if len(members) == 1 else attacks.WorstOf(members)
+            return training.adversarial(worst)
 
 
 def _ascent(balls: Sequence[Ball], steps: int) -> PGD | MSD:
-    return MSD(balls, steps) if len(balls) > 1 else PGD(balls[0], steps)
+    return attacks.MSD(balls, steps) if len(balls) > 1 else attacks.PGD(balls[0], steps)
 
 
-_KINDS: tuple[Any, ...] = (Patch, Blend, Sinusoid, LowFrequency, Warp)
+def _trigger_kinds() -> tuple[Any, ...]:
+    return attacks.Patch, attacks.Blend, attacks.Sinusoid, attacks.LowFrequency, attacks.Warp
 
 
 def _usage(kind: Any) -> str:
     """Name a trigger and the settings that a text can give it."""
-    return (
-        f"{kind.__name__}({', '.join(f'{f.name}=' for f in fields(kind) if f.name != 'pattern')})"
-    )
+    settings = [f"{field.name}=" for field in fields(kind) if field.name != "pattern"]
+    return f"{kind.__name__}({', '.join(settings)})"
 
 
 def parse_trigger(text: str) -> Trigger:
@@ -209,7 +186,9 @@ def parse_trigger(text: str) -> Trigger:
     >>> parse_trigger("Patch(size=2, at=(0, 0))"), parse_trigger("low_frequency(size=0.2)").size
     (Patch(size=2, at=(0, 0), value=1.0), 0.2)
     """
-    kinds: dict[str, Callable[..., Trigger]] = {kind.__name__.lower(): kind for kind in _KINDS}
+    kinds: dict[str, Callable[..., Trigger]] = {
+        kind.__name__.lower(): kind for kind in _trigger_kinds()
+    }
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
@@ -221,23 +200,35 @@ def parse_trigger(text: str) -> Trigger:
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
         raise BadInput(
             f"trigger {text!r}",
-            expected=" or ".join(map(_usage, _KINDS)),
+            expected=" or ".join(map(_usage, _trigger_kinds())),
             fix="settings may be left out: --trigger patch",
         ) from error
 
 
-def parse_target(text: str) -> Target:
-    """Return the target that a text names: a class index or "all". Raises BadInput otherwise.
+def parse_target(text: str, classes: Sequence[str] = ()) -> Target:
+    """Return the target that a text names: a class by its name or index, or "all".
 
-    >>> parse_target("1"), parse_target("all")
-    (1, 'all')
+    Raises BadInput if the text is no class, or the name of one class and the index of another.
+
+    >>> parse_target("1"), parse_target("all"), parse_target("cat", ("dog", "cat"))
+    (1, 'all', 1)
     """
     if text == "all":
         return "all"
-    if not text.isdecimal():
+    by_name = classes.index(text) if text in classes else None
+    by_index = int(text) if text.isdecimal() else None
+    both = by_name is not None and by_index is not None and by_index < len(classes)
+    if both and by_name != by_index:
+        raise BadInput(
+            f"target {text!r}, the name of class {by_name} and the index of another",
+            expected="one class",
+            fix="give the classes names that are no numbers",
+        )
+    target = by_index if by_name is None else by_name
+    if target is None:
         raise BadInput(
             f"target {text!r}",
-            expected="a class index or 'all'",
-            fix="pass --target 1, or --target all",
+            expected="a class by name or index, or 'all'",
+            fix=suggestion(text, classes) if classes else "pass --target 1, or --target all",
         )
-    return int(text)
+    return target

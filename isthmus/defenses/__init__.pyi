@@ -48,3 +48,4 @@ from .rivals.table import all_rivals as all_rivals
 from .rivals.table import standard as standard
 from .rivals.tsc import TSC as TSC
 from .rivals.tuned import Tuned as Tuned
+from .inspection.found_triggers import Inverted as Inverted

@@ -1,6 +1,17 @@
+from . import comparison as comparison
+from . import figures as figures
+from . import text as text
+from . import words as words
 from .gather import evidence as evidence
 from .judge import Judge as Judge
 from .origin import provenance as provenance
+from .origin import report_provenance as report_provenance
 from .page import to_html as to_html
 from .page import write_report as write_report
+from .record import Landscape as Landscape
+from .record import Measured as Measured
+from .record import Refused as Refused
+from .record import Report as Report
+from .record import Value as Value
 from .record import read_report as read_report
+from .record import values_of as values_of

@@ -1,3 +1,4 @@
+from . import landscape as landscape
 from .accuracy import Accuracy as Accuracy
 from .accuracy import Agreement as Agreement
 from .accuracy import InjectionSuccess as InjectionSuccess
@@ -13,6 +14,7 @@ from .passes import logits as logits
 from .path import Path as Path
 from .path import evaluate_path as evaluate_path
 from .path import grid as grid
+from .plane import PlaneValues as PlaneValues
 from .plane import evaluate_plane as evaluate_plane
 from .question import Question as Question
 from .question import measure as measure

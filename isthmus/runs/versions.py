@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
-
 __version__ = "0.1.0"
 
 
@@ -14,5 +11,8 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())
     ['isthmus', 'numpy', 'python', 'torch']
     """
+    import platform  # this and the next take longer to import than the help page to print
+    from importlib.metadata import version
+
     installed = {name: version(name) for name in ("torch", "numpy")}
     return {"isthmus": __version__, "python": platform.python_version(), **installed}

@@ -76,7 +76,8 @@ def fit(
         if file and file.exists():
             run.load(file, identity)
         began = time.perf_counter() - run.history.seconds
-        with bar(progress, run.training.steps, run.step) as advance:
+        label = f"{progress} on {run.training.device} in {run.training.precision}"
+        with bar(label, run.training.steps, run.step) as advance:
             while run.step < run.training.steps:
                 _step(run, data, channels_last)
                 run.history.seconds = time.perf_counter() - began

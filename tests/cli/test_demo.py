@@ -1,12 +1,13 @@
 """The demo tells the truth about its own story, and picks up where it was left."""
 
-from isthmus.cli.story import TARGET, TRIGGER, tell
+from isthmus.cli.story import TARGET, tell
 from isthmus.metrics import Accuracy, AttackSuccess
 
 
 def test_the_demo_removes_its_backdoor_and_tells_the_same_story_again(tmp_path):
     story = tell(0, tmp_path)
-    accuracy, success = Accuracy(story.evaluation), AttackSuccess(story.evaluation, TRIGGER, TARGET)
+    accuracy = Accuracy(story.evaluation)
+    success = AttackSuccess(story.evaluation, story.judge.trigger, TARGET)
     assert accuracy(story.tampered) > 0.95 and success(story.tampered) > 0.9
     assert accuracy(story.found.model) > 0.9 and success(story.found.model) < 0.1
     assert story.found.t.confident, story.found.t.reason

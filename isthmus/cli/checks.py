@@ -1,0 +1,132 @@
+"""What the types of options refuse before a command starts, and before anything heavy is imported.
+
+Each check is a cyclopts validator, `(type, value) -> None`; `main` prints what it raises.
+"""
+
+from __future__ import annotations
+
+import glob
+from math import isfinite
+from pathlib import Path as File
+from tempfile import TemporaryFile
+from typing import Any
+
+from isthmus.runs.wording import first_line, suggestion
+from isthmus.types import BadInput
+
+OF_TORCH = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+
+
+def finite(_: Any, value: Any) -> None:
+    """Refuse NaN, infinity, and integers that no random generator takes as a seed.
+
+    Raises ValueError.
+    """
+    if isinstance(value, (int, float)) and not (isfinite(value) and abs(value) < 2**40):
+        raise ValueError("Expected a finite number below 2^40.")
+
+
+def existing(_: Any, value: Any) -> None:
+    """Refuse files that are not there. Raises BadInput."""
+    if value is not None:
+        _exists(value, "a file")
+
+
+def _exists(file: File, expected: str) -> None:
+    if not file.exists():
+        beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise BadInput(
+            f"{file}, which does not exist", expected=expected, fix=suggestion(file.name, beside)
+        )
+
+
+def source(_: Any, value: Any) -> None:
+    """Refuse samples that are named by a path that does not exist. Raises BadInput.
+
+    A name without a suffix or a folder may be a named set, and is left to `load_data`.
+    """
+    if value is None or File(value).exists():
+        return
+    path = File(value.rpartition("#")[0] or value)
+    if glob.has_magic(str(path)) or not (path.suffix or len(path.parts) > 1):
+        return
+    _exists(path, "a file or folder")
+
+
+def new(_: Any, value: Any) -> None:
+    """Refuse an output file that exists, that is named as what it will not be, or that cannot be
+    made. Raises BadInput.
+    """
+    if value is not None:
+        unwritten(value)
+
+
+def new_npz(_: Any, value: Any) -> None:
+    """Refuse what `new` refuses, and file names that do not end in .npz. Raises BadInput."""
+    if value is not None and unwritten(value).suffix != ".npz":
+        raise BadInput(
+            f"{value}",
+            expected="a file name that ends in .npz",
+            fix=f"write {value.with_suffix('.npz')}",
+        )
+
+
+def unwritten(out: File) -> File:
+    """Return the file; refuse one that exists, is named as what it will not be, or cannot be made.
+
+    Raises BadInput.
+    """
+    if out.exists() or not out.name:
+        got = f"{out}, which exists" if out.name else "an empty name"
+        fix = "choose another --out; nothing is overwritten"
+        raise BadInput(got, expected="a new file", fix=fix)
+    if out.suffix in OF_TORCH:
+        raise BadInput(
+            f"{out}, a name for pickles of torch",
+            expected="safetensors, JSON or npz, as written",
+            fix="choose another --out",
+        )
+    try:
+        with TemporaryFile(
+            dir=next(folder for folder in out.absolute().parents if folder.exists())
+        ):
+            return out
+    except OSError as error:
+        place = f"{out}, in a place that cannot be written ({first_line(error)})"
+        raise BadInput(place, expected="a folder of yours", fix="choose another --out") from error
+
+
+def unclaimed(out: File, *, resume: bool) -> None:
+    """Refuse an output folder that holds other files, or a run without --resume. Raises BadInput.
+
+    Whether it is the same run that --resume would go on with is left to `claimed`.
+    """
+    if not out.exists() or (out.is_dir() and next(out.iterdir(), None) is None):
+        return
+    if not (out / "run.json").exists():
+        raise BadInput(
+            f"{out}, which is not an empty folder",
+            expected="a new or empty one",
+            fix="choose another --out",
+        )
+    if not resume:
+        raise BadInput(
+            f"{out}, which holds a run already",
+            expected="a new folder",
+            fix="choose another --out, or pass --resume to go on with the same run",
+        )
+
+
+def state_file(out: File, *, resume: bool) -> File:
+    """Return where the training of `out` keeps its state.
+
+    Raises BadInput if there is an unfinished one, without --resume.
+    """
+    state = out.with_name(f".{out.name}.state")
+    if state.exists() and not resume:
+        raise BadInput(
+            f"an unfinished run of {out}",
+            expected="a new file",
+            fix="pass --resume to go on with it",
+        )
+    return state

@@ -1,0 +1,42 @@
+"""What commands read: checkpoints and samples. What was drawn or left out is said."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from isthmus import data, models
+from isthmus.cli.output import say
+
+if TYPE_CHECKING:
+    from pathlib import Path as File
+
+    from torch import nn
+
+    from isthmus.data import Data
+    from isthmus.evidence import Judge
+
+
+def load_network(model: str, checkpoint: File) -> nn.Module:
+    """Return the network of a checkpoint, built by a factory (PKG.MODULE:FACTORY)."""
+    return models.load_checkpoint(checkpoint, models.model_factory(model)())
+
+
+def load_samples(spec: str) -> Data:
+    """Return the samples that a spec names, and say so if they are a random part of the source."""
+    samples = data.load_data(spec)
+    drawn = re.search(r"#(?:.*seed=(\d+))?", spec)
+    if drawn and "#" in spec and any(key in spec.rpartition("#")[2] for key in ("n=", "skip=")):
+        order = f"drawn at random with seed {drawn[1] or 0}, not in the order of the source"
+        say(f"{spec}: {len(samples):,} samples, {order}")
+    return samples
+
+
+def say_left_out(judge: Judge) -> None:
+    """Say how many evaluation samples were left out because they are among the clean ones."""
+    if judge.left_out and judge.evaluation is not None:
+        total = judge.left_out + len(judge.evaluation)
+        say(
+            f"{judge.left_out:,} of {total:,} evaluation samples are left out: they are among the "
+            "clean samples"
+        )

@@ -1,0 +1,267 @@
+"""`isthmus connect`, `path`, `export` and `plane`: each reads what another wrote."""
+
+import json
+import os
+import subprocess
+import sys
+
+import torch
+from jsonschema import Draft202012Validator
+from safetensors.torch import load_file
+from support.command_line import FAST, MODEL, TRIGGER, isthmus, refused
+
+from isthmus.evidence.schema import schema
+
+
+def test_the_steps_one_by_one_read_each_others_files(home):
+    found = isthmus(
+        "connect",
+        "a.safetensors",
+        "b.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test",
+        *FAST,
+        "--out",
+        "curve.safetensors",
+        folder=home,
+    )
+    assert found.returncode == 0, found.stderr
+    found = isthmus(
+        "path",
+        "curve.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test",
+        *TRIGGER,
+        "--points",
+        5,
+        "--out",
+        "path.json",
+        folder=home,
+    )
+    assert found.returncode == 0, found.stderr
+    path = json.loads((home / "path.json").read_text())
+    assert (
+        path["t"] == [0, 0.25, 0.5, 0.75, 1] and path["values"]["attack success"][0]["value"] > 0.9
+    )
+    found = isthmus(
+        "export",
+        "curve.safetensors",
+        "--t",
+        0.0,
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test",
+        "--out",
+        "start.safetensors",
+        folder=home,
+    )
+    assert found.returncode == 0, found.stderr
+    first, start = load_file(home / "a.safetensors"), load_file(home / "start.safetensors")
+    assert first.keys() == start.keys() and all(torch.equal(v, start[k]) for k, v in first.items())
+    found = isthmus(
+        "evaluate",
+        "start.safetensors",
+        "--model",
+        MODEL,
+        "--data",
+        "digits:test",
+        *TRIGGER,
+        "--out",
+        "asked.json",
+        folder=home,
+    )
+    assert found.returncode == 0 and "attack success" in found.stdout
+    asked = json.loads((home / "asked.json").read_text())
+    assert asked["attack success"] == path["values"]["attack success"][0]
+
+
+def test_robust_accuracy_along_a_robust_path(home):
+    for loss in ("cross-entropy", "adversarial"):
+        eps = () if loss == "cross-entropy" else ("--eps", 0.1, "--attack-steps", 2)
+        found = isthmus(
+            "connect",
+            "a.safetensors",
+            "b.safetensors",
+            "--model",
+            MODEL,
+            "--clean",
+            "digits:test",
+            "--steps",
+            60,
+            "--lr",
+            0.3,
+            "--loss",
+            loss,
+            *eps,
+            "--out",
+            f"{loss}.safetensors",
+            folder=home,
+        )
+        assert found.returncode == 0, found.stderr
+        found = isthmus(
+            "path",
+            f"{loss}.safetensors",
+            "--model",
+            MODEL,
+            "--clean",
+            "digits:test#n=100",
+            "--points",
+            3,
+            "--attack",
+            "fgsm",
+            "--eps",
+            0.1,
+            "--out",
+            f"{loss}.json",
+            folder=home,
+        )
+        assert found.returncode == 0 and "robust accuracy" in found.stdout, found.stderr
+    plain, robust = (
+        json.loads((home / f"{loss}.json").read_text())["values"]
+        for loss in ("cross-entropy", "adversarial")
+    )
+    assert robust["robust accuracy"][1]["value"] > plain["robust accuracy"][1]["value"]
+
+
+def test_the_landscape_is_measured_drawn_and_told(home):
+    around = ("--landscape", "--eps", 0.1, "--attack-steps", 2, "--landscape-samples", 40)
+    isthmus(
+        "connect",
+        "a.safetensors",
+        "b.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test",
+        *FAST,
+        "--out",
+        "around.safetensors",
+        folder=home,
+    )
+    along = (
+        "path",
+        "around.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        "--points",
+        5,
+    )
+    found = isthmus(*along, *around, "--out", "around.json", folder=home)
+    assert found.returncode == 0 and "Pearson" in found.stdout and "one hump" in found.stdout, (
+        found.stderr
+    )
+    part = json.loads((home / "around.json").read_text())["landscape"]
+    assert part["values"]["lambda_max"][2]["n"] == 40 and len(part["correlations"]) == 5
+    refused = isthmus(*along, "--landscape-samples", 9, "--out", "no.json", folder=home)
+    assert refused.returncode == 2 and "--landscape" in refused.stderr
+    found = isthmus(
+        "repair",
+        "a.safetensors",
+        "b.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        *FAST,
+        "--points",
+        4,
+        *around,
+        "--out",
+        "landscape",
+        folder=home,
+    )
+    assert found.returncode == 0 and "Robustness loss against" in found.stdout, found.stderr
+    page = (home / "landscape/report.html").read_text()
+    assert "Robustness along the path" in page and page.count("<svg class") == 6
+    Draft202012Validator(schema()).validate(
+        json.loads((home / "landscape/report.json").read_text())
+    )
+
+
+def test_a_plane_is_measured_and_drawn(home):
+    isthmus(
+        "train",
+        "--model",
+        MODEL,
+        "--data",
+        "bad.npz",
+        "--out",
+        "third.safetensors",
+        "--steps",
+        10,
+        "--seed",
+        9,
+        folder=home,
+    )
+    plane = (
+        "plane",
+        "a.safetensors",
+        "b.safetensors",
+        "third.safetensors",
+        "--model",
+        MODEL,
+        "--points",
+        3,
+    )
+    found = isthmus(*plane, "--clean", "digits:test#n=100", "--out", "plane.json", folder=home)
+    assert found.returncode == 0, found.stderr
+    record = json.loads((home / "plane.json").read_text())
+    assert len(record["values"]["bonafide loss"][0]) == 3 and len(record["corners"]) == 3
+    drawn = (home / "plane-bonafide-loss.svg").read_text()
+    assert drawn.startswith("<svg xmlns=") and "third" in drawn
+
+
+def test_a_curve_is_not_judged_on_the_samples_that_set_its_statistics(straight):
+    same = ("--clean", "digits:test#n=200", "--data", "digits:test#n=200")
+    error = refused(
+        straight, "path", "straight.safetensors", "--model", MODEL, *same, "--out", "same.json"
+    )
+    assert "SET#skip" in error
+
+
+def test_two_processes_work_as_one(home):
+    """Under `torchrun` two ranks train one curve, share out the points of a path, and write each
+    file once.
+    """
+    connect = [
+        "connect",
+        "a.safetensors",
+        "b.safetensors",
+        *map(str, FAST),
+        "--out",
+        "ranks.safetensors",
+    ]
+    path = ["path", "ranks.safetensors", "--points", "3", "--out", "ranks.json"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "isthmus",
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }  # another number, other last bits
+    for arguments in (connect, path):
+        command = [*launch, *arguments, "--model", MODEL, "--clean", "digits:test"]
+        found = subprocess.run(
+            command, cwd=home, capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert found.returncode == 0, found.stderr
+    assert found.stdout.count("0.5") == 1
+    path[1], path[-1] = "ranks.safetensors", "alone.json"
+    assert isthmus(*path, "--model", MODEL, "--clean", "digits:test", folder=home).returncode == 0
+    together, alone = (
+        json.loads((home / name).read_text()) for name in ("ranks.json", "alone.json")
+    )
+    assert together["values"] == alone["values"]

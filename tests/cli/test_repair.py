@@ -1,0 +1,324 @@
+"""`isthmus repair`: from one checkpoint and from two, resumed, and what it refuses."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.command_line import FAST, MODEL, TRIGGER, isthmus, refused
+
+
+def test_repair_of_two_checkpoints_leaves_network_and_report(home):
+    found = isthmus(
+        "repair",
+        "a.safetensors",
+        "b.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        "--data",
+        "digits:test#skip=200",
+        *TRIGGER,
+        *FAST,
+        "--points",
+        3,
+        "--compare",
+        "--out",
+        "two",
+        folder=home,
+    )
+    assert found.returncode == 0, found.stderr
+    assert {"repaired.safetensors", "report.json", "report.html", "run.json"} <= set(
+        os.listdir(home / "two")
+    )
+    record = json.loads((home / "two/report.json").read_text())
+    assert len(record["baselines"]) == 7 and record["provenance"]["data"].keys() == {
+        "clean",
+        "evaluation",
+    }
+    assert (
+        load_file(home / "two/repaired.safetensors").keys()
+        == load_file(home / "a.safetensors").keys()
+    )
+
+
+def test_a_given_t_is_taken_as_it_is(home):
+    given = isthmus(
+        "repair",
+        "a.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        *FAST,
+        "--points",
+        3,
+        "--t",
+        0.07,
+        "--out",
+        "given",
+        folder=home,
+    )
+    assert given.returncode == 0, given.stderr
+    assert json.loads((home / "given/report.json").read_text())["choice"]["t"] == 0.07
+
+
+@pytest.mark.parametrize(
+    "second, says",
+    [
+        (None, "averaged repairs"),
+        ("permuted", "PermutedCopy"),
+        ("fine-tuned", "FineTune"),
+        ("perturbed", "Perturbed"),
+        ("averaged", "averaged repairs"),
+    ],
+)
+def test_one_checkpoint_is_enough(second, says, home):
+    chosen = ("--second", second) if second else ()
+    found = isthmus(
+        "repair",
+        "a.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        *FAST,
+        *chosen,
+        "--points",
+        3,
+        "--out",
+        f"alone-{second}",
+        folder=home,
+    )
+    assert found.returncode == 0, found.stderr
+    record = json.loads((home / f"alone-{second}/report.json").read_text())
+    kind = record["provenance"]["other"]["kind"]
+    assert says in kind and str(home) not in kind
+    assert record["choice"]["t"] == (1.0 if second in (None, "averaged") else 0.25)
+
+
+def test_a_folder_is_never_overwritten_and_resume_goes_on(home):
+    repair = (
+        "repair",
+        "a.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        *FAST,
+        "--points",
+        3,
+        "--out",
+        "one",
+    )
+    assert isthmus(*repair, folder=home).returncode == 0
+    first = (home / "one/repaired.safetensors").read_bytes()
+    for arguments, says in [(repair, "--resume"), ((*repair, "--bends", 2, "--resume"), "bends")]:
+        refused = isthmus(*arguments, folder=home)
+        assert refused.returncode == 2 and says in refused.stderr, refused.stderr
+    assert isthmus(*repair, "--resume", folder=home).returncode == 0
+    again = load_file(home / "one/repaired.safetensors")
+    (home / "first.safetensors").write_bytes(first)
+    assert all(torch.equal(v, again[k]) for k, v in load_file(home / "first.safetensors").items())
+
+
+def test_control_c_loses_nothing(home):
+    arguments = [
+        "repair",
+        "a.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        "--steps",
+        "1200",
+        "--points",
+        "3",
+        "--out",
+    ]
+    command = [sys.executable, "-m", "isthmus", *arguments, "stopped"]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }  # another number, other last bits
+    heeds = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background jobs, and theirs, ignore it
+    with subprocess.Popen(
+        command, cwd=home, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heeds
+    ) as running:
+        while not list((home / "stopped").glob("*.state")) and running.poll() is None:
+            time.sleep(0.05)
+        for _ in range(
+            10
+        ):  # Python loses an interrupt that arrives while an object is being finalized
+            running.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                _, error = running.communicate(timeout=2)
+                break
+    assert running.returncode == 130 and "--resume" in error and "Traceback" not in error
+    assert isthmus(*arguments, "stopped", "--resume", folder=home).returncode == 0
+    assert isthmus(*arguments, "through", folder=home).returncode == 0
+    one, two = (load_file(home / name / "repaired.safetensors") for name in ("stopped", "through"))
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+
+
+@pytest.mark.parametrize(
+    "checkpoint, says",
+    [
+        ("code.pt", "code"),
+        ("cut.safetensors", "cut.safetensors"),
+        ("missing.safetensors", "{name}"),
+        ("extra.safetensors", "extra.weight"),
+        ("shape.safetensors", "{name}"),
+        ("nan.safetensors", "{name}"),
+        ("chance.safetensors", "chance"),
+        ("nowhere.safetensors", "nowhere.safetensors"),
+    ],
+)
+def test_a_bad_checkpoint_is_refused_in_one_line(checkpoint, says, spoiled):
+    folder, name = spoiled
+    error = refused(
+        folder, "repair", checkpoint, "--model", MODEL, "--clean", "digits:test", "--out", "refused"
+    )
+    assert says.format(name=name) in error
+    assert not (folder / "executed").exists() and not (folder / "refused/report.json").exists()
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        ("empty.npz", "no images"),
+        ("few.npz", "5 bonafide samples for 10 classes"),
+        ("label.npz", "labels from 7 to 16"),
+        ("half.npz", "whole numbers"),
+        ("range.npz", "[0, 1]"),
+        ("flat.npz", "shape"),
+        ("color.npz", "shape"),
+        ("nowhere.npz", "nowhere.npz"),
+        ("digit", "digits"),
+    ],
+)
+def test_bad_data_are_refused_in_one_line(data, says, spoiled):
+    error = refused(
+        spoiled[0], "repair", "a.safetensors", "--model", MODEL, "--clean", data, "--out", "refused"
+    )
+    assert says in error
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--bends", -1), "bends = -1"),
+        (("--t", 1.5), "t = 1.5"),
+        (("--steps", 0), "steps = 0"),
+        (("--lr", -1), "lr"),
+        (("--points", 1), "points"),
+        (("--trigger", "star", "--target", 1), "star"),
+        (("--trigger", "patch"), "both"),
+        (("--target", "x", "--trigger", "patch"), "'x'"),
+        (("--holdout", 1.0), "holdout"),
+        (("--device", "abacus"), "abacus"),
+        (("--target", 99, "--trigger", "patch"), "99"),
+        (("--t", 0.5, "--tolerance", 0.1), "both"),
+        (("--tolerance", 0.0), "tolerance"),
+        (("--lr", "nan"), "lr"),
+        (("--weight-decay", -1), "weight_decay"),
+        (("--pad", -1), "pad = -1"),
+        (("--pad", 8), "8x8"),
+        (("--trigger", "", "--target", 1), "''"),
+        (("--steps", 2), "steps = 2 for the mean"),
+        (("--second", "averaged", "--rho", 1), "--rho"),
+        (("--second", "averaged", "--kind", "polychain"), "--kind"),
+        (("--second", "averaged", "--loss", "adversarial", "--eps", 0.1), "--loss"),
+        (("--device", "meta"), "meta"),
+        (("--bends", 0, "--loss", "adversarial", "--eps", 0.1), "straight path"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
+    repair = (
+        "repair",
+        "a.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        "--out",
+        "refused",
+        *arguments,
+    )
+    assert says in refused(
+        spoiled[0], *(repair if "--steps" in arguments else (*repair, "--steps", 3))
+    )
+
+
+def test_the_same_checkpoint_twice_is_no_second_one(home):
+    repair = (
+        "repair",
+        "a.safetensors",
+        "a.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+    )
+    assert "a.safetensors again" in refused(home, *repair, "--out", "refused")
+
+
+@pytest.mark.parametrize(
+    "model, says",
+    [
+        ("isthmus.models:smal_cnn", "small_cnn"),
+        ("isthmus.modles:small_cnn", "isthmus.modles"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_an_unknown_model_is_refused_in_one_line(model, says, spoiled):
+    assert says in refused(
+        spoiled[0],
+        "repair",
+        "a.safetensors",
+        "--model",
+        model,
+        "--clean",
+        "digits:test",
+        "--out",
+        "refused",
+    )
+
+
+def test_endpoints_of_different_architectures_are_refused(spoiled):
+    folder, _ = spoiled
+    isthmus(
+        "train",
+        "--model",
+        MODEL.replace("8", "16"),
+        "--data",
+        "digits:train",
+        "--steps",
+        1,
+        "--out",
+        "wide.safetensors",
+        folder=folder,
+    )
+    error = refused(
+        folder,
+        "repair",
+        "a.safetensors",
+        "wide.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test",
+        "--out",
+        "refused",
+    )
+    assert "wide.safetensors" in error and "shape" in error

@@ -1,0 +1,141 @@
+"""A start in a blink: what a person types first is answered before anything heavy is imported.
+
+Asserted by names of modules and not by a clock.
+"""
+
+import json
+import subprocess
+import sys
+from importlib import resources
+
+import pytest
+
+from isthmus.cli.app import COMMANDS, application
+
+HEAVY = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "safetensors"}
+HEAVY |= {"pyarrow", "PIL", "huggingface_hub"}
+MODEL = ("--model", "isthmus.models:small_cnn")
+
+
+def started(*arguments, folder):
+    """Run the command line in a new process; return its status, its output, and which of the heavy
+    packages it imported.
+    """
+    code = (
+        "import json, sys\n"
+        "from isthmus.cli import main\n"
+        "status = 0\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: status = end.code or 0\n"
+        "print()\n"
+        "print(json.dumps([status, sorted(name for name in sys.modules if '.' not in name)]))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=folder
+    )
+    assert process.returncode == 0, process.stderr
+    status, modules = json.loads(process.stdout.splitlines()[-1])
+    return status, process.stdout + process.stderr, HEAVY & set(modules)
+
+
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_the_help_of_every_command_imports_nothing_heavy(command, tmp_path):
+    status, text, heavy = started(command, "--help", folder=tmp_path)
+    assert status == 0
+    assert f"isthmus {command}" in text
+    assert not heavy
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--help",), "Train and tamper"),
+        (("--version",), "0.1.0"),
+        (("repare", "a.safetensors"), "repair"),
+        (("repair", "a.safetensors", "--step", "3"), "--step"),
+        (
+            ("repair", "there.json", *MODEL, "--clean", "digits", "--out", "o", "--rho", "nan"),
+            "finite",
+        ),
+        (("repair", "there.json", *MODEL, "--clean", "digits"), "--out"),
+        (
+            ("evaluate", "a.safetensors", *MODEL, "--data", "digits:test"),
+            "got a.safetensors, which does not exist",
+        ),
+        (
+            ("train", *MODEL, "--data", "nowhere.npz#n=5", "--out", "b.safetensors"),
+            "got nowhere.npz, which does not exist",
+        ),
+        (("train", *MODEL, "--data", "digits", "--out", "there.json"), "which exists"),
+        (("train", *MODEL, "--data", "digits", "--out", "b.pt"), "pickles"),
+        (("poison", "digits", "--out", "b.csv"), "write b.csv"),
+        (("demo", "--out", "full"), "not an empty folder"),
+        (("evaluate", "there.json", *MODEL, "--trigger", "patch"), "both or none"),
+        (
+            (
+                "repair",
+                "there.json",
+                *MODEL,
+                "--clean",
+                "d",
+                "--out",
+                "o",
+                "--t",
+                "1",
+                "--tolerance",
+                "1",
+            ),
+            "both --t",
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
+)
+def test_what_is_refused_at_once_imports_nothing_heavy(arguments, says, tmp_path):
+    (tmp_path / "there.json").write_text("{}")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    status, text, heavy = started(*arguments, folder=tmp_path)
+    assert says.replace("b.csv", "b.npz") in text
+    assert status == (0 if arguments[0].startswith("--") else 2)
+    assert not heavy
+
+
+def test_the_package_itself_imports_nothing_heavy(tmp_path):
+    code = "import sys, isthmus; print(dir(isthmus)); print({m.split('.')[0] for m in sys.modules})"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    names, modules = process.stdout.splitlines()
+    assert "'repair'" in names
+    assert "'load_checkpoint'" in names
+    assert not [package for package in HEAVY if f"'{package}'" in modules]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_option_of_every_command_is_explained(command):
+    page = application(command.name)[command.name]
+    silent = [
+        argument.name
+        for argument in page.assemble_argument_collection(parse_docstring=True)
+        if not argument.parameter.help and argument.parse and argument.show
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_overview_says_what_the_page_of_a_command_says_first(command):
+    assert command.page().splitlines()[0] == command.summary
+
+
+def test_no_command_takes_more_than_ten_parameters():
+    for command in COMMANDS:
+        function = application(command.name)[command.name].default_command
+        code = function.__code__
+        assert code.co_argcount + code.co_kwonlyargcount <= 10
+
+
+def test_types_and_pages_are_part_of_the_package():
+    package = resources.files("isthmus")
+    assert (package / "py.typed").is_file()
+    assert (package / "__init__.pyi").is_file()
+    assert (package / "models/__init__.pyi").is_file()

@@ -1,0 +1,111 @@
+"""`isthmus train` and `poison`, and the losses of whatever trains."""
+
+import json
+
+import pytest
+from support.command_line import MODEL, isthmus, refused
+
+TRAIN, CLEAN = ("train", "--data", "digits:train#n=200"), ("--clean", "digits:test#n=200")
+
+
+CONNECT, REPAIR = (
+    ("connect", "a.safetensors", "b.safetensors", *CLEAN),
+    ("repair", "a.safetensors", *CLEAN),
+)
+
+
+@pytest.mark.parametrize(
+    "verb, loss",
+    [
+        (TRAIN, "adversarial"),
+        (TRAIN, "trades"),
+        (TRAIN, "fast"),
+        (CONNECT, "fast"),
+        (REPAIR, "adversarial"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else value,
+)
+def test_whatever_trains_can_be_hardened(verb, loss, home):
+    out = f"{verb[0]}-{loss}" + ("" if verb is REPAIR else ".safetensors")
+    found = isthmus(
+        *verb,
+        "--model",
+        MODEL,
+        "--steps",
+        3,
+        "--lr",
+        0.05,
+        "--loss",
+        loss,
+        "--norm",
+        "l2",
+        "--eps",
+        0.2,
+        *(("--points", 2) if verb is REPAIR else ()),
+        "--out",
+        out,
+        folder=home,
+    )
+    assert found.returncode == 0, found.stderr
+    if verb is REPAIR:
+        assert (
+            "L2(eps=0.2)" in json.loads((home / out / "report.json").read_text())["curve"]["loss"]
+        )
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (("--eps", 0.1), "--eps without an attack"),
+        (("--loss", "fast", "--attack-steps", 3), "fast"),
+        (("--loss", "trades", "--rho", 1), "TRADES"),
+        (("--loss", "adversarial", "--beta", 1), "beta"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_losses_without_sense_are_refused_in_one_line(options, says, spoiled):
+    for verb in (("connect", "a.safetensors", "a.safetensors"), ("repair", "a.safetensors")):
+        assert says in refused(
+            spoiled[0],
+            *verb,
+            "--model",
+            MODEL,
+            "--clean",
+            "digits:test#n=200",
+            "--steps",
+            2,
+            *options,
+            "--out",
+            "refused",
+        )
+
+
+def test_clean_labels_stay(home):
+    found = isthmus(
+        "poison",
+        "digits:train",
+        "--trigger",
+        "sinusoid",
+        "--target",
+        1,
+        "--clean-label",
+        "--rate",
+        0.5,
+        "--out",
+        "sig.npz",
+        folder=home,
+    )
+    assert found.returncode == 0 and "of 1297 samples changed" in found.stdout, found.stderr
+
+
+@pytest.mark.parametrize(
+    "model, data, says",
+    [
+        (MODEL, "color.npz", "shape (3, 8, 8)"),
+        (f"{MODEL},classes=5", "digits:train", "(1, 10)"),
+    ],
+)
+def test_images_that_do_not_fit_the_network_are_refused_before_training(model, data, says, spoiled):
+    assert says in refused(
+        spoiled[0], "train", "--model", model, "--data", data, "--out", "refused.safetensors"
+    )
