@@ -31,7 +31,7 @@ class Augment:
             )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return x (n, c, h, w), each sample moved on its own, by draws from the global generator."""
+        """Return x (n, c, h, w), each sample moved by its own draw of the global generator."""
         n, _, h, w = x.shape
         if self.pad >= min(h, w):
             raise BadInput(

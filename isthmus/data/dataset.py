@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isthmus.data.pixels import pixels_of
 from isthmus.runs.identity import sha256_of
+from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
 MOST_CLASSES = 10**6
@@ -58,9 +60,14 @@ class Data:
         return Data(self.x[index], self.y[index], self.classes)
 
     @property
+    def names(self) -> Sequence[str]:
+        """The names of the classes."""
+        return self.classes  # type: ignore[return-value]
+
+    @property
     def num_classes(self) -> int:
         """The number of classes."""
-        return len(self.classes)  # type: ignore[arg-type]
+        return len(self.names)
 
     @cached_property
     def sha256(self) -> str:
@@ -105,7 +112,8 @@ def _check_images(x: Tensor) -> None:
             raise BadInput(
                 f"inputs from {low:.4g} to {high:.4g}",
                 expected="values in [0, 1]",
-                fix="divide 0..255 images by 255; put normalization into the network as its first layer",
+                fix="divide 0..255 images by 255; put normalization into the network as its first "
+                "layer",
             )
 
 
@@ -127,18 +135,15 @@ def _check_labels(y: Tensor, samples: int, classes: int) -> None:
         raise BadInput(
             f"labels from {low} to {high}",
             expected=f"0 to {classes - 1} for {classes} classes",
-            fix="relabel from 0, or say how many classes there are",
+            fix="relabel from 0, or say how many classes there are (classes)",
         )
 
 
 def _as_image(x: Any) -> Tensor:
-    """Return what is no tensor yet as one: a PIL image, (h, w) or (h, w, c), gets its channels
-    first; else as it is.
-    """
-    array = np.array(x)
-    if hasattr(x, "getbands"):  # what makes it a PIL image, without importing PIL
-        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    return torch.as_tensor(array)
+    """Return what is not a tensor yet as one: a PIL image gray or in RGB, channels first; anything
+    else as it is."""
+    is_image = hasattr(x, "getbands")  # of PIL, without importing it
+    return torch.as_tensor(pixels_of(x).copy() if is_image else np.array(x))
 
 
 def _gather(items: Iterable[Any]) -> tuple[Tensor, Tensor]:
@@ -147,9 +152,9 @@ def _gather(items: Iterable[Any]) -> tuple[Tensor, Tensor]:
     xs, ys = [], []
     # A map-style dataset need not end by itself.
     for x, y in items if mapped is None else (mapped[i] for i in range(len(mapped))):
-        x, y = x if isinstance(x, Tensor) else _as_image(x), torch.as_tensor(y)
-        xs.append(x if x.ndim == 4 else x[None])
-        ys.append(y.reshape(-1))
+        image = x if isinstance(x, Tensor) else _as_image(x)
+        xs.append(image if image.ndim == 4 else image[None])
+        ys.append(torch.as_tensor(y).reshape(-1))
     if not xs:
         raise BadInput(
             "an empty data set", expected="pairs (x, y)", fix="check the path or the split"
@@ -179,9 +184,7 @@ def _names(classes: Sequence[str] | int) -> tuple[str, ...]:
 
 
 def _count(y: Tensor) -> int:
-    """Return how many classes the labels need, 1 or more, whatever they are: to refuse them is up
-    to Data.
-    """
+    """Return how many classes the labels need, 1 or more; `Data` refuses those that are none."""
     return max(1, int(y.long().max()) + 1) if y.numel() and not y.is_complex() else 1
 
 
@@ -207,12 +210,14 @@ def as_data(source: Source, classes: Sequence[str] | int | None = None) -> Data:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(
-            f"a {type(source).__name__} that does not yield images with labels ({str(error).partition(chr(10))[0]})",
+            f"a {type(source).__name__} that does not yield images with labels "
+            f"({first_line(error)})",
             expected="pairs (x, y) of one image shape",
             fix="pass Data(x, y, classes), or a Dataset or DataLoader of (tensor, int)",
         ) from error
     held: Any = source
     while hasattr(held, "dataset"):  # a DataLoader of a Subset of a set that knows its classes
         held = held.dataset
-    known = (classes, getattr(held, "classes", None), _count(y))
-    return Data(x, y, next(each for each in known if each is not None))
+    if classes is None:
+        classes = getattr(held, "classes", None)
+    return Data(x, y, _count(y) if classes is None else classes)

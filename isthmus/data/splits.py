@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from isthmus.data.dataset import Data
+from isthmus.runs.notices import notice
+from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
 
 
@@ -49,7 +51,8 @@ def among(data: Data, others: Data) -> Tensor:
 def repeated(data: Data) -> Tensor:
     """Return for each image whether it has come before, (n,) bool.
 
-    >>> repeated(Data(torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1, 1), torch.tensor([0, 0, 1]), 2)).tolist()
+    >>> x = torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1, 1)
+    >>> repeated(Data(x, torch.tensor([0, 0, 1]), classes=2)).tolist()
     [False, False, True]
     """
     images = _pixels(data)
@@ -65,7 +68,7 @@ def check_disjoint(**parts: Data) -> None:
     >>> check_disjoint(pool=whole[:1], bonafide=whole[1:2], evaluation=whole[2:])
     >>> check_disjoint(pool=whole[:2], bonafide=whole[1:2])
     Traceback (most recent call last):
-    isthmus.types.BadInput: got 1 of 2 pool samples that are among the bonafide ones; expected disjoint data; ...
+    isthmus.types.BadInput: got 1 of 2 pool samples that are among the bonafide ones; expected ...
     """
     for (name, data), (other, others) in combinations(parts.items(), 2):
         shared = int(among(data, others).sum())
@@ -75,6 +78,40 @@ def check_disjoint(**parts: Data) -> None:
                 expected="disjoint data",
                 fix="split them first: SET#n=500 and SET#skip=500",
             )
+
+
+def classes_without_samples(data: Data) -> tuple[str, ...]:
+    """Return the names of the classes that no sample belongs to.
+
+    >>> classes_without_samples(Data(torch.zeros(2, 1, 1, 1), torch.tensor([0, 2]), 4))
+    ('1', '3')
+    """
+    present = set(data.y.tolist())
+    return tuple(name for label, name in enumerate(data.names) if label not in present)
+
+
+def check_classes(data: Data) -> tuple[str, ...]:
+    """Return the names of the classes without bonafide samples, and give notice of them.
+
+    Such a class is neither trained nor measured, so a repair may lose it unseen. Raises BadInput
+    where that goes for half of the classes or more."""
+    missing = classes_without_samples(data)
+    present = [name for name in data.names if name not in missing]
+    if not missing or data.num_classes < 2:
+        return ()
+    if 2 * len(missing) >= data.num_classes:
+        one = len(present) == 1
+        raise BadInput(
+            f"bonafide samples of {'one class' if one else f'{len(present)} classes'} only "
+            f"({abbreviated(present)})",
+            expected=f"samples of all {data.num_classes} classes",
+            fix=f"collect some of the others: {abbreviated(missing)}",
+        )
+    notice(
+        f"no bonafide sample of {len(missing)} of {data.num_classes} classes "
+        f"({abbreviated(missing)}): what a repair does to them cannot be seen"
+    )
+    return missing
 
 
 # Below this a held-out part would neither measure anything nor be spared: 20 % of 100 samples is an
@@ -93,13 +130,13 @@ def hold_out(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     Raises BadInput where there are fewer samples than classes, or the share is not in [0, 1).
 
     >>> data = Data(torch.zeros(200, 1, 2, 2), torch.arange(200) % 10, classes=10)
-    >>> [len(part) for part in hold_out(data, 0.2, seed=0)], [len(part) for part in hold_out(data[:50], 0.2, seed=0)]
-    ([160, 40], [50, 50])
+    >>> [[len(part) for part in hold_out(some, 0.2, seed=0)] for some in (data, data[:50])]
+    [[160, 40], [50, 50]]
     """
     if len(data) < data.num_classes:
         raise BadInput(
             f"{len(data)} bonafide samples for {data.num_classes} classes",
-            expected="one sample per class at the least; a few hundred in all to choose with confidence",
+            expected="one sample per class or more; a few hundred in all to choose with confidence",
             fix="collect more trusted samples",
         )
     if not 0 <= share < 1:

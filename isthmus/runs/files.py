@@ -25,7 +25,10 @@ def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777  # the user's umask; some writers take 0600
         write(temporary)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except (
         OSError,

@@ -38,8 +38,8 @@ def _digits(part: str) -> Data:
     """Return scikit-learn's 1,797 digits, (n, 1, 8, 8) in [0, 1]; train and test are fixed,
     disjoint and shuffled.
     """
-    found = import_module("sklearn.datasets").load_digits()
-    x = torch.from_numpy(found.images / 16).float()[:, None]
+    digits = import_module("sklearn.datasets").load_digits()
+    x = torch.from_numpy(digits.images / 16).float()[:, None]
     # numpy keeps this stream the same for ever; torch does not promise to.
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(x)))
     chosen = {
@@ -47,7 +47,7 @@ def _digits(part: str) -> Data:
         "train": order[:_DIGITS_TRAIN],
         "test": order[_DIGITS_TRAIN:],
     }[part]
-    return Data(x, torch.from_numpy(found.target).long(), 10)[chosen]
+    return Data(x, torch.from_numpy(digits.target).long(), 10)[chosen]
 
 
 def _download(name: str, part: str) -> Path:
@@ -61,7 +61,7 @@ def _download(name: str, part: str) -> Path:
         raise BadInput(
             f"{name}:{part}, which could not be downloaded ({_reason(error)})",
             expected=f"{repository}/{file} from the Hugging Face hub, or from its cache",
-            fix="check the connection, set HF_ENDPOINT to a mirror, or pass a Parquet file of your own",
+            fix="check the connection, set HF_ENDPOINT to a mirror, or pass a Parquet file",
         ) from error
 
 

@@ -30,25 +30,36 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise _damaged(path, error, ".npz") from error
 
 
-def _channels_first(path: Path, x: NDArray[Any]) -> NDArray[Any]:
-    """Return images (n, h, w), (n, h, w, c) or (n, c, h, w) as the last; channels are 4 at most."""
+def _channels_first(path: Path, x: NDArray[Any], layout: str | None) -> NDArray[Any]:
+    """Return images (n, h, w), (n, h, w, c) or (n, c, h, w) as the last.
+
+    Without a layout, channels are the last axis where that has 4 values at most and the first has
+    more. Raises BadInput where both readings make sense: many channels of a few pixels, as of
+    satellites, or a few channels of a narrow image."""
     if x.ndim == 3:
         return x[:, None]
-    if x.ndim == 4 and x.shape[1] > 4 >= x.shape[3]:
-        return x.transpose(0, 3, 1, 2)
-    if x.ndim == 4:
-        return x
-    raise BadInput(
-        f"{path} with images of shape {x.shape}",
-        expected="(n, c, h, w) or (n, h, w, c)",
-        fix="reshape x",
-    )
+    if x.ndim != 4 or layout not in (None, "nchw", "nhwc"):
+        raise BadInput(
+            f"{path} with images of shape {x.shape}" + (f" and layout {layout}" if layout else ""),
+            expected="(n, c, h, w) or (n, h, w, c)",
+            fix="reshape x" if x.ndim != 4 else "write 'nchw' or 'nhwc'",
+        )
+    _, first, second, last = x.shape
+    if layout is None and first > 4 >= last:
+        if second == last != first:
+            raise BadInput(
+                f"{path} with images of shape {x.shape}, channels first or last",
+                expected="a layout that can be told",
+                fix=f"add layout='nchw' for {first} channels, or 'nhwc' for {last}, to np.savez",
+            )
+        layout = "nhwc"
+    return x.transpose(0, 3, 1, 2) if layout == "nhwc" else x
 
 
 def _npz(path: Path, classes: Classes) -> Data:
-    """Return the arrays x and y, or images and labels, of a file; `classes` in it is a count or the
-    names.
-    """
+    """Return the arrays x and y, or images and labels, of a file.
+
+    `classes` in it is a count or the names; `layout` is "nchw" or "nhwc"."""
     arrays = _arrays(path)
     pair = next(
         (p for p in (("x", "y"), ("images", "labels")) if p[0] in arrays and p[1] in arrays), None
@@ -59,7 +70,9 @@ def _npz(path: Path, classes: Classes) -> Data:
             expected="x and y, or images and labels: one set a file",
             fix="save each split on its own, np.savez('train.npz', x=x_train, y=y_train)",
         )
-    x, y = _channels_first(path, arrays[pair[0]]), arrays[pair[1]]
+    layout = str(arrays["layout"]).lower() if "layout" in arrays else None
+    x = _channels_first(path, arrays[pair[0]], layout)
+    y = arrays[pair[1]]
     if y.dtype.kind not in "iuf":
         raise BadInput(
             f"{path} with labels of type {y.dtype}",
@@ -75,12 +88,21 @@ def _npz(path: Path, classes: Classes) -> Data:
     labels = torch.from_numpy(y.astype(np.float64 if y.dtype.kind == "f" else np.int64))
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     return _data(
-        images, labels, classes, _names(arrays["classes"]) if "classes" in arrays else None
+        images, labels, classes, _names(path, arrays["classes"]) if "classes" in arrays else None
     )
 
 
-def _names(held: NDArray[Any]) -> list[str] | int:
-    return int(held) if held.ndim == 0 else [str(name) for name in held]
+def _names(path: Path, held: NDArray[Any]) -> list[str] | int:
+    """Return the entry `classes`: names, or a count. Raises BadInput where it is neither."""
+    if held.ndim == 1:
+        return [str(name) for name in held]
+    if held.ndim == 0 and held.dtype.kind in "iuf" and np.isfinite(held) and held == int(held) > 0:
+        return int(held)
+    raise BadInput(
+        f"{path} with classes {str(held)[:50]!r}",
+        expected="how many there are, or their names",
+        fix="write classes=10, or classes=['cat', 'dog'], one for each label from 0",
+    )
 
 
 def npz_path(path: Path | str) -> Path:

@@ -4,6 +4,7 @@ images.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from isthmus.data.dataset import Data
 from isthmus.data.sources.images import _pixels, _stacked
 from isthmus.data.sources.reading import Classes, _damaged, _data, _optional
 from isthmus.runs.files import write_atomically
+from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
 
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels", "target", "y")
@@ -60,8 +63,9 @@ def _column(
         if named or len(among) == 1:
             return (named or among)[0]
     what = "image" if kind == "Image" else "label"
+    columns = ", ".join(f"{name} ({schema.field(name).type})" for name in schema.names)
     raise BadInput(
-        f"{path} with the columns {', '.join(f'{n} ({schema.field(n).type})' for n in schema.names)}",
+        f"{path} with the columns {columns}",
         expected=f"one {what} column, "
         + ("encoded images" if kind == "Image" else "whole numbers"),
         fix=f"name it {usual[0]!r}",
@@ -199,15 +203,38 @@ def _parquet(files: Sequence[Path], classes: Classes) -> Data:
 
 def _shards(pattern: str, files: Sequence[Path], classes: Classes) -> Data:
     """Return the Parquet files of one split as one set, in the order of their names."""
-    splits = {
-        word
-        for file in files
-        for word in re.findall("(?<![a-z])(?:train|test|val|dev)", file.stem.lower())
-    }
+    words = "(?<![a-z])(?:train|test|val|dev)"
+    splits = {word for file in files for word in re.findall(words, file.stem.lower())}
     if len(splits) > 1:
         raise BadInput(
-            f"{pattern} with files of several splits ({', '.join(sorted(file.name for file in files)[:4])})",
+            f"{pattern} with files of several splits ({abbreviated(file.name for file in files)})",
             expected="the files of one split, so that no test sample is trained on",
             fix=f"name one file, or a pattern such as {files[0].parent / 'train*.parquet'}",
         )
+    _check_whole(pattern, files)
     return _parquet(sorted(files), classes)
+
+
+_SHARD = re.compile(r"(.*-)(\d+)(-of-)(\d+)(\.parquet)")
+
+
+def _check_whole(pattern: str, files: Sequence[Path]) -> None:
+    """Raise BadInput where the names of shards (train-00000-of-00003) say that there are more.
+
+    A pattern that leaves the missing ones out on purpose is no mistake."""
+    present = {file.name for file in files}
+    missing = set()
+    for match in filter(None, (_SHARD.fullmatch(name) for name in sorted(present))):
+        head, number, of, total, tail = match.groups()
+        names = {f"{head}{i:0{len(number)}}{of}{total}{tail}" for i in range(int(total))}
+        missing |= {
+            name
+            for name in names - present
+            if not glob.has_magic(pattern) or fnmatch(name, Path(pattern).name)
+        }
+    if missing:
+        raise BadInput(
+            f"{pattern}, which lacks {len(missing)} of its parts ({abbreviated(missing)})",
+            expected="every part that the names of the others count",
+            fix="download them too, or name one file",
+        )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from isthmus.data.dataset import Data, as_data
+from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
 Classes = Sequence[str] | int | None
@@ -28,7 +29,7 @@ def _optional(module: str, what: str) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no details'}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _damaged(path: Path | str, error: BaseException, what: str) -> BadInput:

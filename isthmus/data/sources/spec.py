@@ -38,7 +38,7 @@ def _file(path: Path, classes: Classes) -> Data:
     raise BadInput(
         f"{path}, a file of type {path.suffix or '(none)'}",
         expected="Parquet, .npz, or a folder of images",
-        fix="save it with isthmus.sources.save_npz" + (": pickles can run code" if pickled else ""),
+        fix="save it with isthmus.data.save_npz" + (": pickles can run code" if pickled else ""),
     )
 
 
@@ -84,7 +84,7 @@ def _options(spec: str) -> tuple[str, dict[str, int]]:
 
 
 def _drawn(data: Data, spec: str, n: int | None = None, skip: int = 0, seed: int = 0) -> Data:
-    """Return n samples (the rest, without n) of a random order, after the first `skip`."""
+    """Return n samples (the rest, without n) of a random order, passing over the first `skip`."""
     n = len(data) - skip if n is None else n
     if n < 1 or n + skip > len(data):
         raise BadInput(
@@ -103,15 +103,18 @@ def load_data(spec: str | Path, classes: Sequence[str] | int | None = None) -> D
     A spec is a named set: "digits", "digits:train", "digits:test" (they come with scikit-learn);
     "cifar10:train", "cifar100", "mnist", "fashion_mnist", "svhn" likewise, downloaded once from the
     Hugging Face hub. Or a path: a Parquet file in the hub's layout, a folder or pattern of such
-    files; a folder/CLASS/*.png; an .npz file of x and y.
+    files; a folder of images, one folder a class, however deep below it; an .npz file of x and y,
+    or images and labels, with `classes` and `layout` ("nchw" or "nhwc") where they cannot be told.
 
-    "#n=500,seed=0" behind it draws 500 of the samples at random; "#skip=500,seed=0" is the rest of
-    the same draw. Images that Parquet holds are decoded once and kept under ISTHMUS_CACHE, else
-    under the user's cache folder.
+    "#n=500,seed=0" draws 500 of the samples at random. "#skip=500,seed=0" passes over these 500,
+    which are not the first of the file, and returns the others: two specs of one source are
+    disjoint where one says n=500 and the other skip=500, with the same seed. Without a seed it
+    is 0. Images that Parquet holds are decoded once and kept under ISTHMUS_CACHE, else under the
+    user's cache folder.
 
     Raises BadInput where the spec is unknown, the source is damaged or missing, its images differ
-    in size, labels are no class indices, values lie outside [0, 1], or more samples are asked for
-    than there are.
+    in size, labels are no class indices, values lie outside [0, 1], or fewer samples are there than
+    are to be drawn.
 
     >>> load_data("digits:test").x.shape
     torch.Size([500, 1, 8, 8])
