@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isthmus import curves, evidence, metrics, runs
+from isthmus import curves, evidence, metrics, models, runs
 from isthmus.cli.checks import state_file
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import (
@@ -44,6 +44,7 @@ def connect_command(
     fitted, held_out = robust.parts(samples, budget.seed)
     first = load_network(model, start)
     last = load_network(model, end)
+    models.tell_of_frozen_statistics(ends[0])
     for network in (first, last):
         metrics.check_above_chance(network, samples)
     route = curve.route(loss, curves.Route(rho=0.0, low=0.0, high=1.0))

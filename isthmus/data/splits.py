@@ -157,17 +157,21 @@ class Parts:
     """Bonafide samples, split once: `fitted` trains, `held_out` measures and trains nothing.
 
     The two are the same where there are too few samples to hold any out. `share` is what was asked
-    to be held out. Make one with `Parts.of`."""
+    to be held out, `missing` names the classes without samples. Make one with `Parts.of`."""
 
     whole: Data
     fitted: Data
     held_out: Data
     share: float
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: Data, share: float = HOLDOUT, *, seed: int = 0) -> Parts:
-        """Return the parts that `hold_out` makes. Raises BadInput as it does."""
-        return cls(data, *hold_out(data, share, seed), share)
+        """Return the parts that `hold_out` makes; see `check_classes` for classes without samples.
+
+        Raises BadInput as both do."""
+        fitted, held_out = hold_out(data, share, seed)
+        return cls(data, fitted, held_out, share, check_classes(data))
 
     @property
     def disjoint(self) -> bool:

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from support.refusals import refused
 
-from isthmus import Data, load_checkpoint, save_checkpoint
+from isthmus import Data, fit, load_checkpoint, repair, save_checkpoint
 from isthmus.data import as_data, load_data, save_npz
 from isthmus.data.splits import check_classes, classes_without_samples
+from isthmus.models import mlp
+from isthmus.models.view import copied
 from isthmus.runs.files import write_json
 from isthmus.runs.notices import Notice, plain_notices
 
@@ -214,3 +216,15 @@ def test_every_file_is_written_with_the_users_umask(umask, tmp_path):
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~umask}
     assert list(load_checkpoint(files[0])) == ["w"] and json.loads(files[2].read_text()) == {}
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f.name for f in files)
+
+
+def test_a_repair_without_samples_of_some_classes_names_them_and_claims_nothing():
+    digits = load_data("digits")
+    net = mlp(channels=1, size=8)
+    fit(net, digits, steps=150, lr=0.1, device="cpu")
+    samples = digits[(digits.y > 0).nonzero()[:400, 0]]
+    with pytest.warns(Notice, match=r"no bonafide sample of 1 of 10 classes \(0\)"):
+        repaired = repair(net, samples, copied(net), points=3, steps=2, bends=0)
+    assert not repaired.t.confident and "no bonafide sample of 0" in repaired.t.reason
+    few = digits[(digits.y < 2).nonzero()[:, 0]]
+    refused(lambda: repair(net, few, steps=2), "bonafide samples of 2 classes only (0, 1)")

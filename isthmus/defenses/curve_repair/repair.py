@@ -32,10 +32,12 @@ from isthmus.defenses.curve_repair.rules import (
     TOLERANCE,
     Choice,
     end_costs_too_much,
+    without_confidence,
 )
 from isthmus.defenses.curve_repair.selection import Selection
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
+from isthmus.models.batchnorm import tell_of_frozen_statistics
 from isthmus.runs.identity import identity_of
 from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
@@ -184,6 +186,7 @@ def repair(
         parts = bonafide
     else:
         parts = Parts.of(as_data(bonafide), selection.holdout, seed=training.seed)
+    tell_of_frozen_statistics(tampered)
     ways = candidates(
         tampered,
         parts.whole,
@@ -246,6 +249,6 @@ def follow(
         selection.grid(way.route),
         folder=None if way.home is None else way.home / "points",
     )
-    t = selection.rule_for(way.route, parts)(path)
+    t = without_confidence(selection.rule_for(way.route, parts)(path), parts.missing)
     model = networks.at(float(t))
     return Repair(model, t, networks, path, endpoint, way.route, training, history, parts)

@@ -6,13 +6,13 @@ has no place here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from isthmus.metrics.path import Path
 from isthmus.metrics.values import Rate, least_drop
-from isthmus.runs.wording import percent
+from isthmus.runs.wording import abbreviated, percent
 from isthmus.types import BadInput
 
 BONAFIDE = "bonafide accuracy"
@@ -48,6 +48,14 @@ class Choice(float):
 
     def __str__(self) -> str:
         return str(float(self))
+
+
+def without_confidence(choice: Choice, missing: Sequence[str]) -> Choice:
+    """Return the choice as one that claims nothing, since some classes have no bonafide sample."""
+    if not missing:
+        return choice
+    reason = f"{choice.reason}; no bonafide sample of {abbreviated(missing)}"
+    return Choice(float(choice), rule=choice.rule, reason=reason, confident=False)
 
 
 Rule = Callable[[Path], Choice]
