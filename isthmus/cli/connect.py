@@ -44,7 +44,7 @@ def connect_command(
     fitted, held_out = robust.parts(samples, budget.seed)
     first = load_network(model, start)
     last = load_network(model, end)
-    models.tell_of_frozen_statistics(ends[0])
+    models.tell_of_frozen_statistics(first)
     for network in (first, last):
         metrics.check_above_chance(network, samples)
     route = curve.route(loss, curves.Route(rho=0.0, low=0.0, high=1.0))
