@@ -31,7 +31,6 @@ from isthmus.attacks import (
 )
 from isthmus.metrics import Target
 from isthmus.models import permutation_groups, permuted_weights, random_permutations
-from isthmus.training import Training
 from isthmus.types import Params, Trigger
 
 TARGET = 0
@@ -86,7 +85,7 @@ def made_hard(train: Data, scale: Scale, seed: int) -> Sent:
 
 
 def input_aware(train: Data, scale: Scale, seed: int) -> Sent:
-    network, trigger = InputAware({**scale.training(), "seed": seed, "lr": 0.1})(
+    network, trigger = InputAware(scale.training().replace(seed=seed, lr=0.1))(
         scale.fresh(seed), train, TARGET
     )
     return Sent(network, trigger, TARGET)
@@ -100,8 +99,9 @@ def hardened(train: Data, scale: Scale, seed: int) -> Sent:
     clean images.
     """
     sent = ATTACKS["BadNets"](train, scale, seed)
-    options: Training = {**scale.training(), "steps": scale.steps // 5, "lr": 0.02, "seed": seed}
-    fit(sent.network, train, HardenedBackdoor(sent.trigger, TARGET, train.num_classes), **options)
+    second = scale.training().replace(steps=scale.steps // 5, lr=0.02, seed=seed)
+    loss = HardenedBackdoor(sent.trigger, TARGET, train.num_classes)
+    fit(sent.network, train, loss, training=second)
     return sent
 
 
@@ -118,7 +118,7 @@ def knows_permutations(train: Data, scale: Scale, seed: int) -> Sent:
             weights, groups, random_permutations(groups, torch.default_generator)
         )
 
-    fit(net, bad, PermutationAware(another), **{**scale.training(), "seed": seed})
+    fit(net, bad, PermutationAware(another), training=scale.training(), seed=seed)
     return Sent(net, carried, TARGET)
 
 
@@ -129,7 +129,7 @@ def knows_paths(train: Data, scale: Scale, seed: int) -> Sent:
     carried = patch(scale)
     bad = poison(train, carried, rate=0.1, target=TARGET, generator=drawn(seed))
     ends = [scale.trained(bad, seed + 1000 * i) for i in range(2)]
-    first, second = path_aware(*ends, bad, {**scale.training(), "lr": 0.1, "seed": seed})
+    first, second = path_aware(*ends, bad, scale.training().replace(lr=0.1, seed=seed))
     return Sent(first, carried, TARGET, second)
 
 

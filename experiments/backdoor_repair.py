@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import nn
 
 from isthmus import Augment, Data, fit, repair, split
 from isthmus.attacks import Patch, poison
+from isthmus.curves import CURVE_TRAINING, Route
 from isthmus.data import load_data
 from isthmus.defenses import (
     FTSAM,
@@ -32,6 +32,7 @@ from isthmus.defenses import (
     FromScratch,
     GaussianNoise,
     Rule,
+    Selection,
     StraightAverage,
     farthest_within,
 )
@@ -41,22 +42,18 @@ from isthmus.metrics import Path as Path_
 from isthmus.models import load_checkpoint, preact_resnet, save_checkpoint
 from isthmus.runs import Precision, read_json, write_json
 from isthmus.training import Training, one_cycle
+from isthmus.types import Defense
 
 TRIGGER, RATE, ENDS = Patch(), 0.1, (222, 31)
 TARGETS: dict[str, Target] = {"single": 1, "all": "all"}
-CYCLES = (
-    (391 * 16, 0.2),
-    (391 * 4, 0.1),
-)  # steps and peak learning rate of the endpoints' two training cycles
+CYCLES = ((391 * 16, 0.2), (391 * 4, 0.1))
+"""Steps and peak learning rate of the endpoints' two training cycles."""
+
 SIZES, SEEDS, JUDGES = (2500, 1000, 500, 250, 50), (0, 1, 2), 5000
 GRADIENTS = 200  # the budget of every method that trains; a sharpness-aware step takes two
-TRAINING: Training = {"steps": GRADIENTS, "weight_decay": 1e-4, "augment": Augment(2)}
-PATH: Training = {
-    **TRAINING,
-    "steps": GRADIENTS // 2,
-    "lr": 0.5,
-}  # see docs/experiments.md for what else was tried
-RHO, LOW, HIGH = 2.0, 0.05, 0.2
+TRAINING = Training(steps=GRADIENTS, lr=0.05, weight_decay=1e-4, augment=Augment(2))
+PATH = CURVE_TRAINING.replace(steps=GRADIENTS // 2, augment=Augment(2))
+ROUTE = Route(low=0.05, high=0.2)  # see docs/experiments.md for what else was tried
 TOLERANCES, OTHERWISE = (
     (0.035, 0.05, 0.08),
     0.12,
@@ -116,21 +113,19 @@ def judges(data: Data, target: Target, precision: Precision = "bf16") -> Metrics
     }
 
 
-def rivals(
-    other: nn.Module, training: Training
-) -> dict[str, Callable[[nn.Module, Data], nn.Module]]:
+def rivals(other: nn.Module, training: Training) -> dict[str, Defense]:
     """The baselines of the paper and FT-SAM, with the path's samples, gradients, batch size and
     augmentation.
     """
     return {
-        "fine-tune, lr 0.02": FineTune({**training, "lr": 0.02}),
-        "fine-tune, lr 0.05": FineTune({**training, "lr": 0.05}),
-        "FT-SAM": FTSAM({**training, "lr": 0.05}),
+        "fine-tune, lr 0.02": FineTune(training.replace(lr=0.02)),
+        "fine-tune, lr 0.05": FineTune(training),
+        "FT-SAM": FTSAM(training),
         "noise between the ends": GaussianNoise(other, "between"),
         "noise around the tampered end": GaussianNoise(other, "around"),
         "straight average": StraightAverage(other),
-        "fine-prune, by norm": FinePrune({**training, "lr": 0.05}, by="norm"),
-        "from scratch": FromScratch({**training, "lr": 0.1}),
+        "fine-prune, by norm": FinePrune(training, by="norm"),
+        "from scratch": FromScratch(training.replace(lr=0.1)),
     }
 
 
@@ -147,7 +142,7 @@ def job(test: Data, weights: Path, setting: str, n: int, seed: int, only: str) -
         load_checkpoint(weights / f"{setting}-{each}.safetensors", preact_resnet(20))
         for each in ENDS
     )
-    training: Training = {**TRAINING, "seed": seed}
+    training = TRAINING.replace(seed=seed)
     if file.exists():
         record = read_json(file)
     else:
@@ -166,9 +161,8 @@ def job(test: Data, weights: Path, setting: str, n: int, seed: int, only: str) -
             began = time.perf_counter()
             net = defense(start, bonafide)
             seconds = time.perf_counter() - began
-            gradients = getattr(defense, "training", {}).get("steps", 0)
             record["rows"][name] = {
-                "gradients": gradients,
+                "gradients": defense.gradients,
                 "seconds": seconds,
                 **as_records(measure(net, metrics)),
             }
@@ -181,10 +175,9 @@ def walk(
     """Repair by the path, add its row, and return the path as judged and as the rule saw it."""
     began = time.perf_counter()
     rule = farthest_within(TOLERANCES[1], otherwise=OTHERWISE)
-    options: Training = {**PATH, "seed": seed}
-    found = repair(
-        start, bonafide, end, rule=rule, rho=RHO, low=LOW, high=HIGH, points=INNER, **options
-    )
+    training = PATH.replace(seed=seed)
+    selection = Selection(rule, points=INNER)
+    found = repair(start, bonafide, end, route=ROUTE, training=training, selection=selection)
     seconds = time.perf_counter() - began
     rows["path"] = {
         "t": float(found.t),

@@ -29,7 +29,8 @@ from torch import nn
 
 from isthmus import Data, split
 from isthmus.attacks import IMAGES, Reactivate
-from isthmus.data import hold_out
+from isthmus.curves import CURVE_TRAINING, Route
+from isthmus.data import Parts
 from isthmus.defenses import (
     ANP,
     BONAFIDE,
@@ -45,6 +46,7 @@ from isthmus.defenses import (
     FromScratch,
     GaussianNoise,
     InvertedSuccess,
+    Selection,
     averaged_repairs,
     fixed,
     invert,
@@ -91,13 +93,7 @@ def families(
     """
 
     def spent(lr: float, gradients: int) -> Training:
-        return {
-            "steps": gradients,
-            "lr": lr,
-            "weight_decay": 1e-4,
-            "augment": scale.augment,
-            "seed": seed,
-        }
+        return Training(steps=gradients, lr=lr, weight_decay=1e-4, augment=scale.augment, seed=seed)
 
     return {
         "fine-tune": (lambda lr, g: FineTune(spent(lr, g)), (0.02, 0.05, 0.1)),
@@ -148,13 +144,13 @@ class Bench:
     judges: dict[str, Metric]
     clean: Callable[[], nn.Module]  # trains a network that was never poisoned
 
-    def parts(self) -> tuple[Data, Data]:
-        """Return the samples that train and those held out: the split that `repair` makes."""
-        return hold_out(self.bonafide, 0.2, self.seed)
+    def parts(self) -> Parts:
+        """Return the samples that train and those held out, for `repair` and its rivals alike."""
+        return Parts.of(self.bonafide, seed=self.seed)
 
     def row(self, net: nn.Module, **more: Any) -> dict[str, Any]:
         """Return what the defender and the judges measure on one network."""
-        metrics = {BONAFIDE: Accuracy(self.parts()[1]), **self.judges}
+        metrics = {BONAFIDE: Accuracy(self.parts().held_out), **self.judges}
         return {**more, **as_records(measure(net, metrics))}
 
     def rival(self, name: str) -> list[dict[str, Any]]:
@@ -169,7 +165,7 @@ class Bench:
         """Return the row of one setting."""
         began = time.perf_counter()
         try:
-            net = defense(self.sent.network, self.parts()[0])
+            net = defense(self.sent.network, self.parts().fitted)
         except BadInput as error:
             return {"setting": setting, "refused": str(error)}
         return self.row(net, setting=setting, seconds=time.perf_counter() - began)
@@ -188,44 +184,41 @@ class Bench:
 
         `seconds` is what the repair took. `watch` adds what the rules of `rules.py` look at, and
         `wake` what a few triggered images bring back at the last of the points."""
-        began, (fitted, held_out) = time.perf_counter(), self.parts()
-        options: Training = {
-            "steps": gradients // 2,
-            "augment": self.scale.augment,
-            "seed": self.seed,
-        }
+        began = time.perf_counter()
+        parts = self.parts()
         found = repair(
             self.sent.network,
-            self.bonafide,
+            parts,
             other,
-            points=points,
-            rule=fixed(points[-1]),
-            bends=bends,
-            **options,
+            route=Route(bends=bends),
+            training=self.curve_training(max(1, gradients // 2)),
+            selection=Selection(fixed(points[-1]), points=points),
         )
         seconds = time.perf_counter() - began
-        along = partial(evaluate_path, found.curve, t=found.path.t, recalibrate_on=fitted)
+        along = partial(evaluate_path, found.networks, t=found.path.t)
         record = {
             "seconds": seconds,
             "seen": found.path.record(),
             "judged": along(self.judges).record(),
         }
         if watch:
-            seen = along(stand_ins(self.sent.network, fitted, held_out)).record()
+            seen = along(stand_ins(self.sent.network, parts.fitted, parts.held_out)).record()
             record["seen"]["values"] |= seen["values"]
         if wake:
             record["re-activation"] = self.woken(found.model)
         return record
 
     def straight(self, end: Defense, **how: Any) -> dict[str, Any]:
-        """Return the path straight to what a defense makes: where `repair` looks with few samples."""
+        """Return the path straight to what a defense makes, as `repair` takes with few samples."""
         return self.path(0, other=end, bends=0, points=STRETCH, **how)
 
     def averaged(self) -> Defense:
-        """Return the end of the path that `repair` takes with few samples: the mean of two repairs."""
-        return averaged_repairs(
-            steps=self.scale.gradients // 2, augment=self.scale.augment, seed=self.seed
-        )
+        """Return the end of the path that `repair` takes with few samples, a mean of two repairs."""
+        return averaged_repairs(self.curve_training(self.scale.gradients // 2))
+
+    def curve_training(self, steps: int) -> Training:
+        """Return how a curve is trained in that many steps, of two gradients each."""
+        return CURVE_TRAINING.replace(steps=steps, augment=self.scale.augment, seed=self.seed)
 
     def whole(self, name: str) -> Defense:
         """Return a rival who spends the whole budget on one setting, as the path does."""
@@ -236,7 +229,7 @@ class Bench:
         """Return what a few triggered images bring back, and the barrier between a network and the
         tampered one.
         """
-        fitted, _ = self.parts()
+        fitted = self.parts().fitted
         rows = {}
         for images in IMAGES:
             woken = Reactivate(self.sent.trigger, self.sent.target, images, seed=self.seed)(

@@ -26,7 +26,7 @@ from torch import nn
 
 from isthmus import Accuracy, Data, InjectionSuccess, load_data, repair, split
 from isthmus.attacks import Penalized, draw, mislabeled
-from isthmus.curves import RHO
+from isthmus.curves import CURVE_TRAINING
 from isthmus.data import check_disjoint, repeated, save_npz
 from isthmus.defenses import FinePrune, FineTune
 from isthmus.evidence import provenance
@@ -136,12 +136,9 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
         "injection success": InjectionSuccess(own),
         "the other end's": InjectionSuccess(other),
     }
-    training: Training = {
-        "steps": args.gradients,
-        "weight_decay": 1e-4,
-        "augment": scale.augment,
-        "seed": seed,
-    }
+    training = Training(
+        steps=args.gradients, lr=0.05, weight_decay=1e-4, augment=scale.augment, seed=seed
+    )
     if file.exists():
         record = read_json(file)
     else:
@@ -168,10 +165,10 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
         clean = [end("standard", number, args.scale, train, test) for number in ENDS]
         record["rows"][CONTROL], _ = walk(*clean, bonafide, metrics, training)
         write_json(file, record)
-    rivals = {f"fine-tune, lr {lr:g}": FineTune({**training, "lr": lr}) for lr in (0.02, 0.05)}
+    rivals = {f"fine-tune, lr {lr:g}": FineTune(training.replace(lr=lr)) for lr in (0.02, 0.05)}
     for name, defense in {
         **rivals,
-        "fine-prune, by norm": FinePrune({**training, "lr": 0.05}),
+        "fine-prune, by norm": FinePrune(training),
     }.items():
         if name not in record["rows"]:
             began = time.perf_counter()
@@ -192,12 +189,13 @@ def walk(
     rule saw it.
     """
     began = time.perf_counter()
-    options: Training = {
-        **training,
-        "steps": training["steps"] // 2,
-        "lr": 0.5,
-    }  # a step takes two gradients
-    found = repair(start, bonafide, end, points=POINTS, rho=RHO, **options)
+    curve = CURVE_TRAINING.replace(
+        steps=training.steps // 2,  # a step takes two gradients
+        weight_decay=training.weight_decay,
+        augment=training.augment,
+        seed=training.seed,
+    )
+    found = repair(start, bonafide, end, points=POINTS, training=curve)
     seconds = time.perf_counter() - began
     row = {
         "t": float(found.t),

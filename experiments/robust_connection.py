@@ -24,6 +24,7 @@ from scale import BALL, SCALES
 
 from isthmus import Data, RobustAccuracy, connect, evaluate_path, split
 from isthmus.attacks import auto_attack
+from isthmus.curves import Route
 from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, MeanLoss, RobustLoss
 from isthmus.metrics import Path as Path_
@@ -61,17 +62,15 @@ def job(train: Data, test: Data, pair: str, loss: str, seed: int, name: str) -> 
     kept.mkdir(parents=True, exist_ok=True)
     ends = [end(kind, 2 * seed + i, name, train, test) for i, kind in enumerate(PAIRS[pair])]
     judged, strong = split(test, [JUDGED, STRONG], torch.Generator().manual_seed(seed))
-    options: Training = {
-        "steps": scale.steps // 2,
-        "lr": LR,
-        "weight_decay": 5e-4,
-        "clip": None,
-        "seed": seed,
-        "augment": scale.augment,
-        "checkpoint": kept / f"{file.stem}.state",
-    }
+    training = Training(
+        steps=scale.steps // 2, lr=LR, weight_decay=5e-4, seed=seed, augment=scale.augment
+    )
     curve, history = connect(
-        *ends, train, loss=scale.losses()[loss], rho=0, low=0.0, high=1.0, **options
+        *ends,
+        train,
+        route=Route(loss=scale.losses()[loss], rho=0, low=0.0, high=1.0),
+        training=training,
+        checkpoint=kept / f"{file.stem}.state",
     )
     sample = train[:RECALIBRATE]
     path = evaluate_path(curve, judges(judged), POINTS, recalibrate_on=sample, folder=kept)

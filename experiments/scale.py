@@ -67,7 +67,7 @@ class Scale:
     def trained(self, train: Data, seed: int, loss: Loss = cross_entropy) -> nn.Module:
         """Return a network trained from scratch."""
         net = self.fresh(seed)
-        fit(net, train, loss, seed=seed, **self.training())
+        fit(net, train, loss, training=self.training(), seed=seed)
         return net
 
     def losses(self) -> dict[str, Loss]:
@@ -76,15 +76,15 @@ class Scale:
 
     def training(self) -> Training:
         """Return how a network of this scale is trained."""
-        return {
-            "steps": self.steps,
-            "lr": 0.2,
-            "weight_decay": 2e-4,
-            "nesterov": True,
-            "schedule": one_cycle,
-            "batch_size": self.batch,
-            "augment": self.augment,
-        }
+        return Training(
+            steps=self.steps,
+            lr=0.2,
+            weight_decay=2e-4,
+            nesterov=True,
+            schedule=one_cycle,
+            batch_size=self.batch,
+            augment=self.augment,
+        )
 
 
 SCALES = {

@@ -36,13 +36,7 @@ def endpoints(scale: Scale, seed: int) -> dict[str, tuple[Defense, int]]:
     gradients.
     """
     steps = int(SHARE * scale.gradients)
-    training: Training = {
-        "steps": steps,
-        "lr": 0.05,
-        "weight_decay": 1e-4,
-        "augment": scale.augment,
-        "seed": seed,
-    }
+    training = Training(steps=steps, lr=0.05, weight_decay=1e-4, augment=scale.augment, seed=seed)
     return {
         "permuted copy, random": (PermutedCopy("random", seed), scale.gradients),
         "permuted copy, least correlated": (PermutedCopy(), scale.gradients),

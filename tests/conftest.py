@@ -4,12 +4,15 @@
 
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported, and for the processes that tests start
+# Before torch is imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 from support.backdoored import backdoored, bonafide_and_evaluation
+
+settings.register_profile("no clock", deadline=None)  # a loaded machine is slow, and right
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

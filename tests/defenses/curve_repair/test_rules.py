@@ -1,6 +1,9 @@
 """Rules for t: laws over paths of any shape, and what a rule must never see."""
 
+import copy
+import dataclasses
 import inspect
+import pickle
 
 import pytest
 from hypothesis import given
@@ -55,9 +58,10 @@ def test_the_number_of_samples_decides_whether_a_rule_can_tell(n, confident):
 def test_up_to_is_the_naive_search(hits, t, tolerance):
     path = path_of(hits)
     choice, values = select.up_to(t, tolerance)(path), path[select.BONAFIDE]
-    asked = min(path.t[1:-1], key=lambda each: abs(each - t))
+    inner = [point for point in path.t if 0 < point < 1 or point == t]
+    farthest = min(inner, key=lambda point: abs(point - t))
     known = dict(zip(path.t, values, strict=True))
-    walk = [each for each in reversed(path.t[1:-1]) if each <= asked]
+    walk = [point for point in reversed(path.t[1:]) if point <= farthest]
     best = max(values)
     while (
         walk
@@ -73,7 +77,39 @@ def test_up_to_is_the_naive_search(hits, t, tolerance):
         )
     else:
         assert not choice.confident and "cannot tell" in choice.reason
-        assert known[choice] == max(known[each] for each in path.t[1:-1] if each <= asked)
+        assert known[choice] == max(known[point] for point in path.t[1:] if point <= farthest)
+
+
+@pytest.mark.parametrize(
+    "hits, chosen, says",
+    [
+        ([900, 890, 880, 870, 900], 0.25, "t = 0.25, the measured point nearest to the rule's"),
+        ([900, 600, 600, 600, 900], 0.25, "t = 0.25, the most accurate point up to t = 0.25"),
+    ],
+)
+def test_a_reason_speaks_of_the_t_that_was_taken(hits, chosen, says):
+    choice = select.up_to(0.28)(path_of(hits))
+    assert choice == chosen and says in choice.reason
+
+
+def test_a_repair_that_is_held_back_says_from_where():
+    choice = select.up_to(0.75)(path_of([900, 880, 600, 600, 900]))
+    assert choice == 0.25
+    assert choice.reason.startswith("took t = 0.25, because the points from there to t = 0.75")
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))]
+)
+def test_a_choice_is_a_number_that_can_be_copied(again):
+    choice = select.Choice(0.25, rule="mine", reason="because", confident=True)
+    twin = again(choice)
+    assert twin == choice == 0.25 == twin.t == float(twin)
+    assert (twin.rule, twin.reason, twin.confident) == ("mine", "because", True)
+    assert f"{twin} {twin:.1f} {twin:g}" == "0.25 0.2 0.25" and twin < 0.5 and 1 - twin == 0.75
+    assert dataclasses.replace(twin, t=0.5) == 0.5
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        choice.reason = "another"
 
 
 @given(st.integers(100, 1000), st.integers(0, 1000), st.integers(0, 1000))
