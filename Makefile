@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cpus slow bench lint
+.PHONY: demo picture test test-cpus slow bench lint
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ BIN := .venv/bin
 
 demo: .venv/core
 	$(BIN)/isthmus demo --resume
+
+picture: demo
+	$(BIN)/python docs/picture.py demo/report.html docs/report.png
 
 test: .venv/dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -59,4 +59,6 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     if report.landscape is not None:
         say_landscape(report.landscape)
     say(report.verdict)
+    for line in evidence.text.woken(report):
+        say(line)
     say(f"wrote {repaired}, {page.with_suffix('.json')} and {page}")

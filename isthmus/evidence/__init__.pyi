@@ -15,3 +15,4 @@ from .record import Report as Report
 from .record import Value as Value
 from .record import read_report as read_report
 from .record import values_of as values_of
+from .text import to_markdown as to_markdown

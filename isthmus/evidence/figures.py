@@ -28,7 +28,7 @@ from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 from isthmus.evidence.labels import axis, label, short
 from isthmus.evidence.record import Landscape, Report, Value
 from isthmus.evidence.summary import end_names, worst_classes
-from isthmus.metrics.names import ATTACK_SUCCESS
+from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, BONAFIDE_ACCURACY, BONAFIDE_LOSS, LOSS
 from isthmus.metrics.path import Path
 from isthmus.metrics.plane import PlaneValues
 from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, SHARE, unit_of
@@ -56,11 +56,11 @@ class _Look(NamedTuple):
 
 
 _LOOKS = {
-    "accuracy": _Look("clean", "-", "o"),
-    "attack success": _Look("attack", "-", "s"),
-    "bonafide accuracy": _Look("bonafide", (0, (4, 1.6)), "D"),
-    "loss": _Look("clean", "-", "o"),
-    "bonafide loss": _Look("bonafide", (0, (4, 1.6)), "D"),
+    ACCURACY: _Look("clean", "-", "o"),
+    ATTACK_SUCCESS: _Look("attack", "-", "s"),
+    BONAFIDE_ACCURACY: _Look("bonafide", (0, (4, 1.6)), "D"),
+    LOSS: _Look("clean", "-", "o"),
+    BONAFIDE_LOSS: _Look("bonafide", (0, (4, 1.6)), "D"),
     "robustness loss": _Look("attack", (0, (4, 1.6)), "s"),
     "error": _Look("clean", "-", "o"),
     "evasion success": _Look("attack", (0, (4, 1.6)), "s"),

@@ -153,6 +153,7 @@ def _curve(repaired: Repair) -> CurvePart:
             "batch_size": history.batch_size if history else 0,
             "seed": history.seed if history else 0,
             "losses": history.losses if history else [],
+            **({"seconds": history.seconds} if history else {}),
             "length": repaired.path.length,
         }
     )

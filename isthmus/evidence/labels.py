@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, BONAFIDE_ACCURACY, BONAFIDE_LOSS, LOSS
 from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, SHARE
 
 LABELS = {
-    "accuracy": "Clean accuracy",
-    "bonafide accuracy": "Bonafide accuracy",
-    "attack success": "Attack success rate",
-    "loss": "Clean loss",
-    "bonafide loss": "Bonafide loss",
+    ACCURACY: "Clean accuracy",
+    BONAFIDE_ACCURACY: "Bonafide accuracy",
+    ATTACK_SUCCESS: "Attack success rate",
+    LOSS: "Clean loss",
+    BONAFIDE_LOSS: "Bonafide loss",
     "robustness loss": "Robustness loss",
     "evasion success": "Evasion success",
     "lambda_max": "λ_max",

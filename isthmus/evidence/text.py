@@ -115,7 +115,7 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
         _markdown_table(report),
         ["Intervals are at 95 %."],
         [_chosen(report)],
-        _woken(report),
+        woken(report),
         *_limits(report),
     ]
     text = "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -152,8 +152,8 @@ def _chosen(report: Report) -> str:
     return f"{where} {_escape(choice.reason.rstrip('.'))}."
 
 
-def _woken(report: Report) -> list[str]:
-    """What retraining with triggered images brought back, where it was tried."""
+def woken(report: Report) -> list[str]:
+    """Return a sentence on what retraining with triggered images brought back, if it was tried."""
     if report.permanence is None or not report.permanence.reactivation:
         return []
     tries = [

@@ -14,6 +14,15 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from isthmus.metrics.names import (
+    ACCURACY,
+    ATTACK_SUCCESS,
+    BONAFIDE_ACCURACY,
+    BONAFIDE_LOSS,
+    INJECTION_SUCCESS,
+    LOSS,
+    ROBUST_ACCURACY,
+)
 from isthmus.types import BadInput
 
 _Z95 = 1.959963984540054
@@ -209,15 +218,15 @@ def from_record(record: Mapping[str, Any], name: str = "") -> float:
 
 
 _UNITS_BY_NAME = {
-    "accuracy": SHARE,
-    "bonafide accuracy": SHARE,
-    "robust accuracy": SHARE,
-    "attack success": SHARE,
-    "injection success": SHARE,
+    ACCURACY: SHARE,
+    BONAFIDE_ACCURACY: SHARE,
+    ROBUST_ACCURACY: SHARE,
+    ATTACK_SUCCESS: SHARE,
+    INJECTION_SUCCESS: SHARE,
     "evasion success": SHARE,
     "error": SHARE,
-    "loss": NATS,
-    "bonafide loss": NATS,
+    LOSS: NATS,
+    BONAFIDE_LOSS: NATS,
     "robustness loss": NATS,
     "quadratic loss, lower": NATS,
     "quadratic loss, upper": NATS,

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from isthmus.metrics.names import BONAFIDE_ACCURACY
 from isthmus.metrics.path import Path
 from isthmus.metrics.values import Rate, least_drop
 from isthmus.runs.wording import abbreviated, percent
 from isthmus.types import BadInput
 
-BONAFIDE = "bonafide accuracy"
+BONAFIDE = BONAFIDE_ACCURACY
 """The metric that rules read: accuracy on bonafide samples that the curve was not trained on."""
 
 FAR = 0.28

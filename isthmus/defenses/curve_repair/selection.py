@@ -12,6 +12,7 @@ from isthmus.data.splits import HOLDOUT, Parts
 from isthmus.defenses.curve_repair.rules import BONAFIDE, Rule, default_rule
 from isthmus.defenses.curve_repair.stand_ins import Watch
 from isthmus.metrics.accuracy import Accuracy, MeanLoss
+from isthmus.metrics.names import BONAFIDE_LOSS
 from isthmus.metrics.path import grid
 from isthmus.types import Metric
 
@@ -42,7 +43,7 @@ class Selection:
         """Return what is measured at each t, by name."""
         metrics: dict[str, Metric] = {
             BONAFIDE: Accuracy(parts.held_out),
-            "bonafide loss": MeanLoss(parts.held_out),
+            BONAFIDE_LOSS: MeanLoss(parts.held_out),
         }
         if self.watch is not None:
             metrics |= self.watch(tampered, parts.fitted, parts.held_out)
