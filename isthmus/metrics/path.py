@@ -1,11 +1,11 @@
-"""A curve with measurements: any metrics at any t, each point kept as soon as it is computed.
+"""A curve with measurements: any metrics at any t, each point stored as soon as it is computed.
 
 Source: Garipov et al., NeurIPS 2018; Zhao et al., ICLR 2020, Figs. 1-4; barrier after Frankle et
 al., ICML 2020.
 
 Where we depart: BatchNorm at every interior t is recalibrated on bonafide data alone; the two ends
-keep their own buffers unless asked otherwise, so that t = 0 and t = 1 are the checkpoints that came
-in."""
+keep their own buffers unless ends="recalibrated", so that t = 0 and t = 1 are the checkpoints that
+came in."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class Path:
     recalibrated_on: str
 
     def __getitem__(self, name: str) -> tuple[float, ...]:
-        """Return one metric's values, in the order of t. Raises BadInput where it was not measured."""
+        """Return one metric's values, in the order of t.
+
+        Raises BadInput where the metric was not measured.
+        """
         if name not in self.values:
             raise BadInput(
                 f"metric {name!r}",
@@ -77,12 +80,15 @@ class Path:
         )
 
     def at(self, t: float) -> dict[str, float]:
-        """Return every metric's answer at one measured t. Raises BadInput where t was not measured."""
-        matches = [i for i, each in enumerate(self.t) if abs(each - t) < 1e-9]
+        """Return every metric's value at one measured t.
+
+        Raises BadInput where t was not measured.
+        """
+        matches = [i for i, measured in enumerate(self.t) if abs(measured - t) < 1e-9]
         if not matches:
             raise BadInput(
                 f"t = {t:g}",
-                expected=f"one of {[round(each, 4) for each in self.t]}",
+                expected=f"one of {[round(measured, 4) for measured in self.t]}",
                 fix="measure it first",
             )
         return {name: values[matches[0]] for name, values in self.values.items()}
@@ -131,7 +137,7 @@ def grid(t: int | Sequence[float], low: float = 0.0, high: float = 1.0) -> tuple
                 fix="pass t=21, or the values",
             )
         t = [round(low + (high - low) * i / (t - 1), 12) for i in range(t)]
-    values = tuple(sorted({float(each) for each in t}))
+    values = tuple(sorted({float(value) for value in t}))
     if not values or not 0 <= values[0] <= values[-1] <= 1:
         raise BadInput(
             f"t = {list(t)}", expected="values in [0, 1]", fix="pass points on the curve"
@@ -145,10 +151,10 @@ def _fingerprint(
     """Recognize a point by all that its values depend on, so that a cache can never answer for
     another curve.
     """
-    asked = "".join(f"{name}={identity_of(metric)};" for name, metric in metrics.items())
+    questions = "".join(f"{name}={identity_of(metric)};" for name, metric in metrics.items())
     others = [*curve.uncombined(0.0).values(), *curve.uncombined(1.0).values()]
     weights = sha256_of(curve.ends, curve.frozen_ends, curve.bends, *others)
-    text = f"{type(curve).__name__} {weights} {data.sha256} {ends} {precision} {asked}"
+    text = f"{type(curve).__name__} {weights} {data.sha256} {ends} {precision} {questions}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -167,29 +173,41 @@ def evaluate_path(
     `t` is a count of equally spaced points or the values. `recalibrate_on` is the bonafide data,
     all that BatchNorm ever sees. Instead of a curve and these data, `PathNetworks` can be given,
     whose data and precision are taken: it recalibrates each t once, however often it is measured.
-    With `folder`, each point is kept there once computed, and is not
-    computed again. Under `torchrun` the points are shared out among the ranks. Raises BadInput
-    where t leaves [0, 1], or a curve comes without data."""
+    With `folder`, each point is stored there when it is computed, and is not computed again. Under
+    `torchrun` the points are shared out among the ranks. Raises BadInput where t leaves [0, 1], or
+    a curve comes without data."""
     networks = _networks(curve, recalibrate_on, precision)
     curve, data, precision = networks.curve, networks.data, networks.precision
-    ts, here = grid(t), ranks()
+    ts = grid(t)
+    here = ranks()
     mark = _fingerprint(curve, metrics, data, ends, precision) if folder else ""
-    found: dict[float, dict[str, float]] = {}
+    points: dict[float, dict[str, float]] = {}
     mine = ts[here.rank :: here.world]
     with bar("measuring the path", len(mine)) as advance:
-        for each in mine:
-            file = File(folder) / f"{mark}-t{each:.6f}.json" if folder else None
-            if file and file.exists():
-                found[each] = {n: from_record(r, n) for n, r in read_json(file).items()}
-            else:
-                found[each] = measure(networks.at(each, ends=ends), metrics)
-                if file:
-                    write_json(file, {name: as_record(v) for name, v in found[each].items()})
-            advance(f"t = {each:g}")
-    found = {each: values for part in gathered(found) for each, values in part.items()}
-    distance = tuple(curve.distance(each) for each in ts)
-    values = {name: tuple(found[each][name] for each in ts) for name in metrics}
+        for at in mine:
+            file = File(folder) / f"{mark}-t{at:.6f}.json" if folder else None
+            points[at] = _point(networks, metrics, at, ends, file)
+            advance(f"t = {at:g}")
+    points = {at: values for part in gathered(points) for at, values in part.items()}
+    distance = tuple(curve.distance(at) for at in ts)
+    values = {name: tuple(points[at][name] for at in ts) for name in metrics}
     return Path(ts, distance, values, curve.arc_length(), _recalibrated_on(curve, data, ends))
+
+
+def _point(
+    networks: PathNetworks,
+    metrics: Mapping[str, Metric],
+    t: float,
+    ends: Literal["own", "recalibrated"],
+    file: File | None,
+) -> dict[str, float]:
+    """Return every metric's value at t; read from the file if it is there, else written to it."""
+    if file is not None and file.exists():
+        return {name: from_record(record, name) for name, record in read_json(file).items()}
+    values = measure(networks.at(t, ends=ends), metrics)
+    if file is not None:
+        write_json(file, {name: as_record(value) for name, value in values.items()})
+    return values
 
 
 def _networks(
@@ -211,9 +229,7 @@ def _networks(
 def _recalibrated_on(curve: Curve, data: Data, ends: str) -> str:
     if not recalibrated_layers(curve.export(0.0)):
         return "nothing: the network has no BatchNorm statistics that move"
-    where = (
-        "every t"
-        if ends == "recalibrated"
-        else "every t but the ends, which keep their own statistics"
-    )
+    where = "every t"
+    if ends == "own":
+        where = "every t but the ends, which keep their own statistics"
     return f"{len(data)} bonafide samples (sha256 {data.sha256[:16]}) at {where}"
