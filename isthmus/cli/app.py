@@ -74,6 +74,7 @@ COMMANDS = (
     Command("inject", TRAIN, "Change weights so that some images take wrong labels."),
     Command("flip", TRAIN, "Flip random bits of the weights, as memory faults do."),
     Command("evaluate", MEASURE, "Measure accuracy, loss, attack success and robustness."),
+    Command("certify", MEASURE, "Prove which answers no input within eps changes."),
     Command("attack", MEASURE, "Attack the inputs of a checkpoint."),
     Command("inspect", MEASURE, "Say whether a checkpoint obeys an oddly small trigger."),
     Command("references", MEASURE, "Collect inspections of clean networks for inspect."),

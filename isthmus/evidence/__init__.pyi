@@ -1,3 +1,5 @@
+from .certificate_report import Certificates as Certificates
+from .certificate_report import certificates as certificates
 from . import comparison as comparison
 from . import figures as figures
 from . import text as text

@@ -1,0 +1,120 @@
+"""`isthmus certify`: what no attack within eps can change."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from isthmus import attacks, certification, data, evidence, models, runs
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import InputFile, ModelSpec, NewFile, Samples
+from isthmus.cli.output import say
+from isthmus.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+    from isthmus.certification import Certifier
+    from isthmus.data import Ball
+    from isthmus.evidence import Certificates
+    from isthmus.types import Attack
+
+CertifierName = Literal["auto", "mixed-monotone", "interval", "lipschitz", "smoothing"]
+
+
+def certify_command(
+    checkpoint: InputFile,
+    *,
+    model: ModelSpec,
+    samples: Annotated[Samples, Parameter(name="--data")],
+    out: NewFile,
+    eps: str = "0.01,0.03,0.1",
+    certifier: CertifierName = "auto",
+    sigma: float = 0.25,
+    attack_steps: int = 20,
+    restarts: int = 1,
+) -> None:
+    """Prove which answers no input within eps changes.
+
+    Prints certified accuracy at every eps, the accuracy that PGD leaves, and the gap between them,
+    and writes report.json and report.html into a folder.
+
+    :param checkpoint: The network to certify.
+    :param out: A new folder for the report.
+    :param samples: Evaluation samples: a named set, Parquet, image folder or .npz.
+    :param eps: Radii in units of images in [0, 1], as 0.01,8/255: l-inf; l2 for smoothing.
+    :param certifier: By default mixed-monotone for a network with equilibrium layers, and interval
+        for others. smoothing takes any network, and certifies its majority answer under noise.
+    :param sigma: Standard deviation of the noise of smoothing.
+    :param attack_steps: Steps of PGD at every eps; 0 for no attack. Smoothing is not attacked.
+    :param restarts: How often PGD starts anew.
+    """
+    certifies = _certifier(certifier, sigma)
+    smooth = certifier == "smoothing"
+    balls = [_ball(word, smooth=smooth) for word in eps.split(",")]
+    evaluation = load_samples(samples)
+    network = load_network(model, checkpoint)
+    if certifies is None:
+        implicit = bool(models.equilibria(network))
+        certifies = certification.MixedMonotone() if implicit else certification.Interval()
+    report = evidence.certificates(
+        network,
+        evaluation,
+        certifies,
+        balls,
+        None if smooth or not attack_steps else _pgd(attack_steps, restarts),
+        network=checkpoint.name,
+        provenance=evidence.provenance(0, {"data": evaluation}),
+    )
+    written, page = report.write(out)
+    say(_table(report))
+    say(report.verdict)
+    say(f"wrote {written} and {page}")
+
+
+def _certifier(name: CertifierName, sigma: float) -> Certifier | None:
+    """Return the certifier of that name; None where the network decides."""
+    if name == "auto":
+        return None
+    if name == "smoothing":
+        return certification.Smoothing(sigma)
+    kinds: dict[str, Callable[[], Certifier]] = {
+        "mixed-monotone": certification.MixedMonotone,
+        "interval": certification.Interval,
+        "lipschitz": certification.Lipschitz,
+    }
+    return kinds[name]()
+
+
+def _ball(word: str, *, smooth: bool) -> Ball:
+    """Return the ball of a radius. Raises BadInput where it is no number, or negative."""
+    try:
+        radius = float(Fraction(word.strip()))
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadInput(
+            f"eps {word!r}", expected="numbers or fractions", fix="write 0.01,8/255"
+        ) from error
+    return data.L2(radius) if smooth else data.Linf(radius)
+
+
+def _pgd(steps: int, restarts: int) -> Callable[[Ball], Attack]:
+    attacks.PGD(data.Linf(0.0), steps=steps, restarts=restarts)  # refuses what is no attack
+    return lambda ball: attacks.PGD(ball, steps=steps, restarts=restarts)
+
+
+def _table(report: Certificates) -> Table:
+    """Return one row for every eps."""
+    from rich.table import Table
+
+    table = Table("eps", "certified", "under attack", "gap", "ms a sample")
+    shown = runs.percent
+    for row in report.rows:
+        attacked = "" if row.attacked is None else shown(row.attacked)
+        gap = "" if row.gap is None else shown(row.gap)
+        cells = (f"{row.eps:g}", shown(row.certified), attacked, gap, f"{1000 * row.seconds:.3g}")
+        table.add_row(*cells)
+    return table
