@@ -23,12 +23,18 @@ class Selection:
 
     `rule` reads the path; None is `default_rule`. `watch` adds metrics for it to read, see
     `stand_ins`. `points` is a number of equally spaced t on the route's interval, or the values of
-    t. `holdout` is the share of the bonafide samples that select and train nothing."""
+    t. `holdout` is the share of the bonafide samples that select and train nothing.
+
+    Raises BadInput where there are fewer than two points or a value is outside [0, 1]: here, before
+    anything is trained."""
 
     rule: Rule | None = None
     watch: Watch | None = None
     points: int | Sequence[float] = 21
     holdout: float = HOLDOUT
+
+    def __post_init__(self) -> None:
+        grid(self.points)
 
     @property
     def values_of_t(self) -> Sequence[float] | None:
