@@ -19,16 +19,18 @@ def align_command(
     out: NewFile,
     by: Literal["activations", "weights"] = "activations",
     seed: int = 0,
+    details: bool = False,
 ) -> None:
     """Permute the channels of one checkpoint to match another.
 
-    NETWORK computes the same afterwards. What cannot be permuted is listed with the reason.
+    NETWORK computes the same afterwards.
 
     :param reference: The checkpoint to match.
     :param network: The checkpoint whose channels are permuted.
     :param out: A new file for the permuted network (.safetensors).
     :param by: Match channels by their activations on the clean samples, or by their weights.
     :param seed: Seed of the matching.
+    :param details: List what cannot be permuted, with the reasons.
     """
     samples = load_samples(clean)
     first = load_network(model, reference)
@@ -39,9 +41,11 @@ def align_command(
     models.save_checkpoint(aligned.model, out, metadata(origin))
     before = metrics.linear_barrier(first, second, samples)
     after = metrics.linear_barrier(first, aligned.model, samples)
-    for name, reason in aligned.fixed.items():
-        say(f"{name} stays: {reason}")
+    say(aligned.groups.summary + ("" if details else "; --details says why the others stay"))
+    if details:
+        for name, reason in aligned.fixed.items():
+            say(f"{name} stays: {reason}")
     say(
-        f"wrote {out}: {aligned.moved:.0%} of the channels moved; loss barrier of the straight "
+        f"wrote {out}: {aligned.moved:.0%} of these moved; loss barrier of the straight "
         f"line {before:.3f} before, {after:.3f} after"
     )

@@ -112,6 +112,23 @@ def grouped():
     )
 
 
+def same():
+    """Padding by a layer of its own in front of depthwise convolutions, as TensorFlow has it."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.ZeroPad2d((0, 1, 0, 1)),
+        nn.Conv2d(6, 6, 3, 2, groups=6),
+        nn.BatchNorm2d(6),
+        nn.ConstantPad2d((1, 2, 1, 0), 0.5),
+        nn.Conv2d(6, 8, 1),
+        nn.ZeroPad2d((-1, 1, 0, 0)),
+        nn.ReLU(),
+        nn.ConstantPad2d(1, 0.3),
+        nn.Flatten(),
+        nn.Linear(8 * 48, 4),
+    )
+
+
 def twice():
     """One convolution is used twice, so its two sides are one group."""
     conv = nn.Conv2d(6, 6, 3, padding=1)
@@ -161,6 +178,7 @@ MORE = {
     ),
     "depthwise": depthwise,
     "grouped": grouped,
+    "same": same,
     "twice": twice,
     "small_cnn": lambda: models.small_cnn(4, width=4),
     "mlp": lambda: models.mlp(4, size=8, hidden=(10, 7)),
@@ -273,6 +291,7 @@ def sizes(kind):
         ("mixer", [6, 8]),
         ("chooses", [5]),
         ("depthwise", [6, 8]),
+        ("same", [6, 8]),
         ("grouped", [2, 2, 2, 2, 5, 6, 6]),
         ("twice", [6]),
         ("small_cnn", [4, 4, 8, 8]),
@@ -451,3 +470,12 @@ def test_what_cannot_be_done_is_refused():
     wrong = permutation_groups(make("twice"), X)
     broken = type(wrong)((type(wrong.groups[0])(6, wrong.groups[0].places[:1]),), {}, wrong.example)
     refused(lambda: permute(make("twice"), broken, draws(broken)), "outputs differ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [("batchnorm", (14, 14)), ("same", (20, 20)), ("linear", (0, 0)), ("twice", (12, 12))],
+)
+def test_the_channels_that_can_move_are_counted_among_those_that_layers_make(kind, made):
+    groups = permutation_groups(make(kind), X)
+    assert groups.made == made and groups.summary.startswith(f"{made[0]} of {made[1]} channels")

@@ -11,7 +11,7 @@ reason. Every permuted network is compared with the original before it is handed
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +26,8 @@ from isthmus.models.forward import as_input, computing_type, eval_mode, logits_o
 from isthmus.models.view import copied
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput, Params
+
+_OUTPUTS = "it makes the network's outputs"
 
 Permutations = tuple[Tensor, ...]
 """For each group one permutation (size,) int64: channel i of the permuted network is channel p[i]
@@ -73,17 +75,24 @@ class Groups:
     name.
 
     A parameter stands in `fixed` if one of its axes cannot be permuted, or only in part; input
-    channels and classes are among them. `example` is what the network was followed on."""
+    channels and classes are among them. `example` is what the network was followed on. `made` counts the
+    channels that its layers make, those that can move and all, without the outputs."""
 
     groups: tuple[Group, ...]
     fixed: dict[str, str]
     example: Tensor = field(repr=False)
+    made: tuple[int, int] = (0, 0)
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    @property
+    def summary(self) -> str:
+        """How many of the channels that the layers make can move, in words."""
+        return "{} of {} channels can move".format(*self.made)
 
     @property
     def channels(self) -> int:
@@ -130,7 +139,7 @@ def _run(net: nn.Module, example: Tensor, blocks: Blocks | None, leaves: frozens
         for hook in hooks:
             hook.remove()
     if id(logits_of(out)) in tracer.labels:
-        tracer.pin(tracer.of(out).atom, "it makes the network's outputs")
+        tracer.pin(tracer.of(out).atom, _OUTPUTS)
     return tracer
 
 
@@ -326,6 +335,22 @@ def _fixed(classes: _Classes, groups: Sequence[Group]) -> dict[str, str]:
     return fixed
 
 
+def _made(classes: _Classes, groups: Sequence[Group]) -> tuple[int, int]:
+    """Return how many channels the layers make that can move, and how many in all, less outputs."""
+    tracer = classes.tracer
+    moving = Counter[Key]()
+    for place in (place for group in groups for place in group.places):
+        moving[place.name, place.axis] += place.index.numel()
+    moved = total = 0
+    for key in dict.fromkeys(tracer.made):
+        atom = tracer.places[key][0]
+        reasons = {classes.reason.get(root) for root in tracer.rooted(atom).unique().tolist()}
+        if reasons != {_OUTPUTS}:
+            total += len(atom)
+            moved += moving[key]
+    return moved, total
+
+
 def permutation_groups(module: nn.Module, example: Tensor) -> Groups:
     """Return which channels of the network may be permuted together, found by following one forward
     pass.
@@ -367,7 +392,7 @@ def permutation_groups(module: nn.Module, example: Tensor) -> Groups:
         ):
             classes, found = coarse, whole
     groups = tuple(_group(classes, roots) for roots in found)
-    return Groups(groups, _fixed(classes, groups), example)
+    return Groups(groups, _fixed(classes, groups), example, _made(classes, groups))
 
 
 def identity(groups: Groups) -> Permutations:
@@ -525,19 +550,22 @@ def check_fits(module: nn.Module, groups: Groups) -> None:
     """Raise BadInput where the groups name a parameter or an index that the network does not have."""
     tensors = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     for place in (place for group in groups for place in group.places):
-        shape = tensors[place.name].shape if place.name in tensors else None
-        size = (
-            0
-            if shape is None
-            else shape.numel()
-            if place.axis is None
-            else (*shape, *[0] * 9)[place.axis]
+        tensor = tensors.get(place.name)
+        if tensor is None:
+            got = f"a network without {place.name}"
+        elif int(place.index.max()) >= _length(tensor, place.axis):
+            got = f"{place.name} of shape {tuple(tensor.shape)}"
+        else:
+            continue
+        raise BadInput(
+            got,
+            expected="the architecture that the groups were found on",
+            fix="find them anew with permutation_groups",
         )
-        if int(place.index.max()) >= size:
-            raise BadInput(
-                f"a network without {place.name}"
-                if shape is None
-                else f"{place.name} of shape {tuple(shape)}",
-                expected="the architecture that the groups were found on",
-                fix="find them anew with permutation_groups",
-            )
+
+
+def _length(tensor: Tensor, axis: int | None) -> int:
+    """Return how many indices a tensor has along an axis, or flattened; 0 where it has no axis."""
+    if axis is None:
+        return tensor.numel()
+    return tensor.shape[axis] if axis < tensor.ndim else 0

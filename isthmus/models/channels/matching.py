@@ -276,9 +276,10 @@ def match_activations(
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """A network with permuted channels, ordinary and in eval mode, and how it came about.
+    """What `align` and `permuted_copy` return: a network with permuted channels, and its making.
 
-    `difference` is the greatest absolute difference of its outputs from the original's on the data
+    `model` is the network, an ordinary module in eval mode. `permutations` are those of `groups`,
+    one each. `difference` is the greatest absolute difference of its outputs from the original's on the data
     it was checked on."""
 
     model: nn.Module = field(repr=False)
@@ -318,8 +319,8 @@ def align(
     by: Literal["activations", "weights"] = "activations",
     seed: int = 0,
 ) -> Alignment:
-    """Return the module with its channels in the order of the reference's, computing what it
-    computed before.
+    """Return an Alignment, whose `model` is the module with its channels in the order of the
+    reference's, computing what it computed before.
 
     `seed` draws the order of weight matching. Points between the two networks still need
     `recalibrate` where they have BatchNorm. Raises BadInput where the two are not of one
@@ -342,7 +343,8 @@ def permuted_copy(
     how: Literal["least correlated", "random"] = "least correlated",
     seed: int = 0,
 ) -> Alignment:
-    """Return a copy of the network that computes the same, far from it in weight space.
+    """Return an Alignment, whose `model` is a copy of the network that computes the same, far from
+    it in weight space.
 
     "least correlated" assigns channels that behave differently on the data (TSC), "random" draws
     from `seed`. Raises BadInput where the network cannot be followed, nothing in it can be

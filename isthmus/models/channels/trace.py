@@ -200,6 +200,7 @@ class Tracer(TorchDispatchMode):
         self.edges: list[Tensor] = []
         self.pins: list[tuple[Tensor, str]] = []
         self.reads: list[Read] = []
+        self.made: list[Key] = []  # the axes of weights that make channels
         self.between_activations: list[Tensor] = []
         self.stack: list[str] = []
         self.node = self.product = self.muted = 0
@@ -525,9 +526,34 @@ class Tracer(TorchDispatchMode):
         return True
 
     def _pad(self, op: Any, args: Any, kwargs: Any, out: Any) -> bool:
+        """A margin of a constant: where one channel fills an axis, its margin is the channel's."""
         label, widths = self.of(args[0]), args[1]
-        self.put(out, Label(op(label.atom, widths, -1), op(label.tag, widths, 0), label.from_input))
+        if min(widths, default=0) < 0:  # which crops
+            atom, tag = op(label.atom, widths, -1), op(label.tag, widths, 0)
+            self.put(out, Label(atom, tag, label.from_input))
+            return True
+        for i in range(0, len(widths), 2):
+            label = self._with_margin(label, -1 - i // 2, widths[i], widths[i + 1])
+        self.put(out, label)
         return True
+
+    def _with_margin(self, label: Label, axis: int, low: int, high: int) -> Label:
+        """Return the label with a margin along one axis, whose elements are told apart by place."""
+        size = label.atom.shape[axis]
+        if not low + high:
+            return label
+        if not size:
+            widths = [0] * (2 * (-1 - axis)) + [low, high]
+            return label.moved(lambda t: aten.constant_pad_nd(t, widths, -1))
+        inside = torch.arange(-low, size + high).clamp(0, size - 1)
+        places = torch.arange(-low, size + high)
+        margin = ((places < 0) | (places >= size)).view([-1] + [1] * (-1 - axis))
+        atom, tag = (t.index_select(axis, inside) for t in (label.atom, label.tag))
+        if self.uniform(label.atom, axis):
+            tag = torch.where(margin, mix(13, places.view(margin.shape), tag), tag)
+        else:
+            atom, tag = torch.where(margin, -1, atom), torch.where(margin, 0, tag)
+        return Label(atom, tag, label.from_input)
 
     def _spatial(self, op: Any, args: Any, kwargs: Any, out: Any) -> bool:
         """Each channel by itself, whatever happens along the last axes."""
@@ -648,6 +674,7 @@ class Tracer(TorchDispatchMode):
         elsewhere.
         """
         atom, tag = self.place(name, axis)
+        self.made.append((name, 0 if self.tensors[name].ndim == 1 else axis))
         self.reads.append(Read(self.product, False, at, atom, tag))
         return Label(
             _spread(atom, at, out.shape), mix(self.node, position, _spread(tag, at, out.shape))
