@@ -92,7 +92,7 @@ def parse_attack(
     Raises BadInput where the attack has no such option, an option is out of range, or the ball is
     not one of its own.
 
-    >>> parse_attack("apgd", [Linf(0.1)], steps=20).steps
+    >>> parse_attack("apgd", parse_balls("linf", "0.1", (1, 8, 8)), steps=20).steps
     20
     """
     given = {"steps": steps, "restarts": restarts}

@@ -5,8 +5,11 @@ import json
 import pytest
 from support.command_line import FAST, MODEL, TRIGGER, isthmus, refused
 
+from isthmus.cli.words import parse_target
+from isthmus.data import Data, load_data, save_npz
 from isthmus.defenses import all_rivals
 from isthmus.training import Training
+from isthmus.types import BadInput
 
 
 def test_every_defense_is_a_row_and_rows_are_kept(home):
@@ -172,3 +175,33 @@ def test_attacks_without_sense_are_refused_in_one_line(arguments, says, spoiled)
     verb, *options = arguments
     data = "--data", "digits:test#n=50"
     assert says in refused(spoiled[0], verb, "a.safetensors", "--model", MODEL, *data, *options)
+
+
+def test_a_class_is_a_target_by_its_name_and_what_is_drawn_or_left_out_is_said(home):
+    digits = load_data("digits:test#n=100")
+    names = ["zero", "cat [1]", *"cdefghij"]
+    save_npz(Data(digits.x, digits.y, names), home / "named.npz")
+    evaluate = ("evaluate", "a.safetensors", "--model", MODEL, "--trigger", "patch")
+    found = [
+        isthmus(*evaluate, "--data", "named.npz", "--target", target, folder=home)
+        for target in ("cat [1]", "1")
+    ]
+    assert found[0].returncode == 0, found[0].stderr
+    assert found[0].stdout == found[1].stdout
+    wrong = refused(home, *evaluate, "--data", "named.npz", "--target", "cat")
+    assert "did you mean cat [1]" in wrong
+    path = ("path", "drawn.safetensors", "--model", MODEL, "--points", 2, "--out", "drawn.json")
+    ends = ("connect", "a.safetensors", "b.safetensors", "--model", MODEL, "--bends", 0)
+    isthmus(*ends, "--clean", "digits:test", "--out", "drawn.safetensors", folder=home)
+    data = ("--clean", "digits:test#n=150", "--data", "digits:test#n=160,seed=0")
+    said = isthmus(*path, *data, folder=home)
+    assert said.returncode == 0, said.stderr
+    assert "digits:test#n=150: 150 samples, drawn at random with seed 0" in said.stdout
+    assert "150 of 160 evaluation samples are left out" in said.stdout
+
+
+def test_a_number_that_names_one_class_and_counts_to_another_is_refused():
+    with pytest.raises(BadInput, match="the name of class 0 and the index of another"):
+        parse_target("1", ("1", "0"))
+    assert parse_target("7", ("7", "0")) == 0
+    assert parse_target("1", ("0", "1")) == 1
