@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from isthmus.certification.certifier import check_network, check_samples, radius_of
 from isthmus.data.balls import Ball
-from isthmus.models.bounds.bound import NoBound, bounded
+from isthmus.models.bounds.bound import NoBound
 from isthmus.models.bounds.box import Box
+from isthmus.models.bounds.rules import bounded
 from isthmus.models.forward import device_of, eval_mode, precise_logits
 from isthmus.types import BadInput
 

@@ -57,6 +57,12 @@ def check_network(model: nn.Module, x: Tensor, y: Tensor) -> None:
     passes differ.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.dtype in (torch.bfloat16, torch.float16):
+            raise BadInput(
+                f"a network whose {name} is {tensor.dtype}",
+                expected="weights of float32 or float64",
+                fix="certify model.float(): in fewer bits it is another network",
+            )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BadInput(
                 f"a network whose {name} is NaN or infinite",

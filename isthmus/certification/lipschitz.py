@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from isthmus.certification.boxes import classes_of, margins_within
 from isthmus.certification.certifier import check_network, check_samples, radius_of
 from isthmus.data.balls import Ball
-from isthmus.models.bounds.bound import NoBound, bounded
+from isthmus.models.bounds.bound import NoBound
+from isthmus.models.bounds.rules import bounded
 from isthmus.models.bounds.spread import Spread
 from isthmus.models.forward import device_of
 

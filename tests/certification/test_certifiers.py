@@ -248,6 +248,7 @@ REFUSED = {
         "equilibrium",
     ),
     "NaN": (lambda: MixedMonotone()(with_nan(), X, Y, Linf(0.1)), "equilibrium.mixing"),
+    "bfloat16": (lambda: Interval()(feed_forward().bfloat16(), X, Y, Linf(0.1)), "bfloat16"),
     "negative eps": (lambda: MixedMonotone()(implicit_mlp(16, 4, 3), X, Y, Linf(-0.1)), "eps"),
     "labels": (lambda: Interval()(feed_forward(), X, Y + 5, Linf(0.1)), "labels from 5 to 7"),
     "negative labels": (lambda: Interval()(feed_forward(), X, Y - 1, Linf(0.1)), "labels from -1"),

@@ -11,8 +11,9 @@ from support.refusals import refused
 from torch import nn
 
 from isthmus.models import EquilibriumConv2d, EquilibriumLinear, Solver, implicit_conv, small_cnn
-from isthmus.models.bounds.bound import NoBound, bounded
+from isthmus.models.bounds.bound import NoBound
 from isthmus.models.bounds.box import Box
+from isthmus.models.bounds.rules import bounded
 from isthmus.models.bounds.spread import Spread
 from isthmus.models.fixed_point import Dense, equilibrium
 
@@ -248,6 +249,8 @@ class Named(nn.Module):
         (lambda x: F.layer_norm(x, (4,)), "layer_norm"),
         (lambda x: F.dropout(x, 0.5, True), "dropout in train mode"),
         (lambda x: F.batch_norm(x, None, None, training=True), "batch_norm"),
+        (lambda x: x.bfloat16(), "bfloat16"),
+        (lambda x: x.to(dtype=torch.half), "a cast to torch.float16"),
         (lambda x: x.mean(), "mean over the samples"),
         (lambda x: torch.ones(4, 4) @ x, "matmul"),
         (lambda x: F.leaky_relu(x, -0.5), "leaky_relu"),

@@ -1,5 +1,5 @@
 """What is known of a network's values, sent through the network in place of a tensor.
 
-`bound.py` says what a layer does to any kind of bound, `box.py` and `spread.py` are the kinds: an
-interval around every value, and how far every value can move. A layer without a rule is refused by
-name and place. A new layer is a rule in `bound.py`; a new kind of bound is a file."""
+`bound.py` says what any kind of bound can do, `box.py` and `spread.py` are the kinds: an interval
+around every value, and how far every value can move. `rules.py` says what each layer does to a
+bound. A layer without a rule is refused by name and place; a new one is a rule there."""
