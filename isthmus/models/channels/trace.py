@@ -392,37 +392,16 @@ class Tracer(TorchDispatchMode):
                 )
                 return
         rule = self._rule(op, func)
-        if rule is None or not rule(op, args, kwargs, out):
+        if rule is None or not rule(self, op, args, kwargs, out):
             reason = f"{op.__name__} is not followed here" if rule else f"{op.__name__} has no rule"
             self.give_up(tensors, out, reason)
 
-    def _rule(self, op: Any, func: Any) -> Callable[[Any, Any, Any, Any], bool] | None:
+    def _rule(self, op: Any, func: Any) -> Rule | None:
         """Return how an operation's outputs are labeled; the rule returns False where it does not
         apply.
         """
-        table: list[tuple[Any, Callable[[Any, Any, Any, Any], bool]]] = [
-            (_PASS, self._pass),
-            (_MOVES | {aten.view, aten._unsafe_view, aten.reshape}, self._move),
-            ({aten.cat, aten.stack}, self._join),
-            ({aten.constant_pad_nd}, self._pad),
-            ({aten.glu}, self._glu),
-            (_SPATIAL, self._spatial),
-            (_REDUCES, self._reduction),
-            (_SOFTMAX, self._softmax),
-            (_BATCHNORM, self._batchnorm),
-            ({aten.native_layer_norm}, self._layernorm),
-            ({aten.native_group_norm}, self._groupnorm),
-            ({aten.convolution}, self._convolution),
-            ({aten.mm, aten.addmm, aten.bmm, aten.baddbmm}, self._product),
-            ({aten.embedding}, self._embedding),
-            ({aten._weight_norm_interface}, self._weight_norm),
-            ({aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like}, lambda *_: True),
-            ({aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}, lambda *_: True),
-        ]
-        rules = (rule for ops, rule in table if op in ops)
-        return next(
-            rules, self._pointwise if torch.Tag.pointwise in func.tags or op in _POINTWISE else None
-        )
+        pointwise = torch.Tag.pointwise in func.tags or op in _POINTWISE
+        return RULES.get(op, Tracer._pointwise if pointwise else None)
 
     def combined(self, labels: Sequence[Label], shape: Sequence[int]) -> Label:
         """Return the label of an elementwise function: its operands' channels are one."""
@@ -846,3 +825,30 @@ def _turned(op: Any, ndim: int, rest: Sequence[Any]) -> list[int]:
     one, other = rest if op is aten.transpose else (0, -1)
     order[one], order[other] = order[other], order[one]
     return order
+
+
+Rule = Callable[[Tracer, Any, Any, Any, Any], bool]
+"""`(tracer, op, args, kwargs, out)`: labels the outputs, or returns False where it does not apply."""
+
+_RULES: list[tuple[set[Any] | dict[Any, int], Rule]] = [
+    (_PASS, Tracer._pass),
+    (_MOVES | {aten.view, aten._unsafe_view, aten.reshape}, Tracer._move),
+    ({aten.cat, aten.stack}, Tracer._join),
+    ({aten.constant_pad_nd}, Tracer._pad),
+    ({aten.glu}, Tracer._glu),
+    (_SPATIAL, Tracer._spatial),
+    (_REDUCES, Tracer._reduction),
+    (_SOFTMAX, Tracer._softmax),
+    (_BATCHNORM, Tracer._batchnorm),
+    ({aten.native_layer_norm}, Tracer._layernorm),
+    ({aten.native_group_norm}, Tracer._groupnorm),
+    ({aten.convolution}, Tracer._convolution),
+    ({aten.mm, aten.addmm, aten.bmm, aten.baddbmm}, Tracer._product),
+    ({aten.embedding}, Tracer._embedding),
+    ({aten._weight_norm_interface}, Tracer._weight_norm),
+    ({aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like}, lambda *_: True),
+    ({aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty}, lambda *_: True),
+]
+
+RULES: dict[Any, Rule] = {op: rule for ops, rule in _RULES for op in ops}
+"""How each operation is followed; those that torch tags as pointwise need no entry."""
