@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isthmus.models.channels.trace import Blocks, Key, ReadsValue, Tracer, mix
+from isthmus.models.channels.labels import Blocks, Key, mix
+from isthmus.models.channels.trace import ReadsValue, Tracer
 from isthmus.models.forward import as_input, computing_type, eval_mode, logits_of, outputs
 from isthmus.models.view import copied
 from isthmus.runs.wording import first_line
@@ -75,8 +76,8 @@ class Groups:
     name.
 
     A parameter stands in `fixed` if one of its axes cannot be permuted, or only in part; input
-    channels and classes are among them. `example` is what the network was followed on. `made` counts the
-    channels that its layers make, those that can move and all, without the outputs."""
+    channels and classes are among them. `example` is what the network was followed on. `made`
+    counts the channels that its layers make, those that can move and all, without the outputs."""
 
     groups: tuple[Group, ...]
     fixed: dict[str, str]
@@ -162,7 +163,8 @@ def _follow(net: nn.Module, example: Tensor, blocks: Blocks | None = None) -> Tr
             leaves |= {name}
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise BadInput(
-                f"a network that cannot be followed on images {tuple(example.shape[1:])} ({first_line(error)})",
+                f"a network that cannot be followed on images {tuple(example.shape[1:])} "
+                f"({first_line(error)})",
                 expected="a forward pass on the example",
                 fix="pass an example of the shape it was built for",
             ) from error
@@ -213,7 +215,8 @@ class _Classes:
             if len(roots) == 1:
                 self.reason.setdefault(
                     roots[0],
-                    "no other channel plays its part: the input, a constant or a position tells it apart",
+                    "no other channel plays its part: the input, a constant or a position tells it "
+                    "apart",
                 )
         return [roots for roots in found.values() if len(roots) > 1]
 
@@ -495,7 +498,8 @@ def check_same_function(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float 
     allowed = max(tolerance, 4 * coarsest if coarsest > 1e-6 else 0.0)
     if not difference <= allowed * scale and not _rounding(a, b, x, tolerance):
         raise BadInput(
-            f"a network whose outputs differ by {difference:.3g} from the original's, which reach {scale:.3g}",
+            f"a network whose outputs differ by {difference:.3g} from the original's, which reach "
+            f"{scale:.3g}",
             expected=f"the same function to {allowed:g}",
             fix="its permutation groups are not valid for it: report the architecture",
         )
@@ -547,7 +551,7 @@ def permute(
 
 
 def check_fits(module: nn.Module, groups: Groups) -> None:
-    """Raise BadInput where the groups name a parameter or an index that the network does not have."""
+    """Raise BadInput where the groups name a parameter or an index that the network lacks."""
     tensors = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     for place in (place for group in groups for place in group.places):
         tensor = tensors.get(place.name)

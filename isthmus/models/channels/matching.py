@@ -61,7 +61,8 @@ def _check_alike(reference: nn.Module, module: nn.Module) -> None:
             n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)
         )
         raise BadInput(
-            f"networks that differ in {names[0]}: {shapes[0].get(names[0])} against {shapes[1].get(names[0])}",
+            f"networks that differ in {names[0]}: {shapes[0].get(names[0])} against "
+            f"{shapes[1].get(names[0])}",
             expected="two networks of one architecture",
             fix="align networks built by the same code",
         )
@@ -279,8 +280,8 @@ class Alignment:
     """What `align` and `permuted_copy` return: a network with permuted channels, and its making.
 
     `model` is the network, an ordinary module in eval mode. `permutations` are those of `groups`,
-    one each. `difference` is the greatest absolute difference of its outputs from the original's on the data
-    it was checked on."""
+    one each. `difference` is the greatest absolute difference of its outputs from the original's on
+    the data it was checked on."""
 
     model: nn.Module = field(repr=False)
     permutations: Permutations = field(repr=False)

@@ -16,23 +16,15 @@ from math import prod
 from typing import Any
 from zlib import crc32
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from isthmus.models.channels.atoms import Atoms
+from isthmus.models.channels.labels import Blocks, Key, Label, in_order, mix, spread
+
 aten = torch.ops.aten
-
-
-Key = tuple[str, int | None]
-"""A parameter or buffer by name, and one of its axes; None stands for all of them, flattened."""
-
-
-Blocks = dict[Key, tuple[Tensor, Tensor]]
-"""For a key, which atom and which tag each index has, where indices are to move together."""
 
 
 # The products that read weights. Their order is the same on every device, so they number the places
@@ -131,21 +123,6 @@ class ReadsValue(Exception):
 
 
 @dataclass(frozen=True)
-class Label:
-    """Of each element of a tensor, its channel (-1: none) and which of the channel's elements it
-    is; both int64.
-    """
-
-    atom: Tensor
-    tag: Tensor
-    from_input: bool = True
-
-    def moved(self, function: Callable[[Tensor], Tensor]) -> Label:
-        """Return the label after one and the same change of layout to both of its tensors."""
-        return Label(function(self.atom), function(self.tag), self.from_input)
-
-
-@dataclass(frozen=True)
 class Read:
     """A product reads (or makes) channels along one axis of an activation: where `matching` can
     watch them.
@@ -158,29 +135,7 @@ class Read:
     tag: Tensor
 
 
-def mix(*parts: Tensor | int) -> Tensor:
-    """Return a hash of whole numbers, elementwise and broadcast, int64; the order of the parts
-    matters.
-    """
-    value = torch.tensor(0x5851F42D4C957F2D)
-    for part in parts:
-        value = (value ^ part) * 0x2545F4914F6CDD1D
-        value = (value ^ (value >> 31)) * 0x369DEA0F31A53F85
-        value = value ^ (value >> 29)
-    return value
-
-
-def _in_order(tag: Tensor) -> Tensor:
-    """Hash the last axis as a sequence."""
-    return mix(tag, torch.arange(tag.shape[-1])).sum(-1)
-
-
-def _spread(vector: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
-    """Lay a vector along one axis of a shape."""
-    return vector.view([-1 if i == axis else 1 for i in range(len(shape))]).expand(tuple(shape))
-
-
-class Tracer(TorchDispatchMode):
+class Tracer(Atoms, TorchDispatchMode):
     """Labels what the operations within its block make of the parameters and buffers of a module on
     the CPU.
     """
@@ -188,108 +143,22 @@ class Tracer(TorchDispatchMode):
     def __init__(
         self, module: nn.Module, blocks: Blocks | None = None, leaves: frozenset[str] = frozenset()
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        named = {**dict(module.named_buffers()), **dict(module.named_parameters())}
-        self.tensors, self.blocks, self.leaves = named, dict(blocks or {}), leaves
-        self.weights = {id(t): (name, tuple(range(t.ndim))) for name, t in named.items()}
+        TorchDispatchMode.__init__(self)
+        Atoms.__init__(
+            self, {**dict(module.named_buffers()), **dict(module.named_parameters())}, blocks
+        )
+        self.leaves = leaves
+        self.weights = {
+            id(tensor): (name, tuple(range(tensor.ndim))) for name, tensor in self.tensors.items()
+        }
         self.labels: dict[int, Label] = {}
         self.alive: list[Any] = []  # what is labeled by its id must not give that id away
-        self.places: dict[Key, tuple[Tensor, Tensor]] = {}
-        self.color = torch.zeros(0, dtype=torch.int64)
-        self.owner = torch.zeros(0, dtype=torch.int64)  # which place an atom was made for
-        self.edges: list[Tensor] = []
-        self.pins: list[tuple[Tensor, str]] = []
         self.reads: list[Read] = []
         self.made: list[Key] = []  # the axes of weights that make channels
         self.between_activations: list[Tensor] = []
         self.stack: list[str] = []
-        self.node = self.product = self.muted = 0
-        self._roots: Tensor | None = None
-
-    # Atoms: who is tied to whom, who is told apart, who may not move.
-
-    def place(self, name: str, axis: int | None) -> tuple[Tensor, Tensor]:
-        """Return the atoms and tags along one axis of a parameter, made when it is first asked for."""
-        tensor = self.tensors[name]
-        axis = 0 if tensor.ndim == 1 else axis
-        if (name, axis) not in self.places:
-            size = tensor.numel() if axis is None else tensor.shape[axis]
-            atom, tag = self.blocks.get(
-                (name, axis), (torch.arange(size), torch.zeros(size, dtype=torch.int64))
-            )
-            atom = atom + len(self.color)
-            self.places[name, axis] = (atom, tag)
-            new = torch.zeros(int(atom.max()) + 1 - len(self.color), dtype=torch.int64)
-            self.color = torch.cat([self.color, new])
-            self.owner = torch.cat([self.owner, new + len(self.places)])
-            self._roots = None
-            self.paint(atom, mix(crc32(f"{name} {axis}".encode()), tag))
-        return self.places[name, axis]
-
-    def paint(self, atom: Tensor, value: Tensor) -> None:
-        """Add values to the colors of atoms."""
-        atom, value = (t.reshape(-1) for t in torch.broadcast_tensors(atom, value))
-        self.color.index_add_(0, atom[atom >= 0], value[atom >= 0])
-
-    def tie(self, one: Tensor, other: Tensor) -> None:
-        """Hold channels together, elementwise, wherever both are channels."""
-        pairs = torch.stack([t.reshape(-1) for t in torch.broadcast_tensors(one, other)])
-        pairs = pairs[:, (pairs >= 0).all(0) & (pairs[0] != pairs[1])]
-        if pairs.numel():
-            pairs = torch.unique(
-                pairs[0] * 2**31 + pairs[1]
-            )  # of whole columns it would take a hundred times as long
-            self.edges.append(
-                torch.stack([pairs // 2**31, pairs % 2**31, torch.full_like(pairs, self.node)])
-            )
-            self._roots = None
-
-    def pin(self, atom: Tensor, reason: str) -> None:
-        """Let no permutation move the atoms."""
-        atom = torch.unique(atom)
-        self.pins.append((atom[atom >= 0], reason))
-
-    @property
-    def roots(self) -> Tensor:
-        """One number per atom, equal for those that are tied together."""
-        if self._roots is None:
-            n = len(self.color)
-            a, b, _ = self._edges().numpy()
-            found = connected_components(
-                coo_array((np.ones(len(a)), (a, b)), shape=(n, n)), directed=False
-            )[1]
-            self._roots = torch.as_tensor(found, dtype=torch.int64)
-        return self._roots
-
-    def _edges(self) -> Tensor:
-        return torch.cat(self.edges, 1) if self.edges else torch.zeros(3, 0, dtype=torch.int64)
-
-    def colors(self) -> Tensor:
-        """Return the atoms' colors, each refined by those of the atoms that it is tied to, and
-        where (twice).
-        """
-        (a, b, node), color = self._edges(), self.color
-        for _ in range(2):
-            finer = mix(color)
-            finer.index_add_(0, a, mix(10, color[b], node)).index_add_(
-                0, b, mix(11, color[a], node)
-            )
-            color = finer
-        return color
-
-    def rooted(self, atom: Tensor) -> Tensor:
-        """Return what each atom is tied to, -1 where there is none."""
-        return (
-            torch.where(atom >= 0, self.roots[atom.clamp_min(0)], -1) if len(self.color) else atom
-        )
-
-    def uniform(self, atom: Tensor, *axes: int) -> bool:
-        """Return whether one channel, or none, fills each part of the tensor along the given axes."""
-        root = self.rooted(atom)
-        first = root
-        for axis in axes:
-            first = first.narrow(axis, 0, 1)
-        return bool((root == first).all())
+        self.product = 0
+        self.muted = 0
 
     # Labels of tensors.
 
@@ -544,7 +413,7 @@ class Tracer(TorchDispatchMode):
             size = tensor.shape[-axes:]
             position = torch.arange(prod(size))
             atoms = atom[..., :1].expand(*atom.shape[:-1], len(position))
-            tags = mix(_in_order(tag)[..., None], position)
+            tags = mix(in_order(tag)[..., None], position)
             self.put(
                 tensor, Label(atoms.unflatten(-1, size), tags.unflatten(-1, size), label.from_input)
             )
@@ -643,7 +512,7 @@ class Tracer(TorchDispatchMode):
         broken = (atom < 0).any(1)
         self.pin(atom[broken], reason)
         self.pin(own[broken], reason)
-        key = _in_order(tag)
+        key = in_order(tag)
         self.tie(atom[~broken], own[~broken, None])
         self.paint(own, mix(7, self.node, key, part))
         self.reads.append(Read(self.product, True, axis, own, key))
@@ -656,7 +525,7 @@ class Tracer(TorchDispatchMode):
         self.made.append((name, 0 if self.tensors[name].ndim == 1 else axis))
         self.reads.append(Read(self.product, False, at, atom, tag))
         return Label(
-            _spread(atom, at, out.shape), mix(self.node, position, _spread(tag, at, out.shape))
+            spread(atom, at, out.shape), mix(self.node, position, spread(tag, at, out.shape))
         )
 
     def _convolution(self, op: Any, args: Any, kwargs: Any, out: Any) -> bool:
@@ -729,7 +598,7 @@ class Tracer(TorchDispatchMode):
             reason = "it acts along positions of the channels, not along channels"
             for axis in (ins, outs):
                 self.pin(self.place(name, axis)[0], reason)
-            tag = mix(self.node, _in_order(label.tag)[:, None], torch.arange(out.shape[1]))
+            tag = mix(self.node, in_order(label.tag)[:, None], torch.arange(out.shape[1]))
             return Label(label.atom[:, :1].expand(out.shape), tag)
         self._read(label, 1, (name, ins), "it reads the network's input, or what is fixed")
         return self._made(name, outs, 1, out, row)
@@ -749,8 +618,8 @@ class Tracer(TorchDispatchMode):
                 self.uniform(rows, 1) and self.uniform(columns, 2)
             ):
                 return self._lost(a, b, out)
-            left = Label(rows, _in_order(a.tag)[:, :, None])
-            right = Label(columns, _in_order(b.tag.mT)[:, None])
+            left = Label(rows, in_order(a.tag)[:, :, None])
+            right = Label(columns, in_order(b.tag.mT)[:, None])
             return self.combined([left, right], (len(a.atom), *out.shape[-2:])).moved(
                 lambda t: t.reshape(out.shape)
             )
@@ -762,7 +631,7 @@ class Tracer(TorchDispatchMode):
         ):
             self.tie(*channels)
             for atom, tag in zip(channels, (a.tag.mT, b.tag), strict=True):
-                self.paint(atom, mix(9, self.node, batch[:, None], _in_order(tag)))
+                self.paint(atom, mix(9, self.node, batch[:, None], in_order(tag)))
             return self.fixed(out)
         return self._lost(a, b, out)
 
@@ -828,7 +697,7 @@ def _turned(op: Any, ndim: int, rest: Sequence[Any]) -> list[int]:
 
 
 Rule = Callable[[Tracer, Any, Any, Any, Any], bool]
-"""`(tracer, op, args, kwargs, out)`: labels the outputs, or returns False where it does not apply."""
+"""`(tracer, op, args, kwargs, out)`: labels outputs, or returns False where it does not apply."""
 
 _RULES: list[tuple[set[Any] | dict[Any, int], Rule]] = [
     (_PASS, Tracer._pass),
