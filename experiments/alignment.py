@@ -1,7 +1,8 @@
 """Table: what alignment does to the straight line between networks that were trained apart
 (specification, section 12).
 
-    python experiments/alignment.py run --data DIR --scale small     one result file per pair of the ends of `ends.py`
+    python experiments/alignment.py run --data DIR --scale small
+        one result file per pair of the ends of `ends.py`
     python experiments/alignment.py table --scale small              the table of docs/align.md
 
 Aligned on, and BatchNorm recalibrated on, training images; barriers over the line between the ends,
@@ -74,7 +75,8 @@ def table(name: str) -> str:
     lines = [
         f"Scale: {name}, {len(jobs)} pairs",
         "",
-        "| second end | loss barrier, nats | accuracy barrier, points | accuracy at the midpoint, % | length |",
+        "| second end | loss barrier, nats | accuracy barrier, points | accuracy at the "
+        "midpoint, % | length |",
         "|---|---|---|---|---|",
     ]
     for way in WAYS:
@@ -84,7 +86,8 @@ def table(name: str) -> str:
         middle = [100 * path["accuracy"][POINTS // 2] for path in paths]
         length = mean(path.length for path in paths)
         lines.append(
-            f"| {way} | {spread(barriers, 3)} | {spread(drops, 1)} | {spread(middle, 1)} | {length:.1f} |"
+            f"| {way} | {spread(barriers, 3)} | {spread(drops, 1)} | {spread(middle, 1)} | "
+            f"{length:.1f} |"
         )
     return "\n".join(lines)
 

@@ -176,7 +176,8 @@ def table() -> str:
     for row in rows:
         second = str(row.get("second", "")).split(":")[0]
         lines.append(
-            f"| {row['network']} | {row['seed']} | {shown(row, 'received')} | {shown(row, 'repaired')} | "
+            f"| {row['network']} | {row['seed']} | {shown(row, 'received')} | "
+            f"{shown(row, 'repaired')} | "
             f"{row.get('t', float('nan')):.2f} | {second} | {row['seconds']:.0f} |"
         )
     return "\n".join(lines)

@@ -1,9 +1,10 @@
 """Table: repairing a backdoored CIFAR-10 network from clean samples alone (specification, sections
 5, 6, 13, 14 E2).
 
-    python experiments/backdoor_repair.py endpoints --data DIR      train the two poisoned ends of each setting
-    python experiments/backdoor_repair.py run --data DIR            one result file per setting, size and seed
-    python experiments/backdoor_repair.py table                     the tables of docs/results/backdoor_repair.md
+    python experiments/backdoor_repair.py endpoints --data DIR
+        train the two poisoned ends of each setting
+    python experiments/backdoor_repair.py run --data DIR  one result file per setting, size and seed
+    python experiments/backdoor_repair.py table  the tables of docs/results/backdoor_repair.md
 
 DIR holds train.parquet and test.parquet in the Hugging Face layout. Protocol A: the bonafide
 samples are drawn from the test split, and 5,000 other test images judge. Whatever is done already
@@ -267,10 +268,14 @@ def table() -> str:
     lines = [
         "# Backdoor repair on CIFAR-10",
         "",
-        "Clean accuracy / attack success in percent: mean [lowest, highest] over seeds (how many). Protocol",
-        "A: n bonafide samples from the test split, judged on 5,000 other test images; PreActResNet-20;",
-        f"{GRADIENTS} gradients of 128 images for every method that trains (a sharpness-aware step takes two).",
-        "Made by `python experiments/backdoor_repair.py table`; settings and what did not work are in",
+        "Clean accuracy / attack success in percent: mean [lowest, highest] over seeds (how "
+        "many). Protocol",
+        "A: n bonafide samples from the test split, judged on 5,000 other test images; "
+        "PreActResNet-20;",
+        f"{GRADIENTS} gradients of 128 images for every method that trains (a sharpness-aware "
+        "step takes two).",
+        "Made by `python experiments/backdoor_repair.py table`; settings and what did not "
+        "work are in",
         "[the log](../experiments.md), one file per job in `results/backdoor_repair/`.",
     ]
     for setting in TARGETS:

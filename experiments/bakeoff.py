@@ -213,7 +213,8 @@ class Bench:
         return self.path(0, other=end, bends=0, points=STRETCH, **how)
 
     def averaged(self) -> Defense:
-        """Return the end of the path that `repair` takes with few samples, a mean of two repairs."""
+        """Return the end of the path that `repair` takes with few samples, a mean of two
+        repairs."""
         return averaged_repairs(self.curve_training(self.scale.gradients // 2))
 
     def curve_training(self, steps: int) -> Training:

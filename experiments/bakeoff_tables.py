@@ -1,6 +1,7 @@
 """Table: what `bakeoff.py` found, by one rule for all, on the frontier, and network by network.
 
-    python experiments/bakeoff_tables.py --scale small [--without badnets-seed0 ...]          docs/results/bakeoff.md
+    python experiments/bakeoff_tables.py --scale small [--without badnets-seed0 ...]
+        docs/results/bakeoff.md
 
 A defender takes the strongest setting within five points of the received network's held-out
 accuracy, or the strongest that held-out samples do not show to cost more than eight, which is
@@ -70,7 +71,8 @@ def at(path: Rows, t: float) -> dict[str, Any]:
 
 
 def with_capped(rows: Rows) -> Rows:
-    """Return the rows of a network with those of its path up to the t that `repair` would not pass."""
+    """Return the rows of a network with those of its path up to the t that `repair` would not
+    pass."""
     if "path" not in rows:
         return rows
     seen = rows["path"]["seen"]
@@ -94,7 +96,8 @@ def bearable(before: float, after: float) -> bool:
 
 RULES: dict[str, Callable[[float, float], bool]] = {
     "the strongest setting within five points of held-out accuracy": within,
-    "the strongest setting that held-out samples do not show to cost more than eight points": bearable,
+    "the strongest setting that held-out samples do not show to cost more than "
+    "eight points": bearable,
 }
 
 
@@ -192,7 +195,8 @@ def paired(jobs: Rows, n: str) -> list[str]:
         rating = [100 * (der(before, mine) - der(before, theirs)) for before, mine, theirs in rows]
         lower, higher = (sum(sign * gap > 0 for gap in gaps[1]) for sign in (-1, 1))
         lines.append(
-            f"| {name} | {len(rows)} | {interval(gaps[0])} | {interval(gaps[1])} | {lower} / {higher} | "
+            f"| {name} | {len(rows)} | {interval(gaps[0])} | {interval(gaps[1])} | {lower} / "
+            f"{higher} | "
             f"{interval(rating)} |"
         )
     return ["", *lines]
@@ -203,7 +207,8 @@ def woken(jobs: Rows) -> list[str]:
     n = str(max(SIZES))
     head = [
         "",
-        f"### Re-activation, n = {n}: ASR after retuning with so many triggered images; barrier in nats",
+        f"### Re-activation, n = {n}: ASR after retuning with so many triggered images; "
+        "barrier in nats",
         "",
         "| attack, seed | network | before | "
         + " | ".join(f"{k} images" for k in IMAGES)
@@ -219,7 +224,8 @@ def woken(jobs: Rows) -> list[str]:
                 rows = [asleep, *(again[f"{k} images"] for k in IMAGES)]
                 shown = " | ".join(f"{100 * row['attack success']['value']:.1f}" for row in rows)
                 lines.append(
-                    f"| {job['attack']}, {job['seed']} | {name} | {shown} | {again['barrier']:.2f} |"
+                    f"| {job['attack']}, {job['seed']} | {name} | {shown} | "
+                    f"{again['barrier']:.2f} |"
                 )
     return head + lines if lines else []
 
@@ -323,7 +329,8 @@ def table(scale: str, without: Sequence[str] = ()) -> str:
 
 
 def averaged(rows: Rows) -> str:
-    """Return mean accuracy / mean attack success (worst) of one setting over networks, in percent."""
+    """Return mean accuracy / mean attack success (worst) of one setting over networks, in
+    percent."""
     accuracy, success = (
         [100 * row[metric]["value"] for row in rows] for metric in ("accuracy", "attack success")
     )

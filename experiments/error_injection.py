@@ -2,8 +2,9 @@
 7 and 14 E3).
 
     python experiments/error_injection.py inject --data DIR --scale small     errors into both ends
-    python experiments/error_injection.py run --data DIR --scale small        one result file per setting, n and seed
-    python experiments/error_injection.py table --scale small                 docs/results/error_injection.md
+    python experiments/error_injection.py run --data DIR --scale small
+        one result file per setting, n and seed
+    python experiments/error_injection.py table --scale small  docs/results/error_injection.md
 
 DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale
 is, `ends.py` trains the ends. Protocol A: attacker's pool, bonafide samples and the 5,000 images
@@ -265,7 +266,8 @@ def injections(folder: Path) -> list[str]:
         name = f"{row['setting']}, seed {row['seed']}, end {row['end']}"
         accuracy = 100 * row["accuracy"]["value"]
         lines.append(
-            f"| {name} | {row['norm']:.2f}, {row['relative']:.3f} | {hits} | {kept} | {accuracy:.1f} |"
+            f"| {name} | {row['norm']:.2f}, {row['relative']:.3f} | {hits} | {kept} | "
+            f"{accuracy:.1f} |"
         )
     return lines
 

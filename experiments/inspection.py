@@ -3,7 +3,8 @@ attack.
 
     python experiments/inspection.py run --scale digits             one result file per network
     python experiments/inspection.py run --scale small --data DIR   the same on CIFAR-10
-    python experiments/inspection.py references --scale digits      isthmus/references.json, from the clean networks
+    python experiments/inspection.py references --scale digits
+        isthmus/references.json, from the clean networks
     python experiments/inspection.py table --scale digits           the tables of docs/inspection.md
 
 Each network is trained and then searched with bonafide samples of its own from the test split, and
@@ -138,7 +139,8 @@ Test = Callable[[dict[str, Any]], bool]
 
 
 def tests(known: References) -> dict[str, Test]:
-    """The ways to call a network suspicious that are compared; the last one is what `inspect` does."""
+    """The ways to call a network suspicious that are compared; the last one is what `inspect`
+    does."""
 
     def only(*names: str) -> Test:
         part = References(
@@ -179,8 +181,10 @@ def false_alarms(rows: Rows, count: int, splits: int = 200) -> str:
         shares.append(mean(p_value(clean[i]["statistics"], known) <= LEVEL for i in order[count:]))
     low, high = quantiles(shares, n=20)[0], quantiles(shares, n=20)[-1]
     return (
-        f"Over {splits} random choices of the {count} references among all {len(clean)} clean networks, "
-        f"{percent(mean(shares))} of the others are suspicious ({percent(low)} to {percent(high)} in nine of ten)."
+        f"Over {splits} random choices of the {count} references among all {len(clean)} clean "
+        "networks, "
+        f"{percent(mean(shares))} of the others are suspicious ({percent(low)} to "
+        f"{percent(high)} in nine of ten)."
     )
 
 

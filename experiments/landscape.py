@@ -1,9 +1,10 @@
 """Fig. 4 of the paper: robustness along standard-loss paths between regular and robust networks
 (specification 14, E4).
 
-    python experiments/landscape.py run --data DIR --scale small     one result file per setting and pair
-    python experiments/landscape.py table --scale small              the tables of docs/results/landscape.md
-    python experiments/landscape.py figure --scale small             one SVG per setting, of its first pair
+    python experiments/landscape.py run --data DIR --scale small
+        one result file per setting and pair
+    python experiments/landscape.py table --scale small  the tables of docs/results/landscape.md
+    python experiments/landscape.py figure --scale small  one SVG per setting, of its first pair
 
 DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale
 is, `ends.py` trains the ends. Pairs are independent: no two paths of a setting share an end.

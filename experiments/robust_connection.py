@@ -1,8 +1,9 @@
 """Table: robust accuracy along a robust path, along the standard path, and of their ends
 (specification, section 8).
 
-    python experiments/robust_connection.py run --data DIR --scale small     one result file per pair, loss and seed
-    python experiments/robust_connection.py table --scale small              docs/results/robust_connection.md
+    python experiments/robust_connection.py run --data DIR --scale small
+        one result file per pair, loss and seed
+    python experiments/robust_connection.py table --scale small  docs/results/robust_connection.md
 
 DIR holds train.parquet and test.parquet of CIFAR-10 in the Hugging Face layout; `scale.py` says
 what a scale is, `ends.py` trains the ends. Whatever is done already is not done again, so several

@@ -97,7 +97,8 @@ def section(jobs: Rows, n: str, name: str, rules: dict[str, Rule]) -> list[str]:
         "",
         f"### n = {n}: {len(walked)} of the bake-off's '{name}'",
         "",
-        "| rule | sure on | regret in ASR: mean, worst | in accuracy: mean, worst | worst sum | in DER |",
+        "| rule | sure on | regret in ASR: mean, worst | in accuracy: mean, worst | worst "
+        "sum | in DER |",
         "|---|---|---|---|---|---|",
     ]
     for said, rule in rules.items():
@@ -109,7 +110,8 @@ def section(jobs: Rows, n: str, name: str, rules: dict[str, Rule]) -> list[str]:
             max(0.0, a) + max(0.0, b) for a, b in zip(asr, accuracy, strict=True)
         )  # one does not buy the other
         lines.append(
-            f"| {said} | {sum(sure)} | {shown(asr)} | {shown(accuracy)} | {both:.1f} | {shown(rating)} |"
+            f"| {said} | {sum(sure)} | {shown(asr)} | {shown(accuracy)} | {both:.1f} | "
+            f"{shown(rating)} |"
         )
     return lines
 

@@ -56,7 +56,8 @@ class Scale:
         return Augment(self.pad) if self.pad else None
 
     def load(self, folder: Path | None, part: str) -> Data:
-        """Return a part of a set in the Hugging Face layout, averaged down to this scale's images."""
+        """Return a part of a set in the Hugging Face layout, averaged down to this scale's
+        images."""
         return averaged(load_data(self.source.format(folder=folder, part=part)), self.side)
 
     def fresh(self, seed: int) -> nn.Module:

@@ -2,7 +2,7 @@
 12).
 
     python experiments/second_endpoint.py run --data DIR --scale small [--attacks NAME ...]
-    python experiments/second_endpoint.py table --scale small          docs/results/second_endpoint.md
+    python experiments/second_endpoint.py table --scale small  docs/results/second_endpoint.md
 
 Attacked networks, samples and judges are those of `bakeoff.py`; every endpoint has the same
 gradient evaluations in all, those that make it included. Whatever is done already is not done
@@ -48,7 +48,8 @@ def endpoints(scale: Scale, seed: int) -> dict[str, tuple[Defense, int]]:
 
 
 def job(attack: str, seed: int, name: str, sets: Sets) -> None:
-    """Attack a network and lead a curve from it to every endpoint; an interrupted job attacks anew."""
+    """Attack a network and lead a curve from it to every endpoint; an interrupted job attacks
+    anew."""
     file, scale = RESULTS / name / f"{slug(attack)}-seed{seed}.json", SCALES[name]
     ways = endpoints(scale, seed)
     record: dict[str, Any] = read_json(file) if file.exists() else {"rows": {}}

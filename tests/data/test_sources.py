@@ -196,14 +196,17 @@ def elsewhere(*specs, **settings):
     return [json.loads(line) for line in run.stdout.decode().splitlines()]
 
 
+HUB_ROOT, SHARD = "/datasets/uoft-cs", "{}-00000-of-00001.parquet"
+
+
 def test_a_named_set_is_downloaded_once_and_read_like_a_local_file(tmp_path):
     file, fine = (
         write_parquet(tmp_path / f"{label}.parquet", label=label)
         for label in ("label", "fine_label")
     )
     files = {
-        "/datasets/uoft-cs/cifar10/resolve/main/plain_text/train-00000-of-00001.parquet": file.read_bytes(),
-        "/datasets/uoft-cs/cifar100/resolve/main/cifar100/test-00000-of-00001.parquet": fine.read_bytes(),
+        f"{HUB_ROOT}/cifar10/resolve/main/plain_text/{SHARD.format('train')}": file.read_bytes(),
+        f"{HUB_ROOT}/cifar100/resolve/main/cifar100/{SHARD.format('test')}": fine.read_bytes(),
     }
     with Hub(files) as hub:
         Thread(target=hub.serve_forever, daemon=True).start()

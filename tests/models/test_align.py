@@ -235,7 +235,7 @@ def test_a_permuted_network_is_the_same_function_with_other_weights(kind):
 
 
 @every_network
-def test_permuted_weights_are_those_of_the_permuted_network_and_give_each_gradient_back_to_its_place(
+def test_permuted_weights_are_the_permuted_networks_and_give_each_gradient_back_to_its_place(
     kind,
 ):
     net = make(kind)
@@ -286,7 +286,7 @@ def sizes(kind):
         (
             "padded",
             [4, 4],
-            # channels that pass the shortcut move with those they came from; the new ones by themselves
+            # channels that pass the shortcut move with those they came from; new ones by themselves
         ),
         ("mixer", [6, 8]),
         ("chooses", [5]),

@@ -1,4 +1,5 @@
-"""Trainings that run in processes of their own, to be killed or compared there; see `test_train`."""
+"""Trainings that run in processes of their own, to be killed or compared there; see
+`test_train`."""
 
 from __future__ import annotations
 

@@ -276,7 +276,8 @@ def test_what_cannot_be_trained_ends_in_one_clear_line(module, options, words):
 @every_job
 def test_a_killed_run_goes_on_to_the_identical_result(kind, tmp_path):
     file = tmp_path / "state"
-    command = f"from support import distributed_worker; distributed_worker.killed({kind!r}, {str(file)!r})"
+    call = f"distributed_worker.killed({kind!r}, {str(file)!r})"
+    command = f"from support import distributed_worker; {call}"
     run = subprocess.run([sys.executable, "-c", command], cwd=HERE, capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["state"]

@@ -1,4 +1,5 @@
-"""I-BAU: the implicit gradient against brute force, the perturbation's ball, and what is unlearnt."""
+"""I-BAU: the implicit gradient against brute force, the perturbation's ball, and what is
+unlearnt."""
 
 import copy
 from functools import partial
