@@ -28,6 +28,7 @@ from isthmus.models.forward import (
     forward_pass,
     takes_channels_last,
 )
+from isthmus.models.view import refuse_scripted
 from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import abbreviated
@@ -127,7 +128,10 @@ def frozen_statistics(module: nn.Module) -> list[str]:
 
 
 def tell_of_frozen_statistics(module: nn.Module) -> None:
-    """Give notice of layers with frozen BatchNorm statistics, before a curve is made."""
+    """Give notice of layers with frozen BatchNorm statistics, before a curve is made.
+
+    Raises BadInput where a part of the network is TorchScript."""
+    refuse_scripted(module)
     names = frozen_statistics(module)
     if names:
         notice(

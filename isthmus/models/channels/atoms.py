@@ -106,7 +106,7 @@ class Atoms:
         )
 
     def uniform(self, atom: Tensor, *axes: int) -> bool:
-        """Return whether each part of the tensor along the given axes is of one channel, or none."""
+        """Return whether each part of the tensor along the axes is of one channel, or none."""
         root = self.rooted(atom)
         first = root
         for axis in axes:
