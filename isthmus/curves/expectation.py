@@ -37,7 +37,9 @@ class ExpectedOverT:
             )
         point = curve.at(self.low + (self.high - self.low) * float(torch.rand(())))
         value = self.loss(point, x, y)
-        return value + self.weight_decay / 2 * point.squared_norm if self.weight_decay else value
+        if self.weight_decay:
+            value = value + self.weight_decay / 2 * point.squared_norm
+        return value
 
 
 def expected_over_t(

@@ -22,6 +22,7 @@ from .curve_repair.selection import Selection as Selection
 from .curve_repair.stand_ins import STAND_INS as STAND_INS
 from .curve_repair.stand_ins import stand_ins as stand_ins
 from .inspection.found_triggers import KINDS as KINDS
+from .inspection.found_triggers import Inverted as Inverted
 from .inspection.found_triggers import InvertedSuccess as InvertedSuccess
 from .inspection.inspect import anomaly_index as anomaly_index
 from .inspection.inspect import inspect as inspect
@@ -48,4 +49,3 @@ from .rivals.table import all_rivals as all_rivals
 from .rivals.table import standard as standard
 from .rivals.tsc import TSC as TSC
 from .rivals.tuned import Tuned as Tuned
-from .inspection.found_triggers import Inverted as Inverted

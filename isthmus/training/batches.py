@@ -22,11 +22,13 @@ def batch_indices(
     A function of its arguments alone, so a resumed run needs no state; ranks take neighboring
     slices.
 
-    >>> torch.cat([batch_indices(5, 2, step, seed=0) for step in range(5)]).bincount().tolist()  # two epochs
+    >>> two_epochs = [batch_indices(5, 2, step, seed=0) for step in range(5)]
+    >>> torch.cat(two_epochs).bincount().tolist()
     [2, 2, 2, 2, 2]
     """
     begin = (step * world + rank) * batch_size
-    end, parts = begin + batch_size, []
+    end = begin + batch_size
+    parts: list[Tensor] = []
     while begin < end:
         offset = begin % n
         parts.append(_epoch(n, seed, begin // n)[offset : offset + end - begin])

@@ -60,7 +60,7 @@ def adversarial(attack: Attack, loss: Loss = cross_entropy) -> Adversarial:
     `expected_over_t(adversarial(PGD(Linf(8 / 255), steps=7)))`, one against several norms
     `expected_over_t(adversarial(MSD((Linf(8 / 255), L2(0.5), L1(12)))))`, and one by fast training
     `expected_over_t(adversarial(NoiseFGSM(Linf(8 / 255))))`. Source: Madry et al., ICLR 2018, Eq.
-    2.1; specification, section 8."""
+    2.1."""
     return Adversarial(for_training(attack), loss)
 
 

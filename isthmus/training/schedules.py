@@ -15,7 +15,11 @@ def garipov(spent: float) -> float:
     >>> [round(garipov(a), 3) for a in (0.0, 0.5, 0.7, 0.95)]
     [1.0, 1.0, 0.505, 0.01]
     """
-    return 1.0 if spent <= 0.5 else 1 - 0.99 * (spent - 0.5) / 0.4 if spent <= 0.9 else 0.01
+    if spent <= 0.5:
+        return 1.0
+    if spent <= 0.9:
+        return 1 - 0.99 * (spent - 0.5) / 0.4
+    return 0.01
 
 
 def one_cycle(spent: float) -> float:

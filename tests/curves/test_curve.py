@@ -9,6 +9,7 @@ import torch
 from support.networks import ZOO, data, linear, network, pair
 from torch import nn
 
+import isthmus.curves
 from isthmus import BadInput, Bezier, Curve, PolyChain, expected_over_t, fit
 from isthmus.curves import Plane
 from isthmus.training import cross_entropy
@@ -386,3 +387,9 @@ def test_complex_parameters_are_refused_not_left_behind(make):
     net.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
     with pytest.raises(BadInput, match="complex parameters, first phase"):
         make(net)
+
+
+def test_every_public_curve_goes_through_these_laws():
+    exported = [getattr(isthmus.curves, name) for name in isthmus.curves.__all__]
+    curves = {c for c in exported if isinstance(c, type) and issubclass(c, Curve)}
+    assert curves == {Curve, *KINDS}

@@ -1,1 +1,1 @@
-"""Does a network behave strangely? Triggers from a search, compared with those of clean networks."""
+"""Does a network behave strangely? Triggers from a search beside those of clean networks."""

@@ -96,5 +96,5 @@ class Tuned:
         return Tried(self.settings[chosen], models[chosen], accuracies)
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
-        """Return the network of the chosen setting. Raises BadInput where every setting is refused."""
+        """Return the network of the chosen setting. Raises BadInput where all are refused."""
         return self.attempt(tampered, bonafide).model
