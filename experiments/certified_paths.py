@@ -65,7 +65,7 @@ def run(pair: tuple[int, int], ends: str, curve: str, train: Data, test: Data, e
     files = [WEIGHTS / f"{job_name(NET, ends, seed)}.safetensors" for seed in pair]
     if file.exists() or not all(each.exists() for each in files):
         return
-    start, end = (load_checkpoint(each, NETS[NET]()) for each in files)
+    start, end = (load_checkpoint(each, NETS[NET].make()) for each in files)
     path = Bezier(start, end, bends=0 if curve == "straight" else 1)
     seconds = 0.0
     if curve != "straight":

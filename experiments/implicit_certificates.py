@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -80,12 +80,20 @@ def explicit_mlp(hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(hidden, 10))
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "implicit-100": lambda: implicit_mlp(784, 100),
-    "explicit-100": lambda: explicit_mlp(100),
-    "implicit-cnn": lambda: implicit_cnn(16, 100),
-    "explicit-cnn": lambda: explicit_cnn(16, 100),
-    "implicit-400": lambda: implicit_mlp(784, 400),
+@dataclass(frozen=True)
+class Net:
+    """A network, the learning rate that suits it, and its share of a recipe's epochs."""
+
+    make: Callable[[], nn.Module]
+    lr: float
+    share: float = 1.0
+
+
+NETS = {
+    "implicit-100": Net(lambda: implicit_mlp(784, 100), 5e-3),
+    "explicit-100": Net(lambda: explicit_mlp(100), 5e-3),
+    "implicit-cnn": Net(lambda: implicit_cnn(16, 100), 2e-3, 0.3),
+    "explicit-cnn": Net(lambda: explicit_cnn(16, 100), 2e-3, 0.3),
 }
 
 
@@ -96,7 +104,6 @@ class Recipe:
     eps: float
     weight: float
     epochs: int
-    lr: float = 1e-3
     ramp: tuple[float, float] = (0.1, 0.5)
 
     def loss(self, net: nn.Module) -> Loss:
@@ -108,7 +115,7 @@ class Recipe:
 
 
 TRAININGS = {
-    "natural": Recipe(0.0, 0.0, 15),
+    "natural": Recipe(0.0, 0.0, 15, (0.0, 0.0)),
     "eps 0.1": Recipe(0.1, 0.75, 40),
     "eps 0.15": Recipe(0.15, 0.75, 40),
     "eps 0.1, weight 0.5": Recipe(0.1, 0.5, 40),
@@ -123,15 +130,17 @@ def schedule(spent: float) -> float:
     return 0.2 if spent < 0.9 else 0.04
 
 
-def trained(job: str, net: nn.Module, recipe: Recipe, train: Data, seed: int) -> dict[str, Any]:
+def trained(
+    job: str, net: nn.Module, kind: Net, recipe: Recipe, train: Data, seed: int
+) -> dict[str, Any]:
     """Train the network in place, or go on with what an interrupted run has left."""
     WEIGHTS.mkdir(parents=True, exist_ok=True)
     history = fit(
         net,
         train,
         recipe.loss(net),
-        steps=recipe.epochs * EPOCH,
-        lr=recipe.lr,
+        steps=round(kind.share * recipe.epochs * EPOCH),
+        lr=kind.lr if recipe.weight else 1e-3,
         batch_size=BATCH,
         optimizer=torch.optim.Adam,
         schedule=schedule,
@@ -176,11 +185,12 @@ def run(
     if file.exists():
         return
     torch.manual_seed(seed)
-    net = NETS[net_name]()
+    kind = NETS[net_name]
+    net = kind.make()
     recipe = TRAININGS[training]
     if epochs is not None:
-        recipe = Recipe(recipe.eps, recipe.weight, epochs, recipe.lr, recipe.ramp)
-    history = trained(job, net, recipe, train, seed)
+        recipe = replace(recipe, epochs=epochs)
+    history = trained(job, net, kind, recipe, train, seed)
     save_checkpoint(net, WEIGHTS / f"{job}.safetensors")
     measures = {name: layer.operator().measure() for name, layer in equilibria(net).items()}
     record = {
@@ -188,7 +198,7 @@ def run(
         "net": net_name,
         "training": training,
         "seed": seed,
-        "recipe": {"eps": recipe.eps, "weight": recipe.weight, "epochs": recipe.epochs},
+        "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in net.parameters()),
         "matrix measures": measures,
         "history": history,
@@ -204,9 +214,7 @@ def attack(file: Path, test: Data, some: int, restarts: int) -> None:
     one; count what was certified and falls all the same.
     """
     record = read_json(file)
-    if "attacks" in record and len(record["attacks"]) == len(EPS):
-        return
-    net = load_checkpoint(WEIGHTS / f"{record['job']}.safetensors", NETS[record["net"]]())
+    net = load_checkpoint(WEIGHTS / f"{record['job']}.safetensors", NETS[record["net"]].make())
     part = test[:some]
     certifier = MixedMonotone() if equilibria(net) else Interval()
     rows = record.get("attacks", [])
