@@ -12,7 +12,8 @@ point is at most the norm of relu(A z + u) - z over 1 - max(mu, 0)."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -23,6 +24,27 @@ from torch import Tensor
 from isthmus.types import BadInput
 
 Method = Literal["direct", "averaged", "anderson"]
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Run a block in the precision of its tensors: without autocast, and without TF32 on CUDA.
+
+    In fewer bits a residual never falls to the tolerance, and a bound of rounding errors is wrong.
+    """
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        settings = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with cudnn.flags(*settings, allow_tf32=False):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 class Operator(ABC):
@@ -345,7 +367,8 @@ def _pulled_back(
 
     def solved(move: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
         own = operator.diagonal * active
-        return _linear(move, own, target, solver)
+        with full_precision(target.device):
+            return _linear(move, own, target, solver)
 
     w = solved(lambda v: operator.adjoint(active * v), g)
     if not (torch.is_grad_enabled() and g.requires_grad):

@@ -7,7 +7,7 @@ import torch
 from support.refusals import refused
 from torch import nn
 
-from isthmus import L2, Accuracy, Bezier, Data, Linf, evaluate_path, fit
+from isthmus import L2, Accuracy, Bezier, Data, Linf, certification, evaluate_path, fit
 from isthmus.attacks import PGD
 from isthmus.certification import (
     CertifiedAccuracy,
@@ -19,7 +19,7 @@ from isthmus.certification import (
     certifiers,
 )
 from isthmus.certification.lipschitz import lipschitz_constants
-from isthmus.models import Solver, implicit_conv, implicit_mlp, small_cnn, unrolled
+from isthmus.models import Solver, equilibria, implicit_conv, implicit_mlp, small_cnn, unrolled
 
 SMALL = Smoothing(sigma=0.25, samples=60, selection=20, alpha=0.01)
 SINGLE = {"mixed monotone, single": MixedMonotone(precision="single")}
@@ -283,6 +283,27 @@ REFUSED = {
 def test_bad_input_is_refused_in_one_line(name):
     call, words = REFUSED[name]
     refused(call, words)
+
+
+def test_every_certifier_that_is_exported_is_in_the_table():
+    exported = {getattr(certification, name) for name in certification.__all__}
+    named = {kind for kind in exported if isinstance(kind, type) and callable(kind)}
+    others = {certification.Certifier, certification.CertifiedAccuracy}
+    assert named - others == {type(case) for case in certifiers().values()}
+
+
+def test_autocast_changes_no_certificate_and_no_fixed_point(nets):
+    data = samples(20)
+    for net in nets.values():
+        margin = Interval()(net, data.x, data.y, Linf(0.01))
+        loss = certified(Interval(), Linf(0.01), 1.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(margin, Interval()(net, data.x, data.y, Linf(0.01)))
+            layers = equilibria(net).values()
+            if not layers:
+                assert torch.isfinite(loss(net, data.x, data.y))
+            net(data.x)
+            assert all(layer.solution.converged for layer in layers)
 
 
 def test_a_noisy_network_can_be_smoothed():

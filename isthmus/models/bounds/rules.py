@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.models.bounds.bound import Bound, NoRule, Rule, rule, sharing
+from isthmus.models.fixed_point import full_precision
 from isthmus.models.forward import eval_mode
 from isthmus.types import BadInput
 
@@ -281,7 +282,7 @@ def bounded(model: nn.Module, value: B) -> B:
 
     Raises BadInput where an operation has no rule, with its name and its place in the network;
     NoBound where a fixed point of bounds is not reached."""
-    with eval_mode(model), _stacked(model) as places:
+    with eval_mode(model), full_precision(value.device), _stacked(model) as places:
         try:
             out = model(value)
         except NoRule as error:

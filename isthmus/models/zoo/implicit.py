@@ -31,6 +31,7 @@ from isthmus.models.fixed_point import (
     Solver,
     Weights,
     equilibrium,
+    full_precision,
     iteration,
 )
 from isthmus.types import BadInput
@@ -68,7 +69,7 @@ class Equilibrium(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the fixed point at x, of the shape of inject(x)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             injected: Any = self.inject(x if x.dtype == torch.float64 else x.float())
             operator = self.operator(*injected.shape[2:])
             if isinstance(injected, Bound):
