@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from isthmus.defenses import Inverted, Search
+    from isthmus.defenses import Inverted
 
 
 def inspect_command(
@@ -46,7 +46,7 @@ def inspect_command(
     network = load_network(model, checkpoint)
     metrics.check_above_chance(network, samples)
     known = defenses.read_references(references)[0] if references else None
-    search: Search = {"seed": seed}
+    search: dict[str, Any] = {"seed": seed}
     if steps is not None:
         search["steps"] = steps
     if batch_size is not None:

@@ -26,7 +26,7 @@ from isthmus.defenses.inspection.found_triggers import (
     MaskedPattern,
     Misled,
 )
-from isthmus.defenses.inspection.inversion import SmallestTrigger
+from isthmus.defenses.inspection.inversion import Search, SmallestTrigger
 from isthmus.metrics import (
     Accuracy,
     Agreement,
@@ -79,7 +79,7 @@ METRICS = {
     "inverted success": Row(lambda samples: InvertedSuccess(samples, INVERTED)),
     "inverted success, mean": Row(lambda samples: InvertedSuccess(samples, INVERTED, "mean")),
     "smallest trigger": Row(
-        lambda samples: SmallestTrigger(samples, "patch", {"steps": 3, "starts": 1}),
+        lambda samples: SmallestTrigger(samples, "patch", Search(steps=3, starts=1)),
         interval=False,
     ),
 }

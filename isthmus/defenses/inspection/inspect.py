@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Unpack, cast
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.defenses.inspection.found_triggers import KINDS, Goal, Inverted, Kind
-from isthmus.defenses.inspection.inversion import BATCH, STARTS, STEPS, WANTED, Search, invert
+from isthmus.defenses.inspection.inversion import Search, invert, searching
 from isthmus.defenses.inspection.references import (
     References,
     collected,
@@ -108,47 +108,33 @@ def _survey(
             fix="an outlier needs others beside it",
         )
     goals: tuple[Goal, ...] = (*range(data.num_classes), "any")
-    return tuple(
-        each
-        for kind in kinds
-        for each in invert(model, data, kind=kind, targets=goals, held_out=held_out, **search)
-    )
+    triggers: list[Inverted] = []
+    for kind in kinds:
+        triggers += invert(model, data, search=search, kind=kind, targets=goals, held_out=held_out)
+    return tuple(triggers)
 
 
-_SEARCHED = (
-    "steps",
-    "batch_size",
-    "wanted",
-    "starts",
-    "norm",
-)  # what is alike in networks that are compared
+_SEARCHED = ("steps", "batch_size", "wanted", "starts", "norm")
+"""The options of a search that are alike in networks that are compared."""
 
 
 def _settings(data: Data, search: Search) -> dict[str, Any]:
-    full: dict[str, Any] = {
-        "steps": STEPS,
-        "batch_size": BATCH,
-        "wanted": WANTED,
-        "starts": STARTS,
-        "norm": 2.0,
-        **search,
-    }
-    kept = {**{name: full[name] for name in _SEARCHED}, "norm": str(float(full["norm"]))}
-    return {**kept, "image": list(data.x.shape[1:]), "classes": data.num_classes}
+    settings = {name: getattr(search, name) for name in _SEARCHED}
+    settings["norm"] = str(float(search.norm))
+    return {**settings, "image": list(data.x.shape[1:]), "classes": data.num_classes}
 
 
-def _as_they_were(known: Sequence[References], data: Data, search: Search) -> Search:
-    """Return the options of a search, completed by those of the first references that they do not
-    contradict.
+def _as_they_were(known: Sequence[References], data: Data, options: Mapping[str, Any]) -> Search:
+    """Return the search that the options describe, completed by that of the first references that
+    they do not contradict.
     """
-    for each in known:
-        theirs = {**each.settings, "norm": float(each.settings.get("norm", 2))}
-        completed = cast(
-            Search, {**{name: theirs[name] for name in _SEARCHED if name in theirs}, **search}
-        )
-        if _settings(data, completed) == dict(each.settings):
-            return completed
-    return search
+    for references in known:
+        theirs = {**references.settings, "norm": float(references.settings.get("norm", 2))}
+        shared = {name: theirs[name] for name in _SEARCHED if name in theirs}
+        search = searching(None, {**shared, **options})
+        if _settings(data, search) == dict(references.settings):
+            return search
+    return searching(None, options)
 
 
 def references(
@@ -157,7 +143,7 @@ def references(
     *,
     name: str,
     kinds: Sequence[Kind] = KINDS,
-    **search: Unpack[Search],
+    **options: Any,
 ) -> References:
     """Return the references that clean networks give: train them as the suspect was trained, on
     data you trust.
@@ -165,6 +151,7 @@ def references(
     Raises BadInput as `inspect` does.
     """
     data = as_data(bonafide)
+    search = searching(None, options)
     found = [statistics(_survey(net, data, kinds, None, search)) for net in networks]
     return collected(
         [{"statistics": each, "settings": _settings(data, search)} for each in found], name
@@ -179,14 +166,14 @@ def inspect(
     level: float = 0.05,
     kinds: Sequence[Kind] = KINDS,
     held_out: Source | None = None,
-    **search: Unpack[Search],
+    **options: Any,
 ) -> Inspection:
     """Return whether a network obeys an oddly small trigger, of which class, and at what
     false-alarm rate.
 
     It is suspicious where p, its rank among the `clean` references (those of the package by
     default, where image shape, number of classes and settings fit), is at most `level`. The search
-    is that of the references, as far as `search`, which goes to `invert`, does not say otherwise.
+    is that of the references, as far as `options`, fields of `Search`, do not say otherwise.
     The decision is "cannot tell" where no references fit, or they are fewer than 1 / level - 1.
     "not suspicious" does not say that there is no backdoor: docs/inspection.md has the share of
     each attack that is found.
@@ -201,7 +188,7 @@ def inspect(
         )
     data = as_data(bonafide)
     known = read_references() if clean is None else (clean,)
-    search = _as_they_were(known, data, search)
+    search = _as_they_were(known, data, options)
     found = _survey(model, data, kinds, held_out, search)
     values, settings = statistics(found), _settings(data, search)
     fitting = [

@@ -19,10 +19,10 @@ trigger."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf, log, sqrt
-from typing import Protocol, TypedDict
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +51,8 @@ from isthmus.models.forward import (
 from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.progress import bar
 from isthmus.training.batches import batch_indices
+from isthmus.training.options import sorted_options
 from isthmus.types import BadInput, Trigger
-
-STEPS, BATCH, WANTED, STARTS = 300, 32, 0.99, 3  # of `invert`, which references have to share
-
 
 _WINDOW = 5  # steps over which success is counted before weight or radius changes
 
@@ -69,18 +67,6 @@ _WEIGHT_FACTOR, _RADIUS_FACTOR = 1.5, 1.1
 
 
 # ---- the search
-class Search(TypedDict, total=False):
-    """The keyword options of `invert` that set the search, for functions that hand them on."""
-
-    steps: int
-    batch_size: int
-    wanted: float
-    starts: int
-    norm: float
-    seed: int
-    precision: Precision
-
-
 class _Family(Protocol):
     """Triggers of one kind, g searches at once, and how hard each is pressed to be small."""
 
@@ -239,7 +225,7 @@ def objective(answers: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
 
 
 def _search(
-    model: nn.Module, data: Data, goals: Sequence[Goal], family: _Family, options: _Options
+    model: nn.Module, data: Data, goals: Sequence[Goal], family: _Family, search: Search
 ) -> _Best:
     """Minimize the objective plus the penalty for all goals at once, by Adam, and return the best
     that was seen.
@@ -247,15 +233,15 @@ def _search(
     device, last = device_of(model), takes_channels_last(model, data.x)
     optimizer = torch.optim.Adam(family.leaves, lr=family.lr, betas=_BETAS)
     best = _Best.of(family)
-    with bar(f"inverting a {options.kind}", options.steps) as advance:
-        for step in range(1, options.steps + 1):
-            index = batch_indices(len(data), options.batch_size, step - 1, options.seed)
+    with bar(f"inverting a {search.kind}", search.steps) as advance:
+        for step in range(1, search.steps + 1):
+            index = batch_indices(len(data), search.batch_size, step - 1, search.seed)
             x, y = as_input(data.x[index], device, channels_last=False), data.y[index].to(device)
             wanted = _wanted(y, goals, data.num_classes)
             counts = ~wanted.gather(2, y.expand(len(goals), -1)[..., None]).squeeze(
                 2
             )  # not there already
-            with autocast(device, options.precision):
+            with autocast(device, search.precision):
                 images = as_input(family.on(x).flatten(0, 1), device, channels_last=last)
                 answers = forward_pass(model, images).unflatten(0, (len(goals), -1))
             value = objective(answers, wanted, counts) + family.penalty()
@@ -264,8 +250,8 @@ def _search(
             ):
                 leaf.grad = grad
             best.count(answers.detach(), wanted, counts)
-            if step % _WINDOW == 0 or step == options.steps:
-                family.press(best.judge(family, options.wanted, by_size=options.radius is None))
+            if step % _WINDOW == 0 or step == search.steps:
+                family.press(best.judge(family, search.wanted, by_size=search.radius is None))
             optimizer.step()
             family.project()
             advance("")
@@ -273,18 +259,26 @@ def _search(
 
 
 @dataclass(frozen=True)
-class _Options:
-    """The options of `invert`, checked."""
+class Search:
+    """How `invert` searches for a trigger.
 
-    kind: Kind
-    steps: int
-    batch_size: int
-    wanted: float
-    starts: int
-    norm: float
-    radius: float | None
-    seed: int
-    precision: Precision
+    `kind` "patch" is a mask and a pattern, by minimizing the cross-entropy plus a weight times
+    |mask|_1 that adapts to a success of `wanted`. "perturbation" is a whole-image change of small
+    l2 or l-inf (`norm` inf) norm; its ball adapts likewise, or has the given `radius` throughout,
+    and then the most successful perturbation is taken. `steps` steps of Adam on `batch_size`
+    samples; a patch from each of `starts` starts, of which the best is taken.
+
+    Raises BadInput where an option is out of range."""
+
+    kind: Kind = "patch"
+    steps: int = 300
+    batch_size: int = 32
+    wanted: float = 0.99
+    starts: int = 3
+    norm: float = 2.0
+    radius: float | None = None
+    seed: int = 0
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -302,7 +296,7 @@ class _Options:
             raise BadInput(
                 f"norm {self.norm}, radius {self.radius}",
                 expected="norm 2 or inf, radius above zero",
-                fix="choose them",
+                fix="pass norm=2 and no radius",
             )
 
     @property
@@ -349,28 +343,18 @@ def invert(
     model: nn.Module,
     bonafide: Source,
     *,
-    kind: Kind = "patch",
-    steps: int = STEPS,
-    batch_size: int = BATCH,
-    wanted: float = WANTED,
-    starts: int = STARTS,
-    norm: float = 2.0,
-    radius: float | None = None,
-    seed: int = 0,
-    precision: Precision = "fp32",
+    search: Search | None = None,
     targets: Sequence[Goal] | None = None,
     held_out: Source | None = None,
+    **options: Any,
 ) -> tuple[Inverted, ...]:
     """Return, for every class (or for the `targets`), the smallest trigger that leads other images
     there.
 
-    "patch": mask and pattern, by minimizing the cross-entropy plus a weight times |mask|_1 that
-    adapts to a success of `wanted`. "perturbation": a whole-image change of small l2 or l-inf
-    (`norm` inf) norm; its ball adapts likewise, or has the given `radius` throughout, and then the
-    most successful perturbation is kept. `steps` steps of Adam on `batch_size` samples, all targets
-    at once; a patch from each of `starts` starts, of which the best is kept. Success is measured on
-    `held_out`, else on the bonafide samples themselves, which flatters it. Only gradients of the
-    input are computed; the network is left as it was.
+    `options` are fields of `Search` (kind, steps, batch_size, wanted, starts, norm, radius, seed,
+    precision), in place of those of `search`. All targets are searched for at once. Success is
+    measured on `held_out`, else on the bonafide samples themselves, which flatters it. Only
+    gradients of the input are computed; the network is left as it was.
 
     Raises BadInput for options out of range, fewer samples than classes, samples of one class, and
     outputs that are not finite.
@@ -381,37 +365,48 @@ def invert(
     >>> [trigger.target for trigger in invert(net, data, steps=2)]
     [0, 1]
     """
-    options = _Options(kind, steps, batch_size, wanted, starts, norm, radius, seed, precision)
+    search = searching(search, options)
     data = as_data(bonafide)
     judged = data if held_out is None else as_data(held_out)
     goals: tuple[Goal, ...] = tuple(range(data.num_classes)) if targets is None else tuple(targets)
     for goal in goals:
         if goal != "any":
             eligible(data, goal)  # refuses what is no class
-    _check_samples(model, data, precision)
-    rows = options.rows
-    group = max(
-        1, pass_size(data.x, device_of(model), gradients=True) // (batch_size * rows)
-    )  # goals in one batch
-    found: list[Inverted] = []
+    _check_samples(model, data, search.precision)
+    batch = search.batch_size * search.rows
+    group = max(1, pass_size(data.x, device_of(model), gradients=True) // batch)
+    triggers: list[Inverted] = []
     with frozen(model):
-        for part in (goals[i : i + group] for i in range(0, len(goals), group)):
-            family = options.family(len(part), data.x.shape[1:], device_of(model))
-            best = _search(
-                model, data, [goal for goal in part for _ in range(rows)], family, options
-            )
-            triggers, sizes, merits = (
-                list(family.triggers(best.leaves)),
-                best.size.tolist(),
-                best.merit.tolist(),
-            )
-            for i, goal in enumerate(part):
-                row = min(range(i * rows, (i + 1) * rows), key=lambda each: merits[each])
-                reached = merits[row] < inf if radius is None else -merits[row] >= wanted
-                score = min(0.0, log(max(sizes[row], 1e-12) / family.largest)) if reached else 0.0
-                success = _question(judged, triggers[row], goal)(model)
-                found.append(Inverted(triggers[row], goal, kind, sizes[row], score, success))
-    return tuple(found)
+        for i in range(0, len(goals), group):
+            triggers += _inverted(model, data, judged, goals[i : i + group], search)
+    return tuple(triggers)
+
+
+def searching(search: Search | None, options: Mapping[str, Any]) -> Search:
+    """Return the search with these options in place of its own. Raises BadInput for other names."""
+    sorted_options(options, Search)
+    return replace(search or Search(), **options)
+
+
+def _inverted(
+    model: nn.Module, data: Data, judged: Data, goals: Sequence[Goal], search: Search
+) -> Iterator[Inverted]:
+    """Search for the triggers of these goals in one batch, and yield the best for each."""
+    rows = search.rows
+    family = search.family(len(goals), data.x.shape[1:], device_of(model))
+    best = _search(model, data, [goal for goal in goals for _ in range(rows)], family, search)
+    triggers = list(family.triggers(best.leaves))
+    sizes = best.size.tolist()
+    merits = best.merit.tolist()
+    for i, goal in enumerate(goals):
+        row = min(range(i * rows, (i + 1) * rows), key=lambda each: merits[each])
+        reached = merits[row] < inf if search.radius is None else -merits[row] >= search.wanted
+        score = min(0.0, log(max(sizes[row], 1e-12) / family.largest)) if reached else 0.0
+        success = _question(judged, triggers[row], goal)(model)
+        yield Inverted(triggers[row], goal, search.kind, sizes[row], score, success)
+
+
+_DEFAULT_SEARCH = Search()
 
 
 @dataclass(frozen=True, eq=False)
@@ -419,14 +414,15 @@ class SmallestTrigger(Question[float]):
     """The smallest size of a trigger that some class obeys, searched for anew on each network.
 
     In pixels of a mask or as a norm, as `kind` says; the largest possible size where no trigger
-    succeeds. Expensive: every call runs a full inversion. `search` goes to `invert`."""
+    succeeds. Expensive: every call runs a full inversion. `search`, whose kind is replaced, goes to
+    `invert`."""
 
     kind: Kind = "perturbation"
-    search: Search = field(default_factory=Search)
+    search: Search = _DEFAULT_SEARCH
 
     def answer(self, passes: Passes) -> float:
         """Return the smallest size over the classes."""
-        triggers = invert(passes.model, self.samples, kind=self.kind, **self.search)
+        triggers = invert(passes.model, self.samples, search=self.search, kind=self.kind)
         reached = [trigger.size for trigger in triggers if trigger.score < 0]
         return min(reached) if reached else self._largest()
 
@@ -434,4 +430,4 @@ class SmallestTrigger(Question[float]):
         channels, height, width = self.samples.x.shape[1:]
         if self.kind == "patch":
             return float(height * width)
-        return 1.0 if self.search.get("norm") == inf else sqrt(channels * height * width)
+        return 1.0 if self.search.norm == inf else sqrt(channels * height * width)

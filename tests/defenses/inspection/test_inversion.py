@@ -13,7 +13,7 @@ from support.searched import HELD_OUT, TARGET, TRIGGER, digits_network, inspecte
 from torch import nn
 
 from isthmus import AttackSuccess, Data, load_data
-from isthmus.defenses import KINDS, InvertedSuccess, invert
+from isthmus.defenses import KINDS, InvertedSuccess, Search, invert
 from isthmus.defenses.inspection.found_triggers import MaskedPattern, Misled, Perturbation
 from isthmus.defenses.inspection.inversion import SmallestTrigger, objective
 from isthmus.training.batches import batch_indices
@@ -233,12 +233,14 @@ def test_the_smallest_trigger_is_the_smallest_that_succeeds():
     asked, search = data(40), {"steps": 60, "norm": inf}
     found = invert(network("linear"), asked, kind="perturbation", **search)
     expected = min(each.size for each in found if each.score < 0)
-    assert SmallestTrigger(asked, "perturbation", search)(network("linear")) == expected < 1
+    assert (
+        SmallestTrigger(asked, "perturbation", Search(**search))(network("linear")) == expected < 1
+    )
     deaf = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, 4)).eval()
     nn.init.zeros_(deaf[2].weight)
     only_first = asked[asked.y > 0]
     deaf[2].bias.data.copy_(torch.tensor([1.0, 0, 0, 0]))
-    assert SmallestTrigger(only_first, "patch", {"steps": 5})(deaf) < 64, (
+    assert SmallestTrigger(only_first, "patch", Search(steps=5))(deaf) < 64, (
         "it says class 0 of every image"
     )
 
