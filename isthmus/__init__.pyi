@@ -11,6 +11,9 @@ from .curves import (
     PolyChain as PolyChain,
 )
 from .curves import (
+    Route as Route,
+)
+from .curves import (
     connect as connect,
 )
 from .curves import (
@@ -82,6 +85,9 @@ from .models import (
 )
 from .models import (
     save_checkpoint as save_checkpoint,
+)
+from .training import (
+    Training as Training,
 )
 from .training import (
     adversarial as adversarial,

@@ -1,7 +1,6 @@
 """`repair` end to end on networks that train in seconds, and the evidence it is judged by."""
 
 import copy
-import inspect
 import pickle
 
 import jsonschema
@@ -11,7 +10,7 @@ import torch
 from support.backdoored import FAST, TRIGGER
 from support.refusals import refused
 
-from isthmus import Bezier, Data, Linf, PolyChain, connect, evaluate_path, fit, load_data, repair
+from isthmus import Bezier, Data, Linf, PolyChain, evaluate_path, fit, load_data, repair
 from isthmus.attacks import PGD
 from isthmus.curves import CURVE_TRAINING, Route
 from isthmus.data import Parts, hold_out
@@ -352,8 +351,3 @@ def test_every_network_of_the_path_is_recalibrated_once(tampered, samples):
 )
 def test_an_unknown_option_is_refused_in_one_line(options, word, tampered, samples):
     refused(lambda: repair(tampered[0], samples[0], **options), word)
-
-
-def test_no_public_function_of_the_flow_has_more_than_ten_parameters():
-    for function in (repair, connect, fit, evaluate_path, evidence):
-        assert len(inspect.signature(function).parameters) <= 10
