@@ -49,9 +49,10 @@ class _Layout:
         return {name: part.to(dtype) for name, part, dtype in typed}
 
 
-# Operands of so many values are combined at once: a few of them fit into a processor's caches, and
-# a launch on a GPU has enough to do.
 _CHUNK = 2**20
+"""How many values are combined at once.
+
+A few operands of this size fit into a CPU's caches, and a launch on a GPU has enough to do."""
 
 
 class _Combine(torch.autograd.Function):
@@ -76,8 +77,8 @@ class _Combine(torch.autograd.Function):
             *(v.split(_CHUNK) for v in (theta, *ends, *bends)), strict=True
         ):
             torch.mul(start, first, out=out).add_(end, alpha=last)
-            for each, bend in zip(inner, middle, strict=True):
-                out.add_(bend, alpha=each)
+            for share, bend in zip(inner, middle, strict=True):
+                out.add_(bend, alpha=share)
             squares.append(out.dot(out))
         return theta, torch.stack(squares).sum(), *layout.cut(theta)
 

@@ -76,8 +76,8 @@ class Curve(Wrapper):
     papers' code calls num_bends=3. The attribute `bends` holds them. They start on the straight
     segment. Neither network is changed: their values are copied.
 
-    Raises BadInput where bends < 0, the architectures differ, a parameter is complex, or a bend is
-    asked for and nothing is trainable.
+    Raises BadInput where bends < 0, the architectures differ, a parameter is complex, or there is a
+    bend and nothing is trainable.
 
     >>> start, end = nn.Linear(3, 2), nn.Linear(3, 2)
     >>> curve = Bezier(start, end)
@@ -261,7 +261,8 @@ class Bezier(Curve):
 
     def coefficients(self, t: float | Tensor) -> Tensor:
         """Return the Bernstein polynomials at t, shape (bends + 2,), float64."""
-        t, degree = float(t), len(self.bends) + 1
+        t = float(t)
+        degree = len(self.bends) + 1
         return torch.tensor(
             [comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)],
             dtype=torch.float64,

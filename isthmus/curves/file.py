@@ -13,7 +13,7 @@ from isthmus.curves.curve import Curve
 from isthmus.models.checkpoint import check_metadata, load_checkpoint, read_tensors, write_tensors
 from isthmus.runs.files import file_sha256
 from isthmus.runs.wording import abbreviated
-from isthmus.types import BadInput
+from isthmus.types import BadInput, Params
 
 _BENDS = "bends."
 
@@ -21,9 +21,9 @@ _BENDS = "bends."
 def _check_end(curve: Curve, t: float, path: Path, name: str) -> None:
     """Refuse a file that is not the network at this end of the curve."""
     net = curve.export(t)
-    held = {key: value.clone() for key, value in net.state_dict().items()}
+    own = {key: value.clone() for key, value in net.state_dict().items()}
     load_checkpoint(path, net)
-    if not all(torch.equal(value, held[key]) for key, value in net.state_dict().items()):
+    if not all(torch.equal(value, own[key]) for key, value in net.state_dict().items()):
         raise BadInput(
             f"{path}, which holds other weights than the {name} of the curve",
             expected=f"the checkpoint of the network at t = {t:g}",
@@ -50,7 +50,7 @@ def save_curve(
     their checkpoints.
 
     Each trainable parameter stands under `bends.NAME` with shape (bends, ...). `start` and `end`
-    are the files of the networks at t = 0 and t = 1; their paths are kept relative to the curve's
+    are the files of the networks at t = 0 and t = 1; their paths are saved relative to the curve's
     file. Raises BadInput where one of them holds another network, or as `save_checkpoint` does."""
     path = Path(path)
     reference = {"kind": type(curve).__name__, "bends": str(len(curve.bends))}
@@ -72,7 +72,7 @@ def save_curve(
 
 
 def _endpoint(path: Path, name: str, metadata: Mapping[str, str], given: Path | str | None) -> Path:
-    """Return the file of an endpoint, found and unchanged."""
+    """Return the file of an endpoint. Raises BadInput where it is missing or has changed."""
     file = Path(given) if given is not None else path.parent / metadata[name]
     if not file.is_file():
         raise BadInput(
@@ -80,10 +80,11 @@ def _endpoint(path: Path, name: str, metadata: Mapping[str, str], given: Path | 
             expected="its endpoints beside it",
             fix=f"pass {name}=FILE",
         )
-    found, wanted = file_sha256(file), metadata[f"{name}_sha256"]
-    if found != wanted:
+    actual = file_sha256(file)
+    wanted = metadata[f"{name}_sha256"]
+    if actual != wanted:
         raise BadInput(
-            f"{file}, the {name} of {path}, which has changed (SHA-256 {found[:12]})",
+            f"{file}, the {name} of {path}, which has changed (SHA-256 {actual[:12]})",
             expected=f"the file that the curve was saved with (SHA-256 {wanted[:12]})",
             fix=f"restore it, or pass {name}=FILE",
         )
@@ -91,15 +92,12 @@ def _endpoint(path: Path, name: str, metadata: Mapping[str, str], given: Path | 
 
 
 def _curve_class(path: Path, kind: str) -> type[Curve]:
-    """Return the curve of that name among those this process knows; a file's word never makes one
-    be imported.
-    """
+    """Return the curve of that name among those that are imported; a file never imports one."""
     known: dict[str, type[Curve]] = {}
-    found: list[type[Curve]] = [Curve]  # type: ignore[type-abstract]
-    for each in found:
-        found.extend(each.__subclasses__())
-        known[each.__name__] = each
-    known.pop("Curve")
+    classes: list[type[Curve]] = [*Curve.__subclasses__()]
+    for curve in classes:
+        classes.extend(curve.__subclasses__())
+        known[curve.__name__] = curve
     if kind not in known:
         raise BadInput(
             f"{path}, a curve of unknown kind {kind!r}",
@@ -120,52 +118,54 @@ def load_curve(
     checkpoints.
 
     `start` and `end` say where the endpoints' files are now, where they have moved; their content
-    must be the same. Curves of the user's own are found by class name once their module is
+    must be the same. A curve of the user's own is known by its class name once its module is
     imported. Raises BadInput where the file holds no curve, an endpoint is missing or has changed,
     or the factory builds another network."""
     path = Path(path)
+    bends, metadata = _read(path)
+    files = [_endpoint(path, name, metadata, file) for name, file in _given(start, end)]
+    first, second = (load_checkpoint(file, factory()) for file in files)
+    _check_fit(path, bends, first)
+    params = dict(first.named_parameters())
+    for name, p in params.items():
+        p.requires_grad_(name in bends)
+    curve = _curve_class(path, metadata["kind"])(first, second, bends=int(metadata["bends"]))
+    if len(curve.bends):
+        flat = [bends[name].reshape(len(curve.bends), -1) for name in params if name in bends]
+        with torch.no_grad():
+            curve.bends.copy_(torch.cat(flat, dim=1))
+    return curve.eval()
+
+
+def _given(*files: Path | str | None) -> list[tuple[str, Path | str | None]]:
+    return list(zip(("start", "end"), files, strict=True))
+
+
+def _read(path: Path) -> tuple[Params, dict[str, str]]:
+    """Return the bends by the name of their parameter, and the metadata. Raises BadInput where the
+    file holds no curve.
+    """
     tensors, metadata = read_tensors(path)
-    missing = {"kind", "bends", "start", "end", "start_sha256", "end_sha256"} - metadata.keys()
-    counts = {
-        metadata.get("bends"),
-        *(str(len(bend)) if bend.ndim else "" for bend in tensors.values()),
-    }
-    if (
-        missing
-        or len(counts) > 1
-        or not metadata["bends"].isdecimal()
-        or not all(name.startswith(_BENDS) for name in tensors)
-    ):
+    needed = {"kind", "bends", "start", "end", "start_sha256", "end_sha256"}
+    counts = {str(len(bend)) if bend.ndim else "" for bend in tensors.values()}
+    counts.add(metadata.get("bends", ""))
+    whole = needed <= metadata.keys() and len(counts) == 1 and metadata["bends"].isdecimal()
+    if not whole or not all(name.startswith(_BENDS) for name in tensors):
         raise BadInput(
             f"{path}, which holds no curve",
             expected="a file that save_curve wrote",
             fix="check the path",
         )
-    ends = [
-        _endpoint(path, name, metadata, given) for name, given in (("start", start), ("end", end))
-    ]
-    nets = [load_checkpoint(file, factory()) for file in ends]
-    moving = {name.removeprefix(_BENDS): bend for name, bend in tensors.items()}
-    params = dict(nets[0].named_parameters())
-    differing = [
-        name
-        for name, b in moving.items()
-        if name not in params or params[name].shape != b.shape[1:]
-    ]
+    return {name.removeprefix(_BENDS): bend for name, bend in tensors.items()}, metadata
+
+
+def _check_fit(path: Path, bends: Params, net: nn.Module) -> None:
+    """Raise BadInput where the bends are not those of the network's parameters."""
+    shapes = {name: p.shape for name, p in net.named_parameters()}
+    differing = [name for name, bend in bends.items() if shapes.get(name) != bend.shape[1:]]
     if differing:
         raise BadInput(
             f"{path}, whose bends do not fit the network ({abbreviated(differing)})",
             expected="the network that the curve was made of",
             fix="pass its factory",
         )
-    for name, p in params.items():
-        p.requires_grad_(name in moving)
-    curve = _curve_class(path, metadata["kind"])(nets[0], nets[1], bends=int(metadata["bends"]))
-    flat = [
-        moving[name].reshape(len(curve.bends), p.numel())
-        for name, p in params.items()
-        if name in moving
-    ]
-    with torch.no_grad():
-        curve.bends.copy_(torch.cat(flat, dim=1) if flat else curve.bends)
-    return curve.eval()

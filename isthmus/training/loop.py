@@ -137,8 +137,10 @@ def _step(run: Run, data: Data, channels_last: bool) -> None:
     """Draw a batch and take a step on it."""
     training = run.training
     device = run.total.device
-    rank, world = ranks().rank, ranks().world
-    index = batch_indices(len(data), training.batch_size, run.step, training.seed, rank, world)
+    here = ranks()
+    index = batch_indices(
+        len(data), training.batch_size, run.step, training.seed, here.rank, here.world
+    )
     x = data.x[index]
     if training.augment is not None:
         x = training.augment(x)

@@ -13,9 +13,7 @@ from isthmus.defenses.inspection.inversion import invert
 from isthmus.types import Metric
 
 Watch = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
-"""Makes further metrics for a rule to read, of the tampered network, the samples that train and
-those that measure.
-"""
+"""`(tampered, fitted, held_out) -> metrics`: more metrics along the path for the rule to read."""
 
 
 STAND_INS = "inverted trigger success"
@@ -25,15 +23,16 @@ def stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Me
     """Return the defender's stand-in for the attack success rate: how well the oddest trigger still
     works.
 
-    Triggers are inverted on the tampered network, patches and whole-image perturbations, from the
-    samples that train; of those that lead to a class, or away from every class, the one that is
-    smallest beside the median of its kind is asked on the samples that measure. For `repair(...,
+    Patches and whole-image perturbations are inverted on the tampered network from the samples that
+    train, one for each class and one that leads away from every class. The one that is smallest
+    beside the median of its kind is applied to the held-out samples. For `repair(...,
     watch=stand_ins, rule=settled(STAND_INS))`. Source: ours; docs/results/rules.md has it with a
     smaller search. Raises BadInput for fewer than three classes."""
+    goals = [*range(fitted.num_classes), "any"]
     gaps = []
     for kind in KINDS:
-        found = invert(tampered, fitted, kind=kind, targets=[*range(fitted.num_classes), "any"])
-        middle = median(each.score for each in found)
-        gaps += [(middle - each.score, each) for each in found]
-    oddest = max(gaps, key=lambda each: each[0])[1]
+        triggers = invert(tampered, fitted, kind=kind, targets=goals)
+        middle = median(trigger.score for trigger in triggers)
+        gaps += [(middle - trigger.score, trigger) for trigger in triggers]
+    _, oddest = max(gaps, key=lambda gap: gap[0])
     return {STAND_INS: InvertedSuccess(held_out, [oddest])}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.data.splits import hold_out
+from isthmus.data.splits import HOLDOUT, hold_out
 from isthmus.defenses.rivals.tuned import strongest_within
 from isthmus.defenses.spending import Trained
 from isthmus.metrics.accuracy import Accuracy
@@ -49,7 +49,7 @@ class ANP(Trained):
     epsilon: float = 0.4
     alpha: float = 0.2
     tolerance: float = 0.04
-    holdout: float = 0.2
+    holdout: float = HOLDOUT
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the pruned copy. Raises BadInput where no BatchNorm has a scale, or the budget is
@@ -58,9 +58,10 @@ class ANP(Trained):
         data = as_data(bonafide)
         fitted, held_out = hold_out(data, self.holdout, self.training.seed)
         masks = self.masks(tampered, fitted)
-        question = Accuracy(held_out)
+        accuracy = Accuracy(held_out)
         accuracies = [
-            question(recalibrate(_pruned(tampered, masks, each), fitted)) for each in THRESHOLDS
+            accuracy(recalibrate(_pruned(tampered, masks, threshold), fitted))
+            for threshold in THRESHOLDS
         ]
         threshold = THRESHOLDS[strongest_within(accuracies, self.tolerance)]
         return recalibrate(_pruned(tampered, masks, threshold), data)

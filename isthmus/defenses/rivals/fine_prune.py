@@ -24,6 +24,8 @@ from isthmus.models.view import copied
 from isthmus.training.loop import fit
 from isthmus.types import BadInput
 
+_Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
 
 @dataclass(frozen=True)
 class FinePrune(Trained):
@@ -45,24 +47,10 @@ class FinePrune(Trained):
             raise BadInput(
                 f"share {self.share} by {self.by!r}",
                 expected="0 <= share < 1, by norm or dormancy",
-                fix="fix them",
+                fix="pass share=0.5 and by='norm'",
             )
         net = copied(tampered)
-        layers = [
-            part for part in net.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        ]
-        if not layers:
-            raise BadInput(
-                "a network without convolutions",
-                expected="channels to prune",
-                fix="choose another defense",
-            )
-        if any(is_parametrized(layer) or "weight" not in layer._parameters for layer in layers):
-            raise BadInput(
-                "convolutions with a weight that is computed, as by weight_norm",
-                expected="plain weights to hold at zero",
-                fix="remove it first",
-            )
+        layers = _prunable(net)
         if self.by == "norm":
             scores = {layer: layer.weight.detach().abs().flatten(1).sum(1) for layer in layers}
         else:
@@ -77,6 +65,24 @@ class FinePrune(Trained):
         return recalibrate(net, bonafide)
 
 
+def _prunable(net: nn.Module) -> list[_Conv]:
+    """Return the convolutions. Raises BadInput where there is none, or one has no plain weight."""
+    layers = [part for part in net.modules() if isinstance(part, _Conv)]
+    if not layers:
+        raise BadInput(
+            "a network without convolutions",
+            expected="channels to prune",
+            fix="choose another defense",
+        )
+    if any(is_parametrized(layer) or "weight" not in layer._parameters for layer in layers):
+        raise BadInput(
+            "convolutions with a weight that is computed, as by weight_norm",
+            expected="plain weights to hold at zero",
+            fix="remove it first",
+        )
+    return layers
+
+
 def _mask(layer: nn.Module, score: Tensor, share: float) -> None:
     """Hold the lowest-scored share of a convolution's output channels at zero, its bias too."""
     keep = torch.ones_like(score)
@@ -89,7 +95,7 @@ def _mask(layer: nn.Module, score: Tensor, share: float) -> None:
 
 
 def _activity(net: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-    """Mean absolute output of each of a layer's channels over the samples."""
+    """Return the summed absolute output of each of a layer's channels over the samples."""
     total: list[Tensor] = []
     hook = layer.register_forward_hook(
         lambda _, __, out: total.append(out.abs().transpose(0, 1).flatten(1).sum(1))

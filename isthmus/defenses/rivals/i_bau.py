@@ -203,10 +203,9 @@ def hypergradient(
 
 def _gradients(value: Tensor, of: Sequence[Tensor], along: Tensor | None = None) -> list[Tensor]:
     """Gradients, zero for what the value does not depend on."""
-    found = torch.autograd.grad(value, of, along, allow_unused=True)
-    return [
-        torch.zeros_like(p) if grad is None else grad for p, grad in zip(of, found, strict=True)
-    ]
+    grads = torch.autograd.grad(value, of, along, allow_unused=True)
+    pairs = zip(of, grads, strict=True)
+    return [torch.zeros_like(p) if grad is None else grad for p, grad in pairs]
 
 
 def _with_gradient(value: Tensor, weights: Sequence[Tensor], gradient: Sequence[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ network, fine-tuned; the student starts from the tampered network and is trained
 plus, at the end of each stage, the squared distance of the two attention maps (sum over channels of
 squared activations, divided by its norm).
 
-Where we depart from the paper's code: the layers are found, not named: the last convolution, or
+Where we depart from the paper's code: the layers are detected, not named: the last convolution, or
 block of them, at each resolution. One weight serves all of them (the code has 500, 1000, 1000).
 Half of the budget trains the teacher, as in the paper's ten epochs each; BatchNorm of both is
 recalibrated on the bonafide samples."""
@@ -132,9 +132,9 @@ class _Distillation:
         self.teacher.to(device_of(student))
         with torch.no_grad(), _watched(self.teacher, self.layers) as wanted:
             forward_pass(self.teacher, x)
-        with _watched(student, self.layers) as found:
+        with _watched(student, self.layers) as own:
             value = cross_entropy(student, x, y)
-        distances = [F.mse_loss(found[name], wanted[name]) for name in self.layers]
+        distances = [F.mse_loss(own[name], wanted[name]) for name in self.layers]
         return value + self.weight * torch.stack(distances).sum()
 
 

@@ -4,8 +4,8 @@ rounds.
 Source: Peng et al., Circumventing Backdoor Space via Weight Symmetry, ICML 2025: three rounds,
 t = 0.4, fine-tuning between rounds at a learning rate of 1e-4 for a twentieth of a curve's budget.
 
-Where we depart: the channels that may be permuted are found by following a run, so any network will
-do whose run can be followed; the budget is that of every other defense (the paper spends some
+Where we depart: the channels that may be permuted come from following a run, so any network will do
+whose run can be followed; the budget is that of every other defense (the paper spends some
 12,000 steps on 2,500 samples)."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TUNING_LR = 1e-4
 """Learning rate of the fine-tuning between rounds."""
 
 TUNING_SHARE = 20
-"""A curve gets so many times the steps of a fine-tuning."""
+"""How many times the steps of a fine-tuning a curve gets."""
 
 
 @dataclass(frozen=True)

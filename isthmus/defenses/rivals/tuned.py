@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from isthmus.data.dataset import Source, as_data
-from isthmus.data.splits import hold_out
+from isthmus.data.splits import HOLDOUT, hold_out
 from isthmus.defenses.spending import gradients_of
 from isthmus.metrics.accuracy import Accuracy
 from isthmus.types import BadInput, Defense
@@ -46,7 +46,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Tuned:
-    """Try `make(setting)` for each of `settings`, weakest first; keep the strongest that costs
+    """Try `make(setting)` for each of `settings`, weakest first; return the strongest that costs
     little accuracy.
 
     Each setting repairs with the whole budget on a part of the bonafide samples; its accuracy is
@@ -58,7 +58,7 @@ class Tuned:
     make: Callable[[Any], Defense]
     settings: Sequence[Any]
     tolerance: float
-    holdout: float = 0.2
+    holdout: float = HOLDOUT
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Tuned:
         all were refused.
         """
         fitted, held_out = hold_out(as_data(bonafide), self.holdout, self.seed)
-        question = Accuracy(held_out)
+        accuracy = Accuracy(held_out)
         accuracies: dict[int, float] = {}
         models: dict[int, nn.Module] = {}
         refusal: BadInput | None = None
@@ -89,7 +89,7 @@ class Tuned:
             except BadInput as error:
                 refusal = error
                 continue
-            accuracies[i] = question(models[i])
+            accuracies[i] = accuracy(models[i])
         if refusal and not models:
             raise refusal
         chosen = list(models)[strongest_within(list(accuracies.values()), self.tolerance)]
