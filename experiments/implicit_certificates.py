@@ -1,11 +1,11 @@
-"""Table: certified accuracy of implicit networks on MNIST, beside feed-forward ones trained by
-intervals.
+"""Table: certified accuracy of implicit networks, beside feed-forward ones trained by intervals.
 
     python experiments/implicit_certificates.py run --data DIR       a file per job
     python experiments/implicit_certificates.py attack --data DIR    PGD on each network
     python experiments/implicit_certificates.py table                docs/results/certificates.md
 
-DIR holds train.parquet and test.parquet in the Hugging Face layout. A job is a network, a training
+DIR holds train.parquet and test.parquet of MNIST in the Hugging Face layout, or of CIFAR-10 for the
+networks and trainings of color images, which have to be named. A job is a network, a training
 and a seed; it trains on all training images, is certified on all test images at every eps, and
 writes results/implicit_certificates/JOB.json once it is done. Weights are in weights/. Whatever is
 done already is not done again: --nets, --trainings and --seeds share the work among processes."""
@@ -49,29 +49,30 @@ from isthmus.types import Loss
 
 RESULTS, WEIGHTS = Path("results/implicit_certificates"), Path("weights/implicit_certificates")
 EPS = (0.002, 0.006, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2)
+EPS_OF_COLOR = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 SEEDS = (0, 1, 2)
 BATCH = 128
-EPOCH = 60_000 // BATCH
+EPOCH = 60_000 // BATCH  # of MNIST; CIFAR-10 gets as many steps
 
 
-def front(width: int) -> list[nn.Module]:
-    """Two strided convolutions: 28x28 images to 2 width x 7 x 7 values."""
+def front(width: int, channels: int) -> list[nn.Module]:
+    """Two strided convolutions: to a quarter of the side, 2 width channels, flattened."""
     return [
-        *(nn.Conv2d(1, width, 4, 2, 1), nn.ReLU(), nn.Conv2d(width, 2 * width, 4, 2, 1)),
+        *(nn.Conv2d(channels, width, 4, 2, 1), nn.ReLU(), nn.Conv2d(width, 2 * width, 4, 2, 1)),
         *(nn.ReLU(), nn.Flatten()),
     ]
 
 
-def implicit_cnn(width: int, hidden: int) -> nn.Sequential:
+def implicit_cnn(width: int, hidden: int, channels: int = 1, side: int = 7) -> nn.Sequential:
     """Two strided convolutions, a dense equilibrium layer, a linear one."""
-    layer = EquilibriumLinear(2 * width * 49, hidden)
-    return nn.Sequential(*front(width), layer, nn.Linear(hidden, 10))
+    layer = EquilibriumLinear(2 * width * side**2, hidden)
+    return nn.Sequential(*front(width, channels), layer, nn.Linear(hidden, 10))
 
 
-def explicit_cnn(width: int, hidden: int) -> nn.Sequential:
+def explicit_cnn(width: int, hidden: int, channels: int = 1, side: int = 7) -> nn.Sequential:
     """The same with an ordinary dense layer: the small network of Gowal et al."""
-    dense = (nn.Linear(2 * width * 49, hidden), nn.ReLU(), nn.Linear(hidden, 10))
-    return nn.Sequential(*front(width), *dense)
+    dense = (nn.Linear(2 * width * side**2, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+    return nn.Sequential(*front(width, channels), *dense)
 
 
 def explicit_mlp(hidden: int) -> nn.Sequential:
@@ -94,6 +95,10 @@ NETS = {
     "explicit-100": Net(lambda: explicit_mlp(100), 5e-3),
     "implicit-cnn": Net(lambda: implicit_cnn(16, 100), 2e-3, 0.3),
     "explicit-cnn": Net(lambda: explicit_cnn(16, 100), 2e-3, 0.3),
+}
+NETS_OF_COLOR = {
+    "implicit-cnn, color": Net(lambda: implicit_cnn(16, 100, 3, 8), 2e-3, 0.3),
+    "explicit-cnn, color": Net(lambda: explicit_cnn(16, 100, 3, 8), 2e-3, 0.3),
 }
 
 
@@ -121,6 +126,14 @@ TRAININGS = {
     "eps 0.1, weight 0.5": Recipe(0.1, 0.5, 40),
     "eps 0.2": Recipe(0.2, 0.75, 40),
 }
+TRAININGS_OF_COLOR = {"eps 2/255": Recipe(2 / 255, 0.5, 40)}
+ALL_NETS = {**NETS, **NETS_OF_COLOR}
+ALL_TRAININGS = {**TRAININGS, **TRAININGS_OF_COLOR}
+
+
+def radii(data: Data) -> tuple[float, ...]:
+    """Return the eps at which images like these are certified."""
+    return EPS_OF_COLOR if data.x.shape[1] == 3 else EPS
 
 
 def schedule(spent: float) -> float:
@@ -162,18 +175,20 @@ def certificates(net: nn.Module, test: Data) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, certifier in names.items():
         began = time.perf_counter()
-        rates = [CertifiedAccuracy(test, certifier, Linf(eps))(net) for eps in EPS]
+        eps = radii(test)
+        rates = [CertifiedAccuracy(test, certifier, Linf(each))(net) for each in eps]
         rows[name] = {
-            "eps": list(EPS),
+            "eps": list(eps),
             "certified": [as_record(rate) for rate in rates],
-            "seconds": (time.perf_counter() - began) / len(EPS),
+            "seconds": (time.perf_counter() - began) / len(eps),
         }
     return rows
 
 
 def job_name(net: str, training: str, seed: int) -> str:
     """Return a job's name: that of its file."""
-    return f"{net}-{training.replace(' ', '').replace(',', '-')}-seed{seed}"
+    words = f"{net}-{training}-seed{seed}"
+    return words.replace(" ", "").replace(",", "-").replace("/", "_")
 
 
 def run(
@@ -185,9 +200,9 @@ def run(
     if file.exists():
         return
     torch.manual_seed(seed)
-    kind = NETS[net_name]
+    kind = ALL_NETS[net_name]
     net = kind.make()
-    recipe = TRAININGS[training]
+    recipe = ALL_TRAININGS[training]
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
     history = trained(job, net, kind, recipe, train, seed)
@@ -210,31 +225,39 @@ def run(
 
 
 def attack(file: Path, test: Data, some: int, restarts: int) -> None:
-    """Attack the first images of a job's network by PGD-50, by the exact gradient and the unrolled
-    one; count what was certified and falls all the same.
-    """
+    """Attack the first images of a job's network at every eps; every eps is written once done."""
     record = read_json(file)
-    net = load_checkpoint(WEIGHTS / f"{record['job']}.safetensors", NETS[record["net"]].make())
-    part = test[:some]
-    certifier = MixedMonotone() if equilibria(net) else Interval()
+    of_color = test.x.shape[1] == 3
+    if (record["net"] in NETS_OF_COLOR) != of_color:
+        return
+    net = load_checkpoint(WEIGHTS / f"{record['job']}.safetensors", ALL_NETS[record["net"]].make())
     rows = record.get("attacks", [])
-    for eps in EPS[len(rows) :]:
-        ball = Linf(eps)
-        pgd = PGD(ball, steps=50, restarts=restarts)
-        moved = pgd(net, part.floats(), part.y)
-        accuracy = Accuracy(Data(moved, part.y, part.classes))
-        margins = certifier(net, part.floats(), part.y, ball)
-        with torch.no_grad():
-            standing = net(moved).argmax(1) == part.y
-        row = {"eps": eps, "PGD-50": as_record(accuracy(net)), "images": some}
-        row["certified"] = int((margins > 0).sum())
-        row["certified but broken"] = int(((margins > 0) & ~standing).sum())
-        if equilibria(net):
-            with unrolled(net, 15):
-                moved = PGD(ball, steps=50)(net, part.floats(), part.y)
-            row["PGD-50, unrolled"] = as_record(Accuracy(Data(moved, part.y, part.classes))(net))
-        rows.append(row)
+    for eps in radii(test)[len(rows) :]:
+        rows.append(fallen(net, test[:some], eps, restarts))
         write_json(file, {**record, "attacks": rows})
+
+
+def fallen(net: nn.Module, part: Data, eps: float, restarts: int) -> dict[str, Any]:
+    """What PGD-50 leaves, by the exact gradient and the unrolled one; and how many of the images
+    that are certified it fools all the same.
+    """
+    ball = Linf(eps)
+    certifier = MixedMonotone() if equilibria(net) else Interval()
+    certified_ones = certifier(net, part.floats(), part.y, ball) > 0
+    moved = PGD(ball, steps=50, restarts=restarts)(net, part.floats(), part.y)
+    row: dict[str, Any] = {"eps": eps, "images": len(part)}
+    row["PGD-50"] = as_record(Accuracy(Data(moved, part.y, part.classes))(net))
+    with torch.no_grad():
+        standing = net(moved).argmax(1) == part.y
+    if equilibria(net):
+        with unrolled(net, 15):
+            again = PGD(ball, steps=50)(net, part.floats(), part.y)
+        row["PGD-50, unrolled"] = as_record(Accuracy(Data(again, part.y, part.classes))(net))
+        with torch.no_grad():
+            standing &= net(again).argmax(1) == part.y
+    row["certified"] = int(certified_ones.sum())
+    row["certified but broken"] = int((certified_ones & ~standing).sum())
+    return row
 
 
 def spread(values: list[float]) -> str:
@@ -247,49 +270,58 @@ def spread(values: list[float]) -> str:
     return f"{mean(scaled):.2f} [{min(scaled):.2f}, {max(scaled):.2f}]"
 
 
+def line(name: str, cells: list[str], last: str = "") -> str:
+    """A row of a table."""
+    return f"| {name} | {' | '.join(cells)} | {last} |"
+
+
+def section(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of one network and training, over its seeds."""
+    first = rows[0]
+    eps = next(iter(first["certifiers"].values()))["eps"]
+    seconds = mean(job["history"]["seconds"] for job in rows)
+    lines = [
+        *("", f"## {first['net']}, {first['training']}", ""),
+        f"{len(rows)} seeds, {first['parameters']} parameters, {seconds:.0f} s of training; "
+        f"accuracy {spread([job['accuracy']['value'] for job in rows])}.",
+        "",
+        line("certifier", [f"{each:.4g}" for each in eps], "s"),
+        "|---|" + "---|" * (len(eps) + 1),
+    ]
+    for name in first["certifiers"]:
+        found = [job["certifiers"][name] for job in rows]
+        series = zip(*(row["certified"] for row in found), strict=True)
+        cells = [spread([rate["value"] for rate in at]) for at in series]
+        lines.append(line(name, cells, f"{mean(row['seconds'] for row in found):.1f}"))
+    attacks = [job["attacks"] for job in rows if len(job.get("attacks", [])) == len(eps)]
+    return lines + attacked(attacks)
+
+
+def attacked(attacks: list[list[dict[str, Any]]]) -> list[str]:
+    """The rows of the attacks on one network and training, over its seeds."""
+    if not attacks:
+        return []
+    lines = []
+    for name in ("PGD-50", "PGD-50, unrolled"):
+        if name in attacks[0][0]:
+            series = zip(*attacks, strict=True)
+            cells = [spread([row[name]["value"] for row in at]) for at in series]
+            lines.append(line(f"{name}, first {attacks[0][0]['images']}", cells))
+    broken = sum(row["certified but broken"] for job in attacks for row in job)
+    return [*lines, "", f"Certified but broken, all eps and seeds: {broken}."]
+
+
 def table() -> str:
     """The tables of the results page."""
     jobs = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
     lines = [
-        "# Certificates of implicit networks on MNIST",
+        "# Certificates of implicit networks",
         "",
         "Percent of the 10,000 test images; mean [least, most] over the seeds. Made by",
         "`python experiments/implicit_certificates.py table`.",
     ]
-    groups = dict.fromkeys((job["net"], job["training"]) for job in jobs)
-    for net, training in groups:
-        rows = [job for job in jobs if (job["net"], job["training"]) == (net, training)]
-        seconds = mean(job["history"]["seconds"] for job in rows)
-        lines += [
-            "",
-            f"## {net}, {training}",
-            "",
-            f"{len(rows)} seeds, {rows[0]['parameters']} parameters, {seconds:.0f} s of training; "
-            f"accuracy {spread([job['accuracy']['value'] for job in rows])}.",
-            "",
-            "| certifier | " + " | ".join(f"{eps:g}" for eps in EPS) + " | s |",
-            "|---|" + "---|" * (len(EPS) + 1),
-        ]
-        for name in rows[0]["certifiers"]:
-            asked = [job["certifiers"][name] for job in rows]
-            cells = [
-                spread([row["certified"][i]["value"] for row in asked]) for i in range(len(EPS))
-            ]
-            lines.append(
-                f"| {name} | {' | '.join(cells)} | {mean(r['seconds'] for r in asked):.1f} |"
-            )
-        attacked = [job["attacks"] for job in rows if len(job.get("attacks", [])) == len(EPS)]
-        for name in ("PGD-50", "PGD-50, unrolled"):
-            if attacked and name in attacked[0][0]:
-                cells = [
-                    spread([job[i][name]["value"] for job in attacked]) for i in range(len(EPS))
-                ]
-                lines.append(
-                    f"| {name}, first {attacked[0][0]['images']} | {' | '.join(cells)} | |"
-                )
-        if attacked:
-            broken = sum(row["certified but broken"] for job in attacked for row in job)
-            lines.append(f"\nCertified but broken, all eps and seeds: {broken}.")
+    for group in dict.fromkeys((job["net"], job["training"]) for job in jobs):
+        lines += section([job for job in jobs if (job["net"], job["training"]) == group])
     return "\n".join(lines) + "\n"
 
 
@@ -299,8 +331,8 @@ def arguments() -> argparse.Namespace:
     )
     options.add_argument("what", choices=("run", "attack", "table"))
     options.add_argument("--data", type=Path)
-    options.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
-    options.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
+    options.add_argument("--nets", nargs="+", choices=ALL_NETS, default=list(NETS))
+    options.add_argument("--trainings", nargs="+", choices=ALL_TRAININGS, default=list(TRAININGS))
     options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options.add_argument("--epochs", type=int, help="for a try: another number than the recipe's")
     options.add_argument("--images", type=int, default=10_000, help="that are attacked")
