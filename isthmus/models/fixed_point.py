@@ -200,8 +200,8 @@ class Embedded(Operator):
 
     def _moved(self, z: Tensor, center: Operator, radius: Operator, *, back: bool) -> Tensor:
         lower, upper = z.chunk(2)
-        middle = (lower + upper) / 2
-        half = (upper - lower) / 2
+        middle = torch.lerp(lower, upper, 0.5)
+        half = (upper - lower).mul_(0.5)
         middle = center.adjoint(middle) if back else center(middle)
         half = radius.adjoint(half) if back else radius(half)
         return torch.cat([middle - half, middle + half])
@@ -306,7 +306,14 @@ def iteration(
         return lambda z: torch.lerp(z, operator.plus(z, injected).relu(), a)
     rest = operator.with_diagonal(0.0)
     own = 1 / (1 - operator.diagonal)
-    return lambda z: (rest.plus(z, injected) * own).relu()
+
+    def step(z: Tensor) -> Tensor:
+        moved = rest.plus(z, injected)
+        if torch.is_grad_enabled():
+            return (moved * own).relu()
+        return moved.mul_(own).relu_()
+
+    return step
 
 
 class _Anderson:

@@ -1,6 +1,7 @@
 """Bounds of a network's values: the example of the paper, samples and corners inside every box, and
 refusals."""
 
+from fractions import Fraction
 from itertools import product
 
 import pytest
@@ -217,6 +218,30 @@ def test_the_box_of_a_small_network_beside_its_true_range():
         width = linear(center + 0.3 * grid).aminmax(dim=0)
         torch.testing.assert_close(tight.lower[0], width.min, rtol=0, atol=5e-7)
         torch.testing.assert_close(tight.upper[0], width.max, rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_box_of_a_badly_scaled_layer_holds_its_exact_range(dtype):
+    """In rational arithmetic: rounding goes outwards, where terms of 1e8 cancel too."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        layer = nn.Linear(40, 3)
+        layer.weight.data *= 10 ** torch.randint(-8, 9, (3, 40)).float()
+        layer.weight.data[:, 20:] = -layer.weight.data[:, :20]
+        x = torch.rand(1, 20).repeat(1, 2)
+        for eps in (0.0, 1e-7, 0.1):
+            inside = Box.sound(x, eps, dtype=dtype)
+            box = bounded(layer, inside)
+            low = [Fraction(v) for v in inside.lower[0].tolist()]
+            high = [Fraction(v) for v in inside.upper[0].tolist()]
+            for row in range(3):
+                weights = [Fraction(v) for v in layer.weight[row].tolist()]
+                bias = Fraction(float(layer.bias[row]))
+                ends = list(zip(weights, low, high, strict=True))
+                least = bias + sum(w * (a if w > 0 else b) for w, a, b in ends)
+                most = bias + sum(w * (b if w > 0 else a) for w, a, b in ends)
+                assert Fraction(float(box.lower[0, row])) <= least
+                assert Fraction(float(box.upper[0, row])) >= most
 
 
 class Odd(nn.Module):
