@@ -236,7 +236,7 @@ def test_the_box_of_a_badly_scaled_layer_holds_its_exact_range(dtype):
             high = [Fraction(v) for v in inside.upper[0].tolist()]
             for row in range(3):
                 weights = [Fraction(v) for v in layer.weight[row].tolist()]
-                bias = Fraction(float(layer.bias[row]))
+                bias = Fraction(layer.bias[row].item())
                 ends = list(zip(weights, low, high, strict=True))
                 least = bias + sum(w * (a if w > 0 else b) for w, a, b in ends)
                 most = bias + sum(w * (b if w > 0 else a) for w, a, b in ends)
