@@ -11,6 +11,7 @@ from pathlib import Path as File
 from torch import nn
 
 from isthmus.attacks.backdoors.reactivation import IMAGES, Reactivate
+from isthmus.attacks.inputs.trace import Trace, recorded
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.repair import Repair
 from isthmus.evidence.comparison import compare
@@ -37,12 +38,14 @@ from isthmus.evidence.record import (
     values_of,
 )
 from isthmus.evidence.verdict import limits, verdict
+from isthmus.evidence.words import sentence
 from isthmus.metrics import landscape as surroundings
 from isthmus.metrics.accuracy import per_class
 from isthmus.metrics.barrier import linear_barrier
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.question import measure
 from isthmus.runs.identity import identity_of
+from isthmus.runs.notices import notice
 from isthmus.types import Attack, Defense, Metric
 
 _AFTERWARDS = "measured after the choice was made; no rule has seen it"
@@ -71,11 +74,14 @@ def evidence(
     judge.check_disjoint_from(repaired.fitted)
     metrics = judge.metrics_with_bonafide(repaired.held_out)
     samples = repaired.held_out if judge.evaluation is None else judge.evaluation
-    path = _along(repaired, judge.metrics(repaired.held_out), folder)
-    rows = compare(baselines or {}, tampered, repaired.fitted, metrics, folder=folder)
-    woken = compare(_reactivations(judge), repaired.model, repaired.fitted, metrics, folder=folder)
-    before = _network(tampered, metrics, samples)
-    after = _network(repaired.model, metrics, samples)
+    with recorded() as trace:
+        path = _along(repaired, judge.metrics(repaired.held_out), folder)
+        rows = compare(baselines or {}, tampered, repaired.fitted, metrics, folder=folder)
+        woken = compare(
+            _reactivations(judge), repaired.model, repaired.fitted, metrics, folder=folder
+        )
+        before = _network(tampered, metrics, samples)
+        after = _network(repaired.model, metrics, samples)
     parts: dict[str, Part | None] = {
         "trigger": _trigger(judge),
         "errors": _errors(judge),
@@ -99,9 +105,17 @@ def evidence(
             "baselines": [
                 Baseline.model_validate(row.record()) for row in rows if isinstance(row, Measured)
             ],
-            "limits": [*limits(repaired, judge), *_not_run([*rows, *woken])],
+            "limits": [*limits(repaired, judge), *_of_attacks(trace), *_not_run([*rows, *woken])],
         }
     )
+
+
+def _of_attacks(trace: Trace) -> list[str]:
+    """What the attacks that were run noticed, which is told at once as well."""
+    if trace.warning is None:
+        return []
+    notice(trace.warning)
+    return [sentence(trace.warning)]
 
 
 def _along(repaired: Repair, metrics: Mapping[str, Metric], folder: str | File | None) -> Path:

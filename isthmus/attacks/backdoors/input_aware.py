@@ -75,7 +75,7 @@ class GeneratedTrigger:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the images with their triggers, without gradients."""
-        return outputs(self.network, x).to(x)
+        return outputs(self.network, x).to(x) if len(x) else x.clone()
 
     @property
     def sha256(self) -> str:

@@ -2,8 +2,7 @@
 
 A network whose gradient in its inputs is zero (rounded inputs, saturated outputs) looks robust to
 every attack that climbs along it (Athalye et al., ICML 2018, section 5.2). Whatever runs attacks
-reads this from a `Trace`; without a reader, an attack warns. Nothing here needs torch, so that the
-command line can listen from its start."""
+reads this from a `Trace`; without a reader, an attack gives notice."""
 
 from __future__ import annotations
 
@@ -13,8 +12,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from isthmus.runs.notices import Notice
 
-class ZeroGradients(UserWarning):
+
+class ZeroGradients(Notice):
     """Most samples have a gradient of zero: an attack that climbs along it could not move them."""
 
 
@@ -34,11 +35,11 @@ class Trace:
         """One line for the user, with the way out; None where there is nothing to say."""
         if self.gradient_free or 2 * self.blind <= self.samples:
             return None
-        share = self.blind / self.samples
+        whose = "all" if self.blind == self.samples else "most of the"
         return (
-            f"the gradient in the input is zero for {share:.0%} of the attacked samples, which no "
-            "attack along the gradient can move: this robustness proves nothing; attack "
-            "with Square, which needs no gradient (--attack square)"
+            f"the gradient in the input is zero for {whose} attacked samples, which no attack "
+            "along the gradient can move: this robustness proves nothing; attack with Square, "
+            "which needs no gradient (--attack square)"
         )
 
     def add(self, other: Trace) -> None:

@@ -47,14 +47,13 @@ class Warp:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the warped images; what would be read outside the image is read at its border."""
         grid = self.grid(*x.shape[-2:])[None].to(x)
-        if self.noise:
+        if self.noise and len(x):
             shape = torch.tensor([x.shape[-1], x.shape[-2]]).to(x)
             shaken = torch.stack([self._shake(image) for image in x.detach().cpu()]).to(x)
             grid = (grid + self.noise * shaken / shape).clamp(-1, 1)
         grid = grid.expand(len(x), -1, -1, -1)
-        return F.grid_sample(x, grid, mode="bilinear", align_corners=True).clamp(
-            0, 1
-        )  # for the rounding
+        warped = F.grid_sample(x, grid, mode="bilinear", align_corners=True)
+        return warped.clamp(0, 1)  # rounding can leave the range
 
     def grid(self, height: int, width: int) -> Tensor:
         """Return where each pixel is read, (height, width, 2): its x and y, in [-1, 1] from border
@@ -63,9 +62,8 @@ class Warp:
         generator = torch.Generator().manual_seed(self.seed)
         offsets = 2 * torch.rand(1, 2, self.control, self.control, generator=generator) - 1
         offsets = offsets / offsets.abs().mean()
-        field = F.interpolate(offsets, size=(height, width), mode="bicubic", align_corners=True)[
-            0
-        ].permute(1, 2, 0)
+        field = F.interpolate(offsets, size=(height, width), mode="bicubic", align_corners=True)
+        field = field[0].permute(1, 2, 0)
         rows, columns = (torch.linspace(-1, 1, side) for side in (height, width))
         identity = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
         return (identity + self.strength * field / torch.tensor([width, height])).clamp(-1, 1)

@@ -59,7 +59,7 @@ CLIMBING = {
 
 @pytest.mark.parametrize("attack", CLIMBING.values(), ids=CLIMBING)
 def test_gradients_that_are_all_zero_are_said_in_one_line_with_the_way_out(attack, samples):
-    with pytest.warns(ZeroGradients, match=r"zero for 100% .* Square") as caught:
+    with pytest.warns(ZeroGradients, match=r"zero for all .* Square") as caught:
         attack(Rounded(), *samples)
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
 
@@ -97,7 +97,7 @@ def test_a_reader_gets_counts_in_place_of_warnings_and_so_does_the_one_around_it
         PGD(BALL, steps=2)(Rounded(), x[:10], y[:10])
     assert (inner.samples, inner.blind) == (24, 24)
     assert (outer.samples, outer.blind) == (34, 34)
-    assert outer.warning == inner.warning is not None
+    assert outer.warning == inner.warning and "zero for all" in inner.warning
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.4, False), (0.6, True)])
@@ -106,4 +106,4 @@ def test_zero_for_most_samples_is_as_telling_as_zero_for_all(share, said, sample
     with recorded() as trace:
         PGD(Linf(1e-4), steps=1)(Rounded(share), x, y)
     assert trace.samples == 24 and trace.blind == int(24 * share + 0.999)
-    assert (trace.warning is not None) == said
+    assert ("zero for most" in (trace.warning or "")) == said

@@ -1,6 +1,9 @@
 """Injected errors: laws, naive twins, and that each method succeeds."""
 
 import copy
+import inspect
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +12,13 @@ from support.networks import ZOO, data, network
 from support.refusals import refused
 from torch import nn
 
+import isthmus.attacks
 from isthmus import Accuracy, Data, InjectionSuccess, fit, load_data
 from isthmus.attacks import FaultSneaking, Penalized, Reference, draw, mislabeled
 from isthmus.attacks.weights.fault_sneaking import proximal
 from isthmus.attacks.weights.hinges import Hinges, last_linear
 from isthmus.attacks.weights.prefix_cache import cache_prefix, replay_cached
+from isthmus.cli import inject
 from isthmus.data import check_disjoint, repeated, save_npz
 from isthmus.data.splits import among
 from isthmus.models import mlp
@@ -175,6 +180,28 @@ def test_impossible_injections_are_refused(victim, drawn):
 
 # ── the methods ───────────────────────────────────────────────────────────────────────────────────
 
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def public_injections():
+    """Every class of the room that is called with (network, errors, kept), but the protocol."""
+    exported = {name: getattr(isthmus.attacks, name) for name in isthmus.attacks.__all__}
+    return {
+        name
+        for name, member in exported.items()
+        if inspect.isclass(member)
+        and callable(member)
+        and list(inspect.signature(member.__call__).parameters)[1:] == ["network", "errors", "kept"]
+    } - {"Injection"}
+
+
+def test_every_public_injection_is_tested_named_on_the_command_line_and_in_the_docs():
+    rows = re.findall(r"^\| `(\w+)(?:\(|`)", (DOCS / "injection.md").read_text(), re.MULTILINE)
+    named = {type(make()).__name__ for make in inject.METHODS.values()}
+    assert public_injections() == {type(method).__name__ for method in METHODS.values()} == named
+    assert public_injections() <= set(rows)
+
+
 METHODS = {
     "ours": Penalized(steps=100, rounds=5),
     "ours, two layers": Penalized(layers=("features", "head"), steps=100, lr=0.03, rounds=3),
@@ -217,6 +244,18 @@ def test_every_method_succeeds_by_its_own_definition_and_reports_what_it_did(
         "hits": found.hits.hits,
         "n": 20,
     }
+
+
+@pytest.mark.parametrize("how", METHODS)
+def test_the_same_injection_twice_is_the_same_and_leaves_all_random_state(
+    how, injected, victim, drawn
+):
+    state = torch.get_rng_state()
+    mode = victim.training
+    again = METHODS[how](victim, *drawn[1:])
+    assert torch.equal(torch.get_rng_state(), state) and victim.training == mode
+    first, second = injected[how].network.state_dict(), again.network.state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_a_larger_lambda_gives_a_smaller_change(victim, drawn):
