@@ -19,6 +19,7 @@ from .inputs.single_step import random_fgsm as random_fgsm
 from .inputs.square import Square as Square
 from .inputs.trace import ZeroGradients as ZeroGradients
 from .inputs.trace import recorded as recorded
+from .inputs.victim import check_ball as check_ball
 from .inputs.worst import WorstOf as WorstOf
 from .inputs.worst import auto_attack as auto_attack
 from .triggers.blend import Blend as Blend
@@ -37,4 +38,3 @@ from .weights.hinges import Injected as Injected
 from .weights.hinges import Injection as Injection
 from .weights.penalized import Penalized as Penalized
 from .weights.reference import Reference as Reference
-from .inputs.victim import check_ball as check_ball

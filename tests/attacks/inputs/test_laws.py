@@ -62,7 +62,8 @@ def attacks(member) -> bool:
     if inspect.isclass(member):
         parameters = list(inspect.signature(member.__call__).parameters)
         return parameters == ["self", "model", "x", "y"]
-    return next(iter(inspect.signature(member).parameters), "") in ("ball", "balls")
+    made = getattr(isthmus.attacks, str(inspect.signature(member).return_annotation), None)
+    return inspect.isclass(made) and attacks(made)
 
 
 def test_every_public_attack_is_in_the_table_of_tests():

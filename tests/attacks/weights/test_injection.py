@@ -4,6 +4,7 @@ import copy
 import inspect
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from isthmus.attacks import FaultSneaking, Penalized, Reference, draw, mislabele
 from isthmus.attacks.weights.fault_sneaking import proximal
 from isthmus.attacks.weights.hinges import Hinges, last_linear
 from isthmus.attacks.weights.prefix_cache import cache_prefix, replay_cached
-from isthmus.cli import inject
+from isthmus.cli.inject import InjectionOptions
 from isthmus.data import check_disjoint, repeated, save_npz
 from isthmus.data.splits import among
 from isthmus.models import mlp
@@ -197,7 +198,8 @@ def public_injections():
 
 def test_every_public_injection_is_tested_named_on_the_command_line_and_in_the_docs():
     rows = re.findall(r"^\| `(\w+)(?:\(|`)", (DOCS / "injection.md").read_text(), re.MULTILINE)
-    named = {type(make()).__name__ for make in inject.METHODS.values()}
+    ways = get_args(get_type_hints(InjectionOptions)["how"])
+    named = {type(InjectionOptions(how=how).method()).__name__ for how in ways}
     assert public_injections() == {type(method).__name__ for method in METHODS.values()} == named
     assert public_injections() <= set(rows)
 
