@@ -35,9 +35,9 @@ def test_the_class_of_a_backdoor_has_by_far_the_smallest_mask_and_it_lies_on_the
     assert smallest.success.n == int((held_out.y != TARGET).sum())
     assert smallest.size < median(each.size for each in masks) / 4
     where = TRIGGER(torch.zeros(1, 1, 8, 8))[0] > 0
-    assert smallest.trigger.mask[where].sum() > 0.6 * smallest.size, (
-        "one of 64 pixels holds most of the mask"
-    )
+    # Seen over seeds and CPU settings: 0.61 to 0.97 of it; the next pixel holds far less.
+    assert smallest.trigger.mask[where].sum() > 0.4 * smallest.size, "one of 64 pixels holds most"
+    assert smallest.trigger.mask[where] == smallest.trigger.mask.max()
 
 
 def snapshot(net: nn.Module):
