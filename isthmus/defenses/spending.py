@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import nn
 
+from isthmus.data.dataset import Source
 from isthmus.training.budget import Training
 from isthmus.types import BadInput, Defense
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(ABC):
     """A defense that trains: `training.steps` counts gradient evaluations, whatever its steps cost.
 
-    Raises BadInput where `training` is no `Training`."""
+    A subclass writes `__call__`. Raises BadInput where `training` is no `Training`."""
 
     training: Training
 
@@ -25,6 +27,10 @@ class Trained:
                 expected="a Training",
                 fix="pass Training(steps=400, lr=0.05)",
             )
+
+    @abstractmethod
+    def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
+        """Return the repaired network, in eval mode; the tampered one stays as it is."""
 
     @property
     def gradients(self) -> int:

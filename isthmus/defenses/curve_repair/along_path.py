@@ -49,5 +49,5 @@ class AlongPath(Trained):
             training=training,
             selection=selection,
         )
-        way.check(tampered, parts.whole, None)
-        return follow(way, tampered, parts, training, selection).model
+        way.check(tampered, parts.whole)
+        return follow(way, tampered, parts, selection).model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 
 from torch import nn
@@ -25,17 +25,21 @@ from isthmus.types import Defense
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way to repair a network: the network at t = 1, or what makes it, and the route to it.
+    """One way to repair a network: the network at t = 1, or what makes it, the route to it, and how
+    that is trained.
 
-    `home` is the folder where unfinished work is saved; None saves nothing."""
+    `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
+    nothing."""
 
     other: nn.Module | Defense | None
     route: Route
+    training: Training
+    after_step: AfterStep | None = None
     home: File | None = None
 
-    def check(self, tampered: nn.Module, bonafide: Data, after_step: AfterStep | None) -> None:
+    def check(self, tampered: nn.Module, bonafide: Data) -> None:
         """Raise BadInput where the networks or the hook do not fit, before any work is done."""
-        check_hook(self.route, after_step)
+        check_hook(self.route, self.after_step)
         check_real(tampered)
         check_above_chance(tampered, bonafide)
         if isinstance(self.other, nn.Module):
@@ -59,11 +63,12 @@ def candidates(
     Where `other`, `route`, a hook, or a rule or values of t in `selection` are given, that is the
     one way. Else it is a curve to `default_endpoint`; with few samples, it comes after the straight
     path to `averaged_repairs`."""
+    only = Candidate(other, route or DEFAULT_ROUTE, training, after_step, home)
     chosen = (other, route, after_step, selection.rule, selection.values_of_t)
     if any(choice is not None for choice in chosen):
-        return [Candidate(other, route or DEFAULT_ROUTE, home)]
+        return [only]
     if not prefers_averaged_endpoint(tampered, bonafide):
-        return [Candidate(None, DEFAULT_ROUTE, home)]
-    mean = averaged_repairs(training, home=home)
-    curve_home = None if home is None else home / "curve"
-    return [Candidate(mean, STRAIGHT, home), Candidate(None, DEFAULT_ROUTE, curve_home)]
+        return [only]
+    mean = replace(only, other=averaged_repairs(training, home=home), route=STRAIGHT)
+    curve = replace(only, home=None if home is None else home / "curve")
+    return [mean, curve]

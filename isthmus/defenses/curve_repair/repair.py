@@ -198,48 +198,42 @@ def repair(
         home=File(folder) if folder else None,
     )
     for way in ways:
-        way.check(tampered, parts.whole, after_step)
-    return first_acceptable(ways, tampered, parts, training, selection, after_step)
+        way.check(tampered, parts.whole)
+    return first_acceptable(ways, tampered, parts, selection)
 
 
 def first_acceptable(
-    ways: Sequence[Candidate],
-    tampered: nn.Module,
-    parts: Parts,
-    training: Training,
-    selection: Selection,
-    after_step: AfterStep | None = None,
+    ways: Sequence[Candidate], tampered: nn.Module, parts: Parts, selection: Selection
 ) -> Repair:
-    """Return the repair by the first way whose end keeps its accuracy, or else by the last."""
+    """Return the repair by the first way that is acceptable, or else by the last."""
     rejected: list[Repair] = []
-    for way in ways[:-1]:
-        repaired = follow(way, tampered, parts, training, selection, after_step)
-        if not end_costs_too_much(repaired.path):
-            return repaired
+    for way in ways:
+        repaired = replace(follow(way, tampered, parts, selection), rejected=tuple(rejected))
+        if acceptable(repaired):
+            break
         rejected.append(repaired)
-    repaired = follow(ways[-1], tampered, parts, training, selection, after_step)
-    return replace(repaired, rejected=tuple(rejected))
+    return repaired
 
 
-def follow(
-    way: Candidate,
-    tampered: nn.Module,
-    parts: Parts,
-    training: Training,
-    selection: Selection,
-    after_step: AfterStep | None = None,
-) -> Repair:
+def acceptable(repaired: Repair) -> bool:
+    """Return whether a repair is good enough for no other way to be tried: its end keeps its
+    accuracy.
+    """
+    return not end_costs_too_much(repaired.path)
+
+
+def follow(way: Candidate, tampered: nn.Module, parts: Parts, selection: Selection) -> Repair:
     """Return the repair by one way: make the endpoint, train the curve, measure it, choose t."""
     endpoint = resolve_endpoint(
-        way.other, tampered, parts.fitted, training, state_file(way.home, "other")
+        way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
     )
     curve, history = connect(
         tampered,
         endpoint.network,
         parts.fitted,
         route=way.route,
-        training=training,
-        after_step=after_step,
+        training=way.training,
+        after_step=way.after_step,
         checkpoint=state_file(way.home, "curve"),
     )
     networks = PathNetworks(curve, parts.fitted)
@@ -251,4 +245,4 @@ def follow(
     )
     t = without_confidence(selection.rule_for(way.route, parts)(path), parts.missing)
     model = networks.at(float(t))
-    return Repair(model, t, networks, path, endpoint, way.route, training, history, parts)
+    return Repair(model, t, networks, path, endpoint, way.route, way.training, history, parts)
