@@ -153,5 +153,6 @@ def figure(report: Certificates, *, width: float = 7.4) -> Figure:
         axes.plot(eps, attacked, marker="s", ls="--", color=COLORS["attack"], label="under attack")
         axes.fill_between(eps, certified, attacked, color=COLORS["rule"], label="not known")
     axes.set(xlabel="eps", ylabel="accuracy, %", ylim=(0, 101))
+    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return drawn
