@@ -121,6 +121,7 @@ class Recipe:
 
 TRAININGS = {
     "natural": Recipe(0.0, 0.0, 15, (0.0, 0.0)),
+    "natural, 6 epochs": Recipe(0.0, 0.0, 6, (0.0, 0.0)),
     "eps 0.1": Recipe(0.1, 0.75, 40),
     "eps 0.15": Recipe(0.15, 0.75, 40),
     "eps 0.1, weight 0.5": Recipe(0.1, 0.5, 40),
