@@ -40,23 +40,24 @@ from isthmus.types import Loss
 RESULTS = Path("results/certified_paths")
 NET = "implicit-100"
 PAIRS = ((0, 1), (0, 2), (1, 2))
-EPS = (0.02, 0.05, 0.1)
+EPS = (0.01, 0.02, 0.1)
 CURVES = ("straight", "natural", "certified")
-ENDS = ("natural", "eps 0.1")
-POINTS = 21
+ENDS = {"natural, 6 epochs": 0.02, "eps 0.1": 0.1}  # and the radius of the certified loss
+POINTS = 11
 
 
-def loss_of(curve: str) -> Loss:
-    """The loss that a curve is trained on: that of its ends, or the natural one."""
+def loss_of(curve: str, ends: str) -> Loss:
+    """The loss that a curve is trained on: the certified or the natural one."""
     if curve == "natural":
         return cross_entropy
-    recipe = TRAININGS["eps 0.1"]
-    return certified(MixedMonotone(), Linf(recipe.eps), recipe.weight, ramp=(0.0, 0.0))
+    weight = TRAININGS["eps 0.1"].weight
+    return certified(MixedMonotone(), Linf(ENDS[ends]), weight, ramp=(0.0, 0.0))
 
 
 def name_of(pair: tuple[int, int], ends: str, curve: str) -> str:
     """Return a job's name: that of its file."""
-    return f"{ends.replace(' ', '')}-{pair[0]}-{pair[1]}-{curve}"
+    words = ends.replace(" ", "").replace(",", "-")
+    return f"{words}-{pair[0]}-{pair[1]}-{curve}"
 
 
 def run(pair: tuple[int, int], ends: str, curve: str, train: Data, test: Data, epochs: int) -> None:
@@ -72,7 +73,7 @@ def run(pair: tuple[int, int], ends: str, curve: str, train: Data, test: Data, e
         history = fit(
             path,
             train,
-            expected_over_t(loss_of(curve)),
+            expected_over_t(loss_of(curve, ends)),
             steps=epochs * EPOCH,
             lr=1e-3,
             batch_size=BATCH,

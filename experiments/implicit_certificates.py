@@ -16,6 +16,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -104,12 +105,15 @@ NETS_OF_COLOR = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: the radius and weight of the certificate, and for how long."""
+    """How a network is trained: radius and weight of the certificate, for how long, and the decay
+    of weights.
+    """
 
     eps: float
     weight: float
     epochs: int
     ramp: tuple[float, float] = (0.1, 0.5)
+    decay: float = 0.0
 
     def loss(self, net: nn.Module) -> Loss:
         """Return the loss: natural where the weight is 0."""
@@ -122,6 +126,7 @@ class Recipe:
 TRAININGS = {
     "natural": Recipe(0.0, 0.0, 15, (0.0, 0.0)),
     "natural, 6 epochs": Recipe(0.0, 0.0, 6, (0.0, 0.0)),
+    "natural, decay": Recipe(0.0, 0.0, 6, (0.0, 0.0), decay=1e-4),
     "eps 0.1": Recipe(0.1, 0.75, 40),
     "eps 0.15": Recipe(0.15, 0.75, 40),
     "eps 0.1, weight 0.5": Recipe(0.1, 0.5, 40),
@@ -156,7 +161,7 @@ def trained(
         steps=round(kind.share * recipe.epochs * EPOCH),
         lr=kind.lr if recipe.weight else 1e-3,
         batch_size=BATCH,
-        optimizer=torch.optim.Adam,
+        optimizer=partial(torch.optim.Adam, weight_decay=recipe.decay),
         schedule=schedule,
         seed=seed,
         precision="fp32",
