@@ -22,7 +22,7 @@ from isthmus.data.dataset import Data, Source
 from isthmus.defenses.rivals.averaged import Averaged
 from isthmus.defenses.rivals.fine_tune import FineTune
 from isthmus.defenses.spending import gradients_of
-from isthmus.models.batchnorm import recalibrate
+from isthmus.models.batchnorm import frozen_statistics, recalibrate
 from isthmus.models.channels.matching import permuted_copy
 from isthmus.models.view import copied
 from isthmus.runs.identity import identity_of
@@ -48,16 +48,21 @@ def default_endpoint(
 ) -> Endpoint:
     """Return the second endpoint where only one checkpoint is available.
 
-    A randomly permuted copy, which costs no training and whose draw an attacker does not know;
-    where nothing in the network can be permuted, a fine-tuned copy. `training` is that of a curve,
-    and the copy takes as many steps. Raises BadInput as `fit` does."""
-    try:
-        permuted = PermutedCopy("random", seed=training.seed)
-        return Endpoint(permuted(tampered, bonafide), "permuted copy")
-    except BadInput as error:
-        tuned = FineTune(network_budget(training, cost=1), checkpoint)
-        source = f"fine-tuned copy, because a permuted copy was refused: {error}"
-        return Endpoint(tuned(tampered, bonafide), source, tuned.gradients)
+    A randomly permuted copy, which costs no training and whose draw an attacker does not know.
+    Where nothing in the network can be permuted, or its BatchNorm statistics are frozen, it is a
+    fine-tuned copy: frozen statistics fit no network between two orders of the channels. `training`
+    is that of a curve, and the copy takes as many steps. Raises BadInput as `fit` does."""
+    if frozen_statistics(tampered):
+        refusal = "frozen BatchNorm statistics fit no network between permuted channels"
+    else:
+        try:
+            permuted = PermutedCopy("random", seed=training.seed)
+            return Endpoint(permuted(tampered, bonafide), "permuted copy")
+        except BadInput as error:
+            refusal = f"a permuted copy was refused: {error}"
+    tuned = FineTune(network_budget(training, cost=1), checkpoint)
+    source = f"fine-tuned copy, because {refusal}"
+    return Endpoint(tuned(tampered, bonafide), source, tuned.gradients)
 
 
 def resolve_endpoint(
