@@ -1,9 +1,9 @@
-from .certificate_report import Certificates as Certificates
-from .certificate_report import certificates as certificates
 from . import comparison as comparison
 from . import figures as figures
 from . import text as text
 from . import words as words
+from .certificate_report import Certificates as Certificates
+from .certificate_report import certificates as certificates
 from .gather import evidence as evidence
 from .judge import Judge as Judge
 from .origin import provenance as provenance

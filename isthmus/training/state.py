@@ -24,6 +24,10 @@ from isthmus.training.share import at_share
 from isthmus.types import BadInput, Loss
 
 
+class Diverged(BadInput):
+    """A training whose loss is no longer a number: its rate is too large."""
+
+
 def _fingerprint(module: nn.Module) -> str:
     """Return a hash of where training starts: class, every tensor by name, and what trains."""
     named = dict([*module.named_parameters(), *module.named_buffers()])
@@ -152,7 +156,7 @@ class Run:
         average([self.total])
         mean = float(self.total) / self.since
         if not isfinite(mean):
-            raise BadInput(
+            raise Diverged(
                 f"a loss of {mean} before step {self.step}",
                 expected="a finite loss",
                 fix=f"lower lr (now {self.training.lr:g}), or pass precision='fp32'",

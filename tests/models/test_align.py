@@ -479,3 +479,17 @@ def test_what_cannot_be_done_is_refused():
 def test_the_channels_that_can_move_are_counted_among_those_that_layers_make(kind, made):
     groups = permutation_groups(make(kind), X)
     assert groups.made == made and groups.summary.startswith(f"{made[0]} of {made[1]} channels")
+
+
+def test_channels_of_frozen_parameters_stay_in_a_copy_that_a_curve_leads_to():
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
+    )
+    net[0].weight.requires_grad_(False)
+    samples = (torch.rand(8, 1, 6, 6), torch.arange(8) % 3)
+    copy = permuted_copy(net, samples, how="random").model
+    assert torch.equal(copy[0].weight, net[0].weight)
+    assert torch.equal(copy[0].bias, net[0].bias)
+    assert not torch.equal(copy[2].weight, net[2].weight)
+    net.requires_grad_(False)  # as a network is loaded for inference: nothing trains, all may move
+    assert not torch.equal(permuted_copy(net, samples, how="random").model[0].weight, net[0].weight)

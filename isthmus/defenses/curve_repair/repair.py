@@ -18,7 +18,6 @@ from typing import Any
 
 from torch import nn
 
-from isthmus.curves.connection import connect
 from isthmus.curves.curve import Curve
 from isthmus.curves.networks import PathNetworks
 from isthmus.curves.route import CURVE_TRAINING, DEFAULT_ROUTE, Route
@@ -35,6 +34,7 @@ from isthmus.defenses.curve_repair.rules import (
     without_confidence,
 )
 from isthmus.defenses.curve_repair.selection import Selection
+from isthmus.defenses.curve_repair.training import RETRIES, TrainedCurve, trained_curve
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
 from isthmus.models.batchnorm import tell_of_frozen_statistics
@@ -60,9 +60,7 @@ class Repair:
     networks: PathNetworks = field(repr=False)
     path: Path
     endpoint: Endpoint
-    route: Route
-    training: Training
-    history: History | None
+    trained: TrainedCurve = field(repr=False)
     parts: Parts = field(repr=False)
     rejected: tuple[Repair, ...] = ()
 
@@ -70,6 +68,21 @@ class Repair:
     def curve(self) -> Curve:
         """The curve that the network is a point of."""
         return self.networks.curve
+
+    @property
+    def route(self) -> Route:
+        """How the curve leads from one end to the other."""
+        return self.trained.route
+
+    @property
+    def training(self) -> Training:
+        """How the curve was trained."""
+        return self.trained.training
+
+    @property
+    def history(self) -> History | None:
+        """How the training of the curve went; None where nothing was trained."""
+        return self.trained.history
 
     @property
     def other(self) -> nn.Module:
@@ -94,8 +107,9 @@ class Repair:
 
     @property
     def spent(self) -> int:
-        """How many gradients were taken besides those of the curve."""
-        return self.endpoint.gradients + sum(repair.gradients for repair in self.rejected)
+        """How many gradients were taken besides those of the curve's last training."""
+        rejected = sum(repair.gradients for repair in self.rejected)
+        return self.endpoint.gradients + self.trained.wasted + rejected
 
     @property
     def gradients(self) -> int:
@@ -222,21 +236,31 @@ def acceptable(repaired: Repair) -> bool:
     return not end_costs_too_much(repaired.path)
 
 
-def follow(way: Candidate, tampered: nn.Module, parts: Parts, selection: Selection) -> Repair:
-    """Return the repair by one way: make the endpoint, train the curve, measure it, choose t."""
+def follow(
+    way: Candidate,
+    tampered: nn.Module,
+    parts: Parts,
+    selection: Selection,
+    *,
+    retries: int = RETRIES,
+) -> Repair:
+    """Return the repair by one way: make the endpoint, train the curve, measure it, choose t.
+
+    A curve whose training fails is trained again with gentler settings, at most `retries` times.
+    """
     endpoint = resolve_endpoint(
         way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
     )
-    curve, history = connect(
-        tampered,
-        endpoint.network,
+    trained = trained_curve(
+        (tampered, endpoint.network),
         parts.fitted,
-        route=way.route,
-        training=way.training,
+        way.route,
+        way.training,
         after_step=way.after_step,
-        checkpoint=state_file(way.home, "curve"),
+        home=way.home,
+        retries=retries,
     )
-    networks = PathNetworks(curve, parts.fitted)
+    networks = PathNetworks(trained.curve, parts.fitted)
     path = evaluate_path(
         networks,
         selection.metrics(tampered, parts),
@@ -245,4 +269,4 @@ def follow(way: Candidate, tampered: nn.Module, parts: Parts, selection: Selecti
     )
     t = without_confidence(selection.rule_for(way.route, parts)(path), parts.missing)
     model = networks.at(float(t))
-    return Repair(model, t, networks, path, endpoint, way.route, way.training, history, parts)
+    return Repair(model, t, networks, path, endpoint, trained, parts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -348,12 +348,14 @@ def permuted_copy(
     it in weight space.
 
     "least correlated" assigns channels that behave differently on the data (TSC), "random" draws
-    from `seed`. Raises BadInput where the network cannot be followed, nothing in it can be
-    permuted, or the copy computes something else."""
+    from `seed`. Channels that a frozen parameter takes part in stay where they are: a curve to the
+    copy has no bend for them, so that between two orders they would fit neither. Raises BadInput
+    where the network cannot be followed, nothing in it can be permuted, or the copy computes
+    something else."""
     if how not in ("least correlated", "random"):
         raise BadInput(f"a copy {how!r}", expected="least correlated or random", fix="choose one")
     data = as_data(data)
-    groups = _some_groups(module, data.x)
+    groups = _some_groups(module, data.x, frozen_too=False)
     if how == "random":
         permutations = random_permutations(groups, torch.Generator().manual_seed(seed))
     else:
@@ -361,8 +363,10 @@ def permuted_copy(
     return _aligned(module, groups, permutations, data.x, how)
 
 
-def _some_groups(module: nn.Module, x: Tensor) -> Groups:
+def _some_groups(module: nn.Module, x: Tensor, *, frozen_too: bool = True) -> Groups:
     groups = permutation_groups(module, x)
+    if not frozen_too:
+        groups = _without_frozen(module, groups)
     if not len(groups):
         why = next(
             (f"{name}: {reason}" for name, reason in groups.fixed.items()), "it has no weights"
@@ -373,3 +377,20 @@ def _some_groups(module: nn.Module, x: Tensor) -> Groups:
             fix="skip this",
         )
     return groups
+
+
+def _without_frozen(module: nn.Module, groups: Groups) -> Groups:
+    """Return the groups without frozen parameters; all of them where nothing trains."""
+    parameters = dict(module.named_parameters())
+    frozen = {name for name, p in parameters.items() if not p.requires_grad}
+    if len(frozen) == len(parameters):
+        return groups
+    moving = tuple(
+        group for group in groups if frozen.isdisjoint(place.name for place in group.places)
+    )
+    reasons = {
+        place.name: "it is frozen, or joined to a parameter that is"
+        for group in set(groups) - set(moving)
+        for place in group.places
+    }
+    return replace(groups, groups=moving, fixed={**reasons, **groups.fixed})

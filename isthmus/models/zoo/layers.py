@@ -49,7 +49,8 @@ def conv_relu(inputs: int, outputs: int, *, batch_norm: bool = True) -> nn.Seque
 
     In front of a BatchNorm, which would subtract it again, the convolution has no bias.
 
-    >>> [sum(p.numel() for p in conv_relu(1, 2, batch_norm=normed).parameters()) for normed in (True, False)]
+    >>> nets = [conv_relu(1, 2, batch_norm=normed) for normed in (True, False)]
+    >>> [sum(p.numel() for p in net.parameters()) for net in nets]
     [22, 20]
     """
     conv = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=not batch_norm)

@@ -6,7 +6,9 @@ from support.networks import ZOO, data, network
 from support.refusals import refused
 
 from isthmus.defenses import PermutedCopy, PerturbedCopy
+from isthmus.defenses.curve_repair.endpoints import default_endpoint
 from isthmus.models.forward import outputs
+from isthmus.training.budget import Training
 
 
 @pytest.mark.parametrize("how", ["random", "least correlated"])
@@ -52,3 +54,23 @@ def test_every_network_of_the_zoo_gets_a_copy_or_a_reason():
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_a_scale_of_nothing_is_refused(scale):
     refused(lambda: PerturbedCopy(scale)(network("linear"), data(8)), "scale")
+
+
+def test_a_network_with_frozen_statistics_gets_a_fine_tuned_copy():
+    net, samples = network("batchnorm"), data(32)
+    training = Training(steps=2, lr=0.1)
+    assert default_endpoint(net, samples, training).source == "permuted copy"
+    frozen = copy.deepcopy(net)
+    train = frozen.train
+
+    def without_batchnorm(mode=True):
+        train(mode)
+        for part in frozen.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.eval()
+        return frozen
+
+    frozen.train = without_batchnorm
+    endpoint = default_endpoint(frozen, samples, training)
+    assert endpoint.source.startswith("fine-tuned copy, because frozen BatchNorm statistics")
+    assert endpoint.gradients == 2
