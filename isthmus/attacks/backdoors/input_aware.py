@@ -146,7 +146,7 @@ class InputAware:
             raise BadInput(
                 f"density {self.density}, width {self.width}",
                 expected="0 < density < 1, and a multiple of four",
-                fix="choose them",
+                fix="leave them out: 0.032 and 32",
             )
 
     def loss(self, joint: Any, x: Tensor, y: Tensor, *, target: Target, classes: int) -> Tensor:

@@ -52,7 +52,7 @@ class PermutationAware:
         """
         own = trained_weights(model)
         copied = self.permuted(own)
-        shapes = [{name: p.shape for name, p in each.items()} for each in (own, copied)]
+        shapes = [{name: p.shape for name, p in weights.items()} for weights in (own, copied)]
         differing = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
         if differing:
             raise BadInput(

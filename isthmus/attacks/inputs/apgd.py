@@ -157,7 +157,9 @@ class APGD:
         check_ball(self.ball, "APGD")
         if self.objective not in ("ce", "dlr", "targeted"):
             raise BadInput(
-                f"objective {self.objective!r}", expected="ce, dlr or targeted", fix="choose one"
+                f"objective {self.objective!r}",
+                expected="ce, dlr or targeted",
+                fix="ce is the default",
             )
         if min(self.steps, self.restarts, self.targets) < 1:
             raise BadInput(

@@ -95,7 +95,9 @@ class Ascent(ABC):
             )
         if self.returns not in ("fooled", "worst", "last"):
             raise BadInput(
-                f"returns = {self.returns!r}", expected="fooled, worst or last", fix="choose one"
+                f"returns = {self.returns!r}",
+                expected="fooled, worst or last",
+                fix="fooled is the default",
             )
         if self.returns == "last" and self.restarts > 1:
             raise BadInput(

@@ -76,6 +76,7 @@ class _Worst:
         self.fooled = self._wrong(logits, y)
         self.climbed = torch.zeros_like(self.fooled)
         self.moved = torch.zeros_like(self.fooled)
+        self.all_moved = False
 
     def _wrong(self, logits: Tensor, y: Tensor) -> Tensor:
         labels = y if y.ndim == 1 else y.argmax(1)
@@ -104,10 +105,15 @@ class _Worst:
         self.points[better] = visit.points[worse]
         self.values[better] = values[worse]
         self.fooled[index] = before | wrong
-        if visit.gradient is not None:
-            self.climbed[index] = True
-            self.moved[index] |= visit.gradient.flatten(1).any(1)
+        if visit.gradient is not None and not self.all_moved:
+            self._note_gradient(index, visit.gradient)
         return wrong
+
+    def _note_gradient(self, index: Tensor, gradient: Tensor) -> None:
+        """Note for which rows the gradient is not zero, until it has been so for all of them."""
+        self.climbed[index] = True
+        self.moved[index] |= gradient.flatten(1).abs().amax(1) != 0
+        self.all_moved = bool(self.moved[index].all())
 
     def trace(self) -> Trace:
         """Return how many samples were attacked along a gradient, and for how many it was zero."""

@@ -76,7 +76,7 @@ class LowFrequency:
 
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
-            raise BadInput(f"norm {self.norm!r}", expected="linf or l2", fix="choose one")
+            raise BadInput(f"norm {self.norm!r}", expected="linf or l2", fix="linf is the default")
         check_number("size", self.size, 0, 1 if self.norm == "linf" else float("inf"))
         check_whole("cutoff", self.cutoff, 2)
 

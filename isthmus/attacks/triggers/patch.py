@@ -39,7 +39,7 @@ class Patch:
             raise BadInput(
                 f"a {self.size}x{self.size} patch",
                 expected="a size of 1 or more pixels",
-                fix="choose size",
+                fix="pass size=3",
             )
         if self.at is not None:
             if (
@@ -72,12 +72,14 @@ class Patch:
             raise BadInput(
                 f"a {self.size}x{self.size} patch at {at}",
                 expected=f"a patch inside the {height}x{width} image",
-                fix="choose size and at",
+                fix="pass a smaller size, or another at",
             )
         value = torch.as_tensor(self.value, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
         if len(value) not in (1, x.shape[1]):
             raise BadInput(
-                f"patch value {self.value}", expected=f"1 or {x.shape[1]} numbers", fix="fix value"
+                f"patch value {self.value}",
+                expected=f"1 or {x.shape[1]} numbers",
+                fix="pass one number for all channels",
             )
         x = x.clone()
         x[..., row : row + self.size, column : column + self.size] = value

@@ -93,7 +93,9 @@ class BitFlips:
     def __post_init__(self) -> None:
         if self.format not in _TYPES:
             raise BadInput(
-                f"format {self.format!r}", expected="float32, bf16 or int8", fix="choose one"
+                f"format {self.format!r}",
+                expected="float32, bf16 or int8",
+                fix="float32 is the default",
             )
         if (
             (self.flips is None) == (self.rate is None)
@@ -133,7 +135,7 @@ class BitFlips:
         return Faulty(network, sum(map(len, hit.values())), bits, changed, size, clamped, largest)
 
     def _drawn(self, sizes: dict[str, int]) -> dict[str, list[int]]:
-        """Return which bits of each tensor flip, of so many in each."""
+        """Return which bits of each tensor flip, by name; `sizes` are the bits of each."""
         total = sum(sizes.values())
         count = round(self.rate * total) if self.rate is not None else self.flips or 0
         if count > total:
@@ -142,18 +144,19 @@ class BitFlips:
                 expected=f"{total} at most, as many bits as there are",
                 fix="flip fewer",
             )
-        drawn, found = sorted(random.Random(self.seed).sample(range(total), count)), {}
+        drawn = sorted(random.Random(self.seed).sample(range(total), count))
+        by_tensor = {}
         begin = 0
         for name, size in sizes.items():
-            found[name] = [bit - begin for bit in drawn if begin <= bit < begin + size]
+            by_tensor[name] = [bit - begin for bit in drawn if begin <= bit < begin + size]
             begin += size
-        return found
+        return by_tensor
 
     def _check(self, tensors: Params) -> None:
         odd = sum(int((~torch.isfinite(p)).sum()) for p in tensors.values())
         if odd:
             raise BadInput(
                 f"{odd} weights that the flips made NaN or infinite",
-                expected="finite weights, for a network to be saved and asked",
+                expected="finite weights, the only ones that a checkpoint holds",
                 fix="pass clamp, or count this seed as a lost network",
             )

@@ -61,7 +61,7 @@ class FaultSneaking:
     rho goes from the first of `rho` to the second along an exponential, so that the threshold of
     l0, sqrt(2 / rho), rises and prunes more and more; strength / rho is `lr`, which falls to 0
     along a line. The change to start from is what `warm_up` steps of `Penalized` find at a slight
-    penalty. `weight` is c, `kappa` the margin asked for, `least` the share of the other images that
+    penalty. `weight` is c, `kappa` the margin to reach, `least` the share of the other images that
     has to keep its label."""
 
     norm: Norm = "l0"

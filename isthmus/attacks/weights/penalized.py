@@ -31,7 +31,7 @@ class Penalized:
     Success is that every error gets its injected label and a share `least` of the kept images their
     own. Each round takes `steps` steps of Adam on the tensors that `layers` name, from where the
     last one ended; `lr`, in units of the root mean square of the attacked weights, falls to 0 along
-    a line. `weight` is c, `kappa` the margin asked for."""
+    a line. `weight` is c, `kappa` the margin to reach."""
 
     layers: Sequence[str] = ()
     weight: float = 10.0
