@@ -4,6 +4,7 @@ from . import text as text
 from . import words as words
 from .certificate_report import Certificates as Certificates
 from .certificate_report import certificates as certificates
+from .evading import detector_aware as detector_aware
 from .gather import evidence as evidence
 from .judge import Judge as Judge
 from .origin import provenance as provenance

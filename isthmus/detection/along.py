@@ -1,0 +1,38 @@
+"""Detection as a question about one network, so that it can be put along a path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isthmus.data.dataset import Data, Source, as_data
+from isthmus.data.splits import check_disjoint
+from isthmus.detection.area import Area
+from isthmus.detection.detector import ManifoldDetector
+from isthmus.metrics.passes import Passes
+from isthmus.metrics.question import Question
+from isthmus.types import Attack
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionArea(Question[Area]):
+    """How well the network's own features tell changed samples from clean ones, as an Area.
+
+    A detector is fitted to the reference in every network anew. `change` is an attack; a trigger
+    is one that reads neither network nor labels. Raises BadInput where samples are among the
+    reference, and as the detector does."""
+
+    reference: Source
+    change: Attack
+    score: str = "lle"
+    neighbors: int = 20
+    layer: str | tuple[str, ...] | None = None
+
+    def prepared(self, data: Data) -> Data:
+        check_disjoint(evaluation=data, reference=as_data(self.reference))
+        return data
+
+    def answer(self, passes: Passes) -> Area:
+        detector = ManifoldDetector(self.score, self.neighbors, self.layer)
+        detector.fit(self.reference, passes.model)
+        moved = passes.attacked(self.samples, self.change)
+        return Area.of(detector.score(self.samples.x), detector.score(moved.x))

@@ -1,0 +1,110 @@
+"""The nearest reference rows of an input, and what all scores over neighbors share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from isthmus.detection.score import SOME, Score
+from isthmus.types import BadInput
+
+_VALUES = 2**22
+"""How many values of neighbors are held at once: 32 MiB in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborScore(Score):
+    """A score of an input and its `neighbors` nearest reference rows (l2).
+
+    `reference` (N, d) float32. A reference row that is scored is its own nearest neighbor."""
+
+    reference: Tensor
+    neighbors: int
+
+    @abstractmethod
+    def local(self, x: Tensor, near: Tensor) -> Tensor:
+        """Return the scores of x (n, d) among its neighbors near (n, k, d), float64, as (n,)."""
+
+    @classmethod
+    def fit(cls, features: tuple[Tensor, ...], labels: Tensor, neighbors: int) -> Self:
+        """Return the score. Raises BadInput where there are fewer rows than neighbors."""
+        (reference,) = features
+        check_neighbors(neighbors, len(reference))
+        return cls(reference.float().cpu().contiguous(), neighbors)
+
+    def __call__(self, *features: Tensor) -> Tensor:
+        """Return the scores of features (n, d)."""
+        (x,) = features
+        return self.by_parts(x, self.nearest(x.detach(), self.neighbors), self.local)
+
+    def by_parts(
+        self, x: Tensor, index: Tensor, local: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return local(x, neighbors) for the neighbors of that index (n, k), some rows at once."""
+        rows = max(1, _VALUES // max(1, index.shape[1] * x.shape[1]))
+        reference = self._on(x.device)
+        pairs = zip(x.split(rows), index.split(rows), strict=True)
+        return torch.cat([local(part.double(), reference[near].double()) for part, near in pairs])
+
+    def nearest(self, x: Tensor, count: int) -> Tensor:
+        """Return the indices of the nearest reference rows of x, (n, count), nearest first."""
+        if x.device.type == "cpu":
+            found = self._index.kneighbors(x.float().numpy(), count, return_distance=False)
+            return torch.from_numpy(found)
+        reference = self._on(x.device)
+        parts = [
+            torch.cdist(part, reference).topk(count, largest=False).indices
+            for part in x.float().split(256)
+        ]
+        return torch.cat(parts)
+
+    def others(self, rows: int, count: int) -> Tensor:
+        """Return the nearest other reference rows of each of the first `rows`, (rows, count)."""
+        index = self.nearest(self.reference[:rows], count + 1)
+        itself = index == torch.arange(len(index))[:, None]
+        itself[~itself.any(1), -1] = True  # among equal rows it need not be in the list
+        return index[~itself].view(len(index), count)
+
+    @torch.no_grad()
+    def typical(self, features: tuple[Tensor, ...]) -> float:
+        """Return the median score of the first reference rows among the others."""
+        return float(self.left_out(SOME).median())
+
+    @torch.no_grad()
+    def left_out(self, rows: int) -> Tensor:
+        """Return the scores of the first reference rows, each among the other rows."""
+        count = min(self.neighbors, len(self.reference) - 1)
+        if not count:
+            return torch.zeros(1, dtype=torch.float64)
+        some = self.reference[:rows]
+        return self.by_parts(some, self.others(rows, count), self.local)
+
+    @cached_property
+    def _index(self) -> Any:
+        return NearestNeighbors(algorithm="brute").fit(self.reference.numpy())
+
+    @cached_property
+    def _moved(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def _on(self, device: torch.device) -> Tensor:
+        if device.type == "cpu":
+            return self.reference
+        return self._moved.setdefault(device, self.reference.to(device))
+
+
+def check_neighbors(neighbors: int, rows: int) -> None:
+    """Raise BadInput where there are fewer reference rows than neighbors, or no neighbors."""
+    if not 1 <= neighbors <= rows:
+        raise BadInput(
+            f"neighbors = {neighbors} for {rows} reference samples",
+            expected=f"1 to {rows}",
+            fix="ask for fewer neighbors, or give more reference samples",
+        )

@@ -1,0 +1,93 @@
+"""Which samples of a trusted set do not belong to it, before a network is repaired with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.data.dataset import Data, Source, as_data
+from isthmus.detection.detector import ManifoldDetector
+from isthmus.detection.knn import Knn
+from isthmus.types import BadInput
+
+FENCE = 3.0
+"""How many interquartile ranges above the upper quartile a distance is far out (Tukey, 1977)."""
+
+DISAGREEING = 0.8
+"""The share of neighbors with another label from which a label is suspect."""
+
+
+@dataclass(frozen=True, eq=False)
+class Screening:
+    """How well each sample of a set fits the others, (n,) each.
+
+    `distance` is the mean distance to the nearest others, `disagreement` the share of these with
+    another label. `foreign` are far from all others, `mislabeled` lie among another class."""
+
+    distance: Tensor
+    disagreement: Tensor
+    foreign: Tensor
+    mislabeled: Tensor
+
+    @property
+    def suspects(self) -> Tensor:
+        """Whether each sample is foreign or mislabeled, (n,) bool."""
+        return self.foreign | self.mislabeled
+
+    def belonging(self, data: Data) -> Data:
+        """Return the samples that are not suspect. Raises BadInput where all of them are."""
+        if bool(self.suspects.all()):
+            raise BadInput(
+                f"{len(data)} samples of which none belongs to the others",
+                expected="some that do",
+                fix="look at the set, or at the layer that was compared",
+            )
+        return data[~self.suspects]
+
+    @property
+    def summary(self) -> str:
+        """What to look at, in a line."""
+        n = len(self.distance)
+        return (
+            f"{int(self.foreign.sum())} of {n} trusted samples are far from all others, "
+            f"{int(self.mislabeled.sum())} lie among another class"
+        )
+
+
+def screen_trusted(
+    trusted: Source,
+    model: nn.Module | None = None,
+    layer: str | Sequence[str] | None = None,
+    neighbors: int = 10,
+) -> Screening:
+    """Return how well each trusted sample fits the others, in pixels or in one layer's features.
+
+    Every sample is compared with the others, so nothing clean is needed beside the set; what makes
+    up much of a class is not seen. In the features of a tampered network triggered samples may look
+    like their target class. Raises BadInput as `ManifoldDetector.fit` does, for several layers, and
+    where there are no more samples than neighbors."""
+    data = as_data(trusted)
+    if len(data) <= neighbors:
+        raise BadInput(
+            f"{len(data)} samples, each compared with {neighbors} others",
+            expected=f"{neighbors + 1} samples or more",
+            fix="lower neighbors",
+        )
+    detector = ManifoldDetector("knn", neighbors, layer).fit(data, model)
+    if len(detector.fitted.parts) > 1:
+        raise BadInput(
+            f"{len(detector.fitted.parts)} layers", expected="one, or pixels", fix="name one layer"
+        )
+    (part,) = detector.fitted.parts
+    assert isinstance(part, Knn)
+    with torch.no_grad():
+        index = part.others(len(data), neighbors)
+        distance = part.by_parts(part.reference, index, part.local)
+    disagreement = (data.y[index] != data.y[:, None]).double().mean(1)
+    places = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    lower, upper = torch.quantile(distance, places)
+    foreign = distance > upper + FENCE * (upper - lower)
+    return Screening(distance, disagreement, foreign, disagreement >= DISAGREEING)
