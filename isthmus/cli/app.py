@@ -75,6 +75,7 @@ COMMANDS = (
     Command("flip", TRAIN, "Flip random bits of the weights, as memory faults do."),
     Command("evaluate", MEASURE, "Measure accuracy, loss, attack success and robustness."),
     Command("certify", MEASURE, "Prove which answers no input within eps changes."),
+    Command("detect", MEASURE, "Flag inputs that are far from trusted data."),
     Command("attack", MEASURE, "Attack the inputs of a checkpoint."),
     Command("inspect", MEASURE, "Say whether a checkpoint obeys an oddly small trigger."),
     Command("references", MEASURE, "Collect inspections of clean networks for inspect."),

@@ -8,6 +8,7 @@ from .dataset import as_data as as_data
 from .sources.npz import npz_path as npz_path
 from .sources.npz import save_npz as save_npz
 from .sources.spec import load_data as load_data
+from .sources.stream import image_stream as image_stream
 from .splits import HOLDOUT as HOLDOUT
 from .splits import Parts as Parts
 from .splits import check_disjoint as check_disjoint

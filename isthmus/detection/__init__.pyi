@@ -1,5 +1,4 @@
 from .along import DetectionArea as DetectionArea
-from .area import Area as Area
 from .detector import ABSTAIN as ABSTAIN
 from .detector import ManifoldDetector as ManifoldDetector
 from .evaluation import WEIGHTS as WEIGHTS

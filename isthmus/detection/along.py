@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.data.splits import check_disjoint
-from isthmus.detection.area import Area
 from isthmus.detection.detector import ManifoldDetector
+from isthmus.metrics.area import Area
 from isthmus.metrics.passes import Passes
 from isthmus.metrics.question import Question
 from isthmus.types import Attack

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from isthmus.data.balls import Ball
 from isthmus.data.balls import Linf as LinfBall
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.detection.area import Area
 from isthmus.detection.detector import ManifoldDetector
+from isthmus.metrics.area import Area
 from isthmus.metrics.passes import attacked, logits
 from isthmus.metrics.values import Rate, as_record
 from isthmus.types import Attack, BadInput

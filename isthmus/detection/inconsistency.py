@@ -67,4 +67,4 @@ class Inconsistency(Score):
         predicted = (first - mean) / deviation @ slopes + offset
         shares = (second - predicted) / errors
         sizes: Tensor = torch.linalg.vector_norm(shares, dim=1)
-        return sizes / shares.shape[1] ** 0.5
+        return sizes.div(shares.shape[1] ** 0.5)

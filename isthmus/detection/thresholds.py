@@ -59,7 +59,7 @@ def calibrated(clean: Tensor, rate: float) -> Threshold:
 
     >>> threshold = calibrated(torch.arange(99.0), 0.05)
     >>> float(threshold), round(threshold.low, 3), round(threshold.high, 3)
-    (94.0, 0.016, 0.102)
+    (94.0, 0.017, 0.1)
     """
     if not 0 < rate < 1:
         raise BadInput(

@@ -4,6 +4,8 @@ from . import text as text
 from . import words as words
 from .certificate_report import Certificates as Certificates
 from .certificate_report import certificates as certificates
+from .detection_report import Detection as Detection
+from .detection_report import evaluations as evaluations
 from .evading import detector_aware as detector_aware
 from .gather import evidence as evidence
 from .judge import Judge as Judge

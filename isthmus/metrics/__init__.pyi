@@ -4,6 +4,7 @@ from .accuracy import Agreement as Agreement
 from .accuracy import InjectionSuccess as InjectionSuccess
 from .accuracy import MeanLoss as MeanLoss
 from .accuracy import check_above_chance as check_above_chance
+from .area import Area as Area
 from .barrier import linear_barrier as linear_barrier
 from .curvature.inputs import input_hessian as input_hessian
 from .curvature.inputs import input_hessian_top as input_hessian_top

@@ -14,6 +14,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from isthmus.metrics.area import Area
 from isthmus.metrics.names import (
     ACCURACY,
     ATTACK_SUCCESS,
@@ -186,10 +187,10 @@ def unit_of(value: float) -> str:
 
 
 def as_record(value: float) -> dict[str, Any]:
-    """Return a value as plain JSON: `value` and `unit`; `hits`, `n`, `deviation`, `low`, `high` and
-    `quartiles` where it has them.
+    """Return a value as plain JSON: `value` and `unit`; `hits`, `n`, `clean`, `suspicious`,
+    `deviation`, `low`, `high` and `quartiles` where it has them.
     """
-    names = ("hits", "n", "deviation", "low", "high")
+    names = ("hits", "n", "clean", "suspicious", "deviation", "low", "high")
     carried = {name: getattr(value, name) for name in names if hasattr(value, name)}
     record = {"value": float(value), "unit": unit_of(value), **carried}
     quartiles = getattr(value, "quartiles", None)
@@ -208,6 +209,8 @@ def from_record(record: Mapping[str, Any], name: str = "") -> float:
     """
     if "hits" in record:
         return Rate(record["hits"], record["n"])
+    if "suspicious" in record:
+        return Area(record["value"], record["clean"], record["suspicious"])
     value = nan if record["value"] is None else float(record["value"])
     unit = recorded_unit(record, name)
     if record.get("deviation") is None:

@@ -10,12 +10,11 @@ from sklearn.metrics import roc_auc_score
 from support.refusals import refused
 from torch import nn
 
-from isthmus import Data, Linf, fit
+from isthmus import Bezier, Data, Linf, evaluate_path, fit
 from isthmus.attacks import PGD
 from isthmus.data import L2
 from isthmus.detection import (
     ABSTAIN,
-    Area,
     DetectionArea,
     ManifoldDetector,
     evaluate,
@@ -23,6 +22,8 @@ from isthmus.detection import (
     signed_noise,
 )
 from isthmus.detection.thresholds import calibrated, resolves
+from isthmus.evidence import detector_aware
+from isthmus.metrics import Area
 
 
 @pytest.mark.parametrize(("n", "rate"), [(60, 0.05), (200, 0.05), (500, 0.01), (100, 0.1)])
@@ -119,8 +120,6 @@ def detector(net):
 
 
 def test_three_rows_are_always_there(detector, net):
-    from isthmus.evidence import detector_aware
-
     ball, data = Linf(0.1), blobs(120, seed=2)
     rows = evaluate(
         detector, net, data, ball, PGD(ball, returns="last"), detector_aware(detector, ball, 40)
@@ -143,8 +142,6 @@ def test_three_rows_are_always_there(detector, net):
 
 
 def test_the_detector_aware_attack_stays_in_ball_and_box(detector, net):
-    from isthmus.evidence import detector_aware
-
     data = blobs(30, seed=3)
     for ball in (Linf(0.05), L2(0.3)):
         moved = detector_aware(detector, ball, 5)(1.0)(net, data.x, data.y)
@@ -171,19 +168,14 @@ def test_flagged_inputs_are_not_answered(detector, net):
 
 
 def test_detection_is_asked_along_a_path(net):
-    from isthmus import Bezier, evaluate_path
-
     metric = DetectionArea(
         blobs(100, seed=5), blobs(300), lambda model, x, y: signed_noise(x, Linf(0.1)), "knn"
     )
-    path = evaluate_path(
-        Bezier(net, net), {"detection": metric}, (0.0, 0.5, 1.0), recalibrate_on=blobs(300)
-    )
-    values = path.values["detection"]
+    curve = Bezier(net, net)
+    path = evaluate_path(curve, {"area": metric}, (0.0, 0.5, 1.0), recalibrate_on=blobs(300))
+    values = path.values["area"]
     assert values[0] == metric(net) and min(values) > 0.9
-    refused(
-        lambda: DetectionArea(blobs(300)[:10], blobs(300), lambda m, x, y: x), "among the reference"
-    )
+    refused(lambda: DetectionArea(blobs(300)[:10], blobs(300), metric.change), "among the")
 
 
 def test_samples_that_do_not_belong_to_a_trusted_set():

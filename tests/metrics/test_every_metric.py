@@ -27,9 +27,11 @@ from isthmus.defenses.inspection.found_triggers import (
     Misled,
 )
 from isthmus.defenses.inspection.inversion import Search, SmallestTrigger
+from isthmus.detection import DetectionArea
 from isthmus.metrics import (
     Accuracy,
     Agreement,
+    Area,
     AttackSuccess,
     InjectionSuccess,
     Mean,
@@ -75,6 +77,7 @@ METRICS = {
     "curvature": Row(lambda samples: Nearby(samples, attrgetter("top"))),
     "sharpness": Row(lambda samples: WeightCurvature(samples, tolerance=1e-6), interval=False),
     "certified accuracy": Row(lambda s: CertifiedAccuracy(s, Interval(), Linf(0.001))),
+    "detection": Row(lambda samples: DetectionArea(samples, data(60, seed=9), ATTACK, "knn")),
     "misled": Row(lambda samples: Misled(samples, TRIGGER)),
     "inverted success": Row(lambda samples: InvertedSuccess(samples, INVERTED)),
     "inverted success, mean": Row(lambda samples: InvertedSuccess(samples, INVERTED, "mean")),
@@ -142,7 +145,7 @@ def test_the_size_of_passes_does_not_matter(name, monkeypatch):
 def test_the_value_carries_an_interval_and_survives_a_record(name):
     value = METRICS[name].make(data(40))(network("batchnorm"))
     assert isinstance(value, float)
-    assert isinstance(value, Rate | Mean) == METRICS[name].interval
+    assert isinstance(value, Rate | Mean | Area) == METRICS[name].interval
     if METRICS[name].interval:
         assert value.low <= value <= value.high
     again = from_record(as_record(value), name)

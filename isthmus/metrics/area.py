@@ -13,7 +13,6 @@ from scipy.optimize import brentq
 from scipy.stats import rankdata
 from torch import Tensor
 
-from isthmus.metrics.values import NUMBER
 from isthmus.types import BadInput
 
 _Z95 = 1.959963984540054
@@ -28,7 +27,7 @@ class Area(float):
     (0.875, 2, 2)
     """
 
-    unit = NUMBER
+    unit = ""
     clean: int
     suspicious: int
 

@@ -1,0 +1,267 @@
+"""`isthmus detect`: how far inputs are from trusted data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from cyclopts import Parameter
+
+from isthmus import data, detection, evidence, runs
+from isthmus.cli import checks
+from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile, Number, Samples
+from isthmus.cli.output import say
+from isthmus.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+    from torch import Tensor, nn
+
+    from isthmus.data import Ball
+    from isthmus.detection import Evaluation, ManifoldDetector
+
+Value = TypeVar("Value")
+ScoreName = Literal["knn", "linf", "kde", "lle", "tangent", "mahalanobis", "inconsistency"]
+
+CALIBRATING = 0.25
+"""The share of the clean samples that sets the threshold; the others are the reference."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DetectorOptions:
+    """What `fit` makes.
+
+    :param score: How the distance is measured.
+    :param neighbors: How many reference samples an input is compared with.
+    :param layer: Measure it in the features of this layer; several with commas. By default in
+        pixels.
+    :param false_positive_rate: Share of clean inputs that may be flagged.
+    :param seed: Seed of the split of the clean samples into reference and calibration.
+    """
+
+    score: ScoreName = "lle"
+    neighbors: int = 20
+    layer: str | None = None
+    false_positive_rate: Number = 0.05
+    seed: int = 0
+
+    def fitted(self, clean: str, network: nn.Module | None) -> ManifoldDetector:
+        """Return the detector with its threshold. Raises BadInput as its methods do."""
+        samples = load_samples(clean)
+        held = max(1, round(CALIBRATING * len(samples)))
+        if held == len(samples):
+            raise BadInput(
+                "one clean sample", expected="some hundreds", fix="give more trusted samples"
+            )
+        import torch
+
+        generator = torch.Generator().manual_seed(self.seed)
+        reference, calibration = data.split(samples, [len(samples) - held, held], generator)
+        layers = None if self.layer is None else tuple(self.layer.split(","))
+        detector = detection.ManifoldDetector(self.score, self.neighbors, layers)
+        detector.fit(reference, network)
+        return detector.calibrate(calibration, self.false_positive_rate)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EvasionOptions:
+    """What `evaluate` runs.
+
+    :param eps: Radii (l-inf) in units of images in [0, 1], as 0.01,8/255.
+    :param attack_steps: Steps of PGD; the attacker who knows the detector takes three times as
+        many.
+    :param weights: How much the attacker who knows the detector cares for its score.
+    """
+
+    eps: str = "2/255,8/255,0.1"
+    attack_steps: int = 20
+    weights: str = "0.1,1,10"
+
+    def balls(self) -> list[Ball]:
+        """Return the balls. Raises BadInput where a radius is no number, or negative."""
+        return [data.Linf(radius) for radius in _numbers(self.eps, "eps")]
+
+    def weighing(self) -> list[float]:
+        """Return the weights. Raises BadInput where one is no number."""
+        return _numbers(self.weights, "weights")
+
+
+def detect_command(
+    action: Literal["fit", "score", "evaluate"],
+    checkpoint: InputFile | None = None,
+    *,
+    model: ModelSpec | None = None,
+    clean: Clean | None = None,
+    samples: Annotated[
+        tuple[Samples, ...], Parameter(name="--data", consume_multiple=True, negative="")
+    ] = (),
+    detector: Annotated[File | None, Parameter(validator=checks.existing)] = None,
+    out: NewFile | None = None,
+    made: DetectorOptions = DetectorOptions(),
+    evasion: EvasionOptions = EvasionOptions(),
+) -> None:
+    """Flag inputs that are far from trusted data.
+
+    fit learns what --clean looks like, sets the threshold on a part of it, and writes
+    detector.safetensors, report.json and report.html into --out. score reads --data file by file
+    and prints a line of JSON for each input; exit status 1 says that some are flagged. evaluate
+    says what the detector does to an attack, to noise of the same size, and to an attacker who
+    knows it.
+
+    :param action: What to do: fit, score or evaluate.
+    :param checkpoint: The network; not needed for a detector of pixels, except to evaluate it.
+    :param out: A new folder for what fit or evaluate writes.
+    :param samples: Inputs of score: images, folders, .npz, Parquet, named sets, or stdin
+        for names of files on standard input. Of evaluate: labeled samples.
+    :param detector: The detector.safetensors that fit wrote, for score and evaluate.
+    """
+    if (checkpoint is None) != (model is None):
+        raise BadInput(
+            "a checkpoint or --model alone", expected="both or none", fix="give the other one too"
+        )
+    match action:
+        case "fit":
+            _fit(checkpoint, model, _given(clean, "--clean"), _given(out, "--out"), made)
+        case "score":
+            held = _loaded(checkpoint, model, _given(detector, "--detector"))
+            _score(held, _given(samples, "--data"))
+        case "evaluate":
+            _given(checkpoint, "checkpoint")
+            held = _loaded(checkpoint, model, _given(detector, "--detector"))
+            _evaluate(held, _given(samples, "--data"), checkpoint, _given(out, "--out"), evasion)
+
+
+def _given(value: Value | None, name: str) -> Value:
+    """Return the value of an option. Raises BadInput where it was left out."""
+    if value is None or value == ():
+        raise BadInput(f"no {name}", expected="it for this action", fix="see isthmus detect --help")
+    return value
+
+
+def _network(checkpoint: File | None, model: str | None) -> nn.Module | None:
+    if checkpoint is None or model is None:
+        return None
+    return load_network(model, checkpoint)
+
+
+def _loaded(checkpoint: File | None, model: str | None, file: File) -> ManifoldDetector:
+    return detection.ManifoldDetector.load(file, _network(checkpoint, model))
+
+
+def _fit(
+    checkpoint: File | None, model: str | None, clean: str, out: File, made: DetectorOptions
+) -> None:
+    detector = made.fitted(clean, _network(checkpoint, model))
+    report = evidence.Detection(
+        "pixels" if checkpoint is None else checkpoint.name,
+        detector.record(),
+        (),
+        evidence.provenance(made.seed, {}),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    written = detector.save(out / "detector.safetensors")
+    _, page = report.write(out)
+    say(report.verdict)
+    say(f"wrote {written}, {page.with_suffix('.json')} and {page}")
+
+
+def _score(detector: ManifoldDetector, sources: tuple[str, ...]) -> None:
+    flagged = False
+    for name in _names(sources):
+        for file, images in data.image_stream(name):
+            for line in _lines(detector, file, images):
+                flagged = flagged or line["flagged"]
+                print(json.dumps(line), flush=True)
+    if flagged:
+        sys.exit(1)
+
+
+def _names(sources: tuple[str, ...]) -> Iterator[str]:
+    """Yield the names, and for stdin the lines of standard input as they come."""
+    for source in sources:
+        if source != "stdin":
+            yield source
+            continue
+        for line in sys.stdin:
+            if line.strip():
+                yield line.strip()
+
+
+def _lines(detector: ManifoldDetector, file: str, images: Tensor) -> Iterator[dict[str, Any]]:
+    """Yield a line for each image: its score, whether it is flagged, and the network's answer where
+    there is a network and it is not.
+    """
+    threshold = detector.calibrated_threshold
+    scores = detector.score(images)
+    answers = None if detector.model is None else detector.answers(images).tolist()
+    for i, score in enumerate(scores.tolist()):
+        flagged = score > threshold
+        answer = None if flagged or answers is None else answers[i]
+        line = {"file": file, "index": i, "score": score, "threshold": float(threshold)}
+        yield {**line, "flagged": flagged, "answer": answer}
+
+
+def _evaluate(
+    detector: ManifoldDetector,
+    sources: tuple[str, ...],
+    checkpoint: File | None,
+    out: File,
+    evasion: EvasionOptions,
+) -> None:
+    balls, weights = evasion.balls(), evasion.weighing()
+    if len(sources) != 1 or detector.model is None or checkpoint is None:
+        raise BadInput(f"{len(sources)} sources of samples", expected="one", fix="pass --data once")
+    samples = load_samples(sources[0])
+    evaluations = evidence.evaluations(
+        detector,
+        detector.model,
+        samples,
+        balls,
+        steps=evasion.attack_steps,
+        aware_steps=3 * evasion.attack_steps,
+        weights=weights,
+    )
+    report = evidence.Detection(
+        checkpoint.name,
+        detector.record(),
+        evaluations,
+        evidence.provenance(0, {"data": samples}),
+    )
+    written, page = report.write(out)
+    say(_table(evaluations))
+    say(report.verdict)
+    say(f"wrote {written} and {page}")
+
+
+def _table(evaluations: tuple[Evaluation, ...]) -> Table:
+    """Return one row for each kind of input at every eps."""
+    from rich.table import Table
+
+    table = Table("eps", "inputs", "AUROC", "flagged", "wrong", "fools both")
+    for evaluation in evaluations:
+        flagged = runs.percent(evaluation.false_positives)
+        table.add_row(f"{evaluation.eps:g}", "clean", "", flagged, "", "")
+        for row in evaluation.rows:
+            weight = "" if row.weight is None else f", weight {row.weight:g}"
+            area = f"{row.area:.3f} ({row.area.low:.3f} to {row.area.high:.3f})"
+            shares = (runs.percent(v) for v in (row.detected, row.wrong, row.undetected))
+            table.add_row(f"{evaluation.eps:g}", row.inputs + weight, area, *shares)
+    return table
+
+
+def _numbers(text: str, name: str) -> list[float]:
+    try:
+        return [float(Fraction(word.strip())) for word in text.split(",")]
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadInput(
+            f"{name} {text!r}", expected="numbers or fractions", fix="write 0.01,8/255"
+        ) from error

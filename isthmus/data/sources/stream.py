@@ -1,0 +1,49 @@
+"""Images without labels, one file at a time: what a stream of inputs is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isthmus.data.sources.images import _IMAGES, _pixels
+from isthmus.data.sources.npz import _arrays, _channels_first
+from isthmus.data.sources.spec import load_data
+from isthmus.types import BadInput
+
+_FILES = (*_IMAGES, ".npz", ".parquet")
+
+
+def image_stream(source: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name of each file and its images (n, c, h, w); no two files are held at once.
+
+    `source` is an image, an .npz file (whose labels are not read), whatever `load_data` takes, or
+    a folder: all such files below it, in the order of their names. Raises BadInput where a file is
+    damaged or missing."""
+    path = Path(source)
+    if not path.is_dir():
+        yield source, _images(path, source)
+        return
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() in _FILES and file.is_file():
+            yield str(file), _images(file, str(file))
+
+
+def _images(path: Path, source: str) -> Tensor:
+    if path.suffix.lower() in _IMAGES and path.exists():
+        return torch.from_numpy(_pixels(path, source).copy())[None]
+    if path.suffix != ".npz" or not path.exists():
+        return load_data(source).x
+    arrays = _arrays(path)
+    held = next((arrays[name] for name in ("x", "images") if name in arrays), None)
+    if held is None or held.dtype.kind not in "uf":
+        raise BadInput(
+            f"{path} with the arrays {', '.join(sorted(arrays)) or '(none)'}",
+            expected="x, or images, of uint8 or float",
+            fix="save them with np.savez('inputs.npz', x=x)",
+        )
+    layout = str(arrays["layout"]).lower() if "layout" in arrays else None
+    return torch.from_numpy(np.ascontiguousarray(_channels_first(path, held, layout)))

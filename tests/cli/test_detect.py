@@ -1,0 +1,135 @@
+"""`isthmus detect`: what it writes, its lines and exit status, and what it refuses."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.command_line import MODEL, isthmus
+
+CLEAN = "digits:train#n=600"
+NETWORK = ("a.safetensors", "--model", MODEL)
+
+
+@pytest.fixture(scope="module")
+def screened(home):
+    for name, options in (("pixels", ()), ("layer", ("--layer", "features"))):
+        checkpoint = NETWORK if options else ()
+        done = isthmus(
+            *("detect", "fit", *checkpoint, "--clean", CLEAN, "--neighbors", 10, *options),
+            *("--out", name),
+            folder=home,
+        )
+        assert done.returncode == 0, done.stderr
+    noise = np.random.default_rng(0).random((5, 1, 8, 8)).astype(np.float32)
+    np.savez(home / "noise.npz", x=noise)
+    return home
+
+
+def scored(folder, *options):
+    detector = ("--detector", "pixels/detector.safetensors")
+    return isthmus("detect", "score", *detector, *options, folder=folder)
+
+
+def test_fit_says_what_the_threshold_promises(screened):
+    record = json.loads((screened / "pixels/report.json").read_text())
+    threshold = record["detector"]["threshold"]
+    assert threshold["low"] < 0.05 < threshold["high"] and threshold["samples"] == 150
+    assert record["detector"]["reference samples"] == 450 and record["evaluations"] == []
+    assert "not known yet" in (screened / "pixels/report.html").read_text()
+
+
+def test_score_answers_with_lines_and_exit_status(screened):
+    done = scored(screened, "--data", "noise.npz")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1 and [line["index"] for line in lines] == list(range(5))
+    assert all(line["flagged"] and line["answer"] is None for line in lines)
+    clean = scored(screened, "--data", "digits:train#n=3")  # the reference itself
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+
+
+def test_a_stream_is_read_file_by_file(screened, monkeypatch):
+    folder = screened / "stream/deeper"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        np.savez(folder / f"{i}.npz", x=np.zeros((2, 1, 8, 8), np.uint8))
+    whole = scored(screened, "--data", "stream", "noise.npz").stdout.splitlines()
+    assert len(whole) == 11 and json.loads(whole[0])["file"].endswith("0.npz")
+    names = "\n".join(f"stream/deeper/{i}.npz" for i in range(3)) + "\nnoise.npz\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(names))
+    assert scored(screened, "--data", "stdin").stdout.splitlines() == whole
+
+
+def test_a_detector_of_features_answers_for_its_own_network_alone(screened):
+    options = ("--detector", "layer/detector.safetensors", "--data", "digits:test#n=40")
+    done = isthmus("detect", "score", *NETWORK, *options, folder=screened)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert done.returncode in (0, 1) and len(lines) == 40
+    assert all((line["answer"] is None) == line["flagged"] for line in lines)
+    other = isthmus("detect", "score", "b.safetensors", *NETWORK[1:], *options, folder=screened)
+    assert other.returncode == 2 and "the one that the detector" in other.stderr
+
+
+def test_evaluate_shows_three_rows_at_every_eps(screened):
+    options = ("--data", "digits:test#n=60", "--eps", "0.05,0.3", "--attack-steps", 4)
+    done = isthmus(
+        *("detect", "evaluate", *NETWORK, "--detector", "layer/detector.safetensors"),
+        *(*options, "--weights", "1,10", "--out", "judged"),
+        folder=screened,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((screened / "judged/report.json").read_text())
+    assert [part["eps"] for part in record["evaluations"]] == [0.05, 0.3]
+    for part in record["evaluations"]:
+        kinds = [(row["inputs"], row["weight"]) for row in part["rows"]]
+        assert kinds[:2] == [("attack", None), ("noise", None)] and len(kinds) == 4
+        assert all(row["auroc"]["low"] <= row["auroc"]["value"] for row in part["rows"])
+    page = (screened / "judged/report.html").read_text()
+    assert "<svg" in page and "http" not in page.replace("http-equiv", "")
+
+
+PIXELS = ("--detector", "pixels/detector.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("fit", "--out", "bad"), "no --clean"),
+        (("fit", "--clean", CLEAN), "no --out"),
+        (("fit", "--clean", "digits:train#n=60", "--out", "bad"), "from 15 samples"),
+        (("fit", "--clean", CLEAN, "--neighbors", 451, "--out", "bad"), "neighbors = 451"),
+        (("fit", *NETWORK, "--clean", CLEAN, "--layer", "conv", "--out", "bad"), "layer 'conv'"),
+        (("fit", "--clean", CLEAN, "--layer", "features", "--out", "bad"), "no network"),
+        (("fit", "a.safetensors", "--clean", CLEAN, "--out", "bad"), "both or none"),
+        (("score", "--data", "noise.npz"), "no --detector"),
+        (("score", *PIXELS), "no --data"),
+        (("score", *PIXELS, "--data", "nowhere.npz"), "does not exist"),
+        (("score", "--detector", "a.safetensors", "--data", "noise.npz"), "no detector"),
+        (("evaluate", *PIXELS, "--data", "digits:test", "--out", "bad"), "no checkpoint"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(screened, arguments, words):
+    done = isthmus("detect", *arguments, folder=screened)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert words in done.stderr and not (screened / "bad").exists()
+
+
+def test_evaluation_samples_of_the_reference_and_a_negative_eps_are_refused(screened):
+    common = ("evaluate", *NETWORK, "--detector", "layer/detector.safetensors", "--out", "bad")
+    for options, words in (
+        (("--data", "digits:train#n=50"), "among the reference"),
+        (("--data", "digits:test#n=50", "--eps", "-0.1"), "eps = -0.1"),
+        (("--data", "digits:test#n=50", "--weights", "much"), "weights 'much'"),
+    ):
+        done = isthmus("detect", *common, *options, folder=screened)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+
+
+def test_images_are_scored_as_files(screened):
+    image = pytest.importorskip("PIL.Image")
+    (screened / "pictures").mkdir()
+    image.fromarray(np.zeros((8, 8), np.uint8)).save(screened / "pictures/black.png")
+    done = scored(screened, "--data", "pictures")
+    line = json.loads(done.stdout)
+    assert line["file"].endswith("black.png") and torch.isfinite(torch.tensor(line["score"]))
