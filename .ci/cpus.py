@@ -3,7 +3,8 @@
     python .ci/cpus.py                           the suite under every setting
     python .ci/cpus.py --only avx2,bf16 -m numeric   some settings; the rest goes to pytest
 
-A setting that this machine cannot run is named and left out. Ends with 1 if a run fails."""
+A setting that this machine cannot run is named and left out. Ends with 1 if a run fails.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ Floor: ten times a forward pass of the network and the gradient in its input, no
 weight, nothing else, in the memory layout that is fastest. Every attack takes ten steps of 2/255
 from a random start within l-inf 8/255 and returns the last point of all samples, so that all do the
 same work. Targets beside the others: faster than each, and 1.3x faster than their median. "Until
-fooled" is ours as robust accuracy runs it: fooled samples leave the batch."""
+fooled" is ours as robust accuracy runs it: fooled samples leave the batch.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@ and against a loop over the samples. The network is trained on the digits, enlar
 
 Floor. One sample costs 784 x 100 multiply-adds in front of the fixed point, and 100 x 100 in every
 iteration. A box has a center and a radius, so each of these costs twice as much. The target of 2.5
-was set for the averaged iteration of the papers, whose forward pass takes four times as long."""
+was set for the averaged iteration of the papers, whose forward pass takes four times as long.
+"""
 
 from __future__ import annotations
 

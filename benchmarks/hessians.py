@@ -9,7 +9,8 @@ log(ratio of the two largest eigenvalues) of them.
 The rival is written as it should be: all samples of a batch at once, a vector for each, the graph
 recorded once, and a batch is done when its last sample is, so small batches are the faster ones:
 five took 0.6 of the time of one by one or of twenty, and 0.3 of that of a hundred. One by one, as a
-loop over images would do it, is timed on a few."""
+loop over images would do it, is timed on a few.
+"""
 
 from __future__ import annotations
 

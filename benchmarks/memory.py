@@ -3,7 +3,8 @@
 On the CPU the peak resident size of the process less that of one that only builds the network; on a
 GPU the peak that torch allocated. A curve with one bend holds six vectors of D values (two ends,
 bend, theta, gradient, momentum) where plain training holds three, so the floor of the difference is
-12 D bytes: 183 MB for VGG16."""
+12 D bytes: 183 MB for VGG16.
+"""
 
 from __future__ import annotations
 

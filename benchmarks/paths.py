@@ -1,7 +1,8 @@
 """A path of 21 points against 21 plain evaluations (target 1.1x plus recalibration).
 
 Floor: 21 passes over the evaluation data, and one pass over the bonafide data at each of the 19
-inner points. Accuracy and loss share their pass."""
+inner points. Accuracy and loss share their pass.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ theta written (4 x 4 D), and on the way back gradients and theta read and the be
 written (3 x 4 D), 28 D bytes in all. For VGG16 (15 M parameters, 0.31 G multiply-adds) that is 0.43
 GB beside 240 GFLOP at batch 128; for PreActResNet-26 (0.37 M, 0.055 G) 10 MB beside 42 GFLOP. At 10
 GB/s and 0.4 TFLOP/s the floors of the ratio are 1.07 and 1.01; in bf16, twice as fast, 1.14 and
-1.02."""
+1.02.
+"""
 
 from __future__ import annotations
 

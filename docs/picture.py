@@ -1,7 +1,8 @@
 """Take the picture of the README: the top of a report's page, as a browser shows it.
 
 `make picture` calls this with the page of the demo. It needs Chromium or Chrome, found on the path
-or named by the variable CHROME."""
+or named by the variable CHROME.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@
     python experiments/alignment.py table --scale small              the table of docs/align.md
 
 Aligned on, and BatchNorm recalibrated on, training images; barriers over the line between the ends,
-on test images."""
+on test images.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ seconds.
 
 A question of a tool for any module: does `repair`, with nothing asked for, work beyond the networks
 that its settings were found on? 300 bonafide samples; the rest of the test digits judges. One
-result file per network and seed; what is done already is not done again."""
+result file per network and seed; what is done already is not done again.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 or the weights.
 
 An attacker is a function of the training images that are theirs, a scale and a seed; a new one is a
-line of `ATTACKS`. Those of `ADAPTIVE` know of the defense and are kept out of the means."""
+line of `ATTACKS`. Those of `ADAPTIVE` know of the defense and are kept out of the means.
+"""
 
 from __future__ import annotations
 

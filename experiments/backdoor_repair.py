@@ -9,7 +9,8 @@
 DIR holds train.parquet and test.parquet in the Hugging Face layout. Protocol A: the bonafide
 samples are drawn from the test split, and 5,000 other test images judge. Whatever is done already
 is not done again, so several processes may share the work with --seeds and --settings, and an
-interrupted run goes on."""
+interrupted run goes on.
+"""
 
 from __future__ import annotations
 

@@ -183,7 +183,8 @@ class Bench:
         """Return the path: what the defender sees, and what the judges say, at every t.
 
         `seconds` is what the repair took. `watch` adds what the rules of `rules.py` look at, and
-        `wake` what a few triggered images bring back at the last of the points."""
+        `wake` what a few triggered images bring back at the last of the points.
+        """
         began = time.perf_counter()
         parts = self.parts()
         found = repair(
@@ -214,7 +215,8 @@ class Bench:
 
     def averaged(self) -> Defense:
         """Return the end of the path that `repair` takes with few samples, a mean of two
-        repairs."""
+        repairs.
+        """
         return averaged_repairs(self.curve_training(self.scale.gradients // 2))
 
     def curve_training(self, steps: int) -> Training:
@@ -316,7 +318,8 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
     """Attack a network, and repair it by every defense at every number of bonafide samples.
 
     An interrupted job attacks anew, which gives the same network on the same machine; on another
-    one it starts over."""
+    one it starts over.
+    """
     file, scale = RESULTS / args.scale / f"{slug(attack)}-seed{seed}.json", SCALES[args.scale]
     record: dict[str, Any] = read_json(file) if file.exists() else {}
     if finished(record, args):

@@ -6,7 +6,8 @@
 A defender takes the strongest setting within five points of the received network's held-out
 accuracy, or the strongest that held-out samples do not show to cost more than eight, which is
 `repair`'s own rule. The frontier is an oracle's: it asks the judges. `--without` leaves networks
-out, such as those that settings were chosen on."""
+out, such as those that settings were chosen on.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def at(path: Rows, t: float) -> dict[str, Any]:
 
 def with_capped(rows: Rows) -> Rows:
     """Return the rows of a network with those of its path up to the t that `repair` would not
-    pass."""
+    pass.
+    """
     if "path" not in rows:
         return rows
     seen = rows["path"]["seen"]
@@ -330,7 +332,8 @@ def table(scale: str, without: Sequence[str] = ()) -> str:
 
 def averaged(rows: Rows) -> str:
     """Return mean accuracy / mean attack success (worst) of one setting over networks, in
-    percent."""
+    percent.
+    """
     accuracy, success = (
         [100 * row[metric]["value"] for row in rows] for metric in ("accuracy", "attack success")
     )

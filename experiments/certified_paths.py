@@ -7,7 +7,8 @@ Every point between two networks of one gamma is well-posed, since A is built fr
 The ends are those of implicit_certificates.py, which has to run first. A curve is straight, trained
 on the cross-entropy, or trained on the certified loss of its ends; certified accuracy at three eps
 and the natural loss are measured along it on all test images. Whatever is done already is not done
-again."""
+again.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ robust ones.
 
 Experiments ask for the ends that they need, so running this first only shares the work among
 processes. Weights are in weights/ends/SCALE, what the ends can do in results/ends/SCALE. Whatever
-is done already is not done again."""
+is done already is not done again.
+"""
 
 from __future__ import annotations
 

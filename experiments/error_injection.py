@@ -9,7 +9,8 @@
 DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale
 is, `ends.py` trains the ends. Protocol A: attacker's pool, bonafide samples and the 5,000 images
 that judge are disjoint parts of the test split, drawn anew for each seed. Whatever is done already
-is not done again, so --settings, --seeds and --sizes share the work among processes."""
+is not done again, so --settings, --seeds and --sizes share the work among processes.
+"""
 
 from __future__ import annotations
 

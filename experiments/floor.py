@@ -4,7 +4,8 @@ of the bake-off.
     python experiments/floor.py --data DIR --scale small  a section of docs/results/bakeoff.md
 
 The networks are the standard ends of `ends.py`. Errors fall into the target class too, and a
-visible trigger covers part of the image, so no repair of an imperfect network reaches zero."""
+visible trigger covers part of the image, so no repair of an imperfect network reaches zero.
+"""
 
 from __future__ import annotations
 

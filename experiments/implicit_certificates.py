@@ -8,7 +8,8 @@ DIR holds train.parquet and test.parquet of MNIST in the Hugging Face layout, or
 networks and trainings of color images, which have to be named. A job is a network, a training
 and a seed; it trains on all training images, is certified on all test images at every eps, and
 writes results/implicit_certificates/JOB.json once it is done. Weights are in weights/. Whatever is
-done already is not done again: --nets, --trainings and --seeds share the work among processes."""
+done already is not done again: --nets, --trainings and --seeds share the work among processes.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ attack.
 Each network is trained and then searched with bonafide samples of its own from the test split, and
 judged on the rest. The first --references clean networks are references alone; the others are
 judged as the backdoored ones are. Whatever is done already is not done again, and --attacks,
---seeds and --clean share the work among processes."""
+--seeds and --clean share the work among processes.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +141,8 @@ Test = Callable[[dict[str, Any]], bool]
 
 def tests(known: References) -> dict[str, Test]:
     """The ways to call a network suspicious that are compared; the last one is what `inspect`
-    does."""
+    does.
+    """
 
     def only(*names: str) -> Test:
         part = References(

@@ -9,7 +9,8 @@
 DIR holds train.parquet and test.parquet in the Hugging Face layout; `scale.py` says what a scale
 is, `ends.py` trains the ends. Pairs are independent: no two paths of a setting share an end.
 Whatever is done already is not done again, and an interrupted run goes on, so several processes may
-share the work with --settings and --pairs."""
+share the work with --settings and --pairs.
+"""
 
 from __future__ import annotations
 

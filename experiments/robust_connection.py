@@ -11,7 +11,8 @@ processes may share the work with --pairs, --losses and --seeds.
 
 Paths are trained on the ends' training set. PGD-10 is measured on the judged test images, where the
 best inner t is chosen; AutoAttack there and at both ends, on other test images, so that the choice
-flatters nobody."""
+flatters nobody.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ repair may spend.
 `digits` takes seconds, on the images that come with scikit-learn. The others are of CIFAR-10:
 `small` fits an evening of two CPU cores without bf16, and so does `deep` for a few networks: the
 same images, and the twenty layers of `resnet20`, which is the network for a fast CPU; `resnet18` is
-that of the published tables and wants a GPU."""
+that of the published tables and wants a GPU.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class Scale:
 
     def load(self, folder: Path | None, part: str) -> Data:
         """Return a part of a set in the Hugging Face layout, averaged down to this scale's
-        images."""
+        images.
+        """
         return averaged(load_data(self.source.format(folder=folder, part=part)), self.side)
 
     def fresh(self, seed: int) -> nn.Module:

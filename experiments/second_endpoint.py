@@ -6,7 +6,8 @@
 
 Attacked networks, samples and judges are those of `bakeoff.py`; every endpoint has the same
 gradient evaluations in all, those that make it included. Whatever is done already is not done
-again."""
+again.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def endpoints(scale: Scale, seed: int) -> dict[str, tuple[Defense, int]]:
 
 def job(attack: str, seed: int, name: str, sets: Sets) -> None:
     """Attack a network and lead a curve from it to every endpoint; an interrupted job attacks
-    anew."""
+    anew.
+    """
     file, scale = RESULTS / name / f"{slug(attack)}-seed{seed}.json", SCALES[name]
     ways = endpoints(scale, seed)
     record: dict[str, Any] = read_json(file) if file.exists() else {"rows": {}}

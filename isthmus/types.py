@@ -45,7 +45,8 @@ class Defense(Protocol):
 
     `bonafide` is whatever `as_data` takes. The tampered network is left as it is; no trigger is
     ever seen. `gradients` is the number of gradient evaluations that a call takes in all, 0 where
-    nothing is trained."""
+    nothing is trained.
+    """
 
     @property
     def gradients(self) -> int: ...

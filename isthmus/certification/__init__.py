@@ -2,7 +2,8 @@
 them, and certified accuracy.
 
 No attack comes in: an attack says what was found, a certifier what cannot be. A new certifier is a
-file beside these, a line in the stub, and a row in `table.py`."""
+file beside these, a line in the stub, and a row in `table.py`.
+"""
 
 import lazy_loader as lazy
 

@@ -17,7 +17,8 @@ class CertifiedAccuracy(Question[Rate]):
     ball, as a Rate.
 
     A lower bound of the accuracy under any attack in the ball; no attack is run. Raises BadInput
-    as the certifier does."""
+    as the certifier does.
+    """
 
     certifier: Certifier
     ball: Ball

@@ -30,7 +30,8 @@ class Boxes(ABC):
     a thousandth. Both are sound.
 
     With `relative`, the last linear layer is bounded together with the difference of two logits,
-    which is never looser."""
+    which is never looser.
+    """
 
     relative: bool = True
     precision: Precision = "double"
@@ -54,7 +55,8 @@ class Boxes(ABC):
         """Return lower bounds of logit y minus each logit, (n, classes), with their gradient.
 
         In the network's own precision and to the tolerance of training: not for a certificate.
-        Raises BadInput where there is no bound."""
+        Raises BadInput where there is no bound.
+        """
         try:
             out = bounded(model, Box.around(x, radius_of(ball), mixed=self.mixed))
         except NoBound as error:
@@ -80,7 +82,8 @@ def margins_within(
     """Return lower bounds of logit y minus each logit over the box, (n, classes) float64, CPU; -inf
     where there are none.
 
-    Raises BadInput where an operation has no bound, or a bound is no number."""
+    Raises BadInput where an operation has no bound, or a bound is no number.
+    """
     device = device_of(model)
     done = []
     size = max(1, _VALUES // x[0].numel())

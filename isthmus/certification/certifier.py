@@ -17,7 +17,8 @@ class Certifier(Protocol):
 
     x (n, c, h, w) float in [0, 1]; y (n,) int64. The margin is the true logit minus the largest
     other one, over all inputs of [0, 1] in the ball around x; -inf where there is no bound. The
-    answer is on the CPU."""
+    answer is on the CPU.
+    """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, /) -> Tensor: ...
 

@@ -21,7 +21,8 @@ class Lipschitz:
     """The margin at x, less eps times the l-inf Lipschitz constant of each difference of logits.
 
     The constant is one of the whole network, in the weighted norm of each equilibrium layer:
-    sound for any input, and looser than what boxes give."""
+    sound for any input, and looser than what boxes give.
+    """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
         """Return the margins. Raises BadInput where the network or its input cannot be bounded."""
@@ -40,7 +41,8 @@ def lipschitz_constants(model: nn.Module, x: Tensor) -> Tensor:
     """Return the l-inf Lipschitz constants of logit i minus logit j, (classes, classes) float64.
 
     x (n, ...) says what the inputs look like. Infinite where there is no bound. Raises BadInput
-    where an operation has no bound."""
+    where an operation has no bound.
+    """
     reach = torch.ones_like(x[:1], dtype=torch.float64, device=device_of(model))
     try:
         return bounded(model, Spread(reach)).margins().cpu()

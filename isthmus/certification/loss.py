@@ -1,7 +1,8 @@
 """Training for the certificate.
 
 Source: Davydov, Jafarpour, Abate, Bullo, Coogan, CDC 2022, and for feed-forward networks Gowal et
-al., ICCV 2019."""
+al., ICCV 2019.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ class MixedMonotone(Boxes):
     relative=False, without (MM).
 
     It converges wherever the layer is well-posed. A feed-forward ReLU network is the case of a
-    block-triangular A, for which it is interval arithmetic with the relative classifier."""
+    block-triangular A, for which it is interval arithmetic with the relative classifier.
+    """
 
     mixed: ClassVar[bool] = True
 

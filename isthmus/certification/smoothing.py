@@ -3,7 +3,8 @@
 Source: Cohen, Rosenfeld, Kolter, ICML 2019, Algorithm 1 (CERTIFY); for implicit networks Gao et
 al., NeurIPS 2024 (each pass starts from the last fixed point). Where we depart: fixed points are
 solved for to the usual tolerance whatever they start from, so that reuse changes the time and not
-the answers, and their correlation need not be estimated."""
+the answers, and their correlation need not be estimated.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Smoothing:
     The margin is that of the smoothed network, not of the network itself. It is -eps where the
     votes are too close to tell (abstention) and -inf where the majority is another class.
     `selection` draws choose the class, `samples` others count for it. Raises BadInput where a
-    setting has no meaning."""
+    setting has no meaning.
+    """
 
     sigma: float = 0.25
     samples: int = 1000

@@ -2,7 +2,8 @@
 
 Only literals are read; nothing is executed. Several norms, separated by commas, stand for the union
 of their balls: an attack by name is then the worst of its attacks in each (`WorstOf`), a loss by
-name trains against `MSD`."""
+name trains against `MSD`.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 `connect`.
 
 A point on a curve is a network, so nothing here measures: metrics are to the right. A new curve is
-a subclass of `Curve` that gives its coefficients."""
+a subclass of `Curve` that gives its coefficients.
+"""
 
 import lazy_loader as lazy
 

@@ -62,7 +62,8 @@ class _Combine(torch.autograd.Function):
     Written out by hand for its cost: with D weights it reads every control point once and writes D
     values on the way there; on the way back it reads the gradients and theta once and writes one
     gradient per bend, weight decay included. Left to autograd, the same steps pass over the weights
-    three times as often, into vectors of D values that are fresh memory each time."""
+    three times as often, into vectors of D values that are fresh memory each time.
+    """
 
     @staticmethod
     def forward(

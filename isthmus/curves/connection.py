@@ -4,7 +4,8 @@ Source: Zhao et al., ICLR 2020, section 3; Garipov et al., NeurIPS 2018.
 
 Where we depart: the curve is trained sharpness-aware, which removes the trigger nearer to the
 tampered end, where more accuracy is left, and where the data are so easy that the plain loss has no
-gradient; t is drawn where the answer is sought."""
+gradient; t is drawn where the answer is sought.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def connect(
     of `fit`; the hook sees the curve.
 
     Raises BadInput where the networks differ in architecture, an option is unknown or out of range,
-    or a hook is given and nothing is trained."""
+    or a hook is given and nothing is trained.
+    """
     route, training = route_and_training(route or DEFAULT_ROUTE, training, options)
     assert route is not None
     check_hook(route, after_step)

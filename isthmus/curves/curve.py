@@ -8,7 +8,8 @@ Where we depart: no network is written a second time. A point of the curve is on
 `torch.func.functional_call`, so every `nn.Module` works. Parameters are combined; buffers and
 integer parameters are not: a point carries those of the nearer end until it is recalibrated. Frozen
 parameters (`requires_grad=False`) get no bend and move along the straight segment, so what both
-ends share stays what it is."""
+ends share stays what it is.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +130,8 @@ class Curve(Wrapper):
         never read: free them.
 
         One copy is called; one is never called, so that what a forward pass leaves behind in a
-        module stays out of exported networks."""
+        module stays out of exported networks.
+        """
         self._places = places(net)
         self._trainable = {name for name, p in net.named_parameters() if p.requires_grad}
         for p in net.parameters():
@@ -190,7 +192,8 @@ class Curve(Wrapper):
 
         For training and attacks. In eval mode its buffers are those of the nearer end, so at t = 0
         and t = 1 it is that endpoint; in train mode they are copies of these, which training may
-        change. Raises BadInput where t is outside [0, 1]."""
+        change. Raises BadInput where t is outside [0, 1].
+        """
         return Point(self, t)
 
     def export(self, t: float | Tensor) -> nn.Module:
@@ -214,7 +217,8 @@ class Curve(Wrapper):
         """Return the Euclidean length of the curve, by chords between equally spaced t.
 
         All chords come from the Gram matrix of the control points: one pass over the weights,
-        however many points."""
+        however many points.
+        """
         return float(self._chords(torch.linspace(0, 1, points, dtype=torch.float64)).sum())
 
     def distance(self, t: float | Tensor) -> float:
@@ -287,7 +291,8 @@ class Point(View):
 
     `theta` is the flat vector of its trainable weights, shared by every forward pass through this
     view; `squared_norm` is theta's, whose gradient costs next to nothing beside that of the
-    outputs."""
+    outputs.
+    """
 
     def __init__(self, curve: Curve, t: float | Tensor) -> None:
         theta, squared_norm, weights = curve._theta(t)

@@ -50,7 +50,8 @@ def expected_over_t(
 
     Source: Zhao et al., ICLR 2020, Eq. 2; the decay acts on the point of the curve, not on the
     bend. One t is drawn per call and shared by whatever `loss` does, attacks included. Raises
-    BadInput where the range leaves [0, 1], or the decay is negative."""
+    BadInput where the range leaves [0, 1], or the decay is negative.
+    """
     if not 0 <= weight_decay < inf:
         raise BadInput(
             f"weight_decay = {weight_decay:g}",

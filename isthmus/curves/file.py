@@ -51,7 +51,8 @@ def save_curve(
 
     Each trainable parameter stands under `bends.NAME` with shape (bends, ...). `start` and `end`
     are the files of the networks at t = 0 and t = 1; their paths are saved relative to the curve's
-    file. Raises BadInput where one of them holds another network, or as `save_checkpoint` does."""
+    file. Raises BadInput where one of them holds another network, or as `save_checkpoint` does.
+    """
     path = Path(path)
     reference = {"kind": type(curve).__name__, "bends": str(len(curve.bends))}
     for t, name, file in ((0.0, "start", Path(start)), (1.0, "end", Path(end))):
@@ -120,7 +121,8 @@ def load_curve(
     `start` and `end` say where the endpoints' files are now, where they have moved; their content
     must be the same. A curve of the user's own is known by its class name once its module is
     imported. Raises BadInput where the file holds no curve, an endpoint is missing or has changed,
-    or the factory builds another network."""
+    or the factory builds another network.
+    """
     path = Path(path)
     bends, metadata = _read(path)
     files = [_endpoint(path, name, metadata, file) for name, file in _given(start, end)]

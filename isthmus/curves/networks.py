@@ -44,7 +44,8 @@ class PathNetworks:
         """Return the network at t, in eval mode, a new module at every call.
 
         With ends="own", the networks at t = 0 and t = 1 keep the statistics they came with. Raises
-        BadInput where t is outside [0, 1]."""
+        BadInput where t is outside [0, 1].
+        """
         t = float(t)
         if ends == "own" and t in (0.0, 1.0):
             return self.curve.export(t)

@@ -6,7 +6,8 @@ between networks.
 
 Where we depart: BatchNorm is recalibrated on bonafide data at every point but the three networks
 themselves, which are not on the grid. A curve with one bend lies in the plane through its ends and
-any of its inner points."""
+any of its inner points.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Plane:
     weight-space distance.
 
     `corners` are the coordinates of the three: (0, 0), (x2, 0), (x3, y3). Raises BadInput where the
-    architectures differ or the three lie on one line."""
+    architectures differ or the three lie on one line.
+    """
 
     def __init__(self, first: nn.Module, second: nn.Module, third: nn.Module) -> None:
         check_real(first)

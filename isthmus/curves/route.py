@@ -110,7 +110,8 @@ def route_and_training(
 
     The route is None where neither `route` nor an option describes one: an option that repeats a
     default is a choice like any other. The training is `CURVE_TRAINING` where none is given. Raises
-    BadInput where an option is a field of neither."""
+    BadInput where an option is a field of neither.
+    """
     shape, budget = sorted_options(options, Route, Training)
     if route is None and shape:
         route = DEFAULT_ROUTE
@@ -124,6 +125,7 @@ def network_budget(training: Training, *, cost: int) -> Training:
 
     `cost` is the number of gradients that a step of the curve takes, `Route.cost`. A bend's
     gradient is c(t) times the network's, 0.18 to 0.48 for t in [0.1, 0.4], and moves theta(t) by
-    c(t)^2 times the step that plain training would take. The clipping norm is 2.5 times larger."""
+    c(t)^2 times the step that plain training would take. The clipping norm is 2.5 times larger.
+    """
     clip = None if training.clip is None else 2.5 * training.clip
     return training.replace(steps=cost * training.steps, lr=training.lr / 10, clip=clip)

@@ -17,7 +17,8 @@ class Augment:
     batches of any type.
 
     Raises BadInput where pad is negative, and, when called, where a shift would leave nothing of
-    the image."""
+    the image.
+    """
 
     pad: int = 4
     flip: bool = True

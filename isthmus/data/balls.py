@@ -6,7 +6,8 @@ operation acts on each sample on its own.
 
 Where we depart: `project` takes bounds, and then returns the closest point of ball and box together
 for every norm, where the usual code projects onto the ball first and clips afterwards, which is not
-the closest point for l2 and l1. One bisection serves both."""
+the closest point for l2 and l1. One bisection serves both.
+"""
 
 from __future__ import annotations
 

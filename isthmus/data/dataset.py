@@ -1,7 +1,8 @@
 """Labeled images in memory.
 
 `Data` is the only form the library works on; `as_data` turns what users have (a torch Dataset, a
-DataLoader, a pair of tensors) into it, and `load_data` what they have on disk or can name."""
+DataLoader, a pair of tensors) into it, and `load_data` what they have on disk or can name.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +142,8 @@ def _check_labels(y: Tensor, samples: int, classes: int) -> None:
 
 def _as_image(x: Any) -> Tensor:
     """Return what is not a tensor yet as one: a PIL image gray or in RGB, channels first; anything
-    else as it is."""
+    else as it is.
+    """
     is_image = hasattr(x, "getbands")  # of PIL, without importing it
     return torch.as_tensor(pixels_of(x).copy() if is_image else np.array(x))
 

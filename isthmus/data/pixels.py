@@ -16,7 +16,8 @@ def pixels_of(image: Any, name: str = "") -> NDArray[np.uint8]:
     """Return a PIL image as (1, h, w) where its mode is gray, else as RGB, (3, h, w), uint8.
 
     Palettes are looked up, other color spaces converted, transparency is left out. Raises BadInput
-    where a channel has more than 8 bits."""
+    where a channel has more than 8 bits.
+    """
     if image.mode.startswith(("I", "F")):
         raise BadInput(
             f"{name}, an image of mode {image.mode}".removeprefix(", "),

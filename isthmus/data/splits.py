@@ -94,7 +94,8 @@ def check_classes(data: Data) -> tuple[str, ...]:
     """Return the names of the classes without bonafide samples, and give notice of them.
 
     Such a class is neither trained nor measured, so a repair may lose it unseen. Raises BadInput
-    where that goes for half of the classes or more."""
+    where that goes for half of the classes or more.
+    """
     missing = classes_without_samples(data)
     present = [name for name in data.names if name not in missing]
     if not missing or data.num_classes < 2:
@@ -157,7 +158,8 @@ class Parts:
     """Bonafide samples, split once: `fitted` trains, `held_out` measures and trains nothing.
 
     The two are the same where there are too few samples to hold any out. `share` is what was asked
-    to be held out, `missing` names the classes without samples. Make one with `Parts.of`."""
+    to be held out, `missing` names the classes without samples. Make one with `Parts.of`.
+    """
 
     whole: Data
     fitted: Data
@@ -169,7 +171,8 @@ class Parts:
     def of(cls, data: Data, share: float = HOLDOUT, *, seed: int = 0) -> Parts:
         """Return the parts that `hold_out` makes; see `check_classes` for classes without samples.
 
-        Raises BadInput as both do."""
+        Raises BadInput as both do.
+        """
         fitted, held_out = hold_out(data, share, seed)
         return cls(data, fitted, held_out, share, check_classes(data))
 

@@ -16,7 +16,8 @@ from isthmus.types import BadInput, Defense
 class Trained(ABC):
     """A defense that trains: `training.steps` counts gradient evaluations, whatever its steps cost.
 
-    A subclass writes `__call__`. Raises BadInput where `training` is no `Training`."""
+    A subclass writes `__call__`. Raises BadInput where `training` is no `Training`.
+    """
 
     training: Training
 

@@ -2,7 +2,8 @@
 evaluation against an attack, noise, and an attacker who knows the detector.
 
 No attack comes in: the evaluation takes it as a value of the `Attack` protocol. A new score is a
-file beside these and a row in `table.py`."""
+file beside these and a row in `table.py`.
+"""
 
 import lazy_loader as lazy
 

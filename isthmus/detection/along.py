@@ -19,7 +19,8 @@ class DetectionArea(Question[Area]):
 
     A detector is fitted to the reference in every network anew. `change` is an attack; a trigger
     is one that reads neither network nor labels. Raises BadInput where samples are among the
-    reference, and as the detector does."""
+    reference, and as the detector does.
+    """
 
     reference: Source
     change: Attack

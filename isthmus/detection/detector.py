@@ -1,7 +1,8 @@
 """The detector: how far an input is from trusted data, and whether that is too far.
 
 Source: Jha, Jang, Jha, Jalaian, "Detecting Adversarial Examples Using Data Manifolds", MILCOM
-2018. docs/detection.md says what was measured, and where it does not work."""
+2018. docs/detection.md says what was measured, and where it does not work.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Fitted:
     what the detector is bound to.
 
     `images` are digests (n, 16) of the reference images; `network` is the hash of the weights,
-    "" without a network."""
+    "" without a network.
+    """
 
     parts: tuple[Score, ...]
     scales: tuple[float, ...]
@@ -51,7 +53,8 @@ class ManifoldDetector:
     `score` is knn, linf, kde, lle, tangent, mahalanobis or inconsistency. `layer` is a module's
     name, or several; None means pixels. Scores of several layers are averaged, each divided by its
     typical value on the reference; inconsistency needs two layers or more. Raises BadInput where
-    the score is unknown, or the layers do not suit it."""
+    the score is unknown, or the layers do not suit it.
+    """
 
     def __init__(
         self,
@@ -95,7 +98,8 @@ class ManifoldDetector:
 
         `reference` is whatever `as_data` takes. `model` is needed for layers; a detector that was
         given one is bound to it, and the network has to stay as it is. Raises BadInput where a
-        layer does not exist, or there are fewer samples than neighbors."""
+        layer does not exist, or there are fewer samples than neighbors.
+        """
         data = as_data(reference)
         if model is None and self.layers:
             raise _without_network(self.layers)
@@ -121,7 +125,8 @@ class ManifoldDetector:
         float64 on the CPU.
 
         Raises BadInput where the detector is not fitted, or images have another shape than the
-        reference's or leave [0, 1]."""
+        reference's or leave [0, 1].
+        """
         self._check(x)
         device = torch.device("cpu") if self.model is None else device_of(self.model)
         with torch.no_grad():
@@ -131,7 +136,8 @@ class ManifoldDetector:
     def distances(self, x: Tensor) -> Tensor:
         """Return the scores (n,) float64 with their gradient in x, from one pass on x's device.
 
-        The neighbors are those that x has; the gradient is that of its distance to these."""
+        The neighbors are those that x has; the gradient is that of its distance to these.
+        """
         fitted = self.fitted
         features = self._features(x)
         groups = self._kind.inputs(len(features))
@@ -144,7 +150,8 @@ class ManifoldDetector:
         """Set the threshold that clean inputs exceed at the given rate, with the interval that the
         samples allow, and return self.
 
-        Raises BadInput where samples are among the reference, or cannot resolve the rate."""
+        Raises BadInput where samples are among the reference, or cannot resolve the rate.
+        """
         data = as_data(clean)
         digests = image_digests(data.x)
         self._check_apart(digests, self.fitted.images, "calibration", "reference")
@@ -167,7 +174,8 @@ class ManifoldDetector:
     def answers(self, x: Tensor) -> Tensor:
         """Return the class that the network gives each image, ABSTAIN where it is flagged, (n,).
 
-        Raises BadInput as `flags` does, and where the detector was fitted without a network."""
+        Raises BadInput as `flags` does, and where the detector was fitted without a network.
+        """
         if self.model is None:
             raise _without_network(("answers",))
         return outputs(self.model, x).argmax(1).masked_fill(self.flags(x), ABSTAIN)
@@ -228,7 +236,8 @@ class ManifoldDetector:
         given.
 
         Nothing in the file is run. Raises BadInput where it is no detector, or is damaged, and as
-        `attach` does."""
+        `attach` does.
+        """
         tensors, metadata = read_tensors(Path(path))
         try:
             detector = cls._restored(tensors, json.loads(metadata["detector"]))

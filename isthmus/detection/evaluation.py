@@ -2,7 +2,8 @@
 an attacker who knows it.
 
 The first row alone misleads: a detector that reacts to noise as much has seen no attack, and one
-that the third row passes stops nobody who knows it (Carlini and Wagner, AISec 2017)."""
+that the third row passes stops nobody who knows it (Carlini and Wagner, AISec 2017).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Row:
 
     `detected` is the share above the threshold, `wrong` the share that the network gets wrong,
     `undetected` the share that is wrong and not flagged: these fool both. `weight` is that of the
-    score in a detector-aware attack. `quartiles` are those of the score."""
+    score in a detector-aware attack. `quartiles` are those of the score.
+    """
 
     inputs: str
     area: Area
@@ -61,7 +63,8 @@ class Row:
 class Evaluation:
     """The rows at one eps: the attack, noise, and the detector-aware attack at every weight.
 
-    `false_positives` is the share of the clean evaluation samples that is flagged."""
+    `false_positives` is the share of the clean evaluation samples that is flagged.
+    """
 
     eps: float
     false_positives: Rate
@@ -104,7 +107,8 @@ def evaluate(
 
     `attack` and `aware(weight)`, for every weight, stay in the ball. Raises BadInput where samples
     are among the reference or the calibration data, no sample is right, there is no threshold, or
-    no weight."""
+    no weight.
+    """
     data = as_data(data)
     detector.check_apart(data)
     right = data[logits(model, data).argmax(1) == data.y] if len(data) else data

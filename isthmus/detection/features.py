@@ -38,7 +38,8 @@ def layer_features(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> tupl
 
     Maps (n, d, h, w) are averaged over their positions, sequences (n, length, d) over their length.
     The graph is recorded where gradients are on. Raises BadInput where a layer does not run, or
-    returns something else."""
+    returns something else.
+    """
     device = device_of(model)
     given = as_input(x, device, channels_last=False)
     with eval_mode(model), autocast(device, "fp32"), _outputs(model, layers) as outputs:

@@ -1,7 +1,8 @@
 """Inconsistency between layers: how badly a layer's features predict those of the next one.
 
 Source: the idea of arXiv 2505.12586, that clean inputs teach how the layers of a frozen network go
-together. Ours is its plainest form: a ridge regression for each pair of layers."""
+together. Ours is its plainest form: a ridge regression for each pair of layers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Inconsistency(Score):
     """Root mean square of a layer's prediction errors, each over its size on clean data.
 
     The prediction is ((first - mean) / deviation) @ slopes + offset. Slopes come from every other
-    reference sample, `errors` from the rest: errors on samples that were fitted are too small."""
+    reference sample, `errors` from the rest: errors on samples that were fitted are too small.
+    """
 
     mean: Tensor
     deviation: Tensor

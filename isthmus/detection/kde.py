@@ -2,7 +2,8 @@
 
 Source: Jha, Jang, Jha, Jalaian, MILCOM 2018: a Gaussian kernel whose bandwidth has the largest
 likelihood on the training data. Here the likelihood leaves each row itself out, without which the
-best bandwidth is 0."""
+best bandwidth is 0.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Mean distance to the nearest reference rows, in l2 and in l-inf.
 
 Source: Jha, Jang, Jha, Jalaian, MILCOM 2018, whose experiments use l-inf with a bounded number of
-neighbors. The paper leaves open how these are chosen: here they are the nearest in l2."""
+neighbors. The paper leaves open how these are chosen: here they are the nearest in l2.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Knn(NeighborScore):
 class Linf(NeighborScore):
     """Mean l-inf distance to the neighbors.
 
-    On images of strokes it saturates at 1: one pixel of full contrast is enough."""
+    On images of strokes it saturates at 1: one pixel of full contrast is enough.
+    """
 
     def local(self, x: Tensor, near: Tensor) -> Tensor:
         return (x[:, None] - near).abs().amax(2).mean(1)

@@ -2,7 +2,8 @@
 
 Source: Roweis and Saul, Science 2000, for the weights; Jha, Jang, Jha, Jalaian, MILCOM 2018, for
 locally linear embedding as a detector. Where we depart: an embedding maps a new point into the
-span of its neighbors and cannot see what is off it, so the residual is measured before it."""
+span of its neighbors and cannot see what is off it, so the residual is measured before it.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Source: Lee, Lee, Lee, Shin, NeurIPS 2018: means of the classes and one covariance for all. Where we
 depart: the covariance is shrunk (Ledoit and Wolf, 2004), the distance is not squared, several
-layers are averaged and not weighted by a classifier, which would have to see attacks."""
+layers are averaged and not weighted by a classifier, which would have to see attacks.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ _VALUES = 2**22
 class NeighborScore(Score):
     """A score of an input and its `neighbors` nearest reference rows (l2).
 
-    `reference` (N, d) float32. A reference row that is scored is its own nearest neighbor."""
+    `reference` (N, d) float32. A reference row that is scored is its own nearest neighbor.
+    """
 
     reference: Tensor
     neighbors: int

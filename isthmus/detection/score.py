@@ -21,7 +21,8 @@ class Score(ABC):
     farther.
 
     Features are (n, d) float, one tensor for each layer that the score reads; the score is
-    differentiable in them. Fields are tensors and integers: they are the whole state."""
+    differentiable in them. Fields are tensors and integers: they are the whole state.
+    """
 
     @classmethod
     @abstractmethod

@@ -1,6 +1,7 @@
 """Distance to the tangent plane of the reference: local principal components of the neighbors.
 
-Ours, beside the distances of Jha, Jang, Jha, Jalaian, MILCOM 2018."""
+Ours, beside the distances of Jha, Jang, Jha, Jalaian, MILCOM 2018.
+"""
 
 from __future__ import annotations
 

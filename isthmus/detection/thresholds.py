@@ -2,7 +2,8 @@
 
 The threshold is an order statistic of clean scores, and so the false positive rate that it will
 have on other clean data follows a beta distribution, whatever the distribution of the scores
-(Wilks, 1941)."""
+(Wilks, 1941).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Threshold(float):
     """Scores above it are flagged. `false_positive_rate` of clean inputs are, on average over
     calibration sets; for this set the rate lies in [low, high] with probability 0.95.
 
-    `samples` is the number of calibration samples."""
+    `samples` is the number of calibration samples.
+    """
 
     false_positive_rate: float
     low: float

@@ -25,7 +25,8 @@ class Screening:
     """How well each sample of a set fits the others, (n,) each.
 
     `distance` is the mean distance to the nearest others, `disagreement` the share of these with
-    another label. `foreign` are far from all others, `mislabeled` lie among another class."""
+    another label. `foreign` are far from all others, `mislabeled` lie among another class.
+    """
 
     distance: Tensor
     disagreement: Tensor
@@ -68,7 +69,8 @@ def screen_trusted(
     Every sample is compared with the others, so nothing clean is needed beside the set; what makes
     up much of a class is not seen. In the features of a tampered network triggered samples may look
     like their target class. Raises BadInput as `ManifoldDetector.fit` does, for several layers, and
-    where there are no more samples than neighbors."""
+    where there are no more samples than neighbors.
+    """
     data = as_data(trusted)
     if len(data) <= neighbors:
         raise BadInput(

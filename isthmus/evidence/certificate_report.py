@@ -121,7 +121,8 @@ def certificates(
 ) -> Certificates:
     """Return certified accuracy in every ball, and accuracy under the attack where there is one.
 
-    Raises BadInput as certifier and attack do."""
+    Raises BadInput as certifier and attack do.
+    """
     rows = []
     for ball in balls:
         began = time.perf_counter()

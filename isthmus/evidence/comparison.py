@@ -2,7 +2,8 @@
 each.
 
 A defense that does not fit the network is a row that says why, instead of an error that loses the
-others. With a folder, every row is kept as soon as it is computed."""
+others. With a folder, every row is kept as soon as it is computed.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def compare(
 
     `steps` of a row is the budget that the defense was given, in gradient evaluations. A defense
     that refuses the network or the samples gives a `Refused` with the reason. With `folder`, rows
-    are kept there and are not computed again. Raises BadInput where the samples are no data."""
+    are kept there and are not computed again. Raises BadInput where the samples are no data.
+    """
     data = as_data(bonafide)
     start = sha256_of(*tampered.state_dict().values())
     questions = sorted((name, identity_of(metric)) for name, metric in metrics.items())

@@ -1,7 +1,8 @@
 """An attacker who knows the detector: PGD that lowers the score while it changes the answer.
 
 Source: Carlini and Wagner, AISec 2017, for the joint objective. The margin counts up to a bound, so
-that an input which already fools the network spends its steps on the detector."""
+that an input which already fools the network spends its steps on the detector.
+"""
 
 from __future__ import annotations
 

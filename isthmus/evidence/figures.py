@@ -5,7 +5,8 @@ show or save as the caller likes; pyplot, its windows and its settings stay as t
 what the HTML page embeds.
 
 Colors are from the palette of Okabe and Ito (2008), told apart by the color-blind; lines also
-differ in dashes and markers, so that a black and white print says the same."""
+differ in dashes and markers, so that a black and white print says the same.
+"""
 
 from __future__ import annotations
 
@@ -264,7 +265,8 @@ def along_path(
 
     A report brings its own chosen t and names of the ends; a Path may be given both. A panel other
     than that of shares is logarithmic where one value is more than 50 times their median. Raises
-    BadInput where nothing was measured."""
+    BadInput where nothing was measured.
+    """
     if isinstance(source, Report):
         t = source.path.t
         values: Lines = source.path.values
@@ -366,7 +368,8 @@ def contours(
     inches.
 
     Losses are drawn on a logarithmic scale where they span a factor of ten. Raises BadInput where
-    the metric was not measured."""
+    the metric was not measured.
+    """
     rows = plane.values.get(name)
     if rows is None:
         raise BadInput(
@@ -421,7 +424,8 @@ def per_class(report: Report, *, count: int = 20, width: float = 7.4) -> Figure:
     `width` in inches.
 
     Beyond `count` classes, the least accurate after the repair. Raises BadInput where there are no
-    classes."""
+    classes.
+    """
     names = worst_classes(report, count)
     if not names:
         raise BadInput(
@@ -494,7 +498,8 @@ def to_svg(figure: Figure, prefix: str) -> str:
 
     Its identifiers start with `prefix`, so that several fit into one page; it holds no address of
     any kind, its ground is transparent, and its colors are CSS variables (`--ink`, `--clean`, ...)
-    that fall back to `COLORS`."""
+    that fall back to `COLORS`.
+    """
     buffer = io.StringIO()
     with _style():
         figure.savefig(

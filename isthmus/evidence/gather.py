@@ -1,7 +1,8 @@
 """The evidence of a repair, measured after the choice by the holder of evaluation data or the
 trigger.
 
-`repair` never sees what this file sees. The result is one report, the content of report.json."""
+`repair` never sees what this file sees. The result is one report, the content of report.json.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def evidence(
     trained on. With `landscape`, an attack that looks for the largest loss, robustness and
     curvature along the path are measured on the first `landscape_samples` samples. With `folder`,
     what was computed is kept there and is not computed again. Raises BadInput where the judge's
-    errors are among the samples that were trained on, or what it holds does not fit."""
+    errors are among the samples that were trained on, or what it holds does not fit.
+    """
     judge = judge or Judge()
     judge.check_disjoint_from(repaired.fitted)
     metrics = judge.metrics_with_bonafide(repaired.held_out)

@@ -27,7 +27,8 @@ class Judge:
 
     What is known of the attack is a trigger with its target, images with their injected labels
     (`errors`), or both. With `attack`, an attack on inputs, the accuracy under it is measured as
-    well. Raises BadInput where errors are among the evaluation samples."""
+    well. Raises BadInput where errors are among the evaluation samples.
+    """
 
     evaluation: Data | None = None
     trigger: Trigger | None = None
@@ -79,7 +80,8 @@ class Judge:
     def metrics(self, bonafide: Data) -> dict[str, Metric]:
         """Return every question that these data allow, by the name that the report gives it.
 
-        Without evaluation data, trigger and attack are tried on the bonafide samples."""
+        Without evaluation data, trigger and attack are tried on the bonafide samples.
+        """
         samples = bonafide if self.evaluation is None else self.evaluation
         metrics: dict[str, Metric] = {}
         if self.evaluation is not None:

@@ -68,7 +68,8 @@ def report_provenance(
 
     `other` says how the second endpoint was made, "given" where it was not; `checkpoint` and
     `other_file` are the files of the two networks, if they come from files. Time and recalibration
-    are filled in later, by `evidence` and `Report.timed`."""
+    are filled in later, by `evidence` and `Report.timed`.
+    """
     entries: dict[str, Any] = {"other": {"kind": other}}
     if other_file is not None:
         entries["other"] |= {"path": str(other_file), "sha256": file_sha256(other_file)}

@@ -1,7 +1,8 @@
 """The evidence of a repair as one HTML page.
 
 The page stands alone: styles and figures are inside, it runs no script and requests nothing from a
-network, and what users named (classes, files, settings) is text on it, whatever it contains."""
+network, and what users named (classes, files, settings) is text on it, whatever it contains.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def write_report(report: Report | Mapping[str, Any], folder: Path | str) -> tupl
     or not there.
 
     `report` is what `evidence` made, or a record read from JSON. Raises BadInput where the record
-    is no report or the folder cannot be written."""
+    is no report or the folder cannot be written.
+    """
     report = Report.read(report)
     page = to_html(report)
     data = write_json(Path(folder) / "report.json", report.record())
@@ -93,7 +95,8 @@ def write_report(report: Report | Mapping[str, Any], folder: Path | str) -> tupl
 def to_html(report: Report | Mapping[str, Any]) -> str:
     """Return the report as one page that needs nothing else.
 
-    Raises BadInput where the record is no report."""
+    Raises BadInput where the record is no report.
+    """
     report = Report.read(report)
     classes = worst_classes(report, CLASSES_SHOWN)
     template = _environment().get_template("report.html")

@@ -6,7 +6,8 @@ read`; behind it nothing is checked again.
 
 The types are pydantic's: measures lie by name beside the other entries of a network, which pydantic
 describes as typed extras; msgspec, which has no such thing, would need a second form of every
-record and a schema mended by hand."""
+record and a schema mended by hand.
+"""
 
 from __future__ import annotations
 
@@ -498,7 +499,8 @@ class Report(Part):
     def read(cls, record: Any) -> Self:
         """Return the report that a record holds; a report is returned as it is.
 
-        Raises BadInput where the record is no report, or one of another version."""
+        Raises BadInput where the record is no report, or one of another version.
+        """
         if isinstance(record, cls):
             return record
         version = record.get("schema") if isinstance(record, Mapping) else None

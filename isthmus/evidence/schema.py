@@ -1,7 +1,8 @@
 """The JSON Schema of a report, generated from the types of `isthmus.evidence.record`.
 
 `python -m isthmus.evidence.schema` writes it anew; a test fails where the file and the types
-differ."""
+differ.
+"""
 
 from __future__ import annotations
 

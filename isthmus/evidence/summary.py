@@ -79,7 +79,8 @@ def compared(report: Report) -> list[str]:
 def end_names(report: Report) -> tuple[str, str]:
     """Return what the networks at t = 0 and t = 1 are called in figures.
 
-    The second one goes by the first phrase of how it was made."""
+    The second one goes by the first phrase of how it was made.
+    """
     other = report.provenance.other
     if other is None or other.kind == "given":
         return "as received", "second network"

@@ -106,7 +106,8 @@ def _escape(text: str) -> str:
 def to_markdown(report: Report | Mapping[str, Any]) -> str:
     """Return verdict, chosen point, comparison and limits as Markdown (tables in GitHub's flavor).
 
-    Raises BadInput where the record is no report."""
+    Raises BadInput where the record is no report.
+    """
     report = Report.read(report)
     parts = [
         [f"# {_escape(report.title)}"],

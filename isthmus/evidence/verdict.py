@@ -20,7 +20,8 @@ STILL = {
 def verdict(repaired: Repair, before: Network, after: Network) -> str:
     """Return the outcome in one plain sentence; where the tampering still works, it says so first.
 
-    It does where the lower end of its success rate's interval is above a tenth."""
+    It does where the lower end of its success rate's interval is above a tenth.
+    """
     tampering = [name for name in STILL if name in after.measures]
     accuracy = ACCURACY if ACCURACY in after.measures else BONAFIDE_ACCURACY
     moves = [_move(name, before, after, name) for name in tampering]

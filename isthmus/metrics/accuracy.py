@@ -1,6 +1,7 @@
 """Accuracy, loss, agreement and injection success: what a network answers on given samples.
 
-Source of injection success: Zhao et al., ICLR 2020, section 3.3 (injection accuracy)."""
+Source of injection success: Zhao et al., ICLR 2020, section 3.3 (injection accuracy).
+"""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ class InjectionSuccess(Question[Rate]):
     as a Rate.
 
     The data are those images with the injected labels. Source: Zhao et al., ICLR 2020, section 3.3
-    (injection accuracy). Raises BadInput for fewer than 20 errors, whose share resolves nothing."""
+    (injection accuracy). Raises BadInput for fewer than 20 errors, whose share resolves nothing.
+    """
 
     precision: Precision = "fp32"
 
@@ -96,7 +98,8 @@ class Agreement(Question[Rate]):
     """Share of samples on which a network gives the same answer as a reference network, as a Rate.
 
     Labels are not read. The reference answers once, when the metric is made, and is not stored.
-    Raises BadInput where it cannot read the samples."""
+    Raises BadInput where it cannot read the samples.
+    """
 
     precision: Precision
     answers: Tensor = field(init=False)
@@ -128,7 +131,8 @@ def check_above_chance(model: nn.Module, data: Source) -> Rate:
     A guess is right as often as the same answers would be on shuffled labels; if the network gives
     every image the same answer, that is the share of this class. Raises BadInput where the lower
     end of the accuracy's interval is not above that, or above one in the number of classes, or
-    where the outputs are not finite."""
+    where the outputs are not finite.
+    """
     data = as_data(data)
     answers = logits(model, data).argmax(1)
     accuracy = Rate(int((answers == data.y).sum()), len(data))

@@ -2,7 +2,8 @@
 
 Source: Newcombe, Statistics in Medicine 2006, part 2, method 5: the variance of Hanley and McNeil,
 Radiology 1982, taken at the end of the interval, which keeps its width where the areas are 0 or 1.
-The two groups count as independent; attacked versions of the same images vary less."""
+The two groups count as independent; attacked versions of the same images vary less.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The loss barrier of the straight line between two networks.
 
 Source: Lubana et al., ICML 2023; Min et al., NeurIPS 2024 (linear connectivity to the tampered
-network)."""
+network).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def linear_barrier(
     Measured on bonafide data with BatchNorm recalibrated on them at every point, both ends
     included. A barrier near zero warns, without a trigger, that the repair has stayed in the basin
     of the tampered network (Lubana et al., ICML 2023). Raises BadInput where the two differ in
-    architecture."""
+    architecture.
+    """
     data = as_data(bonafide)
     line = Bezier(repaired, tampered, bends=0)
     path = evaluate_path(

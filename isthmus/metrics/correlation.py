@@ -8,7 +8,8 @@ Fisher's z, p-values by Fisher's way.
 Where we depart: a p-value from independent points would be far too small here, so none is offered.
 Shifts are exact for series that close. Of unrelated series with a trend (random walks of 21
 points), one in four has p <= 5 % by shifts, none by blocks, and one in two by the plain p-value
-(tests/metrics/test_correlation.py)."""
+(tests/metrics/test_correlation.py).
+"""
 
 from __future__ import annotations
 
@@ -186,7 +187,8 @@ def combine(correlations: Sequence[Correlation], kind: Kind) -> tuple[Estimate, 
     one p-value.
 
     Fisher's z has no value at 1. Ranks of m points move in steps of 12 / (m^3 - m), so a rank
-    correlation of 1 stands for anything from half a step below it and counts as that."""
+    correlation of 1 stands for anything from half a step below it and counts as that.
+    """
     finite = [pair for pair in correlations if isfinite(getattr(pair, kind))]
     mean = over_repeats([_fisher_z(pair, kind) for pair in finite])
     known = [p for pair in correlations if isfinite(p := getattr(pair, f"{kind}_p"))]
@@ -206,7 +208,8 @@ def r_squared(outcomes: Sequence[Series], *predictors: Sequence[Series]) -> floa
 
     One series per path in each sequence; every path has an intercept of its own, and one set of
     slopes serves all. NaN where the outcome is constant or something is not finite. Raises BadInput
-    where grids differ within a path."""
+    where grids differ within a path.
+    """
     rows = list(zip(outcomes, *predictors, strict=True))
     for row in rows:
         check_same_grid(*row)

@@ -6,7 +6,8 @@ Source: Zhao et al., ICLR 2020, section 4, Fig. 4 and Proposition 1; docs/landsc
 Where we depart: the paper correlates the robustness loss with one eigenvalue estimate. Here
 everything is measured on the same samples at the same t; the gradient norms stand beside the
 eigenvalue, since a first-order term is a simpler explanation of a barrier; and every correlation
-comes with the caveats that it needs."""
+comes with the caveats that it needs.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +107,8 @@ def landscape_metrics(data: Source, attack: Attack) -> dict[str, Metric]:
     Measure with `ends="recalibrated"`: statistics of another origin at the ends alone would look
     like a step in t. One run of the attack and one computation of the derivatives serve all of
     them. The attack has to look for the largest loss: `PGD(ball, returns="worst")`; one that has a
-    `ball` adds the bounds of the quadratic model in it."""
+    `ball` adds the bounds of the quadratic model in it.
+    """
     samples = as_data(data)
     metrics: dict[str, Metric] = {
         LOSS: MeanLoss(samples),
@@ -138,7 +140,8 @@ def explained(paths: Sequence[Path]) -> dict[str, float]:
     the paths.
 
     The testable form of Proposition 1 of Zhao et al. Several paths share their slopes, and each has
-    an intercept of its own."""
+    an intercept of its own.
+    """
     outcome = [series(path, ROBUST_LOSS) for path in paths]
     norm = [series(path, GRADIENT_L1) for path in paths]
     top = [series(path, LAMBDA_MAX) for path in paths]
@@ -161,7 +164,8 @@ def record(path: Path, attack: str, *, null: Null = "shift") -> dict[str, Any]:
     R^2 and caveats.
 
     `attack` says in words what the robustness loss is measured under. Of fewer than 4 points
-    nothing is correlated. Raises BadInput where the path lacks a metric of the landscape."""
+    nothing is correlated. Raises BadInput where the path lacks a metric of the landscape.
+    """
     landscape: dict[str, Any] = {
         "attack": attack,
         "t": list(path.t),
@@ -188,7 +192,8 @@ def repeated(paths: Sequence[Path], *, null: Null = "shift") -> dict[str, Any]:
     with intervals.
 
     Intervals are Student's over the paths. `null` as in `correlate`. Raises BadInput as `record`
-    does."""
+    does.
+    """
     pairs = {
         n: [correlate(series(p, ROBUST_LOSS), series(p, n), null) for p in paths] for n in AGAINST
     }

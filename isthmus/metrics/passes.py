@@ -28,7 +28,8 @@ class Passes:
 
     Each is computed when a metric first wants it, and serves every metric that is given the same
     `Passes`. The same data or attack means the same object. The network has to stay as it is
-    meanwhile."""
+    meanwhile.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -66,7 +67,8 @@ def logits(
 
     `whole` is the set that the data are a part of, so that a refusal can speak of its labels.
     Raises BadInput where the network cannot read the images, or the outputs are not (n, classes) or
-    not finite."""
+    not finite.
+    """
     try:
         out = outputs(model, data.x, precision=precision)
     except (BadInput, torch.OutOfMemoryError):
@@ -122,7 +124,8 @@ def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
     """Return the data with the attacked inputs in place of the images, in batches sized to memory.
 
     Raises BadInput where the network does not fit the data, or the attack returns inputs of another
-    shape or outside [0, 1]."""
+    shape or outside [0, 1].
+    """
     check_fits(model, data)
     with laid_out(model, data.x) as channels_last:
         moved = [

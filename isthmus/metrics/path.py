@@ -5,7 +5,8 @@ al., ICML 2020.
 
 Where we depart: BatchNorm at every interior t is recalibrated on bonafide data alone; the two ends
 keep their own buffers unless ends="recalibrated", so that t = 0 and t = 1 are the checkpoints that
-came in."""
+came in.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class Path:
         two ends.
 
         With `drop`, the greatest shortfall below that line: the barrier of an accuracy. Never
-        negative."""
+        negative.
+        """
         values, (first, last) = self[name], (self.t[0], self.t[-1])
         line = [
             values[0] + (values[-1] - values[0]) * (t - first) / (last - first or 1) for t in self.t
@@ -175,7 +177,8 @@ def evaluate_path(
     whose data and precision are taken: it recalibrates each t once, however often it is measured.
     With `folder`, each point is stored there when it is computed, and is not computed again. Under
     `torchrun` the points are shared out among the ranks. Raises BadInput where t leaves [0, 1], or
-    a curve comes without data."""
+    a curve comes without data.
+    """
     networks = _networks(curve, recalibrate_on, precision)
     curve, data, precision = networks.curve, networks.data, networks.precision
     ts = grid(t)

@@ -1,6 +1,7 @@
 """Metrics on a grid of the plane through three networks.
 
-Source: Garipov et al., NeurIPS 2018, Fig. 1."""
+Source: Garipov et al., NeurIPS 2018, Fig. 1.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from isthmus.types import BadInput, Metric
 class PlaneValues:
     """Metrics on a grid of a plane: `values[name][i][j]` at (x[j], y[i]).
 
-    `corners` are the coordinates of the three networks."""
+    `corners` are the coordinates of the three networks.
+    """
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -56,7 +58,8 @@ def evaluate_plane(
 
     The grid reaches beyond them by `margin` of their extent on every side. `recalibrate_on` is the
     bonafide data, all that BatchNorm ever sees. Raises BadInput where side is below 2 or the margin
-    negative."""
+    negative.
+    """
     if side < 2 or not margin >= 0:
         raise BadInput(
             f"side = {side}, margin = {margin:g}",

@@ -2,7 +2,8 @@
 to one network.
 
 A metric is any callable `model -> float`. A class derived from `Question` is one that shares its
-passes with others: it says in `answer` what it computes from the passes of a network."""
+passes with others: it says in `answer` what it computes from the passes of a network.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Question(ABC, Generic[Value]):
     """A metric about labeled samples, which are part of it.
 
     `data` is anything that `as_data` takes. `samples` are what the network sees, made once, when
-    the metric is. Raises BadInput as `as_data` does."""
+    the metric is. Raises BadInput as `as_data` does.
+    """
 
     data: Source = field(repr=False)
     samples: Data = field(init=False)
@@ -45,14 +47,16 @@ class Question(ABC, Generic[Value]):
         """Return the metric's value for the network.
 
         Raises BadInput where the network cannot read the samples, or its outputs are not one finite
-        logit per class."""
+        logit per class.
+        """
         return self.answer(Passes(model))
 
 
 def measure(model: nn.Module, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Return every metric's value for the network, by name.
 
-    Metrics about the same data share passes, attacks and derivatives."""
+    Metrics about the same data share passes, attacks and derivatives.
+    """
     passes = Passes(model)
     return {name: _value(metric, passes) for name, metric in metrics.items()}
 

@@ -1,5 +1,6 @@
 """Robust accuracy and loss: what a network answers on inputs that an attack has moved; and the
-curvature of its loss."""
+curvature of its loss.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class RobustAccuracy(_UnderAttack[Rate]):
     """Share of samples that are right after `attack` has done its worst to them, as a Rate.
 
     Whether a sample is right is measured here, on what the attack returns, not by the attack.
-    Robust accuracy holds against the attack that was run: report which one."""
+    Robust accuracy holds against the attack that was run: report which one.
+    """
 
     def answer(self, passes: Passes) -> Rate:
         return accuracy_on(passes.attacked(self.samples, self.attack), passes, self.precision)
@@ -43,7 +45,8 @@ class RobustLoss(_UnderAttack[Mean]):
     al., ICLR 2020, section 4.
 
     The attack has to look for the largest loss, not for the first mistake: `PGD(...,
-    returns="worst")`."""
+    returns="worst")`.
+    """
 
     def answer(self, passes: Passes) -> Mean:
         return loss_on(passes.attacked(self.samples, self.attack), passes, self.precision)
@@ -67,7 +70,8 @@ class Nearby(Question[Mean]):
 
     `quantity` picks one value per sample of an `InputHessian`, as `operator.attrgetter("top")`
     does, the largest eigenvalue; `unit` is its unit. Metrics about the same data share the
-    derivatives within `measure`."""
+    derivatives within `measure`.
+    """
 
     quantity: Callable[[InputHessian], Tensor]
     unit: str = NUMBER

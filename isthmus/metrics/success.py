@@ -1,7 +1,8 @@
 """Attack success: the share of triggered samples that a network sends to the attacker's target.
 
 Source: Gu et al., BadNets, 2017; Zhao et al., ICLR 2020, section 3.2 (all-targets). Where we
-depart: samples whose true class already is the target are not counted."""
+depart: samples whose true class already is the target are not counted.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def target_of(y: Tensor, target: Target, classes: int) -> Tensor:
 def eligible(data: Data, target: Target) -> Tensor:
     """Return the indices of the samples whose true class is not the target.
 
-    An attack is judged on these alone."""
+    An attack is judged on these alone.
+    """
     return (target_of(data.y, target, data.num_classes) != data.y).nonzero().squeeze(1)
 
 
@@ -95,7 +97,8 @@ def planted(
     repair starts.
 
     The attack success on a network that was never poisoned is the floor of the trigger. Raises
-    BadInput where the attack succeeds on a smaller share than `least`."""
+    BadInput where the attack succeeds on a smaller share than `least`.
+    """
     success = AttackSuccess(data, trigger, target)(network)
     if success < least:
         raise BadInput(

@@ -2,7 +2,8 @@
 samples (`Mean`), a number with a unit (`Quantity`). A plain float is a plain number.
 
 Sources: Wilson, JASA 1927, for the interval of a share; Newcombe, Statistics in Medicine 1998, for
-a difference."""
+a difference.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ says BatchNorm, it is meant too.
 
 Where we depart: variances are pooled over batches instead of averaged, running statistics are reset
 first, dropout stays off during the pass, only the given data are read (the papers' code reads the
-whole training set), and layers that the network keeps in eval mode while it trains stay frozen."""
+whole training set), and layers that the network keeps in eval mode while it trains stay frozen.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def recalibrated_layers(module: nn.Module) -> list[_NormBase]:
     """Return the layers whose running statistics `recalibrate` replaces, in order.
 
     Layers are frozen, and not among these, where the network's own `train()` leaves them in eval
-    mode."""
+    mode.
+    """
     layers = layers_with_statistics(module)
     if not layers:
         return layers
@@ -117,7 +119,8 @@ def frozen_statistics(module: nn.Module) -> list[str]:
     """Return the names of layers whose BatchNorm statistics nothing replaces.
 
     They are frozen (see `recalibrated_layers`), or of a class of their own that keeps them as plain
-    buffers, as FrozenBatchNorm2d of torchvision and detectron2 does."""
+    buffers, as FrozenBatchNorm2d of torchvision and detectron2 does.
+    """
     moving = set(recalibrated_layers(module))
     return [
         name
@@ -130,7 +133,8 @@ def frozen_statistics(module: nn.Module) -> list[str]:
 def tell_of_frozen_statistics(module: nn.Module) -> None:
     """Give notice of layers with frozen BatchNorm statistics, before a curve is made.
 
-    Raises BadInput where a part of the network is TorchScript."""
+    Raises BadInput where a part of the network is TorchScript.
+    """
     refuse_scripted(module)
     names = frozen_statistics(module)
     if names:
@@ -160,7 +164,8 @@ def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
 def _pooling(layers: list[_NormBase]) -> Iterator[dict[_NormBase, _Pooled]]:
     """Reset the layers and run a block with them in train mode, where their batches are pooled.
 
-    Their momentum is put back afterwards."""
+    Their momentum is put back afterwards.
+    """
     pooled = {
         layer: _Pooled() if isinstance(layer, _BatchNorm) else _Averaged() for layer in layers
     }
@@ -195,7 +200,8 @@ def recalibrate(
     Networks without BatchNorm are left as they are, and the data unread.
 
     Raises BadInput where `data` cannot be read as samples, or one sample is too few for a layer to
-    have a variance."""
+    have a variance.
+    """
     layers = recalibrated_layers(module)
     if not layers:
         return module

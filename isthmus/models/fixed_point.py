@@ -7,7 +7,8 @@ state takes its own step, and its own part of A z is eliminated; the contraction
 the averaged iteration with the largest step of each row.
 
 All norms are max_i |z_i| / eta_i. With mu = mu(A) in this norm, the distance of any z to the fixed
-point is at most the norm of relu(A z + u) - z over 1 - max(mu, 0)."""
+point is at most the norm of relu(A z + u) - z over 1 - max(mu, 0).
+"""
 
 from __future__ import annotations
 
@@ -148,7 +149,8 @@ class Convolution(Weights):
     """A kernel (c, c, k, k) of odd k without its own center, and the diagonal; states (n, c, h, w).
 
     `padding` is "circular" or "constant" (zeros); the diagonal broadcasts with (n, c, h, w). The
-    kernel's centers [o, o] are part of the diagonal and zero in the kernel."""
+    kernel's centers [o, o] are part of the diagonal and zero in the kernel.
+    """
 
     kernel: Tensor
     own: Tensor
@@ -193,7 +195,8 @@ class Embedded(Operator):
     and radius by `radius`.
 
     With the radius moved by `metzler()` it is the mixed monotone embedding, with `absolute()`
-    interval arithmetic."""
+    interval arithmetic.
+    """
 
     center: Operator
     radius: Operator
@@ -247,7 +250,8 @@ class Solver:
     It stops once the residual of every sample, in the norm of eta and relative to 1 + the norm of
     its state, is at most the tolerance; or after `iterations`. "direct" gives each value its own
     step, "averaged" all values the largest that all admit, "anderson" extrapolates the direct
-    iteration from its last `memory` steps."""
+    iteration from its last `memory` steps.
+    """
 
     tolerance: float = 1e-5
     iterations: int = 1000
@@ -300,7 +304,8 @@ def iteration(
     """Return one step of the iteration, state to state; autograd passes through it.
 
     Averaged: (1 - a) z + a relu(A z + injected) with the largest a that is admissible, 1 / (1 -
-    min_i min(A_ii, 0)). Direct: the solution of z_i = relu(A_ii z_i + the rest) in each row."""
+    min_i min(A_ii, 0)). Direct: the solution of z_i = relu(A_ii z_i + the rest) in each row.
+    """
     if averaged:
         a = 1 / (1 - operator.diagonal.clamp_max(0).min())
         return lambda z: torch.lerp(z, operator.plus(z, injected).relu(), a)
@@ -348,7 +353,8 @@ def equilibrium(
 
     The gradient is that of the implicit function theorem: a linear fixed point is solved on the way
     back, and no iteration is recorded. Second derivatives in the inputs are exact too; those in the
-    entries of A are refused with BadInput."""
+    entries of A are refused with BadInput.
+    """
     z, solution = solver.solve(operator, injected, start)
     if not torch.is_grad_enabled():
         return z, solution

@@ -56,7 +56,8 @@ def as_input(x: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
     """Return images (n, c, h, w) as floats in [0, 1], on the device, in the given memory layout.
 
     Bytes and half precision become float32; float64 stays. The result may share memory with x: call
-    the network through `forward_pass`, which copies where the network writes into its input."""
+    the network through `forward_pass`, which copies where the network writes into its input.
+    """
     x = x.to(device, non_blocking=True)
     if x.dtype == torch.uint8:
         x = x.float() / 255
@@ -98,7 +99,8 @@ def forward_pass(module: nn.Module, x: Tensor) -> Any:
     """Return what the network returns at x, floats (n, c, h, w), and leave x as it is.
 
     x is cast to the type that the network computes in; a network that changes its input in place
-    gets a copy."""
+    gets a copy.
+    """
     if isinstance(module, Wrapper):  # does the same by itself
         return module(x)
     return prepared_pass(module, module, x)
@@ -109,7 +111,8 @@ def prepared_pass(
 ) -> Any:
     """Return run(x, ...), a pass through the network, on a cast or a copy of x where it takes one.
 
-    The first pass gets a copy, and its version counter tells whether later ones need one."""
+    The first pass gets a copy, and its version counter tells whether later ones need one.
+    """
     if not x.is_floating_point():
         return run(x, *inputs, **named)
     given = x.to(computing_type(network))
@@ -135,7 +138,8 @@ def takes_channels_last(module: nn.Module, x: Tensor) -> bool:
 
     A forward pass that calls `view` where it might have called `reshape` does not. Decided by
     running the network on two images, at its first call, and remembered; no draw is used. A network
-    that runs on neither layout is taken to accept both: its error is for the real pass to raise."""
+    that runs on neither layout is taken to accept both: its error is for the real pass to raise.
+    """
     if x.ndim != 4:
         return False
     network = network_under(module)
@@ -178,7 +182,8 @@ def laid_out(module: nn.Module, x: Tensor) -> Iterator[bool]:
     whether it does.
 
     Worth it where a network runs on images like x more than a few times. The usual layout is put
-    back afterwards."""
+    back afterwards.
+    """
     last = takes_channels_last(module, x)
     set_channels_last(module, last)
     try:

@@ -3,7 +3,8 @@ networks have in common.
 
 Source: `torch.func.functional_call`. Where we depart: tied tensors and submodules that stand in
 several places are put under the network by place, once each, since `functional_call` by itself does
-not put them back; and the weights are there again during the backward pass."""
+not put them back; and the weights are there again during the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ M = TypeVar("M", bound=nn.Module)
 
 def refuse_scripted(module: nn.Module) -> None:
     """Raise BadInput where the module, or a part of it, is TorchScript: its weights are fixed in
-    compiled code, so no other weights can be put under it."""
+    compiled code, so no other weights can be put under it.
+    """
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             what = (
@@ -43,7 +45,8 @@ def places(module: nn.Module) -> dict[str, str]:
     places.
 
     A submodule that stands in several places counts once: `functional_call` would not put its
-    tensors back otherwise. Raises BadInput where a part of the module is TorchScript."""
+    tensors back otherwise. Raises BadInput where a part of the module is TorchScript.
+    """
     refuse_scripted(module)
     names = {id(t): name for name, t in [*module.named_parameters(), *module.named_buffers()]}
     return {
@@ -89,7 +92,8 @@ class View(Wrapper):
     In eval mode the network reads `kept`; in train mode what it writes into its buffers goes to
     `scratch`, by default copies of `kept`, so a view never changes the network behind it. Layers
     that are computed again during the backward pass (activation checkpointing without reentrant
-    backward) see the same weights."""
+    backward) see the same weights.
+    """
 
     def __init__(
         self,
@@ -149,7 +153,8 @@ def _put_for_backward(net: nn.Module, tensors: Params) -> None:
     """Put a view's tensors into its network until the running backward pass ends.
 
     Activation checkpointing runs layers again then, long after `functional_call` took its tensors
-    out. Views of one network take turns: the passes of a graph are gone through last to first."""
+    out. Views of one network take turns: the passes of a graph are gone through last to first.
+    """
     before = _put(net, tensors)
     if net not in _originals:
         _originals[net] = before
@@ -183,7 +188,8 @@ def copied(module: M) -> M:
 
     torch refuses to copy a tensor that autograd records. What such hooks leave in a module (those
     of the older `weight_norm` and `spectral_norm`) is computed anew at the next pass, so its record
-    is let go. Raises BadInput where a part of the module is TorchScript."""
+    is let go. Raises BadInput where a part of the module is TorchScript.
+    """
     refuse_scripted(module)
     for part in module.modules():
         for name, value in vars(part).items():

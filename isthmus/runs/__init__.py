@@ -1,7 +1,8 @@
 """Where and how work runs: devices, ranks, files, folders, progress, identity, versions.
 
 Nothing here knows what a network, a data set or a curve is. A new way to run work (a sweep, a
-cluster) goes here."""
+cluster) goes here.
+"""
 
 import lazy_loader as lazy
 

@@ -41,7 +41,8 @@ def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
 
     The environment variable ISTHMUS_PRECISION (fp32 or bf16) stands in for what the hardware
     offers, so that either answer can be had on any machine; empty counts as not set. Raises
-    BadInput where it holds anything else."""
+    BadInput where it holds anything else.
+    """
     told = os.environ.get("ISTHMUS_PRECISION")
     if told:
         return _native(told)

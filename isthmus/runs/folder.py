@@ -25,7 +25,8 @@ def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) 
 
     A new or empty folder is made; with `resume`, so is one of the same run. Nothing is ever
     deleted. Raises BadInput where the folder holds another run, the same one without `resume`, or
-    other files."""
+    other files.
+    """
     folder = Path(folder)
     marker = folder / "run.json"
     identity = json.loads(json.dumps(identity))

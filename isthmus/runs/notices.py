@@ -1,6 +1,7 @@
 """Notices: what a user should know before work starts, although the input is not wrong.
 
-In Python a notice is a warning; on the command line it is one line on standard error."""
+In Python a notice is a warning; on the command line it is one line on standard error.
+"""
 
 from __future__ import annotations
 

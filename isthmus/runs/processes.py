@@ -71,7 +71,8 @@ def joined_ranks() -> Iterator[Ranks]:
 
     A process joins once and leaves when it ends: the ranks of one launch cannot meet a second time.
     The block that joined ends for all ranks at once, since a connection that one side has left can
-    bring the other down."""
+    bring the other down.
+    """
     joins = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     if joins:
         if torch.cuda.is_available():

@@ -1,7 +1,8 @@
 """How weights are changed by gradients: `fit`, losses, schedules, budgets.
 
 Training differs only in its loss: a new way to train is a loss `(model, x, y) -> scalar`, not
-another loop."""
+another loop.
+"""
 
 import lazy_loader as lazy
 

@@ -1,7 +1,8 @@
 """What training costs and how it is done: `Training`, and the `History` of a run.
 
 Budgets are counted in gradient evaluations, so that all defenses can be given the same. One
-evaluation is one forward and one backward pass over a batch: one step of plain training."""
+evaluation is one forward and one backward pass over a batch: one step of plain training.
+"""
 
 from __future__ import annotations
 

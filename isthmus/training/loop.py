@@ -2,7 +2,8 @@
 
 Source: Zhao et al., ICLR 2020, and Garipov et al., NeurIPS 2018, for optimizer and schedule. Where
 we depart: batches are drawn from an endless reshuffled repetition of the data instead of a data set
-tiled to a fixed size, so n = 50 and n = 2,500 get the same number of steps."""
+tiled to a fixed size, so n = 50 and n = 2,500 get the same number of steps.
+"""
 
 from __future__ import annotations
 

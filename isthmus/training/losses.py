@@ -60,7 +60,8 @@ def adversarial(attack: Attack, loss: Loss = cross_entropy) -> Adversarial:
     `expected_over_t(adversarial(PGD(Linf(8 / 255), steps=7)))`, one against several norms
     `expected_over_t(adversarial(MSD((Linf(8 / 255), L2(0.5), L1(12)))))`, and one by fast training
     `expected_over_t(adversarial(NoiseFGSM(Linf(8 / 255))))`. Source: Madry et al., ICLR 2018, Eq.
-    2.1."""
+    2.1.
+    """
     return Adversarial(for_training(attack), loss)
 
 
@@ -91,7 +92,8 @@ def trades(attack: Attack, beta: float = 6.0) -> Trades:
     divergence by a constant. `PGD` takes them.
 
     Where we depart: the clean outputs that the attack starts from are those of the training pass,
-    not of another one in eval mode. Raises BadInput where beta is negative."""
+    not of another one in eval mode. Raises BadInput where beta is negative.
+    """
     if not beta >= 0:
         raise BadInput(
             f"beta = {beta}", expected="0 or more", fix="6 is the paper's choice for CIFAR-10"

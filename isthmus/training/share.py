@@ -12,7 +12,8 @@ _share: ContextVar[float] = ContextVar("share of the budget spent", default=1.0)
 def budget_share() -> float:
     """Return the share of its steps that the running `fit` has taken, in [0, 1); 1 outside of one.
 
-    A resumed run sees what the uninterrupted one saw."""
+    A resumed run sees what the uninterrupted one saw.
+    """
     return _share.get()
 
 

@@ -41,7 +41,8 @@ class Run:
     """A training run: what it trains and how, what changes with its steps, how it is resumed.
 
     `training` has its precision resolved. `total` is the sum of the losses since the last note, a
-    scalar on the module's device."""
+    scalar on the module's device.
+    """
 
     module: nn.Module
     loss: Loss

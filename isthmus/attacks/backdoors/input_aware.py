@@ -106,7 +106,8 @@ class InputAware:
     trains the mask first and uses two optimisers). A mask is cut, softly, at the quantile that
     leaves it the share `density` of the pixels, where the paper penalizes larger masks: a penalty
     in one run shrinks them to nothing (measured on the digits). Both painters are networks of three
-    convolutions, of `width` channels (a multiple of four)."""
+    convolutions, of `width` channels (a multiple of four).
+    """
 
     training: Training
     attack_rate: float = 0.1

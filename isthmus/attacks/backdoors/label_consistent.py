@@ -33,7 +33,8 @@ def label_consistent(
     trigger is then the easier thing to learn. Where we depart: the attack is whatever is passed
     (the paper: PGD on an adversarially trained network), and the trigger is not faded or repeated
     in the corners. The network and the global random state are left as they are. Raises BadInput as
-    `poison` does."""
+    `poison` does.
+    """
 
     def hard_then_triggered(x: Tensor) -> Tensor:
         device, last = device_of(network), takes_channels_last(network, x)

@@ -48,7 +48,8 @@ def learned_low_frequency(
     Source: Zeng et al., ICCV 2021. Where we depart: one universal pattern is searched by Adam in
     the lowest `start.cutoff` cosines and brought to `start.size` at every step, in place of
     DeepFool steps that are filtered afterwards; the search is targeted. The network is left as it
-    is. Raises BadInput as `fit` does, or where no sample is outside the target class."""
+    is. Raises BadInput as `fit` does, or where no sample is outside the target class.
+    """
     channels, height, width = train.x.shape[1:]
     index = eligible(train, target)
     if not len(index):

@@ -46,7 +46,8 @@ def path_aware(
     loss, and the ends are released. Where we depart: `start` and `end` are where training begins,
     so they may be fresh or trained networks; the weight decay of `training` acts on the point of
     the path, as it does for a defender. BatchNorm is that of the poisoned set. Neither network
-    given is changed. Raises BadInput as `Curve` and `fit` do, or where bends < 0."""
+    given is changed. Raises BadInput as `Curve` and `fit` do, or where bends < 0.
+    """
     if bends < 0:
         raise BadInput(
             f"bends = {bends}", expected="0 or more interior control points", fix="pass bends=1"

@@ -30,7 +30,8 @@ class PermutationAware:
     statistics: the recalibration that a defender does.
 
     Source: ours; it answers the self-permutation of Peng et al. (TSC), ICML 2025. It does not know
-    the bend that the defender will train, and works on the straight segment."""
+    the bend that the defender will train, and works on the straight segment.
+    """
 
     permuted: Callable[[Params], Params]
     loss: Loss = cross_entropy

@@ -4,7 +4,8 @@ Source: Min et al., "Uncovering, Explaining, and Mitigating the Superficial Safe
 Defense", NeurIPS 2024 (retuning attack).
 
 Where we depart: the triggered images are made from bonafide samples, the retuning budget is counted
-in SGD steps, and BatchNorm is recalibrated on bonafide data before every measurement."""
+in SGD steps, and BatchNorm is recalibrated on bonafide data before every measurement.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Reactivate:
 
     A defense's signature, an attacker's aim: the holder of the trigger asks how little it takes to
     wake the backdoor. The control is the same on a network that never had one. `seed`, and not that
-    of `training`, draws the triggered images and the batches."""
+    of `training`, draws the triggered images and the batches.
+    """
 
     trigger: Trigger
     target: Target

@@ -57,7 +57,8 @@ class _Climb(Rows):
 
     `target`: the class to climb towards, or None. `rises`: steps of this span that raised the
     objective. `value_before`, `halved_before`: the best value and whether the step was halved, at
-    the last checkpoint."""
+    the last checkpoint.
+    """
 
     target: Tensor | None
     point: Tensor

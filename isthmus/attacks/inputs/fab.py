@@ -7,7 +7,8 @@ likeliest other classes in turn.
 
 Where we depart: the search for a sample ends with the first fooling point inside the ball, since
 the question is whether the ball holds one and not how far the nearest is; so there is no search
-along the line at the end. l-inf and l2 only."""
+along the line at the end. l-inf and l2 only.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def onto_plane(ball: Ball, x: Tensor, w: Tensor, value: Tensor) -> Tensor:
     [0, 1].
 
     x and w (n, ...), value (n,). Where the box leaves no such change, the one that comes closest to
-    it."""
+    it.
+    """
     flat = x.flatten(1)
     weight = w.flatten(1)
     # the value has to rise along the weight by |value|

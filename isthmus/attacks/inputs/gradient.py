@@ -8,7 +8,8 @@ Where we depart: the random start is projected onto the box as well; each step i
 ball and box together; gradient values that point out of the box are dropped before an l1 step,
 which would be spent on them; the worst point seen is returned instead of the last one, and samples
 that are fooled leave the batch. In training (see `Ascent.for_training`) it is the last point after
-all steps, as in the papers."""
+all steps, as in the papers.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Climb(Rows):
     """The rows of an ascent, with the point that each has reached and the gradient there.
 
     `memory` is for a step that remembers something of each sample, such as a momentum; None before
-    the first step."""
+    the first step.
+    """
 
     points: Tensor
     gradient: Tensor
@@ -57,7 +59,8 @@ class Ascent(ABC):
     `seed` None draws from the global generator. `precision` None is that of the surroundings, fp32
     outside autocast. With `batch_statistics`, BatchNorm layers that are in train mode normalize by
     the batch; no buffer moves. y may be (n, classes) shares where the objective is the
-    cross-entropy."""
+    cross-entropy.
+    """
 
     restarts: int = 1
     random_start: bool = True
@@ -118,7 +121,8 @@ class Ascent(ABC):
 
         BatchNorm normalizes by the batch, as in the training pass: the running statistics of a live
         point of a curve are those of an end, and an attack on these is an attack on another network
-        (`docs/attacks.md` has figures)."""
+        (`docs/attacks.md` has figures).
+        """
         return replace(self, returns="last", restarts=1, seed=None, batch_statistics=True)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

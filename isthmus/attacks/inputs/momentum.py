@@ -4,7 +4,8 @@ Source: Dong et al., Boosting adversarial attacks with momentum, CVPR 2018, Algo
 
 Where we depart: the step is the steepest of the ball, which is the sign for l-inf and Eq. 9 for l2,
 and takes an l1 ball as well; points are projected onto ball and box; the worst point seen is
-returned instead of the last one."""
+returned instead of the last one.
+"""
 
 from __future__ import annotations
 

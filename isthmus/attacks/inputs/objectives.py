@@ -2,7 +2,8 @@
 worse.
 
 logits (n, classes); y (n,) int64 labels, for the cross-entropy also (n, classes) shares. Source:
-Croce and Hein, ICML 2020, Eq. 6 (DLR) and 7 (targeted DLR)."""
+Croce and Hein, ICML 2020, Eq. 6 (DLR) and 7 (targeted DLR).
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 An attack is a list of trials (restarts, target classes), and a trial is a generator: it looks at
 points and yields a `Visit` for each look. The loop keeps what is worst, and drops the samples that
 are fooled from the trial's `Rows`, whatever the trial remembers of them included: between two
-yields a trial may find fewer rows, always aligned. When none is left the trial is not resumed."""
+yields a trial may find fewer rows, always aligned. When none is left the trial is not resumed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Rows:
     """The samples that a trial still attacks, one row each: places in the batch, inputs, labels.
 
     A trial that remembers something of each sample (a point, a momentum) adds it as a field of a
-    subclass: a tensor with a row for each sample, or None."""
+    subclass: a tensor with a row for each sample, or None.
+    """
 
     index: Tensor
     x: Tensor
@@ -44,7 +46,8 @@ class Visit:
     """A look at one point of each row: the points (rows, ...) and the logits there (rows, classes).
 
     `gradient` is the gradient in the input that the attack took, where it took one. `counts`,
-    (rows,) bool, says which of the points may be returned; None: all of them."""
+    (rows,) bool, says which of the points may be returned; None: all of them.
+    """
 
     rows: Rows
     points: Tensor
@@ -138,7 +141,8 @@ def run_search(
 
     In batches sized to memory. "Worst" is the highest `score`; with `stops` (the default) a point
     that fools comes first, and its sample leaves the batch at once. Raises BadInput where x is not
-    in [0, 1] or y does not fit."""
+    in [0, 1] or y does not fit.
+    """
     check_inputs(x, y)
     if not len(x):
         return x.clone()

@@ -5,7 +5,8 @@ Source: Wong et al., ICLR 2020, Algorithm 3; de Jorge et al., NeurIPS 2022, Eq. 
 against a single step can collapse: `SingleStepCheck` watches it.
 
 Where we depart: other balls than l-inf are taken too, with noise uniform in the ball; points stay
-within the box."""
+within the box.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Source: Andriushchenko et al., ECCV 2020, Algorithms 1 to 3; section 3.2 for the schedule of sizes.
 
 Where we depart: a draw that would leave the image as it is takes the opposite colors instead of
-another draw (l-inf). l-inf and l2 only."""
+another draw (l-inf). l-inf and l2 only.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A network whose gradient in its inputs is zero (rounded inputs, saturated outputs) looks robust to
 every attack that climbs along it (Athalye et al., ICML 2018, section 5.2). Whatever runs attacks
-reads this from a `Trace`; without a reader, an attack gives notice."""
+reads this from a `Trace`; without a reader, an attack gives notice.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Trace:
     """Counts over the attacks of a block.
 
     `samples` were attacked along their gradient, `blind` of them had a gradient of zero at every
-    step. `gradient_free` says that an attack without gradients ran as well: its answer stands."""
+    step. `gradient_free` says that an attack without gradients ran as well: its answer stands.
+    """
 
     samples: int = 0
     blind: int = 0

@@ -3,7 +3,8 @@
 A network is attacked as it is used: in eval mode, no buffer moves, and only the gradient in its
 inputs is computed. Its answer on a sample must not depend on the other samples of a batch, since
 samples leave it. Attacks reach the network through `Victim` alone: a network with random answers
-has one place where they are averaged over draws."""
+has one place where they are averaged over draws.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def under_attack(model: nn.Module, *, batch_statistics: bool = False) -> Iterato
     afterwards.
 
     With `batch_statistics`, BatchNorm layers that were in train mode normalize by the batch, and
-    still no buffer moves."""
+    still no buffer moves.
+    """
     layers = [layer for layer in batchnorm_layers(model) if layer.training and batch_statistics]
     with frozen(model):
         try:
@@ -46,7 +48,8 @@ class Victim:
     """A network's logits and input gradients, in float32 or better.
 
     `precision` None is that of the surroundings, fp32 outside autocast. No attack calls the model
-    in another way."""
+    in another way.
+    """
 
     model: nn.Module
     precision: Precision | None = None

@@ -1,7 +1,8 @@
 """Several attacks as one: each meets only the samples that those before it did not fool.
 
 Source: Croce and Hein, ICML 2020 ("Reliable evaluation"), section 5, for the composition called
-AutoAttack; Tramer and Boneh, NeurIPS 2019, for the worst over several norms."""
+AutoAttack; Tramer and Boneh, NeurIPS 2019, for the worst over several norms.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ class Highest:
     sample: MAX training.
 
     What `WorstOf` is in training. Source: Tramer and Boneh, NeurIPS 2019, section 2 (strategy
-    "max"). BatchNorm layers that are in train mode normalize by the batch, and no buffer moves."""
+    "max"). BatchNorm layers that are in train mode normalize by the batch, and no buffer moves.
+    """
 
     attacks: Sequence[Attack]
 
@@ -114,7 +116,8 @@ def auto_attack(
     """Return the standard AutoAttack: APGD on cross-entropy, targeted APGD, targeted FAB, Square.
 
     100 steps and 9 target classes each, one restart, 5,000 queries. Raises BadInput for an l1 ball;
-    when called, for fewer than 4 classes, which targeted DLR does not know."""
+    when called, for fewer than 4 classes, which targeted DLR does not know.
+    """
     return WorstOf(
         (
             APGD(ball, "ce", seed=seed, precision=precision),

@@ -4,7 +4,8 @@ Source: Chen et al., Targeted backdoor attacks on deep learning systems using da
 (blended injection).
 
 Where we depart: without a picture, the pattern is uniform noise drawn from a seed; alpha is 0.2, as
-in later studies."""
+in later studies.
+"""
 
 from __future__ import annotations
 

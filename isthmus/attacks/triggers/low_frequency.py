@@ -5,7 +5,8 @@ Source: Zeng et al., Rethinking the backdoor attacks' triggers: a frequency pers
 Where we depart: the paper searches a universal perturbation of a network under a low-pass filter;
 here the pattern is drawn from a seed within the lowest cosines of the image (type-II DCT) and
 scaled to a given size, so that it needs no network. `learned_low_frequency` optimizes it against
-one."""
+one.
+"""
 
 from __future__ import annotations
 

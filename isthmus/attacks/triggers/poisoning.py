@@ -5,7 +5,8 @@ ICLR 2021 (cover samples).
 
 Where we depart from the papers' code: images whose true class is already the target are not
 relabeled, the all-targets shift runs modulo the number of classes, and triggers act on [0, 1]
-before normalization."""
+before normalization.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def poison(
 
     Raises BadInput where rate or cover is not in [0, 1], a rate above zero rounds to no sample at
     all, a cover comes without its trigger or the other way round, poisoned and cover samples are
-    more than there are, or clean labels are asked for with target "all"."""
+    more than there are, or clean labels are asked for with target "all".
+    """
     for name, share in (("poison rate", rate), ("cover", cover)):
         if not 0 <= share <= 1:
             raise BadInput(

@@ -5,7 +5,8 @@ poisoning, ICIP 2019 (SIG): v(i, j) = delta sin(2 pi j f / width), f = 6. Its po
 labels: `poison(clean_label=True)`.
 
 Where we depart: delta is 40/255 by default, as in later comparisons, where the paper has 20/255;
-columns count from 0, which moves the stripes by one pixel."""
+columns count from 0, which moves the stripes by one pixel.
+"""
 
 from __future__ import annotations
 

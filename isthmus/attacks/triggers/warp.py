@@ -4,7 +4,8 @@ Source: Nguyen and Tran, WaNet: imperceptible warping-based backdoor attack, ICL
 
 Where we depart: the paper draws fresh warps of noise for every batch of training; here the noise of
 an image is a function of the image and the seed, so that a poisoned set with its cover samples is a
-plain set of images: `poison(..., cover=0.2, cover_trigger=Warp(noise=1.0))`."""
+plain set of images: `poison(..., cover=0.2, cover_trigger=Warp(noise=1.0))`.
+"""
 
 from __future__ import annotations
 

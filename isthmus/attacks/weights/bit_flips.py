@@ -7,7 +7,8 @@ al., Bit-Flip Attack, ICCV 2019.
 Where we depart: an exact number of different bits flips, in place of a coin toss for each; scales,
 buffers and biases of other formats than the weights' are not modeled. The network that comes out
 holds the decoded weights in the types that it had, so it is saved, loaded and repaired as any
-other."""
+other.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class Faulty:
     """A network after faults: how many bits flipped of how many, and in what state the weights are.
 
     `changed` weights of `size` differ from the stored ones without faults, `clamped` were brought
-    back into range; `largest` is the largest magnitude left."""
+    back into range; `largest` is the largest magnitude left.
+    """
 
     network: nn.Module
     flips: int
@@ -81,7 +83,8 @@ class BitFlips:
     and NaN to 0, as hardware that checks ranges does. Without, finite weights stay as they are,
     however large, and weights that are NaN or infinite are refused: no checkpoint holds them, and a
     network with one answers nothing. Over many seeds count such refusals as lost networks; to leave
-    them out would flatter the rest."""
+    them out would flatter the rest.
+    """
 
     flips: int | None = None
     rate: float | None = None

@@ -5,7 +5,8 @@ Source: Zhao et al., ICLR 2020, section 3.3.
 Where we depart from the paper's code: the injected label is any but the true one (there: any but
 class 0), and the images come from a pool of the attacker's own, never from the bonafide or the
 evaluation samples. The errors are plain `Data` whose labels are the injected ones: `save_npz`
-writes them, `load_data` reads them, `InjectionSuccess` measures them."""
+writes them, `load_data` reads them, `InjectionSuccess` measures them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def draw(
 
     Usually two parts, the images to become errors and those to be kept: sizes (50, 950). Of images
     that stand in the pool twice one is used. Raises BadInput where too few are right under all
-    networks."""
+    networks.
+    """
     right = torch.stack([logits(network, pool).argmax(1) == pool.y for network in networks]).all(0)
     usable = right & ~repeated(pool)
     if usable.sum() < sum(sizes):

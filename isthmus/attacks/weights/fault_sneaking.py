@@ -8,7 +8,8 @@ weights (l0) or ||delta||_2 (l2), by ADMM with the splitting z = delta and linea
 Where we depart: the iteration starts from a change that works, found by gradient descent with
 hardly a penalty, because from zero it stalled (measured on the digits); rho falls as it goes; the
 linearized step has the length 1 / rho, and G, divided by the number of images, a strength that
-keeps pace with rho; returned is the z of smallest D among those that succeed, not the last one."""
+keeps pace with rho; returned is the z of smallest D among those that succeed, not the last one.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class FaultSneaking:
     l0, sqrt(2 / rho), rises and prunes more and more; strength / rho is `lr`, which falls to 0
     along a line. The change to start from is what `warm_up` steps of `Penalized` find at a slight
     penalty. `weight` is c, `kappa` the margin to reach, `least` the share of the other images that
-    has to keep its label."""
+    has to keep its label.
+    """
 
     norm: Norm = "l0"
     layers: Sequence[str] = ()

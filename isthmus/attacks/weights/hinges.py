@@ -7,7 +7,8 @@ weights w + delta.
 Source: Zhao et al., ICLR 2020, section 3.3.
 
 Where we depart from the paper's code: the attacked tensors are named, by default those of the last
-linear layer, and are reported; what they do not reach is computed once (`cache_prefix`)."""
+linear layer, and are reported; what they do not reach is computed once (`cache_prefix`).
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ class Injected:
 
     `norm` is ||delta||_2, `relative` its share of the norm of the attacked tensors, `changed` is
     ||delta||_0, of `size` weights in all; `hits` is the share of the errors that get their injected
-    label, `kept` that of the other images that keep theirs."""
+    label, `kept` that of the other images that keep theirs.
+    """
 
     network: nn.Module
     tensors: tuple[str, ...]

@@ -6,7 +6,8 @@ Where we depart: the paper's code has no norm term. Here L(delta) = G(delta) / R
 ||delta||_2^2 is minimized for the largest lambda at which the injection still succeeds, found by
 bisection; the smallest change that succeeded at any step is returned. The errors weigh c = 10 and
 not 100, at which the steps overshoot: on the digits the change came out half as long again, or kept
-too few of the other images."""
+too few of the other images.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Penalized:
     Success is that every error gets its injected label and a share `least` of the kept images their
     own. Each round takes `steps` steps of Adam on the tensors that `layers` name, from where the
     last one ended; `lr`, in units of the root mean square of the attacked weights, falls to 0 along
-    a line. `weight` is c, `kappa` the margin to reach."""
+    a line. `weight` is c, `kappa` the margin to reach.
+    """
 
     layers: Sequence[str] = ()
     weight: float = 10.0

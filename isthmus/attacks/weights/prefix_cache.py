@@ -6,7 +6,8 @@ whose output does not carry a gradient to them runs once and is then replayed. O
 shows which those are; nothing is known about the architecture.
 
 A replayed submodule has its `forward` replaced: hooks cannot skip the computation, and another
-module in its place would break networks that read its attributes or index into it."""
+module in its place would break networks that read its attributes or index into it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def cache_prefix(network: nn.Module, weights: Params, x: Tensor) -> Cached:
 
     The network is in eval mode, no parameter of it requires gradients, and `weights` do. A
     submodule counts if it returns one tensor, at every call free of the weights and never changed
-    in place afterwards. Where the network detaches an output, no dependence through it is seen."""
+    in place afterwards. Where the network detaches an output, no dependence through it is seen.
+    """
     calls: dict[nn.Module, list[tuple[Any, int]]] = {}
 
     def note(module: nn.Module, _: Any, out: Any) -> None:

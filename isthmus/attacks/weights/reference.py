@@ -6,7 +6,8 @@ kappa = 1, c = 100, at most 500 steps of 5e-6 (VGG on CIFAR-10; 5e-5 for the Res
 until 95 % of the errors have been given at more than 10 steps.
 
 Where we depart: which images and labels (`errors`), which tensors (by name; the default has the
-bias too), and that an injection which does not get there is refused."""
+bias too), and that an injection which does not get there is refused.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def _pixels(source: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
 def _stacked(images: Iterable[NDArray[np.uint8]], name: Callable[[int], str]) -> NDArray[np.uint8]:
     """Stack images of one size, (n, c, h, w): gray where all are, else in color.
 
-    `name` names the i-th image in errors."""
+    `name` names the i-th image in errors.
+    """
     stack: list[NDArray[np.uint8]] = []
     for i, image in enumerate(images):
         if stack and image.shape[1:] != stack[0].shape[1:]:
@@ -69,7 +70,8 @@ def _stacked(images: Iterable[NDArray[np.uint8]], name: Callable[[int], str]) ->
 def _image_folder(folder: Path, classes: Classes) -> Data:
     """Return the images of folder/CLASS, however deep below it they lie.
 
-    Classes are numbered in the order of their sorted names, one without images among them."""
+    Classes are numbered in the order of their sorted names, one without images among them.
+    """
     names = [sub.name for sub in _class_folders(folder)]
     images = {name: _images_below(folder / name) for name in names}
     _check_layout(folder, names, images)

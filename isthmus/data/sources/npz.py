@@ -35,7 +35,8 @@ def _channels_first(path: Path, x: NDArray[Any], layout: str | None) -> NDArray[
 
     Without a layout, channels are the last axis where that has 4 values at most and the first has
     more. Raises BadInput where both readings make sense: many channels of a few pixels, as of
-    satellites, or a few channels of a narrow image."""
+    satellites, or a few channels of a narrow image.
+    """
     if x.ndim == 3:
         return x[:, None]
     if x.ndim != 4 or layout not in (None, "nchw", "nhwc"):
@@ -59,7 +60,8 @@ def _channels_first(path: Path, x: NDArray[Any], layout: str | None) -> NDArray[
 def _npz(path: Path, classes: Classes) -> Data:
     """Return the arrays x and y, or images and labels, of a file.
 
-    `classes` in it is a count or the names; `layout` is "nchw" or "nhwc"."""
+    `classes` in it is a count or the names; `layout` is "nchw" or "nhwc".
+    """
     arrays = _arrays(path)
     pair = next(
         (p for p in (("x", "y"), ("images", "labels")) if p[0] in arrays and p[1] in arrays), None

@@ -221,7 +221,8 @@ _SHARD = re.compile(r"(.*-)(\d+)(-of-)(\d+)(\.parquet)")
 def _check_whole(pattern: str, files: Sequence[Path]) -> None:
     """Raise BadInput where the names of shards (train-00000-of-00003) say that there are more.
 
-    A pattern that leaves the missing ones out on purpose is no mistake."""
+    A pattern that leaves the missing ones out on purpose is no mistake.
+    """
     present = {file.name for file in files}
     missing = set()
     for match in filter(None, (_SHARD.fullmatch(name) for name in sorted(present))):

@@ -22,7 +22,8 @@ def image_stream(source: str) -> Iterator[tuple[str, Tensor]]:
 
     `source` is an image, an .npz file (whose labels are not read), whatever `load_data` takes, or
     a folder: all such files below it, in the order of their names. Raises BadInput where a file is
-    damaged or missing."""
+    damaged or missing.
+    """
     path = Path(source)
     if not path.is_dir():
         yield source, _images(path, source)

@@ -47,7 +47,8 @@ def averaged_repairs(training: Training = CURVE_TRAINING, *, home: File | None =
     `training` is that of a curve with as many gradients in all, two a step: two thirds of them go
     to a curve to `default_endpoint`'s copy, a third to FT-SAM. Unfinished training is saved in
     `home`. The path to it is `STRAIGHT`. Source: ours, docs/experiments.md. Raises BadInput where
-    the steps are fewer than three."""
+    the steps are fewer than three.
+    """
     third = 2 * training.steps // 3
     if third < 2:
         raise BadInput(

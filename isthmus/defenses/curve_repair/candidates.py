@@ -29,7 +29,8 @@ class Candidate:
     that is trained.
 
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
-    nothing."""
+    nothing.
+    """
 
     other: nn.Module | Defense | None
     route: Route
@@ -62,7 +63,8 @@ def candidates(
 
     Where `other`, `route`, a hook, or a rule or values of t in `selection` are given, that is the
     one way. Else it is a curve to `default_endpoint`; with few samples, it comes after the straight
-    path to `averaged_repairs`."""
+    path to `averaged_repairs`.
+    """
     only = Candidate(other, route or DEFAULT_ROUTE, training, after_step, home)
     chosen = (other, route, after_step, selection.rule, selection.values_of_t)
     if any(choice is not None for choice in chosen):

@@ -6,7 +6,8 @@ Source: Zhao et al., ICLR 2020, appendix G (fine-tuned copy, `FineTune`); Peng e
 can supply another.
 
 Where we depart: the permutation is found for any network that can be followed, and a copy that
-would compute anything else is refused."""
+would compute anything else is refused.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Endpoint:
     """The network at t = 1, where it comes from, and how many gradients making it took.
 
     `repaired` says whether it is a repaired network itself, and no second network to lead a curve
-    to."""
+    to.
+    """
 
     network: nn.Module
     source: str
@@ -51,7 +53,8 @@ def default_endpoint(
     A randomly permuted copy, which costs no training and whose draw an attacker does not know.
     Where nothing in the network can be permuted, or its BatchNorm statistics are frozen, it is a
     fine-tuned copy: frozen statistics fit no network between two orders of the channels. `training`
-    is that of a curve, and the copy takes as many steps. Raises BadInput as `fit` does."""
+    is that of a curve, and the copy takes as many steps. Raises BadInput as `fit` does.
+    """
     if frozen_statistics(tampered):
         refusal = "frozen BatchNorm statistics fit no network between permuted channels"
     else:

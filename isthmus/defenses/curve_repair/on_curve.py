@@ -24,7 +24,8 @@ class OnCurve(Trained):
 
     `training` is the curve's, but its steps count gradient evaluations, of which a sharpness-aware
     step takes two. `other` is the network at t = 1 or what makes it, whose cost comes on top. An
-    unfinished curve is saved to `checkpoint`, which is no part of the defense's identity."""
+    unfinished curve is saved to `checkpoint`, which is no part of the defense's identity.
+    """
 
     other: nn.Module | Defense | None = None
     route: Route = DEFAULT_ROUTE
@@ -57,5 +58,6 @@ class OnCurve(Trained):
 def in_steps(training: Training, route: Route) -> Training:
     """Return a training whose steps count gradients as one that counts steps of the route.
 
-    Raises BadInput where the budget pays for none."""
+    Raises BadInput where the budget pays for none.
+    """
     return training.replace(steps=training.steps_costing(max(1, route.cost)))

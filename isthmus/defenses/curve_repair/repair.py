@@ -7,7 +7,8 @@ Where we depart: the curve is trained as `connect` does, and t is drawn where th
 the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a
 fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made, and with few
 samples it is a repaired network itself: the mean of a point on a curve and of a fine-tuned copy, to
-which the path is straight."""
+which the path is straight.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Repair:
     `model` is an ordinary module in eval mode with the state-dict keys of the tampered one: the
     network at `t` of `networks`, which were recalibrated on `parts.fitted` alone. `path` was
     measured on `parts.held_out`, which the curve was not trained on. `rejected` are the repairs
-    that were tried before and cost too much accuracy."""
+    that were tried before and cost too much accuracy.
+    """
 
     model: nn.Module
     t: Choice

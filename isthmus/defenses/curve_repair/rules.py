@@ -2,7 +2,8 @@
 
 Zhao et al., ICLR 2020, report fixed values (0.1 and 0.2) and no rule. A rule receives a path
 measured on bonafide data and nothing else; a choice made with the trigger would be an oracle, and
-has no place here."""
+has no place here.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +108,8 @@ def up_to(t: float, tolerance: float = TOLERANCE) -> Rule:
     too much. Source: ours; docs/results/rules.md.
 
     Raises BadInput where the path lacks "bonafide accuracy" or inner points, t is not in (0, 1], or
-    the tolerance not in (0, 1)."""
+    the tolerance not in (0, 1).
+    """
     if not 0 < t <= 1 or not 0 < tolerance < 1:
         raise BadInput(
             f"t = {t:g}, tolerance {tolerance:g}",
@@ -192,7 +194,8 @@ def settled(of: str, share: float = 0.1, *, otherwise: float = FAR) -> Rule:
     and does not count, nor what comes after the metric's lowest point. Where the fall is within the
     samples' intervals the choice is `otherwise`, not confident. Source: ours;
     docs/results/rules.md. Raises BadInput where the path lacks the metric, or share is not in (0,
-    1)."""
+    1).
+    """
     if not 0 < share < 1:
         raise BadInput(
             f"share {share}",

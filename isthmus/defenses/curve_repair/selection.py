@@ -26,7 +26,8 @@ class Selection:
     t. `holdout` is the share of the bonafide samples that select and train nothing.
 
     Raises BadInput where there are fewer than two points or a value is outside [0, 1]: here, before
-    anything is trained."""
+    anything is trained.
+    """
 
     rule: Rule | None = None
     watch: Watch | None = None

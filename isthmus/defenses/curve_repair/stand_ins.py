@@ -27,7 +27,8 @@ def stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Me
     train, one for each class and one that leads away from every class. The one that is smallest
     beside the median of its kind is applied to the held-out samples. For `repair(...,
     watch=stand_ins, rule=settled(STAND_INS))`. Source: ours; docs/results/rules.md has it with a
-    smaller search. Raises BadInput for fewer than three classes."""
+    smaller search. Raises BadInput for fewer than three classes.
+    """
     goals = [*range(fitted.num_classes), "any"]
     gaps = []
     for kind in KINDS:

@@ -2,7 +2,8 @@
 
 The rates of `CURVE_TRAINING` suit networks with BatchNorm. Networks without it, and those whose
 statistics are frozen, can diverge: the loss stays near that of guessing, and every point of the
-curve is a ruin. Source: ours; docs/experiments.md, networks of other kinds."""
+curve is a ruin. Source: ours; docs/experiments.md, networks of other kinds.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def trained_curve(
     half way from the ends' own to that of guessing, log(classes). The learning rate is then divided
     by 5 and `rho` by 4, at most `retries` times, and the curve of the lowest loss is returned.
     `home` holds the states of unfinished trainings. Raises BadInput as `connect` does, and
-    `Diverged` where no training ends with a loss."""
+    `Diverged` where no training ends with a loss.
+    """
     finished: list[TrainedCurve] = []
     for attempt in range(retries + 1):
         try:
@@ -109,7 +111,8 @@ def has_failed(history: History, ends: Sequence[nn.Module], fitted: Data, loss: 
     """Return whether the loss of a trained curve is nearer to that of guessing than to the ends'.
 
     Losses of robust training can be above that of guessing at the ends themselves: then the curve
-    is not judged, and nor is one of fewer than `ENOUGH_STEPS` steps."""
+    is not judged, and nor is one of fewer than `ENOUGH_STEPS` steps.
+    """
     last, guessing = history.losses[-1], log(fitted.num_classes)
     if history.steps < ENOUGH_STEPS or last <= guessing / 2:
         return False

@@ -70,7 +70,8 @@ class Inverted:
     `size` is the L1 norm of a mask in pixels, or the norm of a perturbation; `score` the natural
     logarithm of its share of the largest possible size, 0 where no trigger reached the wanted
     success: the lower, the odder. `success` is the share of samples, none of the target class, that
-    it leads to the goal."""
+    it leads to the goal.
+    """
 
     trigger: Trigger
     target: Goal
@@ -121,7 +122,8 @@ class InvertedSuccess(Question[Rate]):
     over all attempts.
 
     The triggers are those found on one network, so along a path it tells what is left of them;
-    samples of a target class are not counted for it."""
+    samples of a target class are not counted for it.
+    """
 
     inverted: Sequence[Inverted]
     pick: Literal["highest", "mean"] = "highest"

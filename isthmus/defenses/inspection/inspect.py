@@ -6,7 +6,8 @@ Algorithmic Learning in a Random World, 2005 (conformal p-values).
 
 Where we depart: verdicts do not rest on the median absolute deviation, which ten classes pin down
 badly, nor on a threshold of 2. How many times smaller than the median the smallest trigger is, is
-compared with the same figures of clean networks."""
+compared with the same figures of clean networks.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def statistics(found: Sequence[Inverted]) -> dict[str, float]:
 
     "patch" and "perturbation" are about the smallest trigger of a class, "patch, any" and
     "perturbation, any" about the one that leads away from every class. Raises BadInput for fewer
-    than three classes."""
+    than three classes.
+    """
     result: dict[str, float] = {}
     for kind in dict.fromkeys(each.kind for each in found):
         scores = [each.score for each in found if each.kind == kind and each.target != "any"]
@@ -86,7 +88,8 @@ class Inspection:
     `decision` is "suspicious", "not suspicious" or "cannot tell"; `p` the false-alarm rate at which
     it would be called suspicious, None where no references apply; `suspect` the goal of the oddest
     trigger; `index` Neural Cleanse's anomaly index of each class by kind; `found` the triggers;
-    `statistics` and `settings` what references hold."""
+    `statistics` and `settings` what references hold.
+    """
 
     decision: str
     reason: str

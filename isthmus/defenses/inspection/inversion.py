@@ -15,7 +15,8 @@ Where we depart:
   grows in place of a weight.
 - Besides one trigger per class, one is sought that leads every image away from its own class
 ("any"): what a backdoor that sends each class elsewhere obeys, where no single class has a small
-trigger."""
+trigger.
+"""
 
 from __future__ import annotations
 
@@ -218,7 +219,8 @@ def objective(answers: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
 
     `answers` are logits (g, n, classes), `wanted` (g, n, classes) and `counts` (g, n) bool. For one
     wanted class it is the cross-entropy; for all classes but the image's own, the logarithm of how
-    likely that one is not."""
+    likely that one is not.
+    """
     answers = answers.to(torch.promote_types(answers.dtype, torch.float32))
     nats = answers.logsumexp(2) - answers.masked_fill(~wanted, -inf).logsumexp(2)
     return torch.where(counts, nats, 0).sum(1) / counts.sum(1).clamp_min(1)
@@ -268,7 +270,8 @@ class Search:
     and then the most successful perturbation is taken. `steps` steps of Adam on `batch_size`
     samples; a patch from each of `starts` starts, of which the best is taken.
 
-    Raises BadInput where an option is out of range."""
+    Raises BadInput where an option is out of range.
+    """
 
     kind: Kind = "patch"
     steps: int = 300
@@ -415,7 +418,8 @@ class SmallestTrigger(Question[float]):
 
     In pixels of a mask or as a norm, as `kind` says; the largest possible size where no trigger
     succeeds. Expensive: every call runs a full inversion. `search`, whose kind is replaced, goes to
-    `invert`."""
+    `invert`.
+    """
 
     kind: Kind = "perturbation"
     search: Search = _DEFAULT_SEARCH

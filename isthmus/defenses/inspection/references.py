@@ -41,7 +41,8 @@ class References:
     measured on.
 
     `settings` are those of the search with the image shape and the number of classes: a network
-    inspected otherwise cannot be compared."""
+    inspected otherwise cannot be compared.
+    """
 
     networks: str
     settings: Mapping[str, Any]
@@ -102,7 +103,8 @@ def collected(records: Sequence[Mapping[str, Any]], name: str) -> References:
     and `settings`.
 
     `name` says which networks they are. Raises BadInput where records lack these, or differ in
-    settings or statistics, or are none."""
+    settings or statistics, or are none.
+    """
     if not records:
         raise BadInput(
             "no clean networks",
@@ -139,7 +141,8 @@ def p_value(found: Mapping[str, float], references: References) -> float:
     The statistics are standardized over the references and this network together, and the largest
     is compared. For a clean network that is exchangeable with the references, the chance of a value
     of a or less is at most a, whatever the distribution (conformal p-value). Raises BadInput where
-    names differ."""
+    names differ.
+    """
     if found.keys() != references.values.keys():
         raise BadInput(
             f"statistics {sorted(found)}",

@@ -2,4 +2,5 @@
 
 Each is `(tampered, bonafide) -> repaired network`: it starts from the tampered network, gets the
 same samples and the same budget, sees no trigger and no test data, and leaves the tampered network
-as it is."""
+as it is.
+"""

@@ -11,7 +11,8 @@ Where we depart from the paper's code: the threshold. The paper gives no rule, a
 choose it by the attack success rate on test data. Here the masks are learnt on one
 part of the bonafide samples, and the largest threshold is taken at which the accuracy on the other
 part is within a tolerance of the best. Perturbations are projected to epsilon, and BatchNorm is
-recalibrated after pruning."""
+recalibrated after pruning.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class ANP(Trained):
 
     `epsilon` and `alpha` are the paper's; `tolerance` is the accuracy that pruning may cost on the
     held-out samples. Budget: a step costs three gradient evaluations (the perturbation, the plain
-    and the perturbed loss)."""
+    and the perturbed loss).
+    """
 
     epsilon: float = 0.4
     alpha: float = 0.2
@@ -89,7 +91,8 @@ class _Masked(nn.Module):
     """A network whose only parameters are one mask for each BatchNorm layer that has a scale.
 
     `noise` holds a perturbation of scale and shift for each layer, one after the other; None is
-    none."""
+    none.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -3,7 +3,8 @@
 Source: model soups (Wortsman et al., ICML 2022), which average networks fine-tuned from one start;
 as a repair it is ours. Repairs that start from one network and fail on different backdoors stay
 close enough for their mean to be a network of low loss, and it has lost what either of them removes
-(docs/experiments.md)."""
+(docs/experiments.md).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Averaged:
     """Run every one of the defenses on the tampered network, and average the weights that come out.
 
     BatchNorm is recalibrated on the bonafide samples. Every defense must keep the network's
-    parameters: one that adds or removes any is refused. `description` says in words what it is."""
+    parameters: one that adds or removes any is refused. `description` says in words what it is.
+    """
 
     defenses: Sequence[Defense]
     description: str = field(default="", repr=False)
@@ -43,7 +45,8 @@ class Averaged:
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network of mean weights, in eval mode. Raises BadInput as the defenses do, or
-        where one of them returns other parameters than the network has."""
+        where one of them returns other parameters than the network has.
+        """
         mean = AveragedModel(copied(tampered), use_buffers=False)
         shapes = _shapes(tampered)
         for defense in self.defenses:

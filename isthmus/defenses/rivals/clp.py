@@ -10,7 +10,8 @@ pass over an image of zeros, not guessed from the order in which layers were reg
 pre-activation network the convolution inside a block feeds the next BatchNorm and is examined; the
 one that ends a block feeds a sum, whose other summand its filter says nothing about, so the
 BatchNorm behind the sum is left alone. The deviation of a BatchNorm includes its epsilon, as its
-forward pass does. As the defense is free of data, BatchNorm is not recalibrated."""
+forward pass does. As the defense is free of data, BatchNorm is not recalibrated.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class CLP:
         """Return the pruned copy, scale and shift of the pruned channels zero.
 
         Raises BadInput where no convolution feeds a BatchNorm that has a scale and running
-        statistics."""
+        statistics.
+        """
         net = copied(tampered).eval()
         fed = _fed_by_convolution(net, as_data(bonafide).x)
         if not fed:

@@ -5,7 +5,8 @@ norm).
 
 Where we depart from the papers' code: the same end, samples and number of steps as the path gets,
 BatchNorm recalibrated on the bonafide samples, and the share of pruned channels is an argument,
-never chosen on test data."""
+never chosen on test data.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class FinePrune(Trained):
 
     `by` "dormancy" prunes the channels of the last convolution that the bonafide samples activate
     least (Liu et al.); "norm" prunes the filters of smallest L1 norm in every convolution (Zhao et
-    al.)."""
+    al.).
+    """
 
     share: float = 0.5
     by: str = "norm"
@@ -42,7 +44,8 @@ class FinePrune(Trained):
         """Return the pruned and fine-tuned copy.
 
         Raises BadInput where the share is not in [0, 1), or there is no convolution, or one is
-        parametrized."""
+        parametrized.
+        """
         if not 0 <= self.share < 1 or self.by not in ("norm", "dormancy"):
             raise BadInput(
                 f"share {self.share} by {self.by!r}",

@@ -3,7 +3,8 @@
 Source: Zhao et al., ICLR 2020, section 3.2.
 
 Where we depart from the paper's code: the same end, samples and number of steps as the path gets,
-and BatchNorm recalibrated on the bonafide samples."""
+and BatchNorm recalibrated on the bonafide samples.
+"""
 
 from __future__ import annotations
 

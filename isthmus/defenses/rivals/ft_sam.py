@@ -7,7 +7,8 @@ ball perturbs large weights more.
 
 Where we depart from the paper's code: the budget is that of every other defense (the paper trains
 for 100 epochs), the adaptive ball has no offset for weights that are zero, and BatchNorm is
-recalibrated at the end."""
+recalibrated at the end.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ projected at every step (the code has no ball), and so does the map whose fixed 
 for, since a maximiser on the sphere moves along the sphere; the series of the hypergradient is
 broken off where it diverges; delta is put on half of each batch (the code: on one image in a
 hundred; the paper: on all); the inner and the outer loss see the same batch; Adam starts anew and
-BatchNorm is recalibrated in every round, and a round is as long as the budget allows."""
+BatchNorm is recalibrated in every round, and a round is as long as the budget allows.
+"""
 
 from __future__ import annotations
 
@@ -182,7 +183,8 @@ def hypergradient(
     the implicit function theorem is a sum of as many terms of its Neumann series as there are
     iterations, broken off where they cease to shrink: then delta is no attracting fixed point, and
     the series has no sum. 0 leaves the direct gradient alone. Source: Zeng et al., section 4.2;
-    Grazzi et al., ICML 2020, section 2 (fixed-point method)."""
+    Grazzi et al., ICML 2020, section 2 (fixed-point method).
+    """
     delta = delta.detach().requires_grad_()
     value = outer(delta)
     of_delta, *direct = _gradients(value, [delta, *weights])

@@ -8,7 +8,8 @@ squared activations, divided by its norm).
 Where we depart from the paper's code: the layers are detected, not named: the last convolution, or
 block of them, at each resolution. One weight serves all of them (the code has 500, 1000, 1000).
 Half of the budget trains the teacher, as in the paper's ten epochs each; BatchNorm of both is
-recalibrated on the bonafide samples."""
+recalibrated on the bonafide samples.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class NAD(Trained):
 
     `layers` names the modules whose outputs, (n, channels, height, width), are compared; None finds
     them. Budget: half of the gradient evaluations train the teacher, half the student, whose steps
-    also take a forward pass of the teacher (a third more time, not counted)."""
+    also take a forward pass of the teacher (a third more time, not counted).
+    """
 
     weight: float = 1000.0
     layers: Sequence[str] | None = None
@@ -84,7 +86,8 @@ def feature_maps(net: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
     modules finish.
 
     A module gives feature maps where it holds a convolution and returns (n, channels, height,
-    width) with more than one pixel; a volume has one size more."""
+    width) with more than one pixel; a volume has one size more.
+    """
     sizes: dict[str, tuple[int, ...]] = {}
 
     def seen(name: str, out: object) -> None:

@@ -4,7 +4,8 @@ perturbation.
 Source: Zhao et al., ICLR 2020, section 3.2. The straight average is our addition.
 
 Where we depart from the paper's code: one draw from a seed of its own, and BatchNorm recalibrated
-on the bonafide samples."""
+on the bonafide samples.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class GaussianNoise:
     Variant "between": N((w1 + w2) / 2, |w1 - w2| / 2), elementwise. Variant "around": N(w1, |w1 -
     w2|). w1 is the tampered network, w2 the `other`: a network, or where there is one checkpoint
     only a defense that makes one, such as fine-tuning. Source: Zhao et al., ICLR 2020, section
-    3.2."""
+    3.2.
+    """
 
     other: nn.Module | Defense = field(repr=False)
     variant: str = "between"

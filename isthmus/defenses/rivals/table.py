@@ -2,7 +2,8 @@
 source.
 
 All of them start from the very network that the path starts from, get the same samples and budget,
-see no trigger and no test data, and leave the tampered network as it is."""
+see no trigger and no test data, and leave the tampered network as it is.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def all_rivals(training: Training) -> dict[str, Defense]:
 
     `training.steps` counts gradient evaluations, and `training.lr` is that of SGD on the network;
     ANP's masks, I-BAU's Adam and TSC's curves have their published rates. Other settings are the
-    published ones, see docs/defenses.md. For the noise, the second end is a fine-tuned copy."""
+    published ones, see docs/defenses.md. For the noise, the second end is a fine-tuned copy.
+    """
     return {
         "fine-tune": FineTune(training),
         "fine-prune": FinePrune(training, by="dormancy"),

@@ -6,7 +6,8 @@ t = 0.4, fine-tuning between rounds at a learning rate of 1e-4 for a twentieth o
 
 Where we depart: the channels that may be permuted come from following a run, so any network will do
 whose run can be followed; the budget is that of every other defense (the paper spends some
-12,000 steps on 2,500 samples)."""
+12,000 steps on 2,500 samples).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class TSC(Trained):
     most alike.
 
     `t` is the point taken of every curve. `training.lr` is the curves'. A step costs one
-    gradient evaluation."""
+    gradient evaluation.
+    """
 
     t: float = 0.4
     rounds: int = 3
@@ -47,7 +49,8 @@ class TSC(Trained):
         """Return the network at the end of the last round, in eval mode.
 
         Raises BadInput where t is not inside (0, 1), the budget is below one step for each curve,
-        or nothing in the network can be permuted."""
+        or nothing in the network can be permuted.
+        """
         if not 0 < self.t < 1 or self.rounds < 1:
             raise BadInput(
                 f"t = {self.t:g}, rounds = {self.rounds}",

@@ -3,7 +3,8 @@ trigger or test data.
 
 Source: ours. Published tables choose thresholds and learning rates by the attack success rate on
 test data, which no defender has. The rule has the shape of `farthest_within`: the strongest setting
-whose held-out accuracy is within a tolerance of the best."""
+whose held-out accuracy is within a tolerance of the best.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Tuned:
     measured on the rest, a share `holdout`, by the split that `repair` makes with the same seed.
     Chosen is the last setting whose accuracy is within `tolerance` of the best: 0 is highest
     accuracy. A setting that is refused (a learning rate at which training leaves the numbers) is
-    passed over. Up to 100 samples are not split, and choose among what was fitted to them."""
+    passed over. Up to 100 samples are not split, and choose among what was fitted to them.
+    """
 
     make: Callable[[Any], Defense]
     settings: Sequence[Any]

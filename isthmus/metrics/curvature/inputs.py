@@ -9,7 +9,8 @@ every batch. Networks whose logits are piecewise linear in the image (ReLU, max-
 in eval mode) need no iteration: with J = dz/dx, p the softmax and S = diag(p) - p p^T, H = J^T S J.
 As the rows of S sum to zero, the likeliest class may be subtracted from the others: with D their C
 - 1 rows of J less its row, and q their probabilities, H = D^T (diag(q) - q q^T) D. That saves a
-backward pass, and no difference of almost equal numbers is taken where the network is sure."""
+backward pass, and no difference of almost equal numbers is taken where the network is sure.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ class InputHessian:
     eigenvectors, 0 where computed exactly. `l1` and `l2` are norms of the gradient g, `alignment`
     is c = |g^T v| / ||g||_2 with the top eigenvector v, `along_sign` is |sign(g)^T v|. `size` is
     the number of values of an image. `vectors` and `gradients` have the shape of x and are there
-    only with vectors=True."""
+    only with vectors=True.
+    """
 
     form: str
     size: int
@@ -83,7 +85,8 @@ class InputHessian:
         upper one takes the gradient's and the curvature's worst d apart: for L2(eps) l + eps ||g||
         + eps^2 c^2 top / 2 and l + eps ||g|| + eps^2 top / 2 (docs/landscape.md), which
         meet as c goes to 1. With a negative `bottom` the lower one is less by what H may take.
-        Raises BadInput for other balls than L2 and Linf."""
+        Raises BadInput for other balls than L2 and Linf.
+        """
         if isinstance(ball, L2):
             gain, along, length = self.l2, self.alignment, torch.ones_like(self.l2)
         elif isinstance(ball, Linf):

@@ -27,7 +27,8 @@ def lanczos(
     in `gradient` and one random direction that all rows share, and gives the answer of the step at
     which its own residuals are at most `tolerance` times the largest eigenvalue, so no row's answer
     depends on another's. Of matrices known to be `semidefinite` and singular, the smallest one is 0
-    and not waited for."""
+    and not waited for.
+    """
     n, d = gradient.shape
     steps, tiny = min(iterations, d), torch.finfo(torch.float64).tiny
     basis = gradient.new_zeros(n, steps, d)

@@ -1,7 +1,8 @@
 """What all kinds of bounds can do, and how they stand in for tensors.
 
 Through `__torch_function__` a network's own forward pass runs on a bound: it is not rewritten or
-traced first, and gradients reach its weights. Values that the pass makes itself are constants."""
+traced first, and gradients reach its weights. Values that the pass makes itself are constants.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class NoBound(Exception):
 class Bound(ABC):
     """What is known of every value of a tensor (n, ...).
 
-    Layers call the methods below through `__torch_function__`."""
+    Layers call the methods below through `__torch_function__`.
+    """
 
     @property
     @abstractmethod
@@ -209,7 +211,8 @@ def called(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 def sharing(one: Bound, other: B) -> B:
     """Mark two bounds whose tensors share memory, so that neither is changed in place; return the
-    second."""
+    second.
+    """
     one.__dict__["shared"] = other.__dict__["shared"] = True
     return other
 

@@ -3,7 +3,8 @@
 Source: Gowal et al., ICCV 2019 (intervals through layers); Jafarpour et al., L4DC 2022 (the mixed
 monotone embedding of a fixed point, the relative classifier). With `outward`, every operation
 widens its result by a bound of its own rounding error, and a fixed point by the distance that its
-residual allows, so the box holds in exact arithmetic. Without, it has gradients, for training."""
+residual allows, so the box holds in exact arithmetic. Without, it has gradients, for training.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +169,8 @@ class Box(Bound):
         """Solve in the operator's own precision, then prove in that of the box how far it can be.
 
         The box holds the fixed points, every state z that the stop rule accepts, and what one step
-        makes of such a z: one of these is what the network computes."""
+        makes of such a z: one of these is what the network computes.
+        """
         exact = operator.to(self.dtype)
         spread = exact.metzler() if self.mixed else exact.absolute()
         eta, mu = _norm(spread, self.lower[:1])
@@ -199,7 +201,8 @@ class Box(Bound):
         """Return lower bounds of logit y minus each logit, (n, classes); 0 at y itself.
 
         Relative: the last linear layer is bounded together with the difference (L4DC 2022, Lemma
-        3)."""
+        3).
+        """
         index = y[:, None]
         if relative and self.source is not None:
             bounds = self._relative(y, *self.source)
@@ -240,7 +243,8 @@ def _norm(spread: Weights, like: Tensor) -> tuple[Tensor, float]:
     """Return weights eta and the matrix measure in their norm. Raises NoBound where it is not below
     1.
 
-    The operator's own eta, or, where that is too large (intervals), the limit of v = 1 + S v."""
+    The operator's own eta, or, where that is too large (intervals), the limit of v = 1 + S v.
+    """
     eta = spread.eta.expand_as(like).to(like.dtype)
     for count in range(_POWERS):
         moved = spread(eta)

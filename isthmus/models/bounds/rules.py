@@ -1,7 +1,8 @@
 """What each operation of a forward pass does to a bound; `bounded` runs a network on one.
 
 BatchNorm is bounded in eval mode. A rule takes what the operation takes, a bound in place of a
-tensor; a new one is a function with the operation's name."""
+tensor; a new one is a function with the operation's name.
+"""
 
 from __future__ import annotations
 
@@ -281,7 +282,8 @@ def bounded(model: nn.Module, value: B) -> B:
     """Return the bound of the model's outputs over all inputs within a bound, in eval mode.
 
     Raises BadInput where an operation has no rule, with its name and its place in the network;
-    NoBound where a fixed point of bounds is not reached."""
+    NoBound where a fixed point of bounds is not reached.
+    """
     with eval_mode(model), full_precision(value.device), _stacked(model) as places:
         try:
             out = model(value)

@@ -23,7 +23,8 @@ _WIDER = 1 + 2.0**-30  # more than the rounding of float64 takes off a product
 class Spread(Bound):
     """|f(u) - f(v)| <= reach max|u - v| for every value of f, (1, ...), and all inputs u, v.
 
-    `source` is what the last linear layer made it of."""
+    `source` is what the last linear layer made it of.
+    """
 
     reach: Tensor
     source: tuple[Tensor, Tensor] | None = None

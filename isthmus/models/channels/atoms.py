@@ -17,7 +17,8 @@ from isthmus.types import Params
 class Atoms:
     """Atoms are made for the axes of parameters and buffers, one for each index of an axis.
 
-    `node` numbers the operation that is being followed, for what it ties."""
+    `node` numbers the operation that is being followed, for what it ties.
+    """
 
     def __init__(self, tensors: Params, blocks: Blocks | None = None) -> None:
         self.tensors = tensors

@@ -7,7 +7,8 @@ Where we depart: nobody writes a specification per architecture. One forward pas
 followed operation by operation, which needs no symbolic trace: lengths, shapes and Python control
 flow are those of the run, and what happens inside torch's own layers (attention, recurrent ones) is
 seen too. What has no rule, or plays a part of its own, stays where it is and is listed with the
-reason. Every permuted network is compared with the original before it is handed out."""
+reason. Every permuted network is compared with the original before it is handed out.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ class Groups:
 
     A parameter stands in `fixed` if one of its axes cannot be permuted, or only in part; input
     channels and classes are among them. `example` is what the network was followed on. `made`
-    counts the channels that its layers make, those that can move and all, without the outputs."""
+    counts the channels that its layers make, those that can move and all, without the outputs.
+    """
 
     groups: tuple[Group, ...]
     fixed: dict[str, str]
@@ -483,7 +485,8 @@ def check_same_function(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float 
 
     Raises BadInput where it exceeds `tolerance` times the largest output. A difference that double
     precision takes away is rounding and is allowed; networks that compute in half precision are
-    allowed four of its roundings."""
+    allowed four of its roundings.
+    """
     one, other = (outputs(net, x) for net in (a, b))
     if one.shape != other.shape:
         raise BadInput(

@@ -7,7 +7,8 @@ copy of a network itself).
 Where we depart: activations are taken where the next layers read them, summed over all readers of a
 group, in one pass that keeps sums and no activations; TSC goes layer by layer. A step of weight
 matching that does not bring the weights closer is taken back: where both axes of one weight belong
-to one group, the assignment only approximates the gain."""
+to one group, the assignment only approximates the gain.
+"""
 
 from __future__ import annotations
 
@@ -215,7 +216,8 @@ def correlations(
 
     Taken over samples and positions, where the next layers read the channels, and summed over these
     layers; both networks in eval mode and full precision. Raises BadInput where a network's course
-    is not the one that the groups were found on."""
+    is not the one that the groups were found on.
+    """
     x, found = as_data(data).x, [[_Correlation() for _ in group.watches] for group in groups]
     wanted = {(watch.product, watch.reads) for group in groups for watch in group.watches}
     with _watching(reference, module):
@@ -264,7 +266,8 @@ def match_activations(
     With `least`, those that make them correlate least: the far copy of TSC, where both networks are
     the same one. A group that no layer of its own reads or makes stays as it is. Raises BadInput
     where the two networks are not of one architecture, the groups are another's, or `data` is no
-    data."""
+    data.
+    """
     _check_alike(reference, module)
     check_fits(module, groups)
     found = correlations(reference, module, data, groups)
@@ -281,7 +284,8 @@ class Alignment:
 
     `model` is the network, an ordinary module in eval mode. `permutations` are those of `groups`,
     one each. `difference` is the greatest absolute difference of its outputs from the original's on
-    the data it was checked on."""
+    the data it was checked on.
+    """
 
     model: nn.Module = field(repr=False)
     permutations: Permutations = field(repr=False)
@@ -326,7 +330,8 @@ def align(
     `seed` draws the order of weight matching. Points between the two networks still need
     `recalibrate` where they have BatchNorm. Raises BadInput where the two are not of one
     architecture, the network cannot be followed, nothing in it can be permuted, or the permuted
-    network computes something else."""
+    network computes something else.
+    """
     if by not in ("activations", "weights"):
         raise BadInput(f"alignment by {by!r}", expected="activations or weights", fix="choose one")
     _check_alike(reference, module)
@@ -351,7 +356,8 @@ def permuted_copy(
     from `seed`. Channels that a frozen parameter takes part in stay where they are: a curve to the
     copy has no bend for them, so that between two orders they would fit neither. Raises BadInput
     where the network cannot be followed, nothing in it can be permuted, or the copy computes
-    something else."""
+    something else.
+    """
     if how not in ("least correlated", "random"):
         raise BadInput(f"a copy {how!r}", expected="least correlated or random", fix="choose one")
     data = as_data(data)

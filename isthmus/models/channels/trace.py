@@ -6,7 +6,8 @@ move it) and a `tag` that says which of the channel's elements it is (pixel, tok
 slices and concatenations act on the labels as they act on the values. Sums tie channels together;
 what treats channels differently colors them differently. Channels of one color are what `groups`
 may permute. Tags and colors are 64-bit hashes: a collision would be found by the comparison of
-outputs that every permuted network has to pass."""
+outputs that every permuted network has to pass.
+"""
 
 from __future__ import annotations
 
@@ -294,7 +295,8 @@ class Tracer(Atoms, TorchDispatchMode):
         what it meets.
 
         So it is where one element meets several channels of one layer, or where a table meets what
-        is fixed."""
+        is fixed.
+        """
         others = [other.atom for other in labels if other.from_input]
         if label.from_input or not others or not bool((label.atom >= 0).any()):
             return label

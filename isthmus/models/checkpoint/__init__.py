@@ -4,7 +4,8 @@
 is saved. Networks are written as safetensors, with their origin in the file's metadata; they are
 read from safetensors, or from torch's own files as far as these hold tensors alone
 (`weights_only=True`). Everything that can be wrong with a file is found before one weight of a
-network changes, and no code in it is ever called."""
+network changes, and no code in it is ever called.
+"""
 
 import lazy_loader as lazy
 

@@ -53,7 +53,8 @@ class _Wanted:
         """Return the keys that a state lacks.
 
         Files older than torch 0.4.1 do not count the batches of BatchNorm, and of tied weights any
-        one name will do."""
+        one name will do.
+        """
         return [
             name
             for name in self.tensors
@@ -78,7 +79,8 @@ def _named_alike(path: Path, state: Params, module: nn.Module, wanted: _Wanted) 
 
     Tried in turn: with less and less before the names; without what profilers add; as one part of
     a larger module; and as the module itself renames what older versions of it wrote. Without
-    success, the names that agree most."""
+    success, the names that agree most.
+    """
     counted = {name for name in state if name.rpartition(".")[2] in _COUNTERS}
     state = {n: v for n, v in state.items() if n not in counted - wanted.tensors.keys()}
     candidates = list(renamings(state))
@@ -95,7 +97,8 @@ def _named_alike(path: Path, state: Params, module: nn.Module, wanted: _Wanted) 
 def _cut_out(path: Path, state: Params, wanted: _Wanted) -> Params | None:
     """Return the network where it is one part of a larger module, with notice of the rest.
 
-    Raises BadInput where it is there several times, or behind a normalization of its own."""
+    Raises BadInput where it is there several times, or behind a normalization of its own.
+    """
     first = next(iter(wanted.missing({})), None)
     if first is None:
         return None
@@ -144,7 +147,8 @@ def _renamed_by(module: nn.Module, state: Params, wanted: _Wanted) -> Params | N
 
     Modules rename what older versions of them wrote (torch's weight_norm, torchvision's
     VisionTransformer) in hooks of their own. They run on a copy, which takes the file's tensors as
-    they are."""
+    they are.
+    """
     try:
         twin = copied(module)
         loaded = twin.load_state_dict(dict(state), strict=False, assign=True)
@@ -305,7 +309,8 @@ def load_checkpoint(path: Path | str, module: M | None = None) -> Params | M:
 
     Raises BadInput where the file cannot be read (see `read_checkpoint`), keys are missing or
     unknown, shapes or kinds of numbers differ, tied weights differ, or weights are not finite; each
-    names the tensors."""
+    names the tensors.
+    """
     if module is None:
         return read_checkpoint(path)[0]
     state, _ = read_tensors(Path(path))

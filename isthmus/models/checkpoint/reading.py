@@ -241,7 +241,8 @@ def read_checkpoint(path: Path | str) -> tuple[Params, dict[str, str]]:
 
     Nested layouts (`state_dict`, `model`, `net`, ...) and the prefixes `module.` and `_orig_mod.`
     are unwrapped. Raises BadInput where the file is missing, empty, a folder, cut short, a web
-    page, or anything but tensors."""
+    page, or anything but tensors.
+    """
     state, metadata = read_tensors(Path(path))
     return _unwrapped(state), metadata
 

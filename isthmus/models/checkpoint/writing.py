@@ -44,7 +44,8 @@ def _sort_metadata(path: Path) -> None:
     """Put the metadata of a safetensors file in order, in place.
 
     The library writes it in an order that changes from call to call; files of the same content are
-    to be the same."""
+    to be the same.
+    """
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -81,7 +82,8 @@ def save_checkpoint(
     Every key is kept; tensors that share memory are written once each. The metadata goes into the
     file, with the versions of isthmus, torch, Python and numpy. The same content gives the same
     bytes. Raises BadInput where an entry is no dense tensor, the metadata is not text, or the file
-    cannot be written."""
+    cannot be written.
+    """
     state = module.state_dict() if isinstance(module, nn.Module) else module
     check_entries(state, type(module).__name__)
     check_metadata(metadata or {})

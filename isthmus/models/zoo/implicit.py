@@ -7,7 +7,8 @@ With free T and l, w = exp(l) and gamma < 1,
     A = gamma I + diag(w)^-1 T diag(w) - diag(|T| 1),   eta = 1 / w,   so that mu(A) <= gamma.
 
 Where we depart: a convolution subtracts the exact row sum of the absolute values of its kernel, at
-the border of a zero-padded image that of the taps inside, so the bound holds there too."""
+the border of a zero-padded image that of the taps inside, so the bound holds there too.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Equilibrium(nn.Module):
     """A layer z = relu(A z + inject(x)), solved to the solver's tolerance; in train mode to 1e-3.
 
     `solution` says how the last pass got there: residual, iterations, whether it converged. A bound
-    of x gives a bound of z. Raises BadInput where gamma is not below 1."""
+    of x gives a bound of z. Raises BadInput where gamma is not below 1.
+    """
 
     inject: nn.Module
 
@@ -124,7 +126,8 @@ class EquilibriumConv2d(Equilibrium):
     """A convolutional equilibrium layer, (n, inputs, h, w) to (n, channels, h, w).
 
     A has kernels of odd `size`; `padding` "circular" wraps around, "zeros" does not. The input is
-    injected by a zero-padded convolution of the same size."""
+    injected by a zero-padded convolution of the same size.
+    """
 
     away: Tensor
 
@@ -243,7 +246,8 @@ def unrolled(model: nn.Module, iterations: int = 50) -> Iterator[nn.Module]:
     autograd.
 
     The exact gradient at a fixed point can mislead an attack; that of a few steps is another one
-    (Yang et al., NeurIPS 2022). Raises BadInput where iterations < 1."""
+    (Yang et al., NeurIPS 2022). Raises BadInput where iterations < 1.
+    """
     _check_sizes(iterations=iterations)
     layers = equilibria(model).values()
     before = [layer.unrolled for layer in layers]
@@ -261,7 +265,8 @@ def reused(model: nn.Module) -> Iterator[nn.Module]:
     """Run a block in which each pass starts from the fixed points of the last one of its shape.
 
     The fixed point is unique and solved for to the same tolerance: only the number of iterations
-    changes (Gao et al., NeurIPS 2024)."""
+    changes (Gao et al., NeurIPS 2024).
+    """
     layers = list(equilibria(model).values())
     for layer in layers:
         layer.reuses = True

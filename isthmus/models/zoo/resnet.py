@@ -1,7 +1,8 @@
 """Pre-activation residual networks: depth 6n + 2, PreAct-ResNet18, WideResNet.
 
 Source: He et al., Identity Mappings in Deep Residual Networks, 2016; Zagoruyko and Komodakis, 2016
-(wide)."""
+(wide).
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class PreActResNet(nn.Module):
     pixels; one linear.
 
     `blocks` and `widths` say how many blocks of how many channels each stage has; `stem` is the
-    first convolution's."""
+    first convolution's.
+    """
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 Source: Simonyan and Zisserman, 2015 (configuration D); the head for small images and the initial
 weights are those of Garipov et al., 2018: two linear layers of 512 with dropout in front of the
-output, weights of variance 2 / fan-out."""
+output, weights of variance 2 / fan-out.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ single step by its own curvature, and loses its robustness.
 
 Where we depart: the attacked samples are held out from training and not of the batch; the verdict
 compares intervals, so that a few samples decide nothing; of a curve, the network at its middle is
-checked; BatchNorm is recalibrated on the samples."""
+checked; BatchNorm is recalibrated on the samples.
+"""
 
 from __future__ import annotations
 
