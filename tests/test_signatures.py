@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "isthmus"
 
 
-@pytest.mark.parametrize("file", ROOT.rglob("*.py"), ids=lambda f: str(f.relative_to(ROOT)))
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
 def test_no_function_has_more_than_ten_parameters(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
