@@ -21,6 +21,8 @@ from isthmus.certification import (
 from isthmus.certification.lipschitz import lipschitz_constants
 from isthmus.models import Solver, equilibria, implicit_conv, implicit_mlp, small_cnn, unrolled
 
+pytestmark = pytest.mark.numeric
+
 SMALL = Smoothing(sigma=0.25, samples=60, selection=20, alpha=0.01)
 SINGLE = {"mixed monotone, single": MixedMonotone(precision="single")}
 CASES = {**certifiers(), **SINGLE, "smoothing": SMALL}

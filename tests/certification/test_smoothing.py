@@ -13,6 +13,8 @@ from isthmus.certification.smoothing import least_share
 from isthmus.models import implicit_mlp
 from isthmus.models.zoo import implicit
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("n", [1, 7, 100, 1000])
 @pytest.mark.parametrize("alpha", [0.001, 0.05])

@@ -18,6 +18,8 @@ from isthmus.models.bounds.rules import bounded
 from isthmus.models.bounds.spread import Spread
 from isthmus.models.fixed_point import Dense, equilibrium
 
+pytestmark = pytest.mark.numeric
+
 
 class Planar(nn.Module):
     """The two-dimensional example of Jafarpour et al., L4DC 2022."""

@@ -20,6 +20,8 @@ from isthmus.models import mlp
 from isthmus.training import adversarial, cross_entropy, trades
 from isthmus.training.schedules import constant
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def samples():

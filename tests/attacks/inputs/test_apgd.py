@@ -15,6 +15,8 @@ from isthmus.attacks.inputs.apgd import checkpoints
 from isthmus.data import L2
 from isthmus.metrics import RobustAccuracy
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def net():

@@ -6,6 +6,8 @@ import torch
 from isthmus.attacks.inputs.fab import onto_plane
 from isthmus.data import L2, Linf
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("ball", [Linf(1.0), L2(1.0)])
 def test_the_way_to_a_plane_is_the_shortest_in_the_box(ball):

@@ -14,6 +14,8 @@ from isthmus.attacks import (
 from isthmus.data import L1, L2, Linf
 from isthmus.metrics import RobustAccuracy
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def net():

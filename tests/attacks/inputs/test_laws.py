@@ -27,6 +27,8 @@ from isthmus.attacks import APGD, FAB, PGD
 from isthmus.cli.words import AttackName, parse_attack
 from isthmus.data import L2, Linf
 
+pytestmark = pytest.mark.numeric
+
 DOCS = Path(__file__).parents[3] / "docs"
 
 

@@ -5,6 +5,8 @@ import torch
 
 from isthmus.attacks.inputs.objectives import TargetedDLR, dlr, margin, ranked
 
+pytestmark = pytest.mark.numeric
+
 
 def test_dlr_is_what_the_paper_says_and_does_not_see_scale_or_shift():
     logits, y = torch.randn(20, 5, dtype=torch.float64), torch.arange(20) % 5

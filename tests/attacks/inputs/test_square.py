@@ -13,6 +13,8 @@ from isthmus.attacks import (
 )
 from isthmus.data import L2, Linf
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def net():

@@ -21,6 +21,8 @@ from isthmus.data import L1, L2, Linf
 from isthmus.metrics import Accuracy, RobustAccuracy
 from isthmus.training import adversarial
 
+pytestmark = pytest.mark.numeric
+
 BOTH = pytest.mark.parametrize("ball", [Linf(0.15), L2(0.8)], ids=["linf", "l2"])
 
 
