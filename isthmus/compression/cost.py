@@ -1,0 +1,44 @@
+"""What a network costs to run: multiply-adds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from isthmus.compression.network import baked, weight_layers
+from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
+
+
+@torch.no_grad()
+def multiply_adds(model: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Return the multiply-adds of one image in convolutional and linear layers: all of them, and
+    those with a weight that is not 0.
+
+    x (n, c, h, w) is one image or more, of which the first is passed.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> _ = nn.init.zeros_(net[1].weight[0])
+    >>> multiply_adds(net, torch.zeros(1, 1, 2, 2))
+    (8, 4)
+    """
+    net = baked(model)
+    counts = {"all": 0, "nonzero": 0}
+
+    def count(layer: nn.Module, _: object, out: Tensor) -> None:
+        places = (
+            out[0, 0].numel() if isinstance(layer, _ConvNd) else out[0].numel() // out.shape[-1]
+        )
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        counts["all"] += places * weight.numel()
+        counts["nonzero"] += places * int(weight.count_nonzero())
+
+    hooks = [layer.register_forward_hook(count) for layer in weight_layers(net).values()]
+    try:
+        with eval_mode(net):
+            forward_pass(net, as_input(x[:1], device_of(net), channels_last=False))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counts["all"], counts["nonzero"]

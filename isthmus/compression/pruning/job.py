@@ -1,0 +1,87 @@
+"""What a pruning method is given: the units, how many of them may stay, and the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from isthmus.compression.pruning.units import Units
+from isthmus.data.dataset import Data
+from isthmus.training.budget import History, Training
+from isthmus.training.hooks import AfterStep
+from isthmus.training.loop import fit
+from isthmus.types import Loss
+
+
+@dataclass
+class Job:
+    """A pruning run: `target` units of `units` are to stay in the network, trained on the loss.
+
+    `training` None means that nothing is trained. Parts of the budget are run by `train`, each
+    with its own state file, so an interrupted run goes on."""
+
+    model: nn.Module
+    data: Data
+    units: Units
+    target: int
+    loss: Loss
+    training: Training | None
+    checkpoint: Path | None = None
+    histories: list[History] = field(default_factory=list)
+
+    @property
+    def density(self) -> float:
+        """The share of units that stays."""
+        return self.target / self.units.total
+
+    @property
+    def steps(self) -> int:
+        """The steps of the whole budget."""
+        return 0 if self.training is None else self.training.steps
+
+    @property
+    def epoch(self) -> int:
+        """How many steps one pass over the data takes."""
+        size = 1 if self.training is None else self.training.batch_size
+        return max(1, round(len(self.data) / size))
+
+    def train(
+        self,
+        part: str = "fine-tuning",
+        steps: int | None = None,
+        after_step: AfterStep | None = None,
+        **options: Any,
+    ) -> None:
+        """Train the network for a part of the budget, by default all of it.
+
+        A part of no steps is none."""
+        steps = self.steps if steps is None else steps
+        if self.training is None or not steps:
+            return
+        state = self.checkpoint
+        if state is not None and part != "fine-tuning":
+            state = state.with_name(f"{state.name}.{part.replace(' ', '-')}")
+        training = self.training.replace(steps=steps, **options)
+        history = fit(
+            self.model,
+            self.data,
+            self.loss,
+            training=training,
+            after_step=after_step,
+            progress=part,
+            checkpoint=state,
+        )
+        self.histories.append(history)
+
+
+class Pruner(Protocol):
+    """A way to choose what stays: `(job) -> None`.
+
+    It leaves exactly `job.target` units on, through `job.units.keep`, and spends no more steps than
+    `job.steps`."""
+
+    def __call__(self, job: Job, /) -> None:
+        """Choose what stays, and train it."""

@@ -1,0 +1,44 @@
+"""A random mask: the floor that every other method has to clear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from isthmus.compression.pruning.job import Job
+from isthmus.compression.pruning.units import Units, WeightUnits
+
+
+@dataclass(frozen=True)
+class RandomMask:
+    """Keep units at random and train them.
+
+    With `rescale`, the weights that stay grow by density^(-1/2), which leaves the variance of each
+    layer's output as it was; without it a mask of few weights hardly trains. `seed` is that of the
+    draw."""
+
+    rescale: bool = True
+    seed: int = 0
+
+    def __call__(self, job: Job) -> None:
+        """Draw the mask and train."""
+        job.units.keep_largest(drawn(job.units, self.seed), job.target)
+        if self.rescale:
+            rescale(job.units, job.density)
+        job.train()
+
+
+def drawn(units: Units, seed: int) -> dict[str, Tensor]:
+    """Return a random score for each unit."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(size, generator=generator) for name, size in units.sizes.items()}
+
+
+@torch.no_grad()
+def rescale(units: Units, density: float) -> None:
+    """Multiply single weights by density^(-1/2); channels stay as they are."""
+    if isinstance(units, WeightUnits):
+        for held in units.held.values():
+            held.original.mul_(density**-0.5)

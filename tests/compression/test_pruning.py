@@ -1,0 +1,349 @@
+"""The laws that all pruning methods share, over their table; and what each of them is for."""
+
+import copy
+import functools
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from support.refusals import refused
+from torch import nn
+
+from isthmus import Bezier, Data, MeanLoss, compression, fit, load_checkpoint, permuted_copy
+from isthmus.compression import (
+    Compressed,
+    LearnedScores,
+    Magnitude,
+    RandomMask,
+    Rewiring,
+    baked,
+    hold_zeros,
+    multiply_adds,
+    prune,
+    pruners,
+)
+from isthmus.compression.pruning.mask import held_in
+from isthmus.compression.pruning.rewiring import Rewire, allotted, rewired
+from isthmus.models import preact_resnet, save_checkpoint, small_cnn
+
+BUDGET = {"steps": 24, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
+METHODS = {
+    **pruners(),
+    "magnitude after dense training": Magnitude(dense=0.5),
+    "rewiring from magnitudes": Rewiring(start="magnitude"),
+}
+CHANNELS = {name: method for name, method in METHODS.items() if name != "learned-scores"}
+
+
+def samples(n=80, seed=0):
+    """Images of 6x6 in three classes: which of three rows is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x = 0.5 * torch.rand(n, 1, 6, 6, generator=generator)
+    x[torch.arange(n), 0, 2 * y] += 0.5
+    return Data(x, y, 3)
+
+
+def convolutional():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(54, 12), nn.ReLU(), nn.Linear(12, 3)),
+    )
+
+
+NETS = {
+    "convolutional": convolutional,
+    "residual": lambda: preact_resnet(8, 3, 1, 4),
+    "sequential blocks": lambda: small_cnn(3, 1, 4),
+}
+
+
+@pytest.fixture(scope="module")
+def nets():
+    made = {}
+    for name, make in NETS.items():
+        torch.manual_seed(0)
+        made[name] = make()
+        fit(made[name], samples(), steps=40, lr=0.05, batch_size=40, precision="fp32")
+    return made
+
+
+def weights_of(model):
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    return [layer.weight.detach() for layer in layers]
+
+
+def nonzeros(model):
+    return sum(int(w.count_nonzero()) for w in weights_of(model))
+
+
+def masks_of(model):
+    return {name: held.mask.mask.clone() for name, held in held_in(model).items()}
+
+
+def outside(model):
+    """The largest weight off the masks, and off them behind the masks."""
+    values = [
+        float(tensor.detach()[~held.mask.mask].abs().sum())
+        for held in held_in(model).values()
+        for tensor in (getattr(held.part, held.name), held.original)
+    ]
+    return max(values)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.7])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_exactly_its_share_of_the_weights(name, density, nets):
+    net = nets["convolutional"]
+    before = copy.deepcopy(net.state_dict())
+    small = prune(net, samples(), density, method=METHODS[name], **BUDGET)
+    total = sum(w.numel() for w in weights_of(net))
+    target = round(density * total)
+    assert sum(int(mask.sum()) for mask in masks_of(small.model).values()) == target
+    assert small.record["kept"] == target and small.record["units"] == total
+    assert nonzeros(small.model) <= target and outside(small.model) == 0
+    assert not small.model.training and small.record["gradients"] == BUDGET["steps"]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(p.requires_grad for p in small.model.parameters())
+    again = prune(net, samples(), density, method=METHODS[name], **BUDGET)
+    for key, value in small.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_count_is_exact_after_every_epoch_and_nothing_lives_off_the_mask(name, nets):
+    counts, data = [], samples()
+
+    def loss(model, x, y):
+        if held_in(model) and model.training:
+            counts.append(sum(int(mask.sum()) for mask in masks_of(model).values()))
+            assert outside(model) == 0 or name == "learned-scores"
+        return nn.functional.cross_entropy(model(x), y)
+
+    method = Magnitude() if name == "magnitude after dense training" else METHODS[name]
+    small = prune(nets["convolutional"], data, 0.4, method=method, loss=loss, **BUDGET)
+    assert len(counts) == BUDGET["steps"] and set(counts) == {small.record["kept"]}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_masks_survive_further_training_and_files(name, nets, tmp_path):
+    small = prune(nets["residual"], samples(), 0.4, method=METHODS[name], **BUDGET)
+    model, masks = small.model, masks_of(small.model)
+    file = small.save(tmp_path / "small.safetensors")
+    loaded = Compressed.load(file, NETS["residual"]())
+    assert loaded.record == small.record
+    plain, again = baked(model).state_dict(), baked(loaded.model).state_dict()
+    assert plain.keys() == again.keys()
+    assert all(torch.equal(plain[key], again[key]) for key in plain)
+    save_checkpoint(model, tmp_path / "whole.safetensors")
+    whole = load_checkpoint(tmp_path / "whole.safetensors", copy.deepcopy(loaded.model))
+    for network in (model, loaded.model, whole):
+        options = {"momentum": 0.9, "weight_decay": 1e-3, "precision": "fp32"}
+        fit(network, samples(), steps=5, lr=0.05, batch_size=40, **options)
+        assert all(torch.equal(mask, masks[key]) for key, mask in masks_of(network).items())
+        assert outside(network) == 0
+    assert not torch.equal(weights_of(model)[0], plain["stem.weight"])
+    fit(whole, samples(), steps=3, lr=0.01, optimizer=torch.optim.Adam, precision="fp32")
+    assert outside(whole) == 0
+
+
+def test_a_curve_between_networks_of_one_mask_stays_in_the_mask(nets):
+    one = prune(nets["residual"], samples(), 0.4, **BUDGET).model
+    other = copy.deepcopy(one)
+    fit(other, samples(40, seed=3), steps=10, lr=0.05, batch_size=40, precision="fp32")
+    curve = Bezier(one, other)
+    fit(curve, samples(), steps=6, lr=0.05, batch_size=40, precision="fp32")
+    masks = masks_of(one)
+    for t in (0.0, 0.3, 0.5, 1.0):
+        point = curve.export(t)
+        assert outside(point) == 0
+        assert all(torch.equal(mask, masks[key]) for key, mask in masks_of(point).items())
+
+
+def test_a_permuted_copy_carries_its_mask_along(nets):
+    small = prune(nets["convolutional"], samples(), 0.4, **BUDGET).model
+    moved = hold_zeros(permuted_copy(baked(small), samples(), seed=1).model)
+    x = samples().x
+    torch.testing.assert_close(moved(x), small(x), rtol=1e-4, atol=1e-5)
+    fit(moved, samples(), steps=5, lr=0.05, batch_size=40, precision="fp32")
+    assert outside(moved) == 0 and nonzeros(moved) == nonzeros(small)
+
+
+class Killed(Exception):
+    """Somebody stopped the run."""
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """Cross-entropy that fails after a number of steps, in a list that is no part of the loss."""
+
+    left: list = field(repr=False)
+
+    def __call__(self, model, x, y):
+        self.left[0] -= 1
+        if self.left[0] < 0:
+            raise Killed
+        return nn.functional.cross_entropy(model(x), y)
+
+
+@pytest.mark.parametrize("steps", [7, 17])
+@pytest.mark.parametrize("name", ["rewiring", "learned-scores", "magnitude after dense training"])
+def test_a_run_that_is_killed_goes_on_to_the_same_network(name, steps, nets, tmp_path, monkeypatch):
+    often = functools.partial(fit, checkpoint_every=5)
+    monkeypatch.setattr(compression.pruning.job, "fit", often)
+
+    def run(folder, left):
+        file = tmp_path / folder / "run.state"
+        options = {"method": METHODS[name], "loss": Fragile([left]), "checkpoint": file, **BUDGET}
+        return prune(nets["convolutional"], samples(), 0.4, **options).model.state_dict()
+
+    whole = run("whole", 1000)
+    with pytest.raises(Killed):
+        run("killed", steps)
+    resumed = run("killed", BUDGET["steps"] - steps + 5)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_network_without_its_channels_computes_the_same(name, kind, nets, tmp_path, monkeypatch):
+    net, seen = nets[kind], {}
+    real = compression.pruning.run.without_channels
+
+    def spied(model, units, x):
+        seen["masked"], seen["on"] = baked(model), dict(units.on)
+        return real(model, units, x)
+
+    monkeypatch.setattr(compression.pruning.run, "without_channels", spied)
+    small = prune(net, samples(), 0.5, "channels", method=CHANNELS[name], **BUDGET)
+    record, x = small.record, samples(30, seed=5).x
+    assert record["smaller"] and record["kept"] == round(0.5 * record["units"])
+    assert sum(int(on.sum()) for on in seen["on"].values()) == record["kept"]
+    with torch.no_grad():
+        torch.testing.assert_close(small.model(x), seen["masked"].eval()(x), rtol=1e-5, atol=1e-5)
+    smaller = sum(p.numel() for p in small.model.parameters())
+    assert smaller < 0.6 * sum(p.numel() for p in net.parameters())
+    assert multiply_adds(small.model, x)[0] < 0.6 * multiply_adds(net, x)[0]
+    assert not held_in(small.model)
+    loaded = Compressed.load(small.save(tmp_path / "small.safetensors"), NETS[kind]())
+    with torch.no_grad():
+        assert torch.equal(loaded.model(x), small.model(x))
+    fit(loaded.model, samples(), steps=3, lr=0.01, precision="fp32")
+
+
+def test_depthwise_convolutions_lose_channels_with_their_filters():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
+    )
+    small = prune(net, samples(), 0.5, "channels")
+    assert small.record["smaller"]
+    depthwise = small.model[3]
+    assert depthwise.groups == depthwise.in_channels == depthwise.out_channels < 8
+
+
+def test_a_network_that_counts_its_channels_stays_masked_and_says_so():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = convolutional()
+
+        def forward(self, x):
+            hidden = self.net[:6](x).reshape(-1, 54)
+            return self.net[6:](hidden)
+
+    torch.manual_seed(0)
+    small = prune(Counts(), samples(), 0.5, "channels")
+    assert small.record["smaller"] is False and held_in(small.model) and outside(small.model) == 0
+
+
+def test_random_masks_are_the_floor_and_learned_scores_better_than_their_start(nets):
+    data = samples(200)
+    loss = {}
+    for name in ("magnitude", "random", "learned-scores"):
+        small = prune(nets["convolutional"], data, 0.15, method=pruners()[name], **BUDGET)
+        loss[name] = MeanLoss(data)(small.model)
+    assert loss["magnitude"] < loss["random"] and loss["learned-scores"] < loss["random"]
+
+
+def test_rewiring_moves_connections_and_keeps_their_number():
+    generator = torch.Generator().manual_seed(0)
+    on = {
+        "a": torch.rand(50, generator=generator) < 0.3,
+        "b": torch.rand(20, generator=generator) < 0.5,
+    }
+    sizes = {
+        name: torch.rand(units.shape, generator=generator) * units for name, units in on.items()
+    }
+    momenta = {name: torch.rand(units.shape, generator=generator) for name, units in on.items()}
+    momenta["b"] *= 10
+    after = rewired(on, sizes, momenta, 0.5)
+    assert sum(int(u.sum()) for u in after.values()) == sum(int(u.sum()) for u in on.values())
+    assert int(after["b"].sum()) > int(on["b"].sum())  # where the momentum is larger
+    stays = sizes["a"][on["a"]].sort(descending=True).values
+    count = len(stays) - -(-len(stays) // 2)
+    assert after["a"][sizes["a"] >= stays[count - 1]].all()  # the largest are never moved
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_allotments_are_whole_near_the_shares_and_within_the_room(seed):
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.rand(6, generator=generator).tolist()
+    room = torch.randint(0, 40, (6,), generator=generator).tolist()
+    for total in (0, 1, sum(room) // 2, sum(room)):
+        given = allotted(total, shares, room)
+        assert sum(given) == total and all(0 <= g <= r for g, r in zip(given, room, strict=True))
+    assert allotted(5, [0.0, 0.0], [3, 3]) in ([3, 2], [2, 3])
+
+
+def test_packed_files_are_small(nets, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 2000), nn.ReLU(), nn.Linear(2000, 3))
+    nn.init.normal_(net[3].weight, std=0.1)
+    dense = save_checkpoint(net, tmp_path / "dense.safetensors").stat().st_size
+    for density in (0.05, 0.3):
+        small = prune(net, samples(), density)
+        size = small.save(tmp_path / "small.safetensors").stat().st_size
+        biases = 4 * 2003
+        positions = min(1.3 * density * 78_000, 78_000 / 8 + 8)
+        assert size - biases - 4096 < 4 * density * 78_000 + positions < dense / 2
+
+
+def test_bad_input_is_refused(nets, tmp_path):
+    net, data = nets["convolutional"], samples()
+    for density in (0.0, -0.1, 1.5, float("nan")):
+        refused(lambda density=density: prune(net, data, density), "density")
+    refused(lambda: prune(net, data, 0.5, "filters"), "filters", "channels")
+    refused(lambda: prune(nn.Sequential(nn.Flatten()), data, 0.5), "without convolutional")
+    refused(lambda: prune(net, data, 1e-5), "density")
+    refused(lambda: prune(net, data, 0.5, "channels", method=LearnedScores()), "learned scores")
+    refused(lambda: prune(net, data, 0.5, step=3, lr=0.1), "unknown option step")
+    refused(lambda: Magnitude(dense=1.0), "dense")
+    refused(lambda: Rewiring(rate=0.0), "rate")
+    refused(lambda: LearnedScores(share=1.0), "share")
+    faded = copy.deepcopy(net)
+    with torch.no_grad():
+        faded[6].weight *= 1e-6
+    refused(lambda: prune(faded, data, 0.3), "layer 6.weight")
+    one = nn.Linear(36, 36)
+    tied = nn.Sequential(nn.Flatten(), one, nn.ReLU(), nn.Linear(36, 36), nn.Linear(36, 3))
+    tied[3].weight = one.weight
+    refused(lambda: prune(tied, data, 0.5), "share one weight")
+    file = prune(net, data, 0.5).save(tmp_path / "small.safetensors")
+    refused(lambda: Compressed.load(file, preact_resnet(8, 3, 1)), "small.safetensors")
+    refused(lambda: Compressed.load(save_checkpoint(net, tmp_path / "x.st"), net), "no compressed")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(file.read_bytes()[:-9] + b"\x00\x01\x02\x03\x04\x05\x06\x07\x08")
+    refused(lambda: Compressed.load(damaged, net))
+
+
+def test_density_1_changes_nothing(nets):
+    net, x = nets["residual"], samples().x
+    small = prune(net, samples(), 1.0)
+    assert nonzeros(small.model) == nonzeros(net) and isinstance(RandomMask().seed, int)
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(small.model), weights_of(net)))  # noqa: B905
+    assert small.model(x).shape == net(x).shape and Rewire is not None

@@ -1,0 +1,301 @@
+"""The laws of the grids and of all ways to quantize."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from support.refusals import refused
+from torch import nn
+
+from isthmus import Bezier, Data, fit
+from isthmus.attacks import PGD
+from isthmus.compression import (
+    BinaryRelax,
+    Compressed,
+    PostTraining,
+    StraightThrough,
+    baked,
+    grid_of,
+    prune,
+    quantize,
+    quantizers,
+)
+from isthmus.compression.packing import pack_codes, pack_mask, unpack_codes, unpack_mask
+from isthmus.compression.quantization.rounded import Rounded, rounded_in
+from isthmus.data import Linf
+from isthmus.models import save_checkpoint, small_cnn
+from isthmus.training.share import at_share
+
+BITS = (1, "ternary", 2, 4, 8)
+BUDGET = {"steps": 20, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
+
+
+def samples(n=80, seed=0):
+    """Images of 6x6 in three classes: which of three rows is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x = 0.5 * torch.rand(n, 1, 6, 6, generator=generator)
+    x[torch.arange(n), 0, 2 * y] += 0.5
+    return Data(x, y, 3)
+
+
+def make():
+    return small_cnn(3, 1, 4)
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    model = make()
+    fit(model, samples(), steps=40, lr=0.05, batch_size=40, precision="fp32")
+    return model
+
+
+def hard_tensors():
+    """Weights of many shapes of distribution: normal, heavy-tailed, one outlier, constant, 0."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(40, 30, generator=generator)
+    outlier = 1.4 * torch.ones(500)
+    outlier[0] = 70.0
+    return {
+        "normal": normal,
+        "small": 1e-6 * normal,
+        "heavy": normal.double().pow(5).float(),
+        "outlier": outlier,
+        "uneven": torch.cat([normal.flatten() * 1e-3, torch.tensor([1.0, -1.0])]),
+        "constant": torch.full((7,), -0.3),
+        "zero": torch.zeros(6),
+        "one": torch.tensor([0.2]),
+        "sparse": normal * (normal > 1.5),
+    }
+
+
+@pytest.mark.parametrize("case", hard_tensors())
+@pytest.mark.parametrize("bits", BITS)
+def test_rounding_twice_is_rounding_once(bits, case):
+    grid, weight = grid_of(bits), hard_tensors()[case]
+    once = grid.rounded(weight)
+    assert once.shape == weight.shape and once.dtype == weight.dtype
+    assert torch.equal(grid.rounded(once), once)
+    level, scale = grid.fit(weight)
+    assert set(level.unique().tolist()) <= set(grid.levels.double().tolist())
+    assert torch.equal(once, (level * scale).float())
+
+
+@pytest.mark.parametrize("case", hard_tensors())
+@pytest.mark.parametrize("bits", BITS)
+def test_the_scale_is_that_of_least_squares(bits, case):
+    weight = hard_tensors()[case].double()
+    level, scale = grid_of(bits).fit(weight)
+    error = float((weight - scale * level).square().sum())
+    for factor in np.linspace(0.5, 1.5, 201):
+        other = float((weight - factor * scale * level).square().sum())
+        assert error <= other * (1 + 1e-6) + 1e-9 * float(weight.square().sum())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_grid_is_near_the_best_of_a_brute_force_over_scales(bits):
+    grid = grid_of(bits)
+    for weight in (hard_tensors()["normal"], hard_tensors()["heavy"]):
+        size = weight.double().abs()
+        levels = grid.levels.double()
+        best = min(
+            float((weight.double()[..., None] - scale * levels).abs().amin(-1).square().sum())
+            for scale in torch.linspace(0.05, 1.2, 400).double() * size.max() / grid.top
+        )
+        found = float((weight.double() - grid.rounded(weight).double()).square().sum())
+        assert found <= 1.15 * best
+
+
+def test_errors_fall_with_bits():
+    weight = hard_tensors()["normal"]
+    errors = [float((weight - grid_of(bits).rounded(weight)).square().mean()) for bits in BITS]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-3
+
+
+def test_relaxed_weights_tend_to_the_grid():
+    weight = hard_tensors()["normal"]
+    rounded = Rounded(grid_of(4), relaxed=0.6)
+    target = grid_of(4).rounded(weight)
+    away = []
+    for share in (0.0, 0.3, 0.59, 0.6, 0.9):
+        with at_share(share):
+            away.append(float((rounded(weight) - target).abs().max()))
+    whole = float((weight - target).abs().max())
+    assert away[0] == pytest.approx(whole / 2, rel=1e-5)  # eta = 1
+    assert away == sorted(away, reverse=True) and away[2] < whole / 200 and away[3:] == [0, 0]
+    assert torch.equal(rounded(weight), target)  # outside of training
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("name", quantizers())
+def test_every_way_ends_on_the_grid_and_packs_exactly(name, bits, net, tmp_path):
+    before = copy.deepcopy(net.state_dict())
+    method = quantizers()[name]
+    budget = BUDGET if method.trains else {}
+    small = quantize(net, samples(), bits, method=method, **budget)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    layers = rounded_in(small.model)
+    assert layers and layers.keys() == small.record["layers"].keys()
+    for key, (_, original) in layers.items():
+        path = key.removesuffix(".weight")
+        weight = small.model.get_submodule(path).weight
+        assert len(weight.unique()) <= len(grid_of(bits).levels)
+        assert torch.equal(weight, grid_of(bits).rounded(original))
+    file = small.save(tmp_path / "small.safetensors")
+    loaded = Compressed.load(file, make())
+    assert loaded.record == small.record
+    plain, again = baked(small.model).state_dict(), baked(loaded.model).state_dict()
+    assert plain.keys() == again.keys() == net.state_dict().keys()
+    assert all(torch.equal(plain[key], again[key]) for key in plain)
+    x = samples(10, seed=4).x
+    assert torch.equal(small.model(x), loaded.model(x))
+
+
+def test_first_and_last_layers_stay_but_at_8_bits(net):
+    names = [name for name, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert list(quantize(net, samples(), 4).record["layers"]) == [
+        f"{n}.weight" for n in names[1:-1]
+    ]
+    assert len(quantize(net, samples(), 8).record["layers"]) == len(names)
+    assert len(quantize(net, samples(), 4, layers="all").record["layers"]) == len(names)
+    two = quantize(net, samples(), 4, layers=names[:2])
+    assert list(two.record["layers"]) == [f"{name}.weight" for name in names[:2]]
+
+
+def test_training_on_the_grid_is_better_than_rounding_afterwards(net):
+    data = samples(200)
+    loss = nn.functional.cross_entropy
+    rates = {}
+    for name, method in quantizers().items():
+        budget = {**BUDGET, "steps": 60} if method.trains else {}
+        small = quantize(net, data, 1, method=method, layers="all", **budget)
+        with torch.no_grad():
+            rates[name] = float(loss(small.model(data.x), data.y))
+    assert rates["binary-relax"] < rates["post-training"]
+    assert rates["straight-through"] < rates["post-training"]
+
+
+def test_gradients_pass_straight_through(net):
+    small = quantize(net, samples(), "ternary").model
+    loss = nn.functional.cross_entropy(small(samples().x), samples().y)
+    loss.backward()
+    plain = baked(small)
+    nn.functional.cross_entropy(plain(samples().x), samples().y).backward()
+    for key, (_, original) in rounded_in(small).items():
+        layer = plain.get_submodule(key.removesuffix(".weight"))
+        torch.testing.assert_close(original.grad, layer.weight.grad)
+
+
+def test_curves_and_further_training_see_the_quantized_network(net):
+    one = quantize(net, samples(), 4).model
+    other = copy.deepcopy(one)
+    fit(other, samples(40, seed=2), steps=10, lr=0.05, batch_size=40, precision="fp32")
+    curve = Bezier(one, other)
+    fit(curve, samples(), steps=3, lr=0.01, batch_size=40, precision="fp32")
+    for t in (0.0, 0.4, 1.0):
+        point = curve.export(t)
+        for key in rounded_in(point):
+            weight = point.get_submodule(key.removesuffix(".weight")).weight
+            assert torch.equal(grid_of(4).rounded(weight), weight)
+    assert PGD(Linf(0.1), steps=3)(other, samples().x, samples().y).shape == samples().x.shape
+
+
+def test_a_run_is_resumed_to_the_same_network(net, tmp_path):
+    whole = quantize(net, samples(), "ternary", checkpoint=tmp_path / "a", **BUDGET)
+    again = quantize(net, samples(), "ternary", checkpoint=tmp_path / "a", **BUDGET)
+    state, other = whole.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(state[key], other[key]) for key in state)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4, 15, 255])
+@pytest.mark.parametrize("size", [0, 1, 5, 8, 1001])
+def test_codes_are_packed_exactly(levels, size):
+    codes = torch.randint(0, levels, (size,), generator=torch.Generator().manual_seed(size))
+    packed = pack_codes(codes, levels)
+    each = {2: 8, 3: 5, 4: 4, 15: 2, 255: 1}[levels]
+    assert packed.dtype == torch.uint8 and len(packed) == -(-size // each)
+    assert torch.equal(unpack_codes(packed, levels, (size,)), codes)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.01, 0.1, 0.5, 1.0])
+def test_masks_are_packed_exactly(density):
+    generator = torch.Generator().manual_seed(1)
+    value = torch.randn(60, 70, generator=generator)
+    mask = torch.rand(60, 70, generator=generator) < density
+    parts = pack_mask(value * mask, mask)
+    assert sum(p.nbytes for p in parts.values()) <= 4 * int(mask.sum()) + 60 * 70 / 8
+    again, on = unpack_mask(parts, (60, 70))
+    assert torch.equal(on, mask) and torch.equal(again, value * mask)
+
+
+def test_files_are_as_small_as_their_bits(tmp_path):
+    torch.manual_seed(0)
+    wide = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(36, 300, bias=False), nn.ReLU()),
+        *(nn.Linear(300, 300, bias=False), nn.ReLU(), nn.Linear(300, 3, bias=False)),
+    )
+    weights = 36 * 300 + 300 * 300 + 900
+    sizes = {}
+    for bits in BITS:
+        small = quantize(wide, samples(), bits, layers="all")
+        sizes[bits] = small.save(tmp_path / f"{bits}.st").stat().st_size
+        share = {1: 1, "ternary": 1.6}.get(bits, bits)
+        assert sizes[bits] <= weights * share / 8 + 4096
+    dense = save_checkpoint(wide, tmp_path / "dense.st").stat().st_size
+    assert dense > 20 * sizes[1]
+
+
+FRESH = """
+import sys
+import pickle
+def refuse(*a, **k): raise SystemExit("a pickle was read")
+pickle.loads = pickle.load = pickle.Unpickler = refuse
+import torch
+torch.load = refuse
+from isthmus.compression import Compressed
+from isthmus.models import small_cnn
+for name in ("quantized", "pruned"):
+    loaded = Compressed.load(f"{sys.argv[1]}/{name}.safetensors", small_cnn(3, 1, 4))
+    x = torch.linspace(0, 1, 72).reshape(2, 1, 6, 6)
+    print(repr(loaded.model(x).flatten().tolist()))
+"""
+
+
+def test_a_fresh_process_reads_the_files_without_pickles(net, tmp_path):
+    small = {"quantized": quantize(net, samples(), 4)}
+    small["pruned"] = prune(net, samples(), 0.5, "channels")
+    x = torch.linspace(0, 1, 72).reshape(2, 1, 6, 6)
+    for name, one in small.items():
+        one.save(tmp_path / f"{name}.safetensors")
+    command = [sys.executable, "-c", FRESH, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    with torch.no_grad():
+        told = [one.model(x).flatten() for one in small.values()]
+    for line, values in zip(lines, told, strict=True):
+        shown = torch.tensor([float(word) for word in line.strip("[]").split(",")])
+        torch.testing.assert_close(shown, values, rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_network_gives_the_same_file(net, tmp_path):
+    small = quantize(net, samples(), 4)
+    one, other = (small.save(tmp_path / name).read_bytes() for name in ("a.st", "b.st"))
+    assert one == other
+
+
+def test_bad_input_is_refused(net):
+    for bits in (3, "binary", True, 32):
+        refused(lambda bits=bits: quantize(net, samples(), bits), "bits")
+    refused(lambda: quantize(net, samples(), 4, method=BinaryRelax()), "BinaryRelax", "budget")
+    refused(lambda: quantize(net, samples(), 4, method=PostTraining(), **BUDGET), "budget")
+    refused(lambda: quantize(net, samples(), 4, method=StraightThrough(), lr=0.1), "no steps")
+    refused(lambda: quantize(net, samples(), 4, layers=["heads"]), "heads", "head")
+    refused(lambda: BinaryRelax(relaxed=1.0), "relaxed")
+    refused(lambda: quantize(prune(net, samples(), 0.5).model, samples(), 4), "pruned")
+    two = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 3))
+    refused(lambda: quantize(two, samples(), 4, layers="inner"), "inner")
