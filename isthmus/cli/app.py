@@ -69,6 +69,8 @@ COMMANDS = (
     Command(
         "compare", REPAIR, "Repair a checkpoint by the path and by ten other defenses.", RESUMES
     ),
+    Command("prune", REPAIR, "Drop weights or channels of a checkpoint and train the rest."),
+    Command("quantize", REPAIR, "Round a checkpoint's weights to few levels and train them there."),
     Command("train", TRAIN, "Train a network and write it as a checkpoint.", RESUMES),
     Command("poison", TRAIN, "Write a training set with a backdoor in it."),
     Command("inject", TRAIN, "Change weights so that some images take wrong labels."),

@@ -4,6 +4,8 @@ from . import text as text
 from . import words as words
 from .certificate_report import Certificates as Certificates
 from .certificate_report import certificates as certificates
+from .compression_report import Compression as Compression
+from .compression_report import compression as compression
 from .detection_report import Detection as Detection
 from .detection_report import evaluations as evaluations
 from .evading import detector_aware as detector_aware

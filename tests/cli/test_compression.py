@@ -1,0 +1,106 @@
+"""`isthmus prune` and `isthmus quantize`: their figures, their files, and what they refuse."""
+
+import json
+
+import pytest
+import torch
+from support.command_line import isthmus
+
+from isthmus import load_data
+from isthmus.compression import Compressed
+from isthmus.models import load_checkpoint, model_factory
+
+NET = "isthmus.models:small_cnn,channels=1,width=8"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compression")
+    options = ("--steps", 120, "--lr", 0.1, "--out", "net.safetensors")
+    done = isthmus("train", "--model", NET, "--data", "digits:train", *options, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def compressed(command, folder, *options):
+    return isthmus(
+        *(command, "net.safetensors", "--model", NET, "--clean", "digits:train#n=400"),
+        *("--data", "digits:test#n=100", *options),
+        folder=folder,
+    )
+
+
+def checked(folder, name):
+    """The record of a run, and its network read back from the small file."""
+    record = json.loads((folder / name / "report.json").read_text())
+    page = (folder / name / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    small = Compressed.load(folder / name / "compressed.safetensors", model_factory(NET)())
+    assert small.record == record["compressed"]
+    assert (folder / name / "compressed.safetensors").stat().st_size == record["after"]["bytes"]
+    assert record["after"]["bytes"] < record["before"]["bytes"]
+    return record, small.model
+
+
+def test_pruning_a_tenth_of_the_file(folder):
+    options = ("--density", 0.2, "--steps", 40, "--attack", "pgd", "--eps", "0.05")
+    done = compressed("prune", folder, *options, "--attack-steps", 3, "--out", "weights")
+    assert done.returncode == 0, done.stderr
+    record, model = checked(folder, "weights")
+    assert record["compressed"]["kept"] == round(0.2 * record["compressed"]["units"])
+    for side in ("before", "after"):
+        values = record[side]["metrics"]
+        assert values["robust accuracy"]["value"] <= values["accuracy"]["value"]
+    assert record["after"]["metrics"]["accuracy"]["value"] > 0.6
+    assert (
+        record["after"]["multiply-adds with a nonzero weight"]
+        < 0.7 * record["after"]["multiply-adds"]
+    )
+    plain = load_checkpoint(folder / "weights/network.safetensors", model_factory(NET)())
+    x = load_data("digits:test#n=20").floats()
+    with torch.no_grad():
+        torch.testing.assert_close(plain.eval()(x), model(x), rtol=1e-5, atol=1e-5)
+    assert compressed("prune", folder, *options, "--out", "weights").returncode == 2
+
+
+def test_channels_leave_a_smaller_network(folder):
+    options = ("--density", 0.5, "--structure", "channels", "--steps", 20, "--out", "channels")
+    done = compressed("prune", folder, *options)
+    assert done.returncode == 0, done.stderr
+    record, _ = checked(folder, "channels")
+    assert record["compressed"]["smaller"]
+    assert record["after"]["multiply-adds"] < 0.6 * record["before"]["multiply-adds"]
+    assert not (folder / "channels/network.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("relaxed", ("--bits", "ternary", "--steps", 30)),
+        ("rounded", ("--bits", "8", "--method", "post-training")),
+    ],
+)
+def test_quantizing(name, options, folder):
+    done = compressed("quantize", folder, *options, "--out", name)
+    assert done.returncode == 0, done.stderr
+    record, _ = checked(folder, name)
+    assert str(record["compressed"]["bits"]) == options[1]
+    assert record["same answers"]["value"] > (0.95 if name == "rounded" else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "words"),
+    [
+        ("prune", ("--density", 0), "density = 0"),
+        ("prune", ("--density", 0.5, "--loss", "fast"), "--loss fast"),
+        ("prune", ("--density", 0.5, "--beta", 3), "--beta"),
+        ("quantize", ("--bits", "3"), "3"),
+        ("quantize", ("--method", "post-training", "--steps", 5), "--steps 5"),
+        ("quantize", ("--steps", 0), "BinaryRelax without a budget"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(command, options, words, folder):
+    done = compressed(command, folder, *options, "--out", "refused")
+    assert done.returncode == 2 and words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (folder / "refused").exists()
