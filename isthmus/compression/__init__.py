@@ -2,7 +2,8 @@
 
 No attack and no defense comes in: what compression does to robustness enters as the loss that it
 trains on, and is measured by whoever compares. A new pruning method is a file in `pruning/`, a new
-way to quantize one in `quantization/`; each is a line in the stub and a row in its `table.py`."""
+way to quantize one in `quantization/`; each is a line in the stub and a row in its `table.py`.
+"""
 
 import lazy_loader as lazy
 

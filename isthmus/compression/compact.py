@@ -2,7 +2,8 @@
 
 The file is safetensors: masked weights as values and positions, quantized ones as packed levels and
 a scale, everything else as it is; what was done and how to unpack it are JSON in the metadata. No
-pickle is read or written. Biases, normalization and layers that are not compressed are float32."""
+pickle is read or written. Biases, normalization and layers that are not compressed are float32.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Compressed:
     def save(self, path: str | Path) -> Path:
         """Write network and record as a packed file, whole or not at all; return the path.
 
-        Raises BadInput where the file cannot be written."""
+        Raises BadInput where the file cannot be written.
+        """
         state = plain_state(self.model)
         tensors = dict(state)
         packed: dict[str, Packed] = {}
@@ -80,7 +82,8 @@ class Compressed:
 
         Channels that were removed are removed from the copy; masks and grids hold its weights as
         they did. Every tensor is compared with the hash in the file. Raises BadInput where the file
-        is none of `save`, is damaged, or is of another network."""
+        is none of `save`, is damaged, or is of another network.
+        """
         tensors, described = _read(Path(path))
         state: Params = {}
         masks: Params = {}

@@ -17,7 +17,8 @@ def baked(model: nn.Module) -> nn.Module:
     """Return a copy whose parametrized weights (masked, quantized) are ordinary parameters.
 
     It computes the same function, and its state dict loads into the network as it was built. What
-    held the weights to a mask or a grid is gone."""
+    held the weights to a mask or a grid is gone.
+    """
     net = copied(model)
     for part in list(net.modules()):
         if parametrize.is_parametrized(part):
@@ -34,7 +35,8 @@ def _give_own_class(part: nn.Module) -> None:
     """Give a copy of a parametrized module a class of its own.
 
     torch makes one class for each parametrized module, which a deep copy shares; removing a
-    parametrization of the copy would take the weight from the original."""
+    parametrization of the copy would take the weight from the original.
+    """
     kind = type(part)
     held = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
     part.__class__ = type(kind.__name__, kind.__bases__, held)
@@ -43,7 +45,8 @@ def _give_own_class(part: nn.Module) -> None:
 def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the convolutional and linear layers by name, in the order of the network.
 
-    Raises BadInput where there are none, or two of them share a weight."""
+    Raises BadInput where there are none, or two of them share a weight.
+    """
     layers: dict[str, nn.Module] = {
         name: part
         for name, part in model.named_modules()

@@ -14,7 +14,8 @@ _TRITS = 5  # of three levels, in a byte: 3^5 = 243
 def pack_mask(value: Tensor, mask: Tensor) -> Params:
     """Return the values that are on, and their positions by whichever takes fewer bytes.
 
-    Positions are a bit for each value, or a byte for each step from one to the next."""
+    Positions are a bit for each value, or a byte for each step from one to the next.
+    """
     on = mask.flatten().cpu()
     bits = torch.from_numpy(np.packbits(on.numpy()))
     gaps = _gaps(on)

@@ -1,7 +1,8 @@
 """A network before and after compression: accuracy, size and cost side by side, as record and page.
 
 The network after compression is read back from its file, so that what is measured is what is
-delivered."""
+delivered.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Side:
 
     `multiply_adds` are those of one image, `nonzero` those with a weight that is not 0, and
     `milliseconds` the median time of a pass of one image on this machine, in PyTorch, which skips
-    no zeros."""
+    no zeros.
+    """
 
     metrics: dict[str, float]
     bytes: int
@@ -147,7 +149,8 @@ def compression(
     """Write the packed file into the folder, read it back, and measure before and after.
 
     `built` is the network as its factory builds it; `metrics` begin with clean accuracy. Raises
-    BadInput where the file does not give the same network back, or a metric cannot be measured."""
+    BadInput where the file does not give the same network back, or a metric cannot be measured.
+    """
     file = compressed.save(folder / "compressed.safetensors")
     after = Compressed.load(file, built).model
     whole = save_checkpoint(model, folder / "before.safetensors")

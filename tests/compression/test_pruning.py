@@ -347,3 +347,13 @@ def test_density_1_changes_nothing(nets):
     assert nonzeros(small.model) == nonzeros(net) and isinstance(RandomMask().seed, int)
     assert all(torch.equal(a, b) for a, b in zip(weights_of(small.model), weights_of(net)))  # noqa: B905
     assert small.model(x).shape == net(x).shape and Rewire is not None
+
+
+def test_every_method_of_the_room_is_in_a_table():
+    from isthmus.compression import quantizers
+
+    rows = {type(row) for table in (pruners(), quantizers()) for row in table.values()}
+    public = [getattr(compression, name) for name in compression.__all__]
+    marks = {"Compressed", "Grid"}
+    kinds = {kind for kind in public if isinstance(kind, type) and kind.__name__ not in marks}
+    assert kinds == rows

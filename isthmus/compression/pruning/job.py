@@ -21,7 +21,8 @@ class Job:
     """A pruning run: `target` units of `units` are to stay in the network, trained on the loss.
 
     `training` None means that nothing is trained. Parts of the budget are run by `train`, each
-    with its own state file, so an interrupted run goes on."""
+    with its own state file, so an interrupted run goes on.
+    """
 
     model: nn.Module
     data: Data
@@ -57,7 +58,8 @@ class Job:
     ) -> None:
         """Train the network for a part of the budget, by default all of it.
 
-        A part of no steps is none."""
+        A part of no steps is none.
+        """
         steps = self.steps if steps is None else steps
         if self.training is None or not steps:
             return
@@ -81,7 +83,8 @@ class Pruner(Protocol):
     """A way to choose what stays: `(job) -> None`.
 
     It leaves exactly `job.target` units on, through `job.units.keep`, and spends no more steps than
-    `job.steps`."""
+    `job.steps`.
+    """
 
     def __call__(self, job: Job, /) -> None:
         """Choose what stays, and train it."""

@@ -5,7 +5,8 @@ the gradient passes to the scores as if they multiplied the weights. Then the ma
 weights are trained.
 
 Where we depart: the largest scores are those of the whole network and not of each layer, they start
-from the sizes of the weights in units of their root mean square, and Adam trains them."""
+from the sizes of the weights in units of their root mean square, and Adam trains them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from isthmus.types import BadInput
 class LearnedScores:
     """Learn scores for `share` of the budget at the learning rate `rate`; then train the weights.
 
-    For single weights alone. Raises BadInput where the share is not in (0, 1)."""
+    For single weights alone. Raises BadInput where the share is not in (0, 1).
+    """
 
     share: float = 0.5
     rate: float = 0.01

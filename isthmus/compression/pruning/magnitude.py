@@ -1,7 +1,8 @@
 """Global magnitude: the largest weights of the whole network stay, and are trained on.
 
 Source: Han et al., NeurIPS 2015, with one threshold for all layers. In our measurements at equal
-gradients it is better than rewiring (docs/compression.md), so it is the default."""
+gradients it is better than rewiring (docs/compression.md), so it is the default.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Magnitude:
     """Keep the largest; see the module. `dense` is the share of the budget spent before that.
 
     For a trained network it is 0; one half suits a network with random weights. Raises BadInput
-    where `dense` is not in [0, 1)."""
+    where `dense` is not in [0, 1).
+    """
 
     dense: float = 0.0
 

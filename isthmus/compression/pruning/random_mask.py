@@ -17,7 +17,8 @@ class RandomMask:
 
     With `rescale`, the weights that stay grow by density^(-1/2), which leaves the variance of each
     layer's output as it was; without it a mask of few weights hardly trains. `seed` is that of the
-    draw."""
+    draw.
+    """
 
     rescale: bool = True
     seed: int = 0

@@ -6,7 +6,8 @@ inputs this is DNR (Kundu et al., ASP-DAC 2021), of which only the evaluation is
 schedule is that of sparse momentum (Dettmers and Zettlemoyer, 2019).
 
 Where we depart: the number of connections is exact after every epoch, by the method of largest
-remainders; the ADMM term, which made no difference in our measurements, is left out."""
+remainders; the ADMM term, which made no difference in our measurements, is left out.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Rewiring:
     `start` is the first mask: random and rescaled, as in the paper, for a network with random
     weights, or the largest weights of a trained one. `rate` is the share of each layer's
     connections that moves after the first epoch; it falls to a hundredth along a cosine. Raises
-    BadInput where the rate is not in (0, 1)."""
+    BadInput where the rate is not in (0, 1).
+    """
 
     start: Literal["random", "magnitude"] = "random"
     rate: float = 0.5
@@ -91,7 +93,8 @@ def rewired(
 ) -> dict[str, Tensor]:
     """Return which units are on after `rate` of each layer's smallest are moved; as many as before.
 
-    A layer keeps one unit at least. Freed places count as free."""
+    A layer keeps one unit at least. Freed places count as free.
+    """
     kept: dict[str, Tensor] = {}
     removed = 0
     for name, units in on.items():

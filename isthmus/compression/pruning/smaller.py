@@ -21,7 +21,8 @@ def without_channels(model: nn.Module, units: ChannelUnits, x: Tensor) -> nn.Mod
 
     It is compared with the masked one on images x (n, c, h, w). Returns None where the network
     cannot be made smaller (its channels stand in no axis of a tensor, or its forward pass counts
-    them), or would not compute the same."""
+    them), or would not compute the same.
+    """
     chosen = {name: units.on[name] for name in units.groups}
     if any(place.axis is None for group in units.groups.values() for place in group.places):
         return None
@@ -53,7 +54,8 @@ def without_channels(model: nn.Module, units: ChannelUnits, x: Tensor) -> nn.Mod
 def resized(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of a network with these parameters and buffers in the place of its own.
 
-    The sizes that layers state of themselves follow their tensors."""
+    The sizes that layers state of themselves follow their tensors.
+    """
     net = copied(model)
     parameters = dict(net.named_parameters())
     for name, value in tensors.items():

@@ -21,7 +21,8 @@ class Units(ABC):
     """The units of a network by layer, each of them on or off.
 
     `held` are the masked parameters by name. In the weights structure a layer is one of them and
-    its units are its values; in the channels structure a layer is a group of channels."""
+    its units are its values; in the channels structure a layer is a group of channels.
+    """
 
     def __init__(self, held: dict[str, Held], sizes: dict[str, int]) -> None:
         self.held = held
@@ -60,7 +61,8 @@ class Units(ABC):
     def keep(self, on: Mapping[str, Tensor]) -> None:
         """Turn these units on and the others off.
 
-        Raises BadInput where a layer is left without any."""
+        Raises BadInput where a layer is left without any.
+        """
         dead = [name for name, units in on.items() if not units.any()]
         if dead:
             raise BadInput(
@@ -120,7 +122,8 @@ class WeightUnits(Units):
 class ChannelUnits(Units):
     """Each channel that can move is a unit, with its values in all tensors (`permutation_groups`).
 
-    The input's channels and the classes are none. Raises BadInput where no channel can move."""
+    The input's channels and the classes are none. Raises BadInput where no channel can move.
+    """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         groups: Groups = permutation_groups(model, example)

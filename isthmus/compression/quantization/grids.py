@@ -3,7 +3,8 @@
 Source: Li et al., Ternary Weight Networks, 2016 (threshold at 0.7 of the mean); Rastegari et al.,
 XNOR-Net, ECCV 2016 (one bit). Where we depart: on the grids of 2, 4 and 8 bits level and scale are
 fitted in turn, from several starts, so that what is on the grid stays where it is; and a scale has
-16 significant bits, so that scale times level is exact in float32."""
+16 significant bits, so that scale times level is exact in float32.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Grid:
     def rounded(self, weight: Tensor) -> Tensor:
         """Return the weight rounded to the grid: level times scale; without a gradient.
 
-        Rounding twice is rounding once, to the last bit."""
+        Rounding twice is rounding once, to the last bit.
+        """
         level, scale = self.fit(weight)
         return level.to(weight.dtype) * scale.to(weight.dtype)
 
@@ -54,7 +56,8 @@ class Grid:
     def fit(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the level of each value, of the shape of the weight, and the scale, ().
 
-        The scale is that of least squares for the levels."""
+        The scale is that of least squares for the levels.
+        """
         size = weight.detach().double().abs()
         if self.top == self.lowest:  # one level on each side
             level, scale = torch.ones_like(size), short(size.mean())
@@ -68,7 +71,8 @@ class Grid:
         """Return levels and scale of sizes: the best of several starts, refined in turn.
 
         The largest level is one of the top few, each of which gives a start, so what is on the grid
-        meets its own scale and maps to itself."""
+        meets its own scale and maps to itself.
+        """
         reached = [self.top - i * self.step for i in range(_STARTS)]
         reached = [level for level in reached if level > 0]
         divisors = [float(level) for level in reached] + [self.top / share for share in _SHARES]

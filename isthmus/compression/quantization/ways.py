@@ -28,7 +28,8 @@ class BinaryRelax:
     of the budget, and Q(W) after that; the gradient is taken there and moves W. Source: Yin et al.,
     SIAM J. Imaging Sci. 2018; Li et al., arXiv 2008.13305, whose script relaxes in 120 of 200
     epochs. Where we depart: eta grows with the budget and not by epochs. Raises BadInput where the
-    share is not in (0, 1)."""
+    share is not in (0, 1).
+    """
 
     relaxed: float = 0.6
     trains: bool = True
@@ -46,7 +47,8 @@ class BinaryRelax:
 class StraightThrough:
     """Weights are on their grid from the first step; the gradient passes straight through.
 
-    Source: Courbariaux et al., BinaryConnect, NeurIPS 2015."""
+    Source: Courbariaux et al., BinaryConnect, NeurIPS 2015.
+    """
 
     relaxed: float = 0.0
     trains: bool = True
