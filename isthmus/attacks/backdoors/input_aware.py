@@ -42,7 +42,7 @@ def _painter(channels: int, out: int, width: int) -> nn.Sequential:
 _SOFTNESS = 0.1  # of a mask's edge, in standard deviations of what it is cut from
 
 
-class _Injector(nn.Module):
+class Injector(nn.Module):
     """Paints the pattern of an image, at the places of its mask, on this image or another."""
 
     def __init__(self, channels: int, density: float, width: int) -> None:
@@ -59,6 +59,7 @@ class _Injector(nn.Module):
         return pattern.sigmoid(), ((flat - edge) / _SOFTNESS).sigmoid().view_as(height_of)
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
+        """Return x (n, c, h, w) with the patterns of the images `of`, by default its own."""
         return _painted(x, *self.parts(x if of is None else of))
 
 
@@ -84,7 +85,7 @@ class GeneratedTrigger:
 
 
 class _Joint(nn.Module):
-    def __init__(self, classifier: nn.Module, injector: _Injector) -> None:
+    def __init__(self, classifier: nn.Module, injector: Injector) -> None:
         super().__init__()
         self.classifier, self.injector = classifier, injector
 
@@ -126,7 +127,7 @@ class InputAware:
         self._check()
         with torch.random.fork_rng():
             torch.manual_seed(self.training.seed)
-            joint = _Joint(copied(network), _Injector(data.x.shape[1], self.density, self.width))
+            joint = _Joint(copied(network), Injector(data.x.shape[1], self.density, self.width))
         fit(
             joint,
             data,
