@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attacks, certificates, hessians, memory, paths, steps
+from benchmarks import attacks, certificates, detection, hessians, memory, paths, steps
 from isthmus.evidence import provenance
 from isthmus.runs import write_json
 
@@ -61,6 +61,10 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
         "certificates": (
             "MM-C over 10,000 images against the forward pass (target 2.5) and a loop over samples",
             partial(certificates.measure, rounds),
+        ),
+        "detection": (
+            "A detector fitted to 10,000 rows and 1,000 scores, against plain neighbors",
+            partial(detection.measure, rounds),
         ),
     }
 

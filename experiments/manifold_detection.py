@@ -1,0 +1,214 @@
+"""Table: detection of adversarial inputs by their distance to training data, against eps.
+
+    python experiments/manifold_detection.py run --set mnist --data DIR     a file per job
+    python experiments/manifold_detection.py table                          the results page
+
+DIR holds train.parquet and test.parquet. A job is a set, a network (seed) and a space (pixels, the
+penultimate layer, several layers); it scores clean images, PGD-20 and noise of the same eps by
+every score, and at some eps an attacker who knows the detector, and writes
+results/manifold_detection/JOB.json after every score. What is done already is not done again:
+--sets, --seeds and --spaces share the work among processes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from command import slug, use_threads
+from screening import SETUPS, Setup, loaded, parts, right, with_images
+from torch import Tensor, nn
+
+from isthmus import Data, Linf
+from isthmus.attacks import PGD
+from isthmus.detection import ManifoldDetector, evaluate, scores, signed_noise
+from isthmus.evidence import detector_aware, provenance
+from isthmus.metrics import Accuracy, Area, Rate, as_record
+from isthmus.runs import read_json, write_json
+
+RESULTS, WEIGHTS = Path("results/manifold_detection"), Path("weights/manifold_detection")
+SEEDS, REFERENCE, CALIBRATION, JUDGED = (0, 1, 2), 20_000, 500, 500
+AWARE = {"mnist": (0.09, 0.15, 0.30), "cifar10": (2 / 255, 8 / 255, 0.15)}
+KNOWING = 200
+"""How many images the attacker who knows the detector attacks."""
+
+
+def attacked(net: nn.Module, data: Data, eps: float) -> Tensor:
+    """PGD-20 with step eps / 8, as in the pilot."""
+    ball = Linf(eps)
+    return PGD(ball, steps=20, step=eps / 8, returns="worst")(net, data.floats(), data.y)
+
+
+def at_eps(
+    detector: ManifoldDetector, clean: Tensor, before: Tensor, moved: Tensor, noisy: Tensor
+) -> dict[str, Any]:
+    """Score attacked and noisy images; `before` are the scores at the eps before."""
+    of_attack, of_noise = detector.score(moved), detector.score(noisy)
+    threshold, n = detector.calibrated_threshold, len(clean)
+    return {
+        "median": float(of_attack.median()),
+        "noise median": float(of_noise.median()),
+        "auroc": as_record(Area.of(clean, of_attack)),
+        "noise auroc": as_record(Area.of(clean, of_noise)),
+        "flagged": as_record(Rate(int((of_attack > threshold).sum()), n)),
+        "noise flagged": as_record(Rate(int((of_noise > threshold).sum()), n)),
+        "farther than before": as_record(Rate(int((of_attack > before).sum()), n)),
+        "scores": of_attack,
+    }
+
+
+def score_rows(
+    detector: ManifoldDetector, net: nn.Module, data: Data, moved: dict[float, Tensor], name: str
+) -> dict[str, Any]:
+    """Return what one fitted detector does at every eps."""
+    began = time.perf_counter()
+    clean = detector.score(data.floats())
+    row: dict[str, Any] = {
+        "threshold": detector.calibrated_threshold.record(),
+        "false positives": as_record(
+            Rate(int((clean > detector.calibrated_threshold).sum()), len(clean))
+        ),
+        "median": float(clean.median()),
+        "eps": {},
+        "aware": {},
+    }
+    before = clean
+    for eps, x in moved.items():
+        noisy = signed_noise(data.floats(), Linf(eps))
+        found = at_eps(detector, clean, before, x, noisy)
+        before = found.pop("scores")
+        row["eps"][f"{eps:.4g}"] = found
+    few = data[:KNOWING]
+    for eps in AWARE[name]:
+        ball = Linf(eps)
+        attack = PGD(ball, steps=20, step=eps / 8, returns="worst")
+        judged = evaluate(detector, net, few, ball, attack, detector_aware(detector, ball))
+        row["aware"][f"{eps:.4g}"] = judged.record()
+    return {**row, "seconds": time.perf_counter() - began}
+
+
+def run(name: str, seed: int, space: str, folder: Path, epochs: int | None, images: int) -> None:
+    """Do one job, going on after the scores that its file holds."""
+    job = f"{name}-seed{seed}-{space}"
+    file = RESULTS / f"{job}.json"
+    setup: Setup = SETUPS[name]
+    done = read_json(file)["scores"] if file.exists() else {}
+    layer = setup.spaces()[space]
+    wanted = [score for score in scores() if score != "inconsistency" or space == "layers"]
+    if all(score in done for score in wanted):
+        return
+    train, test = loaded(folder, "train"), loaded(folder, "test")
+    net = setup.trained(train, seed, WEIGHTS / f"{name}-{seed}.safetensors", epochs)
+    reference = parts(train, [min(images, REFERENCE)], seed)[0]
+    calibration, judged = parts(test, [CALIBRATION, 2 * JUDGED], seed)
+    judged = right(net, judged)[:JUDGED]
+    data = with_images(judged, judged.floats())
+    moved = {eps: attacked(net, data, eps) for eps in setup.eps}
+    accuracies = {
+        f"{eps:.4g}": float(Accuracy(with_images(data, x))(net)) for eps, x in moved.items()
+    }
+    for score in wanted:
+        if score in done:
+            continue
+        detector = ManifoldDetector(score, 20, layer).fit(reference, net)
+        detector.calibrate(calibration)
+        done[score] = score_rows(detector, net, data, moved, name)
+        record = {
+            "set": name,
+            "seed": seed,
+            "space": space,
+            "accuracy": as_record(Accuracy(test)(net)),
+            "accuracy under attack": accuracies,
+            "scores": done,
+            "provenance": provenance(seed, {"reference": reference, "judged": judged}),
+        }
+        write_json(file, record)
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Median (least to most) over the networks."""
+    middle = sorted(values)[len(values) // 2]
+    return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table() -> str:
+    """The tables of the results page."""
+    jobs = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
+    lines = [
+        "# Detection by distance to training data",
+        "",
+        "Middle (least to most) over the networks. PGD-20; noise: random signs times eps. Made by",
+        "`python experiments/manifold_detection.py table`.",
+    ]
+    for name, space in dict.fromkeys((job["set"], job["space"]) for job in jobs):
+        own = [job for job in jobs if (job["set"], job["space"]) == (name, space)]
+        lines += ["", f"## {name}, {space}, {len(own)} networks", ""]
+        lines += by_eps(own)
+        lines += ["", "An attacker who knows the detector, the weight that fools most:", ""]
+        lines += aware_rows(own)
+    return "\n".join(lines) + "\n"
+
+
+def by_eps(jobs: list[dict[str, Any]]) -> list[str]:
+    """AUROC of the attack, and of noise, at every eps."""
+    lines = [
+        "| score | eps | median | AUROC | noise AUROC | flagged | noise flagged | farther |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for score in jobs[0]["scores"]:
+        for eps in jobs[0]["scores"][score]["eps"]:
+            rows = [job["scores"][score]["eps"][eps] for job in jobs if score in job["scores"]]
+            cells = [spread([row["median"] for row in rows])]
+            for key in ("auroc", "noise auroc", "flagged", "noise flagged", "farther than before"):
+                cells.append(spread([row[key]["value"] for row in rows]))
+            lines.append(f"| {score} | {eps} | {' | '.join(cells)} |")
+    return lines
+
+
+def aware_rows(jobs: list[dict[str, Any]]) -> list[str]:
+    """The weight of the largest share that fools both."""
+    lines = ["| score | eps | AUROC | flagged | fools both |", "|---|---|---|---|---|"]
+    for score in jobs[0]["scores"]:
+        for eps in jobs[0]["scores"][score]["aware"]:
+            worst = []
+            for job in jobs:
+                if score in job["scores"]:
+                    rows = job["scores"][score]["aware"][eps]["rows"][2:]
+                    worst.append(max(rows, key=lambda row: row["undetected"]["value"]))
+            cells = [
+                spread([row[key]["value"] for row in worst])
+                for key in ("auroc", "detected", "undetected")
+            ]
+            lines.append(f"| {score} | {eps} | {' | '.join(cells)} |")
+    return lines
+
+
+def arguments() -> argparse.Namespace:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("what", choices=("run", "table"))
+    options.add_argument("--data", type=Path)
+    options.add_argument("--set", choices=SETUPS, default="mnist")
+    options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    spaces = ("pixels", "penultimate", "layers")
+    options.add_argument("--spaces", nargs="+", choices=spaces, default=spaces)
+    options.add_argument("--epochs", type=int, help="for a try: another number than the set's")
+    options.add_argument("--images", type=int, default=REFERENCE, help="of the reference")
+    return options.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    use_threads()
+    if args.what == "table":
+        print(table(), end="")
+        return
+    for seed in args.seeds:
+        for space in args.spaces:
+            run(args.set, seed, slug(space), args.data, args.epochs, args.images)
+
+
+if __name__ == "__main__":
+    main()

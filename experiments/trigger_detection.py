@@ -1,0 +1,175 @@
+"""Table: are triggered inputs far from trusted data in the features of the tampered network, and in
+those of the repaired one?
+
+    python experiments/trigger_detection.py run --set cifar10 --data DIR     a file per job
+    python experiments/trigger_detection.py table                            the results page
+
+A job is a set, a trigger and a seed: a network is trained on poisoned data and repaired with
+bonafide ones; each of several scores is fitted to bonafide images in pixels and in the penultimate
+features of both networks, and told triggered test images from clean ones. The last row is an
+attacker who moves triggered images by up to 8/255 until they look like trusted ones."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from command import slug, use_threads
+from manifold_detection import spread
+from screening import SETUPS, loaded, parts, with_images
+from torch import nn
+
+from isthmus import Data, Linf, repair
+from isthmus.attacks import Blend, LowFrequency, Patch, Sinusoid, Warp, poison
+from isthmus.detection import ManifoldDetector
+from isthmus.evidence import detector_aware, provenance
+from isthmus.metrics import Accuracy, Area, AttackSuccess, Rate, as_record, triggered
+from isthmus.models import load_checkpoint, save_checkpoint
+from isthmus.runs import read_json, write_json
+from isthmus.types import Trigger
+
+RESULTS, WEIGHTS = Path("results/trigger_detection"), Path("weights/trigger_detection")
+TARGET, RATE, BONAFIDE, CALIBRATION, JUDGED = 1, 0.05, 2000, 500, 500
+SEEDS, SCORES = (0, 1, 2), ("knn", "lle", "tangent", "mahalanobis")
+TRIGGERS: dict[str, Trigger] = {
+    "patch": Patch(size=3),
+    "blend": Blend(),
+    "sinusoid": Sinusoid(),
+    "low frequency": LowFrequency(),
+    "warp": Warp(),
+}
+MOVED = Linf(8 / 255)
+WEIGHT = 10.0
+
+
+def networks(
+    job: str,
+    name: str,
+    trigger: Trigger,
+    seed: int,
+    train: Data,
+    bonafide: Data,
+    epochs: int | None,
+) -> dict[str, nn.Module]:
+    """Return the tampered network and the repaired one."""
+    setup = SETUPS[name]
+    drawn = torch.Generator().manual_seed(seed)
+    bad = poison(train, trigger, rate=RATE, target=TARGET, generator=drawn)
+    tampered = setup.trained(bad, seed, WEIGHTS / f"{job}-tampered.safetensors", epochs)
+    file = WEIGHTS / f"{job}-repaired.safetensors"
+    if file.exists():
+        repaired = load_checkpoint(file, setup.network()).eval()
+    else:
+        repaired = repair(tampered, bonafide, seed=seed, augment=setup.augment).model
+        save_checkpoint(repaired, file)
+    return {"tampered": tampered, "repaired": repaired}
+
+
+def row(detector: ManifoldDetector, clean: Data, bad: Data, net: nn.Module) -> dict[str, Any]:
+    """Tell triggered images from clean ones, and those moved to look like trusted ones."""
+    own = detector.score(clean.x)
+    threshold = detector.calibrated_threshold
+    moved = detector_aware(detector, MOVED)(WEIGHT)(net, bad.floats(), clean.y)
+    rows = {}
+    for name, data in {"triggered": bad, "aware": with_images(bad, moved)}.items():
+        scores = detector.score(data.x)
+        flagged = scores > threshold
+        rows[name] = {
+            "auroc": as_record(Area.of(own, scores)),
+            "flagged": as_record(Rate(int(flagged.sum()), len(flagged))),
+            "attack success": as_record(Accuracy(data)(net)),
+        }
+    return rows
+
+
+def run(name: str, carried: str, seed: int, folder: Path, epochs: int | None, judged: int) -> None:
+    """Do one job."""
+    job = f"{name}-{slug(carried)}-seed{seed}"
+    file = RESULTS / f"{job}.json"
+    if file.exists():
+        return
+    setup, trigger = SETUPS[name], TRIGGERS[carried]
+    train, test = loaded(folder, "train"), loaded(folder, "test")
+    bonafide, calibration, evaluation = parts(test, [BONAFIDE, CALIBRATION, 2 * judged], seed)
+    evaluation = evaluation[evaluation.y != TARGET][:judged]
+    nets = networks(job, name, trigger, seed, train, bonafide, epochs)
+    bad = triggered(evaluation, trigger, TARGET)
+    success = AttackSuccess(evaluation, trigger, TARGET)
+    found: dict[str, Any] = {}
+    for owner, net in nets.items():
+        for space, layer in {"pixels": None, "penultimate": setup.last}.items():
+            for score in SCORES:
+                detector = ManifoldDetector(score, 20, layer).fit(bonafide, net)
+                detector.calibrate(calibration)
+                found[f"{owner}, {space}, {score}"] = row(detector, evaluation, bad, net)
+    record = {
+        "set": name,
+        "trigger": carried,
+        "seed": seed,
+        "accuracy": {owner: as_record(Accuracy(evaluation)(net)) for owner, net in nets.items()},
+        "attack success": {owner: as_record(success(net)) for owner, net in nets.items()},
+        "rows": found,
+        "provenance": provenance(seed, {"bonafide": bonafide, "evaluation": evaluation}),
+    }
+    write_json(file, record)
+
+
+def table() -> str:
+    """The tables of the results page."""
+    jobs = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
+    lines = [
+        "# Triggers seen in features",
+        "",
+        "Middle (least to most) over seeds. Aware: triggered images moved by up to 8/255 to look",
+        "like trusted ones. Made by `python experiments/trigger_detection.py table`.",
+    ]
+    for name, carried in dict.fromkeys((job["set"], job["trigger"]) for job in jobs):
+        own = [job for job in jobs if (job["set"], job["trigger"]) == (name, carried)]
+        heads = [
+            f"attack success {owner} {spread([j['attack success'][owner]['value'] for j in own])}"
+            for owner in ("tampered", "repaired")
+        ]
+        lines += ["", f"## {name}, {carried}, {len(own)} seeds", "", "; ".join(heads) + ".", ""]
+        lines += [
+            "| features, score | AUROC | flagged | aware AUROC | aware flagged | aware success |",
+            "|---|---|---|---|---|---|",
+        ]
+        for key in own[0]["rows"]:
+            plain = [job["rows"][key]["triggered"] for job in own]
+            aware = [job["rows"][key]["aware"] for job in own]
+            cells = [spread([r[c]["value"] for r in plain]) for c in ("auroc", "flagged")]
+            names = ("auroc", "flagged", "attack success")
+            cells += [spread([r[c]["value"] for r in aware]) for c in names]
+            lines.append(f"| {key} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def arguments() -> argparse.Namespace:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("what", choices=("run", "table"))
+    options.add_argument("--data", type=Path)
+    options.add_argument("--set", choices=SETUPS, default="cifar10")
+    options.add_argument("--triggers", nargs="+", choices=TRIGGERS, default=list(TRIGGERS))
+    options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    options.add_argument("--epochs", type=int, help="for a try: another number than the set's")
+    options.add_argument("--judged", type=int, default=JUDGED, help="images that are judged")
+    return options.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    use_threads()
+    if args.what == "table":
+        print(table(), end="")
+        return
+    for seed in args.seeds:
+        for carried in args.triggers:
+            run(args.set, carried, seed, args.data, args.epochs, args.judged)
+
+
+if __name__ == "__main__":
+    main()
