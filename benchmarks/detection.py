@@ -3,7 +3,8 @@ installed, pytorch-ood's Mahalanobis and KNN, on features of 10,000 reference sa
 
 Floor. The search costs one product of the inputs with the reference, which plain neighbors do too;
 the scores add a Gram matrix of the neighbors for each input. Areas have to be equal where two
-compute the same."""
+compute the same.
+"""
 
 from __future__ import annotations
 

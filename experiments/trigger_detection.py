@@ -7,7 +7,8 @@ those of the repaired one?
 A job is a set, a trigger and a seed: a network is trained on poisoned data and repaired with
 bonafide ones; each of several scores is fitted to bonafide images in pixels and in the penultimate
 features of both networks, and told triggered test images from clean ones. The last row is an
-attacker who moves triggered images by up to 8/255 until they look like trusted ones."""
+attacker who moves triggered images by up to 8/255 until they look like trusted ones.
+"""
 
 from __future__ import annotations
 

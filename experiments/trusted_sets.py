@@ -7,7 +7,8 @@ and without it.
 A job is a set, a fault (poisoned, mislabeled or foreign images), its share of the trusted set and a
 seed. The network is backdoored by a patch. Trusted sets are screened in pixels and in the
 penultimate features of the tampered network; the repair is done with the set as it is, with what
-the screening in features leaves, and with what is truly clean."""
+the screening in features leaves, and with what is truly clean.
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from isthmus import data, models
+from isthmus import data, detection, models
 from isthmus.cli.output import say
+from isthmus.runs.notices import notice
 
 if TYPE_CHECKING:
     from pathlib import Path as File
@@ -40,3 +41,26 @@ def say_left_out(judge: Judge) -> None:
             f"{judge.left_out:,} of {total:,} evaluation samples are left out: they are among the "
             "clean samples"
         )
+
+
+SCREENED = 5000
+"""How many trusted samples are compared with each other, at most."""
+
+EXPECTED = 0.01
+"""The share of a clean set that lies outside in any case."""
+
+
+def warn_of_foreign(samples: Data) -> None:
+    """Give notice of trusted samples that are far from all others, in pixels, where they are more
+    than a clean set has.
+    """
+    if len(samples) < 100:  # too few to say what is usual
+        return
+    foreign = detection.screen_trusted(samples[:SCREENED]).foreign.nonzero().squeeze(1).tolist()
+    if len(foreign) <= EXPECTED * min(len(samples), SCREENED):
+        return
+    shown = ", ".join(map(str, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
+    notice(
+        f"{len(foreign)} of {len(samples)} clean samples are far from all others, in pixels "
+        f"(numbers {shown}): look at them before you trust the repair"
+    )

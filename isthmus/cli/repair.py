@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from isthmus import curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
-from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.inputs import load_network, load_samples, warn_of_foreign
 from isthmus.cli.options import (
     Budget,
     Clean,
@@ -259,6 +259,7 @@ def _read(
     """Read what a repair needs, and refuse what cannot work before any training."""
     point, report = measured
     samples = load_samples(clean)
+    warn_of_foreign(samples)
     parts = data.Parts.of(samples, point.holdout, seed=trained.budget.seed)
     loss = trained.robust.objective(samples, landscape=report.landscape.landscape)
     attack = report.landscape.attack(trained.robust, samples)

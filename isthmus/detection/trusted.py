@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.detection.detector import ManifoldDetector
-from isthmus.detection.knn import Knn
+from isthmus.detection.neighbors import NeighborScore
 from isthmus.types import BadInput
 
-FENCE = 3.0
-"""How many interquartile ranges above the upper quartile a distance is far out (Tukey, 1977)."""
+FENCE = 1.5
+"""How many interquartile ranges above the upper quartile a distance is outside (Tukey, 1977)."""
 
 DISAGREEING = 0.8
 """The share of neighbors with another label from which a label is suspect."""
@@ -24,7 +24,7 @@ DISAGREEING = 0.8
 class Screening:
     """How well each sample of a set fits the others, (n,) each.
 
-    `distance` is the mean distance to the nearest others, `disagreement` the share of these with
+    `distance` is the score among the nearest others, `disagreement` the share of these with
     another label. `foreign` are far from all others, `mislabeled` lie among another class.
     """
 
@@ -63,13 +63,14 @@ def screen_trusted(
     model: nn.Module | None = None,
     layer: str | Sequence[str] | None = None,
     neighbors: int = 10,
+    score: str = "knn",
 ) -> Screening:
     """Return how well each trusted sample fits the others, in pixels or in one layer's features.
 
     Every sample is compared with the others, so nothing clean is needed beside the set; what makes
     up much of a class is not seen. In the features of a tampered network triggered samples may look
-    like their target class. Raises BadInput as `ManifoldDetector.fit` does, for several layers, and
-    where there are no more samples than neighbors.
+    like their target class. Raises BadInput as `ManifoldDetector.fit` does, for several layers or a
+    score without neighbors, and where there are no more samples than neighbors.
     """
     data = as_data(trusted)
     if len(data) <= neighbors:
@@ -78,13 +79,14 @@ def screen_trusted(
             expected=f"{neighbors + 1} samples or more",
             fix="lower neighbors",
         )
-    detector = ManifoldDetector("knn", neighbors, layer).fit(data, model)
-    if len(detector.fitted.parts) > 1:
+    detector = ManifoldDetector(score, neighbors, layer).fit(data, model)
+    part = detector.fitted.parts[0]
+    if len(detector.fitted.parts) > 1 or not isinstance(part, NeighborScore):
         raise BadInput(
-            f"{len(detector.fitted.parts)} layers", expected="one, or pixels", fix="name one layer"
+            f"the score {score} in {len(detector.layers)} layers",
+            expected="a score over neighbors, in one layer or in pixels",
+            fix="name one layer, and knn, linf, kde, lle or tangent",
         )
-    (part,) = detector.fitted.parts
-    assert isinstance(part, Knn)
     with torch.no_grad():
         index = part.others(len(data), neighbors)
         distance = part.by_parts(part.reference, index, part.local)

@@ -2,11 +2,16 @@
 
 import io
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from support.command_line import MODEL, isthmus
+
+from isthmus import Data, load_data
+from isthmus.cli.inputs import warn_of_foreign
+from isthmus.runs.notices import Notice
 
 CLEAN = "digits:train#n=600"
 NETWORK = ("a.safetensors", "--model", MODEL)
@@ -133,3 +138,19 @@ def test_images_are_scored_as_files(screened):
     done = scored(screened, "--data", "pictures")
     line = json.loads(done.stdout)
     assert line["file"].endswith("black.png") and torch.isfinite(torch.tensor(line["score"]))
+
+
+def test_repair_warns_of_trusted_samples_that_do_not_belong():
+    with pytest.warns(Notice, match=r"15 of 200 clean samples .*numbers 0, 1, 2, 3, 4, \.\.\."):
+        warn_of_foreign(with_noise(15))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_foreign(with_noise(0))
+        warn_of_foreign(with_noise(15)[:50])
+
+
+def with_noise(count):
+    samples = load_data("digits:test#n=200")
+    x = samples.floats()
+    x[:count] = torch.rand(x[:count].shape, generator=torch.Generator().manual_seed(0))
+    return Data(x, samples.y, samples.classes)

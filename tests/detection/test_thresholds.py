@@ -193,6 +193,7 @@ def test_samples_that_do_not_belong_to_a_trusted_set():
     clean = screen_trusted(data)
     assert float(clean.suspects.double().mean()) < 0.1
     refused(lambda: screen_trusted(data[:10]), "10 samples")
+    refused(lambda: screen_trusted(data, score="mahalanobis"), "over neighbors")
 
 
 def test_memory_stays_constant_over_ten_thousand_inputs():
