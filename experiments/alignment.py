@@ -1,5 +1,4 @@
-"""Table: what alignment does to the straight line between networks that were trained apart
-(specification, section 12).
+"""Table: what alignment does to the straight line between networks that were trained apart.
 
     python experiments/alignment.py run --data DIR --scale small
         one result file per pair of the ends of `ends.py`

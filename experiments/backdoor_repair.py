@@ -1,5 +1,4 @@
-"""Table: repairing a backdoored CIFAR-10 network from clean samples alone (specification, sections
-5, 6, 13, 14 E2).
+"""Table: repairing a backdoored CIFAR-10 network from clean samples alone.
 
     python experiments/backdoor_repair.py endpoints --data DIR
         train the two poisoned ends of each setting

@@ -1,5 +1,4 @@
-"""Run: attacks x defenses on CIFAR-10, one checkpoint, no trigger (specification, sections 6, 11 to
-13).
+"""Run: attacks x defenses on CIFAR-10, one checkpoint, no trigger.
 
     python experiments/bakeoff.py --data DIR --scale small [--attacks NAME ...] [--seeds 0 1]
         [--sizes N ...] [--defenses NAME ...]          a part of it, or samples in other numbers

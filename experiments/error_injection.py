@@ -1,5 +1,4 @@
-"""Table: undoing errors injected into both ends, from clean samples alone (specification, sections
-7 and 14 E3).
+"""Table: undoing errors injected into both ends, from clean samples alone.
 
     python experiments/error_injection.py inject --data DIR --scale small     errors into both ends
     python experiments/error_injection.py run --data DIR --scale small

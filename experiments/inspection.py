@@ -4,7 +4,7 @@ attack.
     python experiments/inspection.py run --scale digits             one result file per network
     python experiments/inspection.py run --scale small --data DIR   the same on CIFAR-10
     python experiments/inspection.py references --scale digits
-        isthmus/references.json, from the clean networks
+        isthmus/defenses/inspection/references.json, from the clean networks
     python experiments/inspection.py table --scale digits           the tables of docs/inspection.md
 
 Each network is trained and then searched with bonafide samples of its own from the test split, and
@@ -47,7 +47,8 @@ from isthmus.runs import percent, read_json, write_json
 from isthmus.types import Metric
 
 Rows = list[dict[str, Any]]
-RESULTS, PACKAGED = Path("results/inspection"), Path("isthmus/references.json")
+RESULTS = Path("results/inspection")
+PACKAGED = Path("isthmus/defenses/inspection/references.json")
 LEVEL, CLASSES, SAMPLES = 0.05, 10, 250
 
 

@@ -1,5 +1,4 @@
-"""Fig. 4 of the paper: robustness along standard-loss paths between regular and robust networks
-(specification 14, E4).
+"""Fig. 4 of the paper: robustness along standard-loss paths between regular and robust networks.
 
     python experiments/landscape.py run --data DIR --scale small
         one result file per setting and pair

@@ -1,5 +1,4 @@
-"""Table: robust accuracy along a robust path, along the standard path, and of their ends
-(specification, section 8).
+"""Table: robust accuracy along a robust path, along the standard path, and of their ends.
 
     python experiments/robust_connection.py run --data DIR --scale small
         one result file per pair, loss and seed

@@ -1,5 +1,4 @@
-"""Table: every rule for t against the oracle, on the paths of the bake-off (specification, section
-6; issue 3).
+"""Table: every rule for t against the oracle, on the paths of the bake-off.
 
     python experiments/rules.py --scale small          docs/results/rules.md
 

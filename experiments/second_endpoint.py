@@ -1,5 +1,4 @@
-"""Table: which second endpoint a curve from one checkpoint should lead to (specification, section
-12).
+"""Table: which second endpoint a curve from one checkpoint should lead to.
 
     python experiments/second_endpoint.py run --data DIR --scale small [--attacks NAME ...]
     python experiments/second_endpoint.py table --scale small  docs/results/second_endpoint.md

@@ -1,4 +1,4 @@
-"""Laws of curves, over every network of the zoo (specification 17: 1-5, 9)."""
+"""Laws of curves, over every network of the zoo."""
 
 import copy
 from itertools import pairwise

@@ -64,7 +64,7 @@ def test_adversarial_training_lowers_the_robust_loss():
 
 
 def test_a_robust_path_lowers_the_robust_loss_at_the_middle():
-    """Specification 17: 14."""
+    """The inner maximum is taken at the same t as the outer loss."""
     some, attack = digits(), PGD(Linf(0.1), steps=5, returns="worst")
     ends = []
     for seed in (0, 1):

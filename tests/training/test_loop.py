@@ -1,4 +1,4 @@
-"""Laws of the one training loop (specification 3 and 17: 6, 7, 22), alone, killed, and on two
+"""Laws of the one training loop, alone, killed, and on two
 ranks.
 """
 
