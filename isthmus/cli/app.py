@@ -66,9 +66,7 @@ COMMANDS = (
     Command("connect", REPAIR, "Train a curve of low loss between two checkpoints.", RESUMES),
     Command("export", REPAIR, "Write one network of a curve as a checkpoint."),
     Command("align", REPAIR, "Permute the channels of one checkpoint to match another."),
-    Command(
-        "compare", REPAIR, "Repair a checkpoint by the path and by ten other defenses.", RESUMES
-    ),
+    Command("compare", REPAIR, "Repair a checkpoint by the path and by other defenses.", RESUMES),
     Command("prune", REPAIR, "Drop weights or channels of a checkpoint and train the rest."),
     Command("quantize", REPAIR, "Round a checkpoint's weights to few levels and train them there."),
     Command("train", TRAIN, "Train a network and write it as a checkpoint.", RESUMES),

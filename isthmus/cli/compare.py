@@ -26,7 +26,7 @@ def compare_command(
     budget: Budget = Budget(),
     resume: bool = False,
 ) -> None:
-    """Repair a checkpoint by the path and by ten other defenses.
+    """Repair a checkpoint by the path and by other defenses.
 
     All get the same samples and the same budget, and none sees the trigger: --trigger and --target
     measure afterwards. Every defense has its published settings (docs/defenses.md), the path those
