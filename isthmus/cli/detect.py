@@ -202,7 +202,7 @@ def _lines(detector: ManifoldDetector, file: str, images: Tensor) -> Iterator[di
     """
     threshold = detector.calibrated_threshold
     scores = detector.score(images)
-    answers = None if detector.model is None else detector.answers(images).tolist()
+    answers = None if detector.model is None else detector.answers(images, scores).tolist()
     for i, score in enumerate(scores.tolist()):
         flagged = score > threshold
         answer = None if flagged or answers is None else answers[i]

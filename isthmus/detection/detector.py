@@ -171,14 +171,16 @@ class ManifoldDetector:
         """
         return self.score(x) > self.calibrated_threshold
 
-    def answers(self, x: Tensor) -> Tensor:
+    def answers(self, x: Tensor, scored: Tensor | None = None) -> Tensor:
         """Return the class that the network gives each image, ABSTAIN where it is flagged, (n,).
 
-        Raises BadInput as `flags` does, and where the detector was fitted without a network.
+        `scored` are the scores of x, where they are known. Raises BadInput as `flags` does, and
+        where the detector was fitted without a network.
         """
         if self.model is None:
             raise _without_network(("answers",))
-        return outputs(self.model, x).argmax(1).masked_fill(self.flags(x), ABSTAIN)
+        flagged = (self.score(x) if scored is None else scored) > self.calibrated_threshold
+        return outputs(self.model, x).argmax(1).masked_fill(flagged, ABSTAIN)
 
     @property
     def calibrated_threshold(self) -> Threshold:
