@@ -42,3 +42,20 @@ def multiply_adds(model: nn.Module, x: Tensor) -> tuple[int, int]:
         for hook in hooks:
             hook.remove()
     return counts["all"], counts["nonzero"]
+
+
+def zero_shares(model: nn.Module) -> tuple[float, float]:
+    """Return the share of convolutional and linear weights that are 0, and of convolutional
+    channels with no weight that is not; 0 where there are no convolutions.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3))
+    >>> _ = nn.init.zeros_(net[0].weight[0])
+    >>> zero_shares(net)
+    (0.25, 0.25)
+    """
+    layers = weight_layers(baked(model)).values()
+    weights = [layer.get_parameter("weight").detach() for layer in layers]
+    nonzero = sum(int(weight.count_nonzero()) for weight in weights)
+    channels = [weight.flatten(1).any(1) for weight in weights if weight.ndim > 2]
+    empty = sum(int((~alive).sum()) for alive in channels) / max(1, sum(map(len, channels)))
+    return 1 - nonzero / sum(weight.numel() for weight in weights), empty

@@ -10,3 +10,4 @@ from .losses import trades as trades
 from .schedules import constant as constant
 from .schedules import garipov as garipov
 from .schedules import one_cycle as one_cycle
+from .tradeoff import trade_off as trade_off

@@ -1,0 +1,92 @@
+"""Ensembles of residual networks with noise in every block (EnResNet).
+
+Source: Wang et al., ResNets Ensemble via the Feynman-Kac Formalism, NeurIPS 2019. Where we depart:
+the standard deviation that scales the noise is that of each sample, not of the batch, so an answer
+does not depend on the other images of its batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isthmus.models.zoo.resnet import PreActResNet
+from isthmus.types import BadInput
+
+
+class NoisyResNet(PreActResNet):
+    """A pre-activation residual network that adds Gaussian noise after every block, also in eval
+    mode: two passes give two answers.
+
+    `noise` is the standard deviation in units of that of each sample's activations; 0 makes it an
+    ordinary network. It is set after construction.
+    """
+
+    noise: float = 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, classes) for images x (n, channels, h, w) in [0, 1]."""
+        h = self.stem(self.normalize(x))
+        for block in self.blocks:
+            h = self.disturbed(block(h))
+        h = F.relu(self.bn(h))
+        out: Tensor = self.linear(h.mean((2, 3)))
+        return out
+
+    def disturbed(self, h: Tensor) -> Tensor:
+        """Return the activations with noise, drawn from torch's global generator."""
+        if not self.noise:
+            return h
+        deviation = h.std((1, 2, 3), keepdim=True)
+        return h + self.noise * deviation * torch.randn_like(h)
+
+
+class EnResNet(nn.Module):
+    """Noisy residual networks that are trained as one: the mean of their logits."""
+
+    def __init__(self, members: list[NoisyResNet]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, classes)."""
+        return torch.stack([member(x) for member in self.members]).mean(0)
+
+
+def enresnet(
+    members: int = 1,
+    depth: int = 20,
+    classes: int = 10,
+    channels: int = 3,
+    width: int = 16,
+    noise: float = 0.1,
+) -> EnResNet:
+    """Return an ensemble of noisy residual networks of depth 6n + 2, whose answers are random.
+
+    Where an attack needs one gradient, average several: a single one of a noisy network overstates
+    robustness. Raises BadInput for other depths, no members, or negative noise.
+
+    >>> x = torch.rand(2, 3, 8, 8)
+    >>> net = enresnet(2, depth=8, width=4).eval()
+    >>> torch.equal(net(x), net(x))
+    False
+    """
+    if members < 1 or not noise >= 0:
+        raise BadInput(
+            f"members = {members}, noise = {noise:g}",
+            expected="one member or more, and noise of 0 or more",
+            fix="pass members=2, noise=0.1",
+        )
+    if depth < 8 or (depth - 2) % 6:
+        raise BadInput(
+            f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="choose one of these"
+        )
+    made = []
+    for _ in range(members):
+        blocks = [(depth - 2) // 6] * 3
+        widths = (width, 2 * width, 4 * width)
+        member = NoisyResNet(blocks, widths, stem=width, classes=classes, channels=channels)
+        member.noise = noise
+        made.append(member)
+    return EnResNet(made)

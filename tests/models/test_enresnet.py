@@ -1,0 +1,73 @@
+"""Ensembles of noisy residual networks, and the loss they are trained with."""
+
+import pytest
+import torch
+from support.refusals import refused
+
+from isthmus import Data, cross_entropy, fit
+from isthmus.attacks import PGD
+from isthmus.compression import quantize, zero_shares
+from isthmus.data import Linf
+from isthmus.models import enresnet
+from isthmus.training import adversarial, trade_off
+
+
+def test_without_noise_it_is_the_mean_of_ordinary_networks():
+    torch.manual_seed(0)
+    net, x = enresnet(3, 8, 3, 1, 4, noise=0.0).eval(), torch.rand(5, 1, 8, 8)
+    answers = torch.stack([member(x) for member in net.members])
+    assert torch.equal(net(x), net(x)) and torch.allclose(net(x), answers.mean(0))
+    assert not torch.allclose(answers[0], answers[1])
+
+
+def test_noise_is_in_units_of_each_samples_own_deviation():
+    torch.manual_seed(0)
+    member = enresnet(1, 8, 3, 1, 4, noise=0.1).members[0].eval()
+    h = torch.randn(3, 16, 40, 40) * torch.tensor([1e-3, 1.0, 1e3]).view(-1, 1, 1, 1)
+    noise = (member.disturbed(h) - h).double() / (0.1 * h.double().std((1, 2, 3), keepdim=True))
+    assert noise.mean((1, 2, 3)).abs().max() < 0.03  # five deviations of the mean
+    assert (noise.std((1, 2, 3)) - 1).abs().max() < 0.03
+
+
+def test_the_same_seed_gives_the_same_answers():
+    torch.manual_seed(0)
+    net, x = enresnet(2, 8, 3, 1, 4).eval(), torch.rand(5, 1, 8, 8)
+    answers = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        answers.append(net(x))
+    assert torch.equal(answers[0], answers[1]) and not torch.equal(answers[0], answers[2])
+
+
+def test_it_trains_on_the_trade_off_and_is_quantized():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(60) % 3
+    x = 0.5 * torch.rand(60, 1, 6, 6, generator=generator)
+    x[torch.arange(60), 0, 2 * y] += 0.5
+    data = Data(x, y, 3)
+    torch.manual_seed(0)
+    net = enresnet(1, 8, 3, 1, 4)
+    loss = trade_off(PGD(Linf(0.05), steps=1), 1.0, 8.0)
+    options = {"steps": 12, "lr": 0.02, "batch_size": 30, "precision": "fp32"}
+    small = quantize(net, data, "ternary", loss=loss, **options)
+    weights, channels = zero_shares(small.model)
+    assert 0.1 < weights < 0.9 and 0 <= channels < 1
+    fit(small.model, data, loss, **options)
+
+
+def test_the_trade_off_is_the_weighted_sum_of_its_parts():
+    torch.manual_seed(0)
+    net, x = enresnet(1, 8, 3, 1, 4, noise=0.0).eval(), torch.rand(6, 1, 8, 8)
+    y, attack = torch.arange(6) % 3, PGD(Linf(0.1), steps=2, random_start=False)
+    parts = cross_entropy(net, x, y), adversarial(attack)(net, x, y)
+    for clean, attacked in ((0.5, 0.5), (1.0, 8.0), (0.0, 1.0)):
+        value = trade_off(attack, clean, attacked)(net, x, y).item()
+        expected = clean * parts[0].item() + attacked * parts[1].item()
+        assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_bad_input_is_refused():
+    refused(lambda: enresnet(0), "members")
+    refused(lambda: enresnet(1, 9), "depth 9")
+    refused(lambda: enresnet(noise=-0.1), "noise")
+    refused(lambda: trade_off(PGD(Linf(0.1)), attacked=0.0), "weights")
