@@ -197,7 +197,7 @@ def test_the_gradient_of_an_embedded_fixed_point_is_that_of_unrolled_autograd():
 def test_second_derivatives_in_the_inputs_are_exact_and_in_the_weights_refused():
     net = scrambled(implicit_mlp(6, 7, 3), scale=0.7)
     net.equilibrium.solver = FINE
-    x, y = torch.rand(1, 6, dtype=torch.float64), torch.tensor([1])
+    x, y = torch.rand(8, 6, dtype=torch.float64), torch.arange(8) % 3
 
     def loss(x):
         return nn.functional.cross_entropy(net(x), y)

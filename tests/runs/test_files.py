@@ -83,7 +83,7 @@ def test_a_file_where_a_folder_should_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(BadInput, match="could not be written"):
         write_text(tmp_path / "file" / "below", "text")
-    with pytest.raises(BadInput, match="no empty folder"):
+    with pytest.raises(BadInput, match="not an empty folder"):
         claim_folder(tmp_path / "file", {}, resume=False)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -139,8 +139,8 @@ def folder_holding(path, kind):
         ("this run", False, "--resume"),
         ("another run", False, "seed: 1 there, 0 now"),
         ("another run", True, "seed: 1 there, 0 now"),
-        ("files", False, "no empty folder"),
-        ("files", True, "no empty folder"),
+        ("files", False, "not an empty folder"),
+        ("files", True, "not an empty folder"),
         ("a list", True, "not one of ours"),
         ("half a run", True, "readable JSON"),
     ],
