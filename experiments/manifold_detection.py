@@ -4,11 +4,10 @@
     python experiments/manifold_detection.py table                          the results page
 
 DIR holds train.parquet and test.parquet. A job is a set, a network (seed) and a space (pixels, the
-penultimate layer, several layers); it scores clean images, PGD-20 and noise of the same eps by
-every score, and at some eps an attacker who knows the detector, and writes
-results/manifold_detection/JOB.json after every score. What is done already is not done again:
---sets, --seeds and --spaces share the work among processes.
-"""
+penultimate layer, several layers); it scores clean images, PGD-20 and noise of the same eps,
+corruptions and, with --other DIR, the images of another set by every score, and at some eps an
+attacker who knows the detector, and writes results/manifold_detection/JOB.json after every score.
+What is done already is not done again: --seeds and --spaces share the work among processes."""
 
 from __future__ import annotations
 
@@ -17,7 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from command import slug, use_threads
+import torch
+import torch.nn.functional as F
+from command import use_threads
 from screening import SETUPS, Setup, loaded, parts, right, with_images
 from torch import Tensor, nn
 
@@ -59,6 +60,32 @@ def at_eps(
     }
 
 
+def easy(data: Data, other: Data | None) -> dict[str, Tensor]:
+    """Return corrupted images, and those of another set in this one's shape."""
+    x = data.floats()
+    drawn = torch.Generator().manual_seed(0)
+    rows = {
+        "Gaussian noise, 0.1": (x + 0.1 * torch.randn(x.shape, generator=drawn)).clamp(0, 1),
+        "blur, 5 pixels": F.avg_pool2d(x, 5, 1, 2),
+        "inverted": 1 - x,
+    }
+    if other is not None:
+        foreign = F.interpolate(other[: len(data)].floats(), x.shape[2:], mode="bilinear")
+        rows["another set"] = foreign.mean(1, keepdim=True).expand(-1, x.shape[1], -1, -1)
+    return rows
+
+
+def easy_rows(detector: ManifoldDetector, clean: Tensor, rows: dict[str, Tensor]) -> dict[str, Any]:
+    """Return area and flagged share of each kind of easy input."""
+    found = {}
+    for name, x in rows.items():
+        scored = detector.score(x.contiguous())
+        flagged = int((scored > detector.calibrated_threshold).sum())
+        area, share = Area.of(clean, scored), Rate(flagged, len(scored))
+        found[name] = {"auroc": as_record(area), "flagged": as_record(share)}
+    return found
+
+
 def score_rows(
     detector: ManifoldDetector, net: nn.Module, data: Data, moved: dict[float, Tensor], name: str
 ) -> dict[str, Any]:
@@ -89,7 +116,15 @@ def score_rows(
     return {**row, "seconds": time.perf_counter() - began}
 
 
-def run(name: str, seed: int, space: str, folder: Path, epochs: int | None, images: int) -> None:
+def run(
+    name: str,
+    seed: int,
+    space: str,
+    folder: Path,
+    epochs: int | None,
+    images: int,
+    other: Path | None,
+) -> None:
     """Do one job, going on after the scores that its file holds."""
     job = f"{name}-seed{seed}-{space}"
     file = RESULTS / f"{job}.json"
@@ -106,6 +141,7 @@ def run(name: str, seed: int, space: str, folder: Path, epochs: int | None, imag
     judged = right(net, judged)[:JUDGED]
     data = with_images(judged, judged.floats())
     moved = {eps: attacked(net, data, eps) for eps in setup.eps}
+    simple = easy(data, None if other is None else loaded(other, "test"))
     accuracies = {
         f"{eps:.4g}": float(Accuracy(with_images(data, x))(net)) for eps, x in moved.items()
     }
@@ -115,6 +151,8 @@ def run(name: str, seed: int, space: str, folder: Path, epochs: int | None, imag
         detector = ManifoldDetector(score, 20, layer).fit(reference, net)
         detector.calibrate(calibration)
         done[score] = score_rows(detector, net, data, moved, name)
+        clean = detector.score(data.floats())
+        done[score]["easy"] = easy_rows(detector, clean, simple)
         record = {
             "set": name,
             "seed": seed,
@@ -146,6 +184,7 @@ def table() -> str:
         own = [job for job in jobs if (job["set"], job["space"]) == (name, space)]
         lines += ["", f"## {name}, {space}, {len(own)} networks", ""]
         lines += by_eps(own)
+        lines += ["", *of_easy(own)]
         lines += ["", "An attacker who knows the detector, the weight that fools most:", ""]
         lines += aware_rows(own)
     return "\n".join(lines) + "\n"
@@ -164,6 +203,17 @@ def by_eps(jobs: list[dict[str, Any]]) -> list[str]:
             for key in ("auroc", "noise auroc", "flagged", "noise flagged", "farther than before"):
                 cells.append(spread([row[key]["value"] for row in rows]))
             lines.append(f"| {score} | {eps} | {' | '.join(cells)} |")
+    return lines
+
+
+def of_easy(jobs: list[dict[str, Any]]) -> list[str]:
+    """AUROC of corruptions and of another set."""
+    lines = ["| score | inputs | AUROC | flagged |", "|---|---|---|---|"]
+    for score in jobs[0]["scores"]:
+        for name in jobs[0]["scores"][score]["easy"]:
+            rows = [job["scores"][score]["easy"][name] for job in jobs if score in job["scores"]]
+            cells = [spread([row[key]["value"] for row in rows]) for key in ("auroc", "flagged")]
+            lines.append(f"| {score} | {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -191,6 +241,7 @@ def arguments() -> argparse.Namespace:
     )
     options.add_argument("what", choices=("run", "table"))
     options.add_argument("--data", type=Path)
+    options.add_argument("--other", type=Path, help="folder of another set, as foreign inputs")
     options.add_argument("--set", choices=SETUPS, default="mnist")
     options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     spaces = ("pixels", "penultimate", "layers")
@@ -208,7 +259,7 @@ def main() -> None:
         return
     for seed in args.seeds:
         for space in args.spaces:
-            run(args.set, seed, slug(space), args.data, args.epochs, args.images)
+            run(args.set, seed, space, args.data, args.epochs, args.images, args.other)
 
 
 if __name__ == "__main__":
