@@ -7,7 +7,8 @@ DIR holds train.parquet and test.parquet. A job is a set, a network (seed) and a
 penultimate layer, several layers); it scores clean images, PGD-20 and noise of the same eps,
 corruptions and, with --other DIR, the images of another set by every score, and at some eps an
 attacker who knows the detector, and writes results/manifold_detection/JOB.json after every score.
-What is done already is not done again: --seeds and --spaces share the work among processes."""
+What is done already is not done again: --seeds and --spaces share the work among processes.
+"""
 
 from __future__ import annotations
 
