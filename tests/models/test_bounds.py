@@ -242,8 +242,8 @@ def test_the_box_of_a_badly_scaled_layer_holds_its_exact_range(dtype):
                 ends = list(zip(weights, low, high, strict=True))
                 least = bias + sum(w * (a if w > 0 else b) for w, a, b in ends)
                 most = bias + sum(w * (b if w > 0 else a) for w, a, b in ends)
-                assert Fraction(float(box.lower[0, row])) <= least
-                assert Fraction(float(box.upper[0, row])) >= most
+                assert Fraction(box.lower[0, row].item()) <= least
+                assert Fraction(box.upper[0, row].item()) >= most
 
 
 class Odd(nn.Module):
