@@ -65,7 +65,7 @@ def _loop(net: nn.Module, x: Tensor, y: Tensor) -> None:
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """Return a row per iteration and precision: seconds for all images, and the ratios."""
+    """Return a row per iteration: seconds for all images, and the ratios."""
     data = _digits()
     x, y = data.x, data.y
     trained = _network(data)
@@ -75,21 +75,18 @@ def measure(rounds: int) -> list[dict[str, Any]]:
         net = _with(trained, method)
         candidates = {
             "natural": _took(lambda net=net: outputs(net, x)),
-            "double": _took(lambda net=net: MixedMonotone()(net, x, y, BALL)),
-            "single": _took(lambda net=net: MixedMonotone(precision="single")(net, x, y, BALL)),
+            "MM-C": _took(lambda net=net: MixedMonotone()(net, x, y, BALL)),
             "loop": _took(lambda net=net: _loop(net, x, y)),
         }
         took = in_turns(candidates, rounds)
         looped = [seconds * IMAGES / LOOPED for seconds in took["loop"]]
-        for precision in ("double", "single"):
-            rows.append(
-                {
-                    "iteration": method,
-                    "precision": precision,
-                    "natural (s)": min(took["natural"]),
-                    "MM-C (s)": min(took[precision]),
-                    "MM-C / natural": ratio(took[precision], took["natural"]),
-                    "loop / MM-C": ratio(looped, took[precision]),
-                }
-            )
+        rows.append(
+            {
+                "iteration": method,
+                "natural (s)": min(took["natural"]),
+                "MM-C (s)": min(took["MM-C"]),
+                "MM-C / natural": ratio(took["MM-C"], took["natural"]),
+                "loop / MM-C": ratio(looped, took["MM-C"]),
+            }
+        )
     return rows

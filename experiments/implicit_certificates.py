@@ -2,6 +2,7 @@
 
     python experiments/implicit_certificates.py run --data DIR       a file per job
     python experiments/implicit_certificates.py attack --data DIR    PGD on each network
+    python experiments/implicit_certificates.py certify --data DIR   the certificates again
     python experiments/implicit_certificates.py table                docs/results/certificates.md
 
 DIR holds train.parquet and test.parquet of MNIST in the Hugging Face layout, or of CIFAR-10 for the
@@ -231,6 +232,15 @@ def run(
     write_json(file, record)
 
 
+def certify(file: Path, test: Data) -> None:
+    """Certify a job's network again, as after a change of the certifiers."""
+    record = read_json(file)
+    if (record["net"] in NETS_OF_COLOR) != (test.x.shape[1] == 3):
+        return
+    net = load_checkpoint(WEIGHTS / f"{record['job']}.safetensors", ALL_NETS[record["net"]].make())
+    write_json(file, {**record, "certifiers": certificates(net, test)})
+
+
 def attack(file: Path, test: Data, some: int, restarts: int) -> None:
     """Attack the first images of a job's network at every eps; every eps is written once done."""
     record = read_json(file)
@@ -336,7 +346,7 @@ def arguments() -> argparse.Namespace:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("what", choices=("run", "attack", "table"))
+    options.add_argument("what", choices=("run", "attack", "certify", "table"))
     options.add_argument("--data", type=Path)
     options.add_argument("--nets", nargs="+", choices=ALL_NETS, default=list(NETS))
     options.add_argument("--trainings", nargs="+", choices=ALL_TRAININGS, default=list(TRAININGS))
@@ -357,6 +367,10 @@ def main() -> None:
     if args.what == "attack":
         for file in sorted(RESULTS.glob("*.json")):
             attack(file, test, args.images, args.restarts)
+        return
+    if args.what == "certify":
+        for file in sorted(RESULTS.glob("*.json")):
+            certify(file, test)
         return
     train = load_data(args.data / "train.parquet")
     for seed in args.seeds:

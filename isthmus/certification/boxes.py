@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +17,18 @@ from isthmus.models.bounds.rules import bounded
 from isthmus.models.forward import device_of, eval_mode, precise_logits
 from isthmus.types import BadInput
 
-Precision = Literal["double", "single"]
-DTYPES = {"double": torch.float64, "single": torch.float32}
 _VALUES = 2**17  # of a batch: its boxes in float64 stay in the cache
 
 
 @dataclass(frozen=True)
 class Boxes(ABC):
-    """A box around the inputs goes through the network, every rounding error outwards.
-
-    `precision` "double" computes in float64, "single" in float32: faster, with boxes wider by about
-    a thousandth. Both are sound.
+    """A box around the inputs goes through the network in float64, every rounding error outwards.
 
     With `relative`, the last linear layer is bounded together with the difference of two logits,
     which is never looser.
     """
 
     relative: bool = True
-    precision: Precision = "double"
     mixed: ClassVar[bool]
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
@@ -44,8 +38,7 @@ class Boxes(ABC):
         self.check(model)
         check_network(model, x, y)
         labels = y.long()
-        options = {"mixed": self.mixed, "relative": self.relative}
-        margins = margins_within(model, x, labels, eps, **options, dtype=DTYPES[self.precision])
+        margins = margins_within(model, x, labels, eps, mixed=self.mixed, relative=self.relative)
         return margins.scatter(1, labels[:, None], torch.inf).amin(1)
 
     def check(self, model: nn.Module) -> None:  # noqa: B027 (most certifiers take any network)
@@ -77,7 +70,6 @@ def margins_within(
     *,
     mixed: bool = True,
     relative: bool = True,
-    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Return lower bounds of logit y minus each logit over the box, (n, classes) float64, CPU; -inf
     where there are none.
@@ -86,13 +78,15 @@ def margins_within(
     """
     device = device_of(model)
     done = []
+    classes = classes_of(model, x)
     size = max(1, _VALUES // x[0].numel())
     for part, labels in zip(x.split(size), y.split(size), strict=True):
         try:
-            out = bounded(model, Box.sound(part.to(device), eps, mixed=mixed, dtype=dtype))
+            out = bounded(model, Box.sound(part.to(device), eps, mixed=mixed))
         except NoBound:
-            return torch.full((len(x), classes_of(model, x)), -torch.inf, dtype=torch.float64)
-        done.append(out.margins(labels.to(device), relative=relative).double().cpu())
+            done.append(torch.full((len(part), classes), -torch.inf, dtype=torch.float64))
+            continue
+        done.append(out.margins(labels.to(device), relative=relative).cpu())
     margins = torch.cat(done)
     if bool(margins.isnan().any()):
         raise BadInput(

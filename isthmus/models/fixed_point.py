@@ -6,8 +6,9 @@ iteration); L4DC 2022 (the embedded system of a box). Where we depart: by defaul
 state takes its own step, and its own part of A z is eliminated; the contraction factor is that of
 the averaged iteration with the largest step of each row.
 
-All norms are max_i |z_i| / eta_i. With mu = mu(A) in this norm, the distance of any z to the fixed
-point is at most the norm of relu(A z + u) - z over 1 - max(mu, 0).
+Where mu(A) < 1 in a norm max_i |z_i| / eta_i, there is a v > 0 with (I - S) v > 0, S being |A| off
+the diagonal and A on it. `sensitivity` gives one in the scale of a direct step: by how much that
+changes a state, times v, bounds its distance to the fixed point, value by value.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isthmus.types import BadInput
+
+_POWERS = 2000
 
 Method = Literal["direct", "averaged", "anderson"]
 
@@ -231,10 +234,39 @@ class Embedded(Operator):
         )
 
 
+@torch.no_grad()
+def sensitivity(spread: Weights, like: Tensor) -> Tensor | None:
+    """Return v (1, ...): a state that a direct step changes by r at most is within v r of the fixed
+    point.
+
+    That holds where v >= D S' v + 1, S' the spread off its diagonal and D = 1 / (1 - its diagonal).
+    None where there is no such v: then there need be no fixed point. Rounding counts against it.
+    """
+    rest = spread.with_diagonal(0.0)
+    own = (1 / (1 - spread.diagonal)).expand(like.shape[1:])[None]
+    if not bool((spread.diagonal < 1).all()):
+        return None
+    ones = torch.ones_like(own)
+    v = ones
+    if isinstance(rest, Dense):
+        v = torch.linalg.solve(torch.diag_embed(1 / own[0]) - rest.matrix, 1 / own[0])[None]
+    for _ in range(_POWERS):
+        new = own * rest(v) + 1
+        rounding = (spread.fan + 8) * torch.finfo(like.dtype).eps * new.abs()
+        gap = float((v - new + 1 - rounding).amin())
+        if bool((v > 0).all()) and gap > 0.9:
+            return v / gap
+        v = torch.maximum(new, ones)
+        if not bool(v.amax() < 1e12):
+            return None
+    return None
+
+
 @dataclass(frozen=True)
 class Solution:
-    """How a fixed point was reached: the largest residual of a sample, relative to 1 + the norm of
-    its state, after so many iterations.
+    """How a fixed point was reached.
+
+    `residual` is the largest change of a sample in a direct step, over 1 + its largest value.
     """
 
     residual: float
@@ -247,13 +279,13 @@ class Solver:
     """How fixed points are solved for, and when that stops. Raises BadInput where a setting has no
     meaning.
 
-    It stops once the residual of every sample, in the norm of eta and relative to 1 + the norm of
-    its state, is at most the tolerance; or after `iterations`. "direct" gives each value its own
+    It stops once a direct step changes no value of a sample by more than the tolerance, relative to
+    1 + the sample's largest value; or after `iterations`. "direct" gives each value its own
     step, "averaged" all values the largest that all admit, "anderson" extrapolates the direct
     iteration from its last `memory` steps.
     """
 
-    tolerance: float = 1e-5
+    tolerance: float = 1e-6
     iterations: int = 1000
     method: Method = "direct"
     memory: int = 4
@@ -264,7 +296,7 @@ class Solver:
             raise BadInput(
                 f"tolerance {self.tolerance}, {self.iterations} iterations",
                 expected="a tolerance above 0, and 1 iteration or more",
-                fix="leave them out: 1e-5, 1000",
+                fix="leave them out: 1e-6, 1000",
             )
         if self.method not in ("direct", "averaged", "anderson"):
             raise BadInput(
@@ -276,7 +308,9 @@ class Solver:
         self, operator: Operator, injected: Tensor, start: Tensor | None = None
     ) -> tuple[Tensor, Solution]:
         """Return z with z = relu(A z + injected) to the tolerance, and how it was reached."""
-        step = iteration(operator, injected, averaged=self.method == "averaged")
+        direct = iteration(operator, injected)
+        averaged = self.method == "averaged"
+        step = iteration(operator, injected, averaged=True) if averaged else direct
         z = torch.zeros_like(injected) if start is None else start
         advance = _Anderson(self.memory) if self.method == "anderson" else None
         residual = float("inf")
@@ -285,17 +319,17 @@ class Solver:
             new = step(z)
             count += 1
             if count % self.every == 0 or count == self.iterations:
-                residual = float(relative_residual(operator, injected, new).amax())
+                residual = float(relative_residual(direct, new).amax())
                 if not residual > self.tolerance:
                     return new, Solution(residual, count, True)
             z = advance.next(z, new) if advance else new
         return new, Solution(residual, count, False)
 
 
-def relative_residual(operator: Operator, injected: Tensor, z: Tensor) -> Tensor:
-    """Return the norm of relu(A z + injected) - z of each sample over 1 + the norm of z, (n,)."""
-    off = (operator.plus(z, injected).relu_() - z).abs_() / operator.eta
-    return off.flatten(1).amax(1) / (1 + (z / operator.eta).flatten(1).amax(1))
+def relative_residual(direct: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """Return by how much a direct step changes each sample, over 1 + its largest value, (n,)."""
+    change = (direct(z) - z).abs_().flatten(1).amax(1)
+    return change / (1 + z.flatten(1).amax(1).clamp_min(0))
 
 
 def iteration(
@@ -358,10 +392,9 @@ def equilibrium(
     z, solution = solver.solve(operator, injected, start)
     if not torch.is_grad_enabled():
         return z, solution
-    before = operator.plus(z, injected)
-    out = before.relu()
+    out = iteration(operator, injected)(z)
     if out.requires_grad:
-        active = before.detach() > 0
+        active = out.detach() > 0
         weighted = operator(z[:2]).requires_grad
         out.register_hook(lambda g: _pulled_back(operator, active, g, solver, weighted))
     return out, solution
@@ -370,7 +403,7 @@ def equilibrium(
 def _pulled_back(
     operator: Operator, active: Tensor, g: Tensor, solver: Solver, weighted: bool
 ) -> Tensor:
-    """Return w = (I - A^T J)^-1 g, differentiable in g; J is 1 at active values, 0 elsewhere."""
+    """Return w with w = g + M^T w, differentiable in g; M is the Jacobian of a direct step."""
     if torch.is_grad_enabled() and weighted:
         raise BadInput(
             "second derivatives in the weights of an equilibrium layer",
@@ -378,28 +411,31 @@ def _pulled_back(
             fix="ask for them within isthmus.models.unrolled(model)",
         )
 
-    def solved(move: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
-        own = operator.diagonal * active
-        with full_precision(target.device):
-            return _linear(move, own, target, solver)
+    rest = operator.with_diagonal(0.0)
+    slopes = active / (1 - operator.diagonal)
 
-    w = solved(lambda v: operator.adjoint(active * v), g)
+    def back(v: Tensor) -> Tensor:
+        return rest.adjoint(slopes * v)
+
+    w = _linear(back, g, solver)
     if not (torch.is_grad_enabled() and g.requires_grad):
         return w
-    again: Tensor = g + operator.adjoint(active * w)
-    again.register_hook(lambda h: solved(lambda s: active * operator(s), h))
+    again: Tensor = g + back(w)
+    again.register_hook(lambda h: _linear(lambda s: slopes * rest(s), h, solver))
     return again
 
 
 @torch.no_grad()
-def _linear(
-    move: Callable[[Tensor], Tensor], own: Tensor, target: Tensor, solver: Solver
-) -> Tensor:
-    """Return w with w = target + move(w), each value's own part, own * w, eliminated."""
-    scale = 1 / (1 - own)
-    w = target * scale
+def _linear(move: Callable[[Tensor], Tensor], target: Tensor, solver: Solver) -> Tensor:
+    """Return w with w = target + move(w)."""
+    with full_precision(target.device):
+        return _iterated(move, target, solver)
+
+
+def _iterated(move: Callable[[Tensor], Tensor], target: Tensor, solver: Solver) -> Tensor:
+    w = target
     for count in range(1, solver.iterations + 1):
-        new = (target + move(w) - own * w) * scale
+        new = target + move(w)
         if count % solver.every == 0:
             change = float((new - w).abs().amax())
             if not change > solver.tolerance * float(new.abs().amax()):

@@ -22,11 +22,12 @@ from isthmus.models.fixed_point import (
     Solver,
     Weights,
     equilibrium,
+    iteration,
+    sensitivity,
 )
 
 _FEW = 32  # classes whose pairs are all computed, in one product
 _GATHERED = 2 * 10**7  # values of a gathered tensor: 160 MB
-_POWERS = 1000
 
 # The rounding of one operation on float32 inputs in [0, 1]: an attacked input may lie that far
 # outside of its ball.
@@ -51,12 +52,10 @@ class Box(Bound):
         return cls((x - eps).clamp(0, 1), (x + eps).clamp(0, 1), mixed)
 
     @classmethod
-    def sound(
-        cls, x: Tensor, eps: float, *, mixed: bool = True, dtype: torch.dtype = torch.float64
-    ) -> Box:
-        """Return the box, with outward rounding; it holds what float32 makes of x + eps too."""
-        x = x.to(dtype)
-        reach = eps + _INPUT_ROUNDING + 2 * torch.finfo(dtype).eps if eps else 0.0
+    def sound(cls, x: Tensor, eps: float, *, mixed: bool = True) -> Box:
+        """Return the box in float64, with outward rounding; it holds x + eps in float32 too."""
+        x = x.double()
+        reach = eps + _INPUT_ROUNDING if eps else 0.0
         box = cls((x - reach).clamp_(0, 1), (x + reach).clamp_(0, 1), mixed, outward=True)
         assert not eps or bool((box.lower < box.upper).all())
         return box
@@ -173,7 +172,9 @@ class Box(Bound):
         """
         exact = operator.to(self.dtype)
         spread = exact.metzler() if self.mixed else exact.absolute()
-        eta, mu = _norm(spread, self.lower[:1])
+        v = sensitivity(spread, self.lower[:1])
+        if v is None:
+            raise NoBound
         injected = torch.cat([self.lower, self.upper])
         precision = operator.diagonal.dtype
         fast = Embedded(exact.to(precision), spread.to(precision))
@@ -181,21 +182,20 @@ class Box(Bound):
         if not solution.converged:
             raise NoBound
         z = z.to(self.dtype)
-        off = (Embedded(exact, spread).plus(z, injected).relu_() - z).abs_()
-        off = (off + self._noise(exact, z, injected)) / eta
-        reach = torch.maximum(*_worst(off).chunk(2)) / (1 - max(mu, 0.0)) * eta
+        pair = Embedded(exact, spread)
+        change = (iteration(pair, injected)(z) - z).abs_() + self._noise(exact, z, injected)
+        change = change * ((1 - pair.diagonal) / (1 - spread.diagonal))
         lower, upper = z.chunk(2)
-        size = 1 + _worst((upper + reach) / exact.eta)
-        own = mu if self.mixed else _norm(exact.metzler(), self.lower[:1])[1]
-        reach = reach + solver.tolerance * size * (1 + 1 / (1 - max(own, 0.0))) * exact.eta
-        reach = reach * (1 + 64 * self.unit)
+        reach = torch.maximum(*_worst(change).chunk(2)) * v
+        stop = solver.tolerance * (1 + _worst(upper + reach)) * v
+        reach = (reach + stop) * (1 + 64 * self.unit)
         return self._new((lower - reach).clamp_min_(0), (upper + reach).clamp_min_(0))
 
     def _noise(self, operator: Weights, z: Tensor, injected: Tensor) -> Tensor:
-        """Return a bound of the rounding error of A z + injected, in either order of its terms."""
+        """Return a bound of the rounding error of a direct step, in any order of its terms."""
         rows = operator.absolute()(torch.ones_like(z[:1]))
-        size = z.flatten(1).amax(1).view(-1, *[1] * (z.ndim - 1))
-        return (operator.fan + 32) * self.unit * (rows * size + injected.abs())
+        sums = rows * _worst(z) + injected.abs()
+        return (operator.fan + 32) * self.unit * sums / (1 - operator.diagonal.clamp_max(0))
 
     def margins(self, y: Tensor, *, relative: bool = True) -> Tensor:
         """Return lower bounds of logit y minus each logit, (n, classes); 0 at y itself.
@@ -236,24 +236,3 @@ def _moved(weight: Tensor, radius: Tensor, y: Tensor) -> Tensor:
 def _worst(values: Tensor) -> Tensor:
     """Return the largest value of each sample, (n, 1, ...)."""
     return values.flatten(1).amax(1).view(-1, *[1] * (values.ndim - 1))
-
-
-@torch.no_grad()
-def _norm(spread: Weights, like: Tensor) -> tuple[Tensor, float]:
-    """Return weights eta and the matrix measure in their norm. Raises NoBound where it is not below
-    1.
-
-    The operator's own eta, or, where that is too large (intervals), the limit of v = 1 + S v.
-    """
-    eta = spread.eta.expand_as(like).to(like.dtype)
-    for count in range(_POWERS):
-        moved = spread(eta)
-        mu = float((moved / eta).amax())
-        unit = torch.finfo(like.dtype).eps
-        mu += (spread.fan + 8) * unit * float((spread.absolute()(eta) / eta).amax())
-        if mu < 1 - 2.0**-20:
-            return eta, mu
-        eta = 1 + moved if count else torch.ones_like(eta)
-        if not bool((eta > 0).all() and eta.amax() < 1e12):
-            break
-    raise NoBound
