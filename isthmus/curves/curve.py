@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.curves.combine import _Combine, _Layout
-from isthmus.models.forward import Wrapper
+from isthmus.models.forward import Wrapper, computing_type
 from isthmus.models.view import View, copied, places
 from isthmus.types import BadInput, Params
 
@@ -186,6 +186,11 @@ class Curve(Wrapper):
         curve combines.
         """
         return self._own[0] if self._check(t) <= 0.5 else self._own[1]
+
+    @property
+    def computing_type(self) -> torch.dtype:
+        """The floating-point type of the two networks; the curve's own parameters may be wider."""
+        return computing_type(self._net)
 
     def at(self, t: float | Tensor) -> Point:
         """Return the network at t as a live view: its outputs are differentiable in the bends.

@@ -15,7 +15,7 @@ from isthmus.curves.expectation import ExpectedOverT, expected_over_t
 from isthmus.runs.identity import identity_of
 from isthmus.training.budget import Training
 from isthmus.training.losses import cross_entropy, sharpness_aware
-from isthmus.training.options import sorted_options
+from isthmus.training.options import require_numbers, sorted_options
 from isthmus.types import BadInput, Loss
 
 CURVE_TRAINING = Training(steps=200, lr=0.5, weight_decay=1e-4, clip=1.5)
@@ -52,6 +52,7 @@ class Route:
     high: float = 0.4
 
     def __post_init__(self) -> None:
+        require_numbers(self, "bends", "rho", "low", "high")
         if self.bends < 0:
             raise BadInput(
                 f"bends = {self.bends}",

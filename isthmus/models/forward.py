@@ -84,7 +84,13 @@ def network_under(module: nn.Module) -> nn.Module:
 
 
 def computing_type(network: nn.Module) -> torch.dtype:
-    """Return the floating-point type of a network's first weight, in which it takes its input."""
+    """Return the floating-point type of a network's first weight, in which it takes its input.
+
+    A module that runs another one, as a curve does, says that one's type as its `computing_type`.
+    """
+    own = getattr(network, "computing_type", None)
+    if isinstance(own, torch.dtype):
+        return own
     for tensor in itertools.chain(network.parameters(), network.buffers()):
         if tensor.is_floating_point() and tensor.element_size() > 1:
             return tensor.dtype

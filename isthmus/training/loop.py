@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.models.forward import as_input, set_channels_last, takes_channels_last
+from isthmus.models.forward import as_input, computing_type, set_channels_last, takes_channels_last
 from isthmus.runs.devices import chosen_precision, pick_device
 from isthmus.runs.processes import joined_ranks, ranks, share_from_first
 from isthmus.runs.progress import bar
@@ -97,9 +97,11 @@ def _started(
 ) -> Run:
     """Return the run before its first step, the module on its device, the same on all ranks."""
     device = pick_device(training.device)
-    training = training.replace(
-        device=device, precision=chosen_precision(device, training.precision)
-    )
+    precision = training.precision
+    if precision == "auto" and computing_type(module) != torch.float32:
+        precision = "fp32"  # of half and double networks: their own type, which autocast mixes with
+    training = training.replace(device=device, precision=chosen_precision(device, precision))
+
     module.to(device)
     share_from_first([*module.parameters(), *module.buffers()])
     history = History(

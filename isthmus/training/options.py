@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from numbers import Real
 from typing import Any
 
 from isthmus.runs.wording import suggestion
@@ -32,3 +33,13 @@ def sorted_options(options: Mapping[str, Any], *kinds: type) -> list[dict[str, A
                 fix=suggestion(name, known),
             )
     return [{name: options[name] for name in options if name in own} for own in names]
+
+
+def require_numbers(options: object, *names: str) -> None:
+    """Raise BadInput where one of these fields of an options class is no number."""
+    for name in names:
+        value = getattr(options, name)
+        if not isinstance(value, Real):
+            raise BadInput(
+                f"{name} = {value!r}", expected="a number", fix=f"pass {name} without quotes"
+            )

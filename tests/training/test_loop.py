@@ -499,3 +499,9 @@ def test_each_rank_draws_its_own_t(ranks):
 def test_an_interrupted_run_on_two_ranks_goes_on_to_the_identical_result(kind, ranks):
     for rank in ranks[kind]:
         assert same(rank["resumed"], rank["through"])
+
+
+@pytest.mark.parametrize("option", ["steps", "lr", "batch_size", "momentum", "weight_decay"])
+def test_a_text_in_place_of_a_number_is_refused_in_one_line(option):
+    with pytest.raises(BadInput, match=f"{option} = '3'.+a number"):
+        fit(network("linear"), data(), **{**BASE, option: "3"})

@@ -351,3 +351,10 @@ def test_every_network_of_the_path_is_recalibrated_once(tampered, samples):
 )
 def test_an_unknown_option_is_refused_in_one_line(options, word, tampered, samples):
     refused(lambda: repair(tampered[0], samples[0], **options), word)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_of_another_type_is_repaired_in_its_own(dtype, tampered, samples):
+    net = copy.deepcopy(tampered[0]).to(dtype)
+    repaired = repair(net, samples[0], steps=3, points=3, precision="auto")
+    assert {p.dtype for p in repaired.model.parameters()} == {dtype}
