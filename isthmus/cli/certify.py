@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from isthmus import attacks, certification, data, evidence, models, runs
+from isthmus.cli.checks import unclaimed
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import InputFile, ModelSpec, NewFile, Samples
+from isthmus.cli.options import InputFile, ModelSpec, Samples
 from isthmus.cli.output import say
 from isthmus.types import BadInput
 
@@ -31,7 +33,7 @@ def certify_command(
     *,
     model: ModelSpec,
     samples: Annotated[Samples, Parameter(name="--data")],
-    out: NewFile,
+    out: File,
     eps: str = "0.01,0.03,0.1",
     certifier: CertifierName = "auto",
     sigma: float = 0.25,
@@ -41,10 +43,10 @@ def certify_command(
     """Prove which answers no input within eps changes.
 
     Prints certified accuracy at every eps, the accuracy that PGD leaves, and the gap between them,
-    and writes report.json and report.html into a folder.
+    and writes OUT/report.json and OUT/report.html. A run that was cut off starts anew.
 
     :param checkpoint: The network to certify.
-    :param out: A new folder for the report.
+    :param out: A new or empty folder for the report.
     :param samples: Evaluation samples: a named set, Parquet, image folder or .npz.
     :param eps: Radii in units of images in [0, 1], as 0.01,8/255: l-inf; l2 for smoothing.
     :param certifier: By default mixed-monotone for a network with equilibrium layers, and interval
@@ -53,6 +55,7 @@ def certify_command(
     :param attack_steps: Steps of PGD at every eps; 0 for no attack. Smoothing is not attacked.
     :param restarts: How often PGD starts anew.
     """
+    unclaimed(out, resume=None)
     certifies = _certifier(certifier, sigma)
     smooth = certifier == "smoothing"
     balls = [_ball(word, smooth=smooth) for word in eps.split(",")]
@@ -61,16 +64,29 @@ def certify_command(
     if certifies is None:
         implicit = bool(models.equilibria(network))
         certifies = certification.MixedMonotone() if implicit else certification.Interval()
-    report = evidence.certificates(
-        network,
-        evaluation,
-        certifies,
-        balls,
-        None if smooth or not attack_steps else _pgd(attack_steps, restarts),
-        network=checkpoint.name,
-        provenance=evidence.provenance(0, {"data": evaluation}),
-    )
-    written, page = report.write(out)
+    attack = None if smooth or not attack_steps else _pgd(attack_steps, restarts)
+    origin = evidence.network_provenance(0, {"data": evaluation}, checkpoint)
+    identity = {
+        "command": "certify",
+        "model": model,
+        "checkpoint": runs.file_sha256(checkpoint),
+        "data": evaluation.sha256,
+        "eps": eps,
+        "certifier": runs.identity_of(certifies),
+        "attack_steps": attack_steps,
+        "restarts": restarts,
+    }
+    with runs.claimed(out, identity, resume=False):
+        report = evidence.certificates(
+            network,
+            evaluation,
+            certifies,
+            balls,
+            attack,
+            network=checkpoint.name,
+            provenance=origin,
+        )
+        written, page = evidence.write_report(report, out)
     say(_table(report))
     say(report.verdict)
     say(f"wrote {written} and {page}")
@@ -111,10 +127,10 @@ def _table(report: Certificates) -> Table:
     from rich.table import Table
 
     table = Table("eps", "certified", "under attack", "gap", "ms a sample")
-    shown = runs.percent
+    shown = evidence.words.format_value
     for row in report.rows:
-        attacked = "" if row.attacked is None else shown(row.attacked)
-        gap = "" if row.gap is None else shown(row.gap)
-        cells = (f"{row.eps:g}", shown(row.certified), attacked, gap, f"{1000 * row.seconds:.3g}")
-        table.add_row(*cells)
+        attacked = "" if row.attacked is None else shown(row.attacked).main
+        gap = "" if row.gap is None else runs.percent(row.gap)
+        time = "" if row.seconds_per_sample is None else f"{1000 * row.seconds_per_sample:.3g}"
+        table.add_row(f"{row.eps:g}", shown(row.certified).main, attacked, gap, time)
     return table

@@ -96,8 +96,10 @@ def unwritten(out: File) -> File:
         raise BadInput(place, expected="a folder of yours", fix="choose another --out") from error
 
 
-def unclaimed(out: File, *, resume: bool) -> None:
+def unclaimed(out: File, *, resume: bool | None) -> None:
     """Refuse an output folder that holds other files, or a run without --resume. Raises BadInput.
+
+    `resume` is None for a command without --resume, which refuses any run.
 
     Whether it is the same run that --resume would go on with is left to `claimed`.
     """
@@ -110,10 +112,11 @@ def unclaimed(out: File, *, resume: bool) -> None:
             fix="choose another --out",
         )
     if not resume:
+        way_on = "" if resume is None else ", or pass --resume to go on with the same run"
         raise BadInput(
             f"{out}, which holds a run already",
             expected="a new folder",
-            fix="choose another --out, or pass --resume to go on with the same run",
+            fix=f"choose another --out{way_on}",
         )
 
 

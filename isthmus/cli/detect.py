@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from isthmus import data, detection, evidence, runs
 from isthmus.cli import checks
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile, Number, Samples
+from isthmus.cli.options import Clean, InputFile, ModelSpec, Number, Samples
 from isthmus.cli.output import say
 from isthmus.types import BadInput
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor, nn
 
-    from isthmus.data import Ball
+    from isthmus.data import Ball, Data
     from isthmus.detection import Evaluation, ManifoldDetector
 
 Value = TypeVar("Value")
@@ -53,9 +53,8 @@ class DetectorOptions:
     false_positive_rate: Number = 0.05
     seed: int = 0
 
-    def fitted(self, clean: str, network: nn.Module | None) -> ManifoldDetector:
+    def fitted(self, samples: Data, network: nn.Module | None) -> ManifoldDetector:
         """Return the detector with its threshold. Raises BadInput as its methods do."""
-        samples = load_samples(clean)
         held = max(1, round(CALIBRATING * len(samples)))
         if held == len(samples):
             raise BadInput(
@@ -105,7 +104,7 @@ def detect_command(
         tuple[Samples, ...], Parameter(name="--data", consume_multiple=True, negative="")
     ] = (),
     detector: Annotated[File | None, Parameter(validator=checks.existing)] = None,
-    out: NewFile | None = None,
+    out: File | None = None,
     made: DetectorOptions = DetectorOptions(),
     evasion: EvasionOptions = EvasionOptions(),
 ) -> None:
@@ -115,11 +114,11 @@ def detect_command(
     detector.safetensors, report.json and report.html into --out. score reads --data file by file
     and prints a line of JSON for each input; exit status 1 says that some are flagged. evaluate
     says what the detector does to an attack, to noise of the same size, and to an attacker who
-    knows it.
+    knows it, and writes report.json and report.html into --out; if it is cut off, it starts anew.
 
     :param action: What to do: fit, score or evaluate.
     :param checkpoint: The network; not needed for a detector of pixels, except to evaluate it.
-    :param out: A new folder for what fit or evaluate writes.
+    :param out: A new or empty folder for what fit or evaluate writes.
     :param samples: Inputs of score: images, folders, .npz, Parquet, named sets, or stdin
         for names of files on standard input. Of evaluate: labeled samples.
     :param detector: The detector.safetensors that fit wrote, for score and evaluate.
@@ -130,14 +129,15 @@ def detect_command(
         )
     match action:
         case "fit":
-            _fit(checkpoint, model, _given(clean, "--clean"), _given(out, "--out"), made)
+            _fit(checkpoint, model, _given(clean, "--clean"), _folder(out), made)
         case "score":
             held = _loaded(checkpoint, model, _given(detector, "--detector"))
             _score(held, _given(samples, "--data"))
         case "evaluate":
-            _given(checkpoint, "checkpoint")
+            weights = _given(checkpoint, "checkpoint")
+            folder = _folder(out)
             held = _loaded(checkpoint, model, _given(detector, "--detector"))
-            _evaluate(held, _given(samples, "--data"), checkpoint, _given(out, "--out"), evasion)
+            _evaluate(held, _given(samples, "--data"), weights, folder, evasion)
 
 
 def _given(value: Value | None, name: str) -> Value:
@@ -145,6 +145,13 @@ def _given(value: Value | None, name: str) -> Value:
     if value is None or value == ():
         raise BadInput(f"no {name}", expected="it for this action", fix="see isthmus detect --help")
     return value
+
+
+def _folder(out: File | None) -> File:
+    """Return the folder of --out. Raises BadInput where it was left out, or holds anything."""
+    folder = _given(out, "--out")
+    checks.unclaimed(folder, resume=None)
+    return folder
 
 
 def _network(checkpoint: File | None, model: str | None) -> nn.Module | None:
@@ -160,16 +167,23 @@ def _loaded(checkpoint: File | None, model: str | None, file: File) -> ManifoldD
 def _fit(
     checkpoint: File | None, model: str | None, clean: str, out: File, made: DetectorOptions
 ) -> None:
-    detector = made.fitted(clean, _network(checkpoint, model))
-    report = evidence.Detection(
-        "pixels" if checkpoint is None else checkpoint.name,
-        detector.record(),
-        (),
-        evidence.provenance(made.seed, {}),
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    written = detector.save(out / "detector.safetensors")
-    _, page = report.write(out)
+    samples = load_samples(clean)
+    identity = {
+        "command": "detect fit",
+        "model": model,
+        "checkpoint": None if checkpoint is None else runs.file_sha256(checkpoint),
+        "clean": samples.sha256,
+        **vars(made),
+    }
+    with runs.claimed(out, identity, resume=False):
+        detector = made.fitted(samples, _network(checkpoint, model))
+        report = evidence.detection(
+            detector,
+            network="pixels" if checkpoint is None else checkpoint.name,
+            provenance=evidence.network_provenance(made.seed, {"clean": samples}, checkpoint),
+        )
+        written = detector.save(out / "detector.safetensors")
+        _, page = evidence.write_report(report, out)
     say(report.verdict)
     say(f"wrote {written}, {page.with_suffix('.json')} and {page}")
 
@@ -213,30 +227,39 @@ def _lines(detector: ManifoldDetector, file: str, images: Tensor) -> Iterator[di
 def _evaluate(
     detector: ManifoldDetector,
     sources: tuple[str, ...],
-    checkpoint: File | None,
+    checkpoint: File,
     out: File,
     evasion: EvasionOptions,
 ) -> None:
-    balls, weights = evasion.balls(), evasion.weighing()
-    if len(sources) != 1 or detector.model is None or checkpoint is None:
+    balls = evasion.balls()
+    weights = evasion.weighing()
+    if len(sources) != 1 or detector.model is None:
         raise BadInput(f"{len(sources)} sources of samples", expected="one", fix="pass --data once")
     samples = load_samples(sources[0])
-    evaluations = evidence.evaluations(
-        detector,
-        detector.model,
-        samples,
-        balls,
-        steps=evasion.attack_steps,
-        aware_steps=3 * evasion.attack_steps,
-        weights=weights,
-    )
-    report = evidence.Detection(
-        checkpoint.name,
-        detector.record(),
-        evaluations,
-        evidence.provenance(0, {"data": samples}),
-    )
-    written, page = report.write(out)
+    identity = {
+        "command": "detect evaluate",
+        "checkpoint": runs.file_sha256(checkpoint),
+        "detector": detector.record(),
+        "data": samples.sha256,
+        **vars(evasion),
+    }
+    with runs.claimed(out, identity, resume=False):
+        evaluations = evidence.evaluations(
+            detector,
+            detector.model,
+            samples,
+            balls,
+            steps=evasion.attack_steps,
+            aware_steps=3 * evasion.attack_steps,
+            weights=weights,
+        )
+        report = evidence.detection(
+            detector,
+            evaluations,
+            network=checkpoint.name,
+            provenance=evidence.network_provenance(0, {"data": samples}, checkpoint),
+        )
+        written, page = evidence.write_report(report, out)
     say(_table(evaluations))
     say(report.verdict)
     say(f"wrote {written} and {page}")

@@ -14,11 +14,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import nn
 
 from isthmus.compression import Compressed, multiply_adds
 from isthmus.data.dataset import Data
+from isthmus.evidence.page import environment
 from isthmus.metrics.accuracy import Agreement
 from isthmus.metrics.question import measure
 from isthmus.metrics.values import Rate, as_record
@@ -118,15 +118,7 @@ class Compression:
 
     def html(self) -> str:
         """Return the page, which needs nothing else."""
-        environment = Environment(
-            loader=PackageLoader("isthmus.evidence", "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters.update(percent=percent)
-        return environment.get_template("compression.html").render(report=self)
+        return environment().get_template("compression.html").render(report=self)
 
 
 def _shown(value: float) -> str:

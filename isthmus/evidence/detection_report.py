@@ -1,80 +1,61 @@
-"""What a detector promises, and the three rows of its evaluation at every eps: record, figure and
-page.
-"""
+"""What a detector promises, and the three rows of its evaluation at every eps, as a record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
 from torch import nn
 
 from isthmus.attacks.inputs.gradient import PGD
 from isthmus.data.balls import Ball
 from isthmus.data.dataset import Data
 from isthmus.detection import Evaluation, ManifoldDetector, evaluate
+from isthmus.detection.evaluation import Row
+from isthmus.evidence.detection_record import (
+    DETECTION,
+    Detection,
+    DetectionRow,
+    DetectorPart,
+    EvaluationPart,
+    ThresholdPart,
+)
 from isthmus.evidence.evading import detector_aware
-from isthmus.evidence.figures import COLORS, to_svg
-from isthmus.runs.files import write_json, write_text
+from isthmus.evidence.record import Origin, Value
+from isthmus.runs.identity import sha256_of
 from isthmus.runs.wording import percent
 
+LIMITS = (
+    "The false positive rate holds for inputs like the calibration samples.",
+    "An input that is not flagged need not be clean.",
+)
+UNTRIED = "No attack was tried on this detector: isthmus detect evaluate does."
+TRIED = "An attacker who knows the detector may do better than the one tried here."
 
-@dataclass(frozen=True)
-class Detection:
-    """A detector's settings and threshold, and its evaluations, where there are any."""
 
-    network: str
-    detector: dict[str, Any]
-    evaluations: tuple[Evaluation, ...]
-    provenance: dict[str, Any]
+def detection(
+    detector: ManifoldDetector,
+    evaluations: Sequence[Evaluation] = (),
+    *,
+    network: str,
+    provenance: Origin,
+) -> Detection:
+    """Return the record of a detector with a threshold, and of its evaluations.
 
-    def record(self) -> dict[str, Any]:
-        """Return everything as plain JSON."""
-        return {
-            "kind": "detection",
-            "network": self.network,
-            "detector": self.detector,
-            "evaluations": [evaluation.record() for evaluation in self.evaluations],
-            "provenance": self.provenance,
-        }
-
-    @property
-    def verdict(self) -> str:
-        """What the detector promises, or what it leaves an attacker who knows it, in a sentence."""
-        if not self.evaluations:
-            threshold = self.detector["threshold"]
-            low, high = percent(threshold["low"]), percent(threshold["high"])
-            return (
-                f"It flags {percent(threshold['false_positive_rate'])} of clean inputs, between "
-                f"{low} and {high}; what it detects is not known yet."
-            )
-        worst = max(self.evaluations, key=lambda evaluation: evaluation.worst.undetected)
-        share = percent(worst.worst.undetected)
-        return f"At eps {worst.eps:g}, {share} of attacked inputs fool network and detector."
-
-    def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write report.json and report.html into the folder; return their paths."""
-        data = write_json(folder / "report.json", self.record())
-        return data, write_text(folder / "report.html", self.html())
-
-    def html(self) -> str:
-        """Return the page, which needs nothing else."""
-        environment = Environment(
-            loader=PackageLoader("isthmus.evidence", "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters.update(percent=percent)
-        picture = Markup(to_svg(figure(self), "detection")) if self.evaluations else None
-        template = environment.get_template("detection.html")
-        return template.render(report=self, picture=picture)
+    `network` names what the detector works on. Raises BadInput where it is not fitted or has no
+    threshold.
+    """
+    parts = tuple(_evaluation(evaluation) for evaluation in evaluations)
+    settings = _detector(detector)
+    record = {
+        "schema": DETECTION,
+        "title": f"Detector of {network}",
+        "verdict": _verdict(settings.threshold, parts),
+        "provenance": provenance,
+        "detector": settings,
+        "evaluations": parts,
+        "limits": (*LIMITS, TRIED if parts else UNTRIED),
+    }
+    return Detection.read(record)
 
 
 def evaluations(
@@ -104,21 +85,51 @@ def evaluations(
     )
 
 
-def figure(report: Detection, *, width: float = 7.4) -> Figure:
-    """Return the areas against eps, and the share that fools network and detector."""
-    drawn = Figure(figsize=(width, 3.2), layout="constrained")
-    left, right = drawn.subplots(1, 2)
-    eps = [evaluation.eps for evaluation in report.evaluations]
-    kinds = {
-        "attack": (COLORS["attack"], "o", [e.attack for e in report.evaluations]),
-        "noise": (COLORS["clean"], "s", [e.noise for e in report.evaluations]),
-        "knows the detector": (COLORS["third"], "^", [e.worst for e in report.evaluations]),
-    }
-    for name, (color, marker, rows) in kinds.items():
-        left.plot(eps, [row.area for row in rows], marker=marker, color=color, label=name)
-        shares = [100 * row.undetected for row in rows]
-        right.plot(eps, shares, marker=marker, color=color, label=name)
-    left.set(xlabel="eps", ylabel="AUROC", ylim=(0, 1.02))
-    right.set(xlabel="eps", ylabel="fools both, %", ylim=(0, 101))
-    left.legend(frameon=False)
-    return drawn
+def _detector(detector: ManifoldDetector) -> DetectorPart:
+    fitted = detector.fitted
+    threshold = detector.calibrated_threshold
+    return DetectorPart(
+        score=detector.score_name,
+        neighbors=detector.neighbors,
+        layers=detector.layers,
+        shape=fitted.shape,
+        scales=fitted.scales,
+        network=fitted.network or None,
+        reference=sha256_of(fitted.images),
+        reference_samples=len(fitted.images),
+        threshold=ThresholdPart.model_validate(threshold.record()),
+    )
+
+
+def _evaluation(evaluation: Evaluation) -> EvaluationPart:
+    return EvaluationPart(
+        eps=float(evaluation.eps),
+        false_positives=Value.of(evaluation.false_positives),
+        clean_quartiles=evaluation.quartiles,
+        rows=tuple(_row(row) for row in evaluation.rows),
+    )
+
+
+def _row(row: Row) -> DetectionRow:
+    return DetectionRow(
+        inputs=row.inputs,
+        weight=row.weight,
+        auroc=Value.of(row.area),
+        detected=Value.of(row.detected),
+        wrong=Value.of(row.wrong),
+        undetected=Value.of(row.undetected),
+        quartiles=row.quartiles,
+    )
+
+
+def _verdict(threshold: ThresholdPart, evaluations: Sequence[EvaluationPart]) -> str:
+    """Return what the detector promises, or what it leaves an attacker who knows it."""
+    if not evaluations:
+        return (
+            f"It flags {percent(threshold.false_positive_rate)} of clean inputs, between "
+            f"{percent(threshold.low)} and {percent(threshold.high)}; what it detects is not known "
+            "yet."
+        )
+    worst = max(evaluations, key=lambda part: part.worst.undetected.value or 0.0)
+    share = percent(worst.worst.undetected.value or 0.0)
+    return f"At eps {worst.eps:g}, {share} of attacked inputs fool network and detector."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.dataset import Data
-from isthmus.evidence.record import Provenance
+from isthmus.evidence.record import Origin, Provenance
 from isthmus.runs.files import file_sha256
 from isthmus.runs.versions import versions
 
@@ -56,6 +56,19 @@ def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
     }
 
 
+def network_provenance(seed: int, data: Mapping[str, Data], checkpoint: Path | None) -> Origin:
+    """Return the provenance of what was measured on one network: that of the data, and the path and
+    hash of its checkpoint; without a checkpoint, no network took part.
+    """
+    return Origin.model_validate({**provenance(seed, data), **_weights(checkpoint)})
+
+
+def _weights(checkpoint: Path | None) -> dict[str, Any]:
+    if checkpoint is None:
+        return {}
+    return {"checkpoint": {"path": str(checkpoint), "sha256": file_sha256(checkpoint)}}
+
+
 def report_provenance(
     seed: int,
     data: Mapping[str, Data],
@@ -73,7 +86,6 @@ def report_provenance(
     entries: dict[str, Any] = {"other": {"kind": other}}
     if other_file is not None:
         entries["other"] |= {"path": str(other_file), "sha256": file_sha256(other_file)}
-    if checkpoint is not None:
-        entries["checkpoint"] = {"path": str(checkpoint), "sha256": file_sha256(checkpoint)}
+    entries |= _weights(checkpoint)
     pending = {"recalibrated_on": "", "seconds": None}
     return Provenance.model_validate({**provenance(seed, data), **entries, **pending})

@@ -1,4 +1,4 @@
-"""The evidence of a repair as one HTML page.
+"""The evidence of a repair, a certificate or a detector as one HTML page.
 
 The page stands alone: styles and figures are inside, it runs no script and requests nothing from a
 network, and what users named (classes, files, settings) is text on it, whatever it contains.
@@ -17,8 +17,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from isthmus.evidence import figures
+from isthmus.evidence.certificate_record import CERTIFICATE, Certificates
+from isthmus.evidence.detection_record import DETECTION, Detection
 from isthmus.evidence.labels import label, short
-from isthmus.evidence.record import Landscape, Report, Value
+from isthmus.evidence.record import SCHEMA, Landscape, Report, Value
 from isthmus.evidence.summary import (
     compared,
     ingredients,
@@ -47,6 +49,7 @@ from isthmus.metrics.names import (
 )
 from isthmus.runs.files import write_json, write_text
 from isthmus.runs.wording import percent
+from isthmus.types import BadInput
 
 EXPLAINED = {
     ACCURACY: "on evaluation data; higher is better",
@@ -79,27 +82,77 @@ NO_BARRIER = 0.05
 """Nats below which a rise of the loss along a line counts as none."""
 
 
-def write_report(report: Report | Mapping[str, Any], folder: Path | str) -> tuple[Path, Path]:
+Written = Report | Certificates | Detection
+"""What has a record and a page."""
+
+KINDS: dict[str, type[Written]] = {
+    SCHEMA: Report,
+    CERTIFICATE: Certificates,
+    DETECTION: Detection,
+}
+"""The records that a page is made of, by their entry `schema`."""
+
+
+def read_written(record: Written | Mapping[str, Any]) -> Written:
+    """Return the report, certificates or detection that a record holds, by its schema.
+
+    Raises BadInput where its schema is none of `KINDS`, or it is malformed.
+    """
+    if isinstance(record, Report | Certificates | Detection):
+        return record
+    version = record.get("schema") if isinstance(record, Mapping) else None
+    if not isinstance(version, str) or version not in KINDS:
+        raise BadInput(
+            f"a record of schema {version!r}",
+            expected=f"one of {', '.join(map(repr, KINDS))}",
+            fix="give the report.json of repair, certify or detect, made with this version",
+        )
+    return KINDS[version].read(record)
+
+
+def write_report(report: Written | Mapping[str, Any], folder: Path | str) -> tuple[Path, Path]:
     """Write `report.json` and `report.html` into the folder and return their paths; each is whole
     or not there.
 
-    `report` is what `evidence` made, or a record read from JSON. Raises BadInput where the record
-    is no report or the folder cannot be written.
+    `report` is what `evidence`, `certificates` or `detection` made, or a record read from JSON.
+    Raises BadInput where the record is none of these or the folder cannot be written.
     """
-    report = Report.read(report)
+    report = read_written(report)
     page = to_html(report)
     data = write_json(Path(folder) / "report.json", report.record())
     return data, write_text(Path(folder) / "report.html", page)
 
 
-def to_html(report: Report | Mapping[str, Any]) -> str:
-    """Return the report as one page that needs nothing else.
+def to_html(report: Written | Mapping[str, Any]) -> str:
+    """Return the report, certificates or detection as one page that needs nothing else.
 
-    Raises BadInput where the record is no report.
+    Raises BadInput where the record is none of these.
     """
-    report = Report.read(report)
+    report = read_written(report)
+    if isinstance(report, Certificates):
+        return _certificates_page(report)
+    if isinstance(report, Detection):
+        return _detection_page(report)
+    return _report_page(report)
+
+
+def _certificates_page(report: Certificates) -> str:
+    words = "Certified and attacked accuracy against eps; the numbers are in the table"
+    figure = _twice(partial(figures.certified, report), "certificates", words)
+    return environment().get_template("certificates.html").render(report=report, figure=figure)
+
+
+def _detection_page(report: Detection) -> str:
+    figure = Markup()
+    if report.evaluations:
+        words = "AUROC, and the share that fools both, against eps; the numbers are in the table"
+        figure = _twice(partial(figures.detected, report), "detection", words)
+    return environment().get_template("detection.html").render(report=report, figure=figure)
+
+
+def _report_page(report: Report) -> str:
     classes = worst_classes(report, CLASSES_SHOWN)
-    template = _environment().get_template("report.html")
+    template = environment().get_template("report.html")
     return template.render(
         report=report,
         measured=measured(report),
@@ -253,7 +306,8 @@ def _explanation(name: str, value: Value | None) -> str:
     return "" if value is None or value.unit == "share" else value.unit
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders the pages: the templates, their filters and their functions."""
     env = Environment(
         loader=PackageLoader("isthmus.evidence", "templates"),
         autoescape=True,

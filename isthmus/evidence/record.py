@@ -87,6 +87,8 @@ class Part(BaseModel):
     """A part of a record, with the entries that it declares and no others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    contract: ClassVar[str] = "report.schema.json"
+    """What a record has to satisfy, as a refusal names it."""
 
     @classmethod
     def read(cls, record: Any) -> Self:
@@ -99,7 +101,7 @@ class Part(BaseModel):
             why = first["msg"].removeprefix("Value error, ")
             raise BadInput(
                 f"a record that is malformed{where} ({why})",
-                expected="a record that satisfies report.schema.json",
+                expected=f"a record that satisfies {cls.contract}",
                 fix="see docs/report.md, or make the report anew",
             ) from error
 
@@ -118,7 +120,8 @@ class OpenPart(Part):
 # ── values and measures ───────────────────────────────────────────────────────────────────────────
 class Value(Part):
     """A measured number. A share of samples has hits, n and its 95 % Wilson interval; a mean over
-    samples has n, their standard deviation and its 95 % normal interval; others stand alone.
+    samples has n, their standard deviation and its 95 % normal interval; an area under the ROC
+    curve has its counts of clean and suspicious inputs and its 95 % interval; others stand alone.
     """
 
     model_config = ConfigDict(
@@ -133,6 +136,8 @@ class Value(Part):
     had units lack it; there a value with hits is a share, one of a loss is in nats."""
     hits: Count | None = None
     n: Positive | None = None
+    clean: Positive | None = None
+    suspicious: Positive | None = None
     deviation: Number = None
     low: Number = None
     high: Number = None
@@ -438,7 +443,7 @@ class DataSet(OpenPart):
 
 
 class Checkpoint(OpenPart):
-    """The file that was repaired."""
+    """The file of the network that the record is about."""
 
     path: Text
     sha256: Hash
@@ -451,7 +456,7 @@ class SecondEndpoint(OpenPart):
     """'given', or how the second endpoint was made."""
 
 
-class Provenance(OpenPart):
+class Origin(OpenPart):
     """What is needed to run it again. Further entries may be added; the page shows all of them."""
 
     isthmus: Text
@@ -462,19 +467,50 @@ class Provenance(OpenPart):
     seed: Whole
     time: Text
     data: dict[Text, DataSet]
-    recalibrated_on: Text
-    seconds: Seconds
     command: Text | None = None
     checkpoint: Checkpoint | None = None
+
+
+class Provenance(Origin):
+    """What is needed to run a repair again. Further entries may be added; the page shows all of
+    them.
+    """
+
+    recalibrated_on: Text
+    seconds: Seconds
     other: SecondEndpoint | None = None
 
 
-class Report(Part):
+class Document(Part):
+    """A record that stands alone in a file: its entry `schema` names its kind and version."""
+
+    kind: ClassVar[str]
+
+    @classmethod
+    def read(cls, record: Any) -> Self:
+        """Return the document that a record holds; a document is returned as it is.
+
+        Raises BadInput where the record is of another kind or version, or malformed.
+        """
+        if isinstance(record, cls):
+            return record
+        version = record.get("schema") if isinstance(record, Mapping) else None
+        if version != cls.kind:
+            raise BadInput(
+                f"a record of schema {version!r}",
+                expected=repr(cls.kind),
+                fix="make it with this version",
+            )
+        return super().read(record)
+
+
+class Report(Document):
     """What was measured before, along and after the repair of one network. Shares are fractions in
     [0, 1], losses are in nats, times in seconds. A number that was not finite is null.
     docs/report.md explains every field.
     """
 
+    kind: ClassVar = SCHEMA
     version: Literal["isthmus-report/1"] = Field(alias="schema")
     title: Sentence
     verdict: Sentence
@@ -494,23 +530,6 @@ class Report(Part):
     baselines: tuple[Baseline, ...]
     limits: tuple[Sentence, ...]
     """What the evidence does not prove, one sentence each."""
-
-    @classmethod
-    def read(cls, record: Any) -> Self:
-        """Return the report that a record holds; a report is returned as it is.
-
-        Raises BadInput where the record is no report, or one of another version.
-        """
-        if isinstance(record, cls):
-            return record
-        version = record.get("schema") if isinstance(record, Mapping) else None
-        if version != SCHEMA:
-            raise BadInput(
-                f"a record of schema {version!r}",
-                expected=repr(SCHEMA),
-                fix="make it with this version",
-            )
-        return super().read(record)
 
     def entitled(self, title: str) -> Report:
         """Return the report under another title."""

@@ -11,6 +11,8 @@ from support.command_line import MODEL, isthmus
 
 from isthmus import Data, load_data
 from isthmus.cli.inputs import warn_of_foreign
+from isthmus.evidence import read_written
+from isthmus.runs import file_sha256
 from isthmus.runs.notices import Notice
 
 CLEAN = "digits:train#n=600"
@@ -41,7 +43,7 @@ def test_fit_says_what_the_threshold_promises(screened):
     record = json.loads((screened / "pixels/report.json").read_text())
     threshold = record["detector"]["threshold"]
     assert threshold["low"] < 0.05 < threshold["high"] and threshold["samples"] == 150
-    assert record["detector"]["reference samples"] == 450 and record["evaluations"] == []
+    assert record["detector"]["reference_samples"] == 450 and record["evaluations"] == []
     assert "not known yet" in (screened / "pixels/report.html").read_text()
 
 
@@ -92,6 +94,35 @@ def test_evaluate_shows_three_rows_at_every_eps(screened):
         assert all(row["auroc"]["low"] <= row["auroc"]["value"] for row in part["rows"])
     page = (screened / "judged/report.html").read_text()
     assert "<svg" in page and "http" not in page.replace("http-equiv", "")
+    weights = file_sha256(screened / "a.safetensors")
+    assert record["provenance"]["checkpoint"]["sha256"] == weights and weights in page
+    done = isthmus("report", "judged/report.json", "--out", "judged-again", folder=screened)
+    assert done.returncode == 0 and (screened / "judged-again/report.html").read_text() == page
+
+
+def test_the_record_names_its_kind_and_what_it_was_made_from(screened):
+    samples = load_data(CLEAN)
+    for name in ("pixels", "layer"):
+        record = json.loads((screened / name / "report.json").read_text())
+        assert record["schema"] == "isthmus-detection/1"
+        assert record["provenance"]["data"]["clean"]["sha256"] == samples.sha256
+        assert read_written(record).record() == record
+        bound = record["detector"]["network"] is not None
+        assert bound == ("checkpoint" in record["provenance"]) == (name == "layer")
+
+
+def test_out_is_a_folder_of_one_run(screened):
+    (screened / "taken").mkdir()
+    common = ("detect", "fit", "--clean", CLEAN, "--out", "taken")
+    done = isthmus(*common, "--neighbors", 451, folder=screened)
+    assert done.returncode == 2 and list((screened / "taken").iterdir()) == []
+    assert isthmus(*common, folder=screened).returncode == 0
+    before = (screened / "taken/detector.safetensors").read_bytes()
+    for options in ((), ("--neighbors", 5)):
+        done = isthmus(*common, *options, folder=screened)
+        assert done.returncode == 2 and "holds a run already" in done.stderr
+        assert "--resume" not in done.stderr
+    assert (screened / "taken/detector.safetensors").read_bytes() == before
 
 
 PIXELS = ("--detector", "pixels/detector.safetensors")
