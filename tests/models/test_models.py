@@ -79,14 +79,14 @@ def test_a_network_has_as_many_parameters_as_its_paper_says(name):
 
 
 @every_network
-def test_normalisation_is_the_first_layer(name):
+def test_normalization_is_the_first_layer(name):
     with torch.device("meta"):
         leaves = [part for part in CASES[name].make().modules() if not list(part.children())]
     assert isinstance(leaves[0], Normalize)
     assert sum(isinstance(part, Normalize) for part in leaves) == 1
 
 
-def test_normalisation_is_that_of_color_images_or_centred():
+def test_normalization_is_that_of_color_images_or_centered():
     gray, color = models.small_cnn(channels=1)[0], models.small_cnn()[0]
     assert torch.equal(
         gray(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)).flatten(),

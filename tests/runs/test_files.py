@@ -170,7 +170,7 @@ def test_a_run_that_fails_before_it_wrote_anything_gives_its_folder_back(error, 
     assert (tmp_path / "out").exists() == wrote
 
 
-def test_a_run_is_recognised_after_its_way_through_json(tmp_path):
+def test_a_run_is_recognized_after_its_way_through_json(tmp_path):
     claim_folder(tmp_path / "out", {**RUN, "bends": (1,)}, resume=False)
     claim_folder(tmp_path / "out", {**RUN, "bends": (1,)}, resume=True)
 

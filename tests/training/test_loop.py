@@ -426,7 +426,7 @@ class Plain:
         lambda a: torch.Generator().manual_seed(a),
     ],
 )
-def test_settings_are_recognised_by_what_they_say_not_where_they_lie(make):
+def test_settings_are_recognized_by_what_they_say_not_where_they_lie(make):
     one, again, other = identity_of(make(1)), identity_of(make(1)), identity_of(make(2))
     assert one == again != other
     assert " at 0x" not in one

@@ -104,7 +104,7 @@ class InputAware:
     their masks.
 
     Where we depart: mask, pattern and classifier are trained in one run by one optimizer (the paper
-    trains the mask first and uses two optimisers). A mask is cut, softly, at the quantile that
+    trains the mask first and uses two optimizers). A mask is cut, softly, at the quantile that
     leaves it the share `density` of the pixels, where the paper penalizes larger masks: a penalty
     in one run shrinks them to nothing (measured on the digits). Both painters are networks of three
     convolutions, of `width` channels (a multiple of four).

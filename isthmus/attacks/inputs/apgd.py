@@ -55,7 +55,7 @@ def checkpoints(steps: int) -> list[int]:
 class _Climb(Rows):
     """The rows of a climb, with what the algorithm remembers of each (its names in Algorithm 1).
 
-    `target`: the class to climb towards, or None. `rises`: steps of this span that raised the
+    `target`: the class to climb toward, or None. `rises`: steps of this span that raised the
     objective. `value_before`, `halved_before`: the best value and whether the step was halved, at
     the last checkpoint.
     """
@@ -131,10 +131,10 @@ class _Climb(Rows):
 
 @dataclass(frozen=True)
 class APGD:
-    """Auto-PGD within an l-inf or l2 ball: `objective` "ce", "dlr" or "targeted" (DLR towards other
+    """Auto-PGD within an l-inf or l2 ball: `objective` "ce", "dlr" or "targeted" (DLR toward other
     classes).
 
-    "targeted" climbs towards each of the `targets` classes that are most likely next to the label,
+    "targeted" climbs toward each of the `targets` classes that are most likely next to the label,
     in turn. Options are those of `PGD`. Raises BadInput for an l1 ball, an unknown objective, or
     budgets below 1; when called, for fewer than 3 ("dlr") or 4 ("targeted") classes.
 

@@ -2,7 +2,7 @@
 linearization.
 
 Source: Croce and Hein, ICML 2020 ("Minimally distorted adversarial examples with a fast adaptive
-boundary attack"), Algorithm 1, in the targeted form that AutoAttack uses: towards each of the
+boundary attack"), Algorithm 1, in the targeted form that AutoAttack uses: toward each of the
 likeliest other classes in turn.
 
 Where we depart: the search for a sample ends with the first fooling point inside the ball, since
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.attacks.inputs.gradient import moved
-from isthmus.attacks.inputs.objectives import margin, ranked, towards
+from isthmus.attacks.inputs.objectives import margin, ranked, toward
 from isthmus.attacks.inputs.search import Rows, Trial, Visit, per_sample, run_search
 from isthmus.attacks.inputs.victim import Victim, check_ball
 from isthmus.data.balls import Ball, Linf
@@ -145,7 +145,7 @@ class FAB:
             point = moved(self.ball, point, draw / 2)
         at = _Approach(rows.index, rows.x, rows.y, targets[rows.index], point)
         for _ in range(self.steps):
-            towards_target = partial(towards, target=at.target)
+            towards_target = partial(toward, target=at.target)
             values, w, _logits = victim.gradient(at.point, at.y, towards_target)
             reached = self._next(at.x, at.point, w, values)
             logits = victim.logits(reached)

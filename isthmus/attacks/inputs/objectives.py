@@ -62,7 +62,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TargetedDLR:
-    """DLR towards one class per sample, `target` (n,). Raises BadInput for fewer than 4 classes
+    """DLR toward one class per sample, `target` (n,). Raises BadInput for fewer than 4 classes
     when called.
     """
 
@@ -75,10 +75,10 @@ class TargetedDLR:
         _needs(logits, 4, "targeted DLR")
         top = logits.topk(4, dim=1).values
         gap = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
-        return towards(logits, y, self.target) / (gap + 1e-12)
+        return toward(logits, y, self.target) / (gap + 1e-12)
 
 
-def towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+def toward(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Return the target's logit minus the label's, (n,)."""
     pair = logits.gather(1, torch.stack([target, y], 1))
     return pair[:, 0] - pair[:, 1]

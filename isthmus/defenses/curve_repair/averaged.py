@@ -61,12 +61,12 @@ def averaged_repairs(training: Training = CURVE_TRAINING, *, home: File | None =
         training.replace(steps=2 * third),
         route=route,
         t=CURVE_T,
-        checkpoint=state_file(home, "curve"),
+        checkpoint=state_file(home, "averaged-curve"),
     )
     copy = FTSAM(
         network_budget(training, cost=route.cost).replace(steps=third),
         rho=COPY_RHO,
-        checkpoint=state_file(home, "copy"),
+        checkpoint=state_file(home, "averaged-copy"),
     )
     return Averaged((curve, copy), AVERAGED)
 

@@ -44,7 +44,7 @@ from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
 from isthmus.training.options import sorted_options
-from isthmus.types import Defense
+from isthmus.types import BadInput, Defense
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +200,12 @@ def repair(
     selection = replace(selection or Selection(), **choosing)
     if isinstance(bonafide, Parts):
         parts = bonafide
+        if choosing.get("holdout", parts.share) != parts.share:
+            raise BadInput(
+                f"holdout = {selection.holdout:g} and samples with {parts.share:g} held out",
+                expected="one share",
+                fix="leave holdout out, or pass samples that are not split yet",
+            )
     else:
         parts = Parts.of(as_data(bonafide), selection.holdout, seed=training.seed)
     tell_of_frozen_statistics(tampered)

@@ -3,13 +3,13 @@ hypergradient.
 
 Source: Zeng et al., Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022,
 sections 3 and 4 and Algorithm 1: min over weights, max over delta in an l2 ball, of the mean loss
-on x + delta. The gradient in the weights includes how the maximiser moves with them, by fixed-point
+on x + delta. The gradient in the weights includes how the maximizer moves with them, by fixed-point
 iterations on one step of the inner ascent.
 
 Where we depart from the paper's code: the radius is given per pixel value, so that it fits images
 of any size (the published 10 for 3x32x32 is 0.18); the labels are the bonafide ones; delta is
 projected at every step (the code has no ball), and so does the map whose fixed point it is taken
-for, since a maximiser on the sphere moves along the sphere; the series of the hypergradient is
+for, since a maximizer on the sphere moves along the sphere; the series of the hypergradient is
 broken off where it diverges; delta is put on half of each batch (the code: on one image in a
 hundred; the paper: on all); the inner and the outer loss see the same batch; Adam starts anew and
 BatchNorm is recalibrated in every round, and a round is as long as the budget allows.
@@ -62,7 +62,7 @@ class IBAU(Trained):
     iterations: int = 5
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
-        """Return the unlearnt copy. Raises BadInput where the budget is below one inner and one
+        """Return the unlearned copy. Raises BadInput where the budget is below one inner and one
         outer step.
         """
         net = copied(tampered)
@@ -177,7 +177,7 @@ def hypergradient(
     projection: Callable[[Tensor], Tensor] = lambda delta: delta,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return outer(delta) and the gradient in the weights of outer(delta*(weights)), delta* the
-    minimiser of inner.
+    minimizer of inner.
 
     `delta` is taken for the fixed point of projection(delta - rate inner'(delta)). The inverse in
     the implicit function theorem is a sum of as many terms of its Neumann series as there are

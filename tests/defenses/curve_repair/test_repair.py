@@ -358,3 +358,21 @@ def test_a_network_of_another_type_is_repaired_in_its_own(dtype, tampered, sampl
     net = copy.deepcopy(tampered[0]).to(dtype)
     repaired = repair(net, samples[0], steps=3, points=3, precision="auto")
     assert {p.dtype for p in repaired.model.parameters()} == {dtype}
+
+
+def test_two_shares_of_held_out_samples_are_refused(tampered, samples):
+    parts = Parts.of(samples[0], 0.2, seed=0)
+    refused(
+        lambda: repair(tampered[0], parts, tampered[1], holdout=0.5, steps=2),
+        "holdout",
+        "one share",
+    )
+
+
+def test_averaged_repairs_share_a_folder_with_the_curve_that_leads_to_them(
+    tampered, samples, tmp_path
+):
+    training = CURVE_TRAINING.replace(steps=4)
+    mean = averaged_repairs(training, home=tmp_path)
+    repaired = repair(tampered[0], samples[0], mean, bends=1, steps=4, points=3, folder=tmp_path)
+    assert repaired.history.steps == 4

@@ -21,7 +21,7 @@ def test_fine_tuning_takes_the_options_of_fit():
     )
 
 
-def test_a_layer_that_cannot_be_initialised_anew_is_refused():
+def test_a_layer_that_cannot_be_initialized_anew_is_refused():
     refused(lambda: FromScratch(TRAINING)(Odd(), samples()), "reset_parameters")
 
 

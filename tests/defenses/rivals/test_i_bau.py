@@ -1,5 +1,5 @@
 """I-BAU: the implicit gradient against brute force, the perturbation's ball, and what is
-unlearnt."""
+unlearned."""
 
 import copy
 from functools import partial
@@ -65,7 +65,7 @@ def test_its_iterations_are_the_terms_of_the_neumann_series(iterations):
     assert torch.allclose(found, expected)
 
 
-def test_a_maximiser_on_the_sphere_moves_along_the_sphere():
+def test_a_maximizer_on_the_sphere_moves_along_the_sphere():
     """Brute force again: the farthest the ball goes along w, so delta* = r w / |w|, and outer = |d
     - c|^2 / 2.
     """
