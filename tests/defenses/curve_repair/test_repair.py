@@ -135,8 +135,8 @@ def test_few_samples_lead_straight_to_the_mean_of_two_repairs(tampered, samples,
         and found.path.t == said.path.t
     )
     assert end.gradients == 60 and {file.stem for file in tmp_path.glob("*.state")} == {
-        "curve",
-        "copy",
+        "averaged-curve",
+        "averaged-copy",
     }
     for again in (said, repair(tampered[0], samples[0], folder=tmp_path, **options)):
         for name, value in again.model.state_dict().items():
