@@ -323,7 +323,8 @@ def attacked(attacks: list[list[dict[str, Any]]]) -> list[str]:
         if name in attacks[0][0]:
             series = zip(*attacks, strict=True)
             cells = [spread([row[name]["value"] for row in at]) for at in series]
-            lines.append(line(f"{name}, first {attacks[0][0]['images']}", cells))
+            counts = sorted({job[0]["images"] for job in attacks})
+            lines.append(line(f"{name}, first {' or '.join(map(str, counts))}", cells))
     broken = sum(row["certified but broken"] for job in attacks for row in job)
     return [*lines, "", f"Certified but broken, all eps and seeds: {broken}."]
 
