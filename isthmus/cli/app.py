@@ -30,7 +30,7 @@ TRAIN = Group("Train and tamper", sort_key=2)
 MEASURE = Group("Measure", sort_key=3)
 LOOK = Group("Look", sort_key=4)
 
-RESUMES = "the same command with --resume goes on from the last save"
+RESUMES = "the same command with --resume goes on from the last save, if there was one"
 KEEPS_POINTS = "the same command goes on from the points that were measured"
 STARTS_OVER = "nothing was written; the same command starts over"
 
