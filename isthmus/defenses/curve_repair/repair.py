@@ -21,7 +21,7 @@ from torch import nn
 
 from isthmus.curves.curve import Curve
 from isthmus.curves.networks import PathNetworks
-from isthmus.curves.route import CURVE_TRAINING, DEFAULT_ROUTE, Route
+from isthmus.curves.route import Route, route_and_training
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.averaged import state_file
@@ -194,9 +194,7 @@ def repair(
     True
     """
     shape, choosing, budget = sorted_options(options, Route, Selection, Training)
-    if route is not None or shape:
-        route = (route or DEFAULT_ROUTE).replace(**shape)
-    training = (training or CURVE_TRAINING).replace(**budget)
+    route, training = route_and_training(route, training, {**shape, **budget})
     selection = replace(selection or Selection(), **choosing)
     if isinstance(bonafide, Parts):
         parts = bonafide

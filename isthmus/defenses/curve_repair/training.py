@@ -63,11 +63,11 @@ def trained_curve(
 ) -> TrainedCurve:
     """Return a curve between the two ends, trained with gentler settings where the first fail.
 
-    A training has failed where its loss leaves the numbers, or that of its last tenth is more than
-    half way from the ends' own to that of guessing, log(classes). The learning rate is then divided
-    by 5 and `rho` by 4, at most `retries` times, and the curve of the lowest loss is returned.
-    `home` holds the states of unfinished trainings. Raises BadInput as `connect` does, and
-    `Diverged` where no training ends with a loss.
+    A training has failed where its loss becomes NaN or infinite, or that of its last tenth is more
+    than half way from the ends' own to that of guessing, log(classes). The learning rate is then
+    divided by 5 and `rho` by 4, at most `retries` times, and the curve of the lowest loss is
+    returned. `home` holds the states of unfinished trainings. Raises BadInput as `connect` does,
+    and `Diverged` where no training ends with a loss.
     """
     finished: list[TrainedCurve] = []
     for attempt in range(retries + 1):
