@@ -235,7 +235,7 @@ def pass_size(x: Tensor, device: torch.device, *, gradients: bool = False) -> in
     keeps activations.
     """
     values = _CPU_PASS_VALUES if device.type == "cpu" else _PASS_VALUES // (8 if gradients else 1)
-    return max(1, values // max(1, x[0].numel()))
+    return max(1, values // max(1, x.shape[1:].numel()))
 
 
 @torch.no_grad()

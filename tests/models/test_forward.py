@@ -222,6 +222,7 @@ def test_a_pass_holds_about_as_many_values_whatever_the_images(shape, cpu, gpu, 
     assert pass_size(x, torch.device("cuda")) == gpu
     assert pass_size(x, torch.device("cuda"), gradients=True) == gradients
     assert pass_size(large, CPU) == 1
+    assert pass_size(x[:0], CPU) == cpu, "no samples have a shape too"
 
 
 def test_alone_there_is_one_rank_and_nothing_to_exchange():

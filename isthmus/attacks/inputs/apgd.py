@@ -16,7 +16,7 @@ from math import ceil
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import (
@@ -27,8 +27,8 @@ from isthmus.attacks.inputs.objectives import (
     margin,
     ranked,
 )
-from isthmus.attacks.inputs.search import Rows, Trial, Visit, per_sample, run_search
-from isthmus.attacks.inputs.victim import Victim, check_ball
+from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit, per_sample
+from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import Ball
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
@@ -130,7 +130,7 @@ class _Climb(Rows):
 
 
 @dataclass(frozen=True)
-class APGD:
+class APGD(Search):
     """Auto-PGD within an l-inf or l2 ball: `objective` "ce", "dlr" or "targeted" (DLR toward other
     classes).
 
@@ -138,6 +138,7 @@ class APGD:
     in turn. Options are those of `PGD`. Raises BadInput for an l1 ball, an unknown objective, or
     budgets below 1; when called, for fewer than 3 ("dlr") or 4 ("targeted") classes.
 
+    >>> from torch import nn
     >>> from isthmus.data import Linf
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
@@ -162,27 +163,12 @@ class APGD:
                 expected="ce, dlr or targeted",
                 fix="ce is the default",
             )
-        if min(self.steps, self.restarts, self.targets) < 1:
-            raise BadInput(
-                "a budget below 1",
-                expected="steps, restarts and targets of 1 or more",
-                fix="raise it",
-            )
+        check_counts(steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
-        leaves [0, 1].
-        """
-        return run_search(
-            model,
-            x,
-            y,
-            self._trials,
-            score=_SCORES[self.objective],
-            seed=self.seed,
-            precision=self.precision,
-            batch_size=self.batch_size,
-        )
+    @property
+    def score(self) -> Objective:
+        """The cross-entropy for "ce", DLR for "dlr", the margin for "targeted"."""
+        return _SCORES[self.objective]
 
     @property
     def random(self) -> bool:

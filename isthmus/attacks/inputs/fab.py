@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
-from isthmus.attacks.inputs.objectives import margin, ranked, toward
-from isthmus.attacks.inputs.search import Rows, Trial, Visit, per_sample, run_search
-from isthmus.attacks.inputs.victim import Victim, check_ball
+from isthmus.attacks.inputs.objectives import ranked, toward
+from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit, per_sample
+from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import Ball, Linf
 from isthmus.runs.devices import Precision
-from isthmus.types import BadInput
 
 _PULL, _OVERSHOOT, _BACK = 0.1, 1.05, 0.9  # alpha_max, eta and beta of the paper
 
@@ -72,13 +71,14 @@ class _Approach(Rows):
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(Search):
     """Fast adaptive boundary attack, targeted, within an l-inf or l2 ball. Options are those of
     `APGD`.
 
     The first restart begins at the input, further ones at random. Raises BadInput for an l1 ball or
     budgets below 1.
 
+    >>> from torch import nn
     >>> from isthmus.data import L2
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
@@ -96,27 +96,7 @@ class FAB:
 
     def __post_init__(self) -> None:
         check_ball(self.ball, "FAB")
-        if min(self.steps, self.restarts, self.targets) < 1:
-            raise BadInput(
-                "a budget below 1",
-                expected="steps, restarts and targets of 1 or more",
-                fix="raise it",
-            )
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
-        leaves [0, 1].
-        """
-        return run_search(
-            model,
-            x,
-            y,
-            self._trials,
-            score=margin,
-            seed=self.seed,
-            precision=self.precision,
-            batch_size=self.batch_size,
-        )
+        check_counts(steps=self.steps, restarts=self.restarts, targets=self.targets)
 
     @property
     def random(self) -> bool:

@@ -13,7 +13,7 @@ all steps, as in the papers.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -22,8 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.attacks.inputs.objectives import Objective, cross_entropy_per_sample
-from isthmus.attacks.inputs.search import Rows, Trial, Visit, run_search
-from isthmus.attacks.inputs.victim import Victim, check_inputs, generator_of, under_attack
+from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit
+from isthmus.attacks.inputs.victim import (
+    Victim,
+    check_counts,
+    check_inputs,
+    generator_of,
+    under_attack,
+)
 from isthmus.data.balls import L1, Ball
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
@@ -43,7 +49,7 @@ class Climb(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ascent(ABC):
+class Ascent(Search):
     """Projected gradient ascent: all that `PGD`, `MIFGSM` and `MSD` share; they differ in the
     region and the step in it.
 
@@ -85,17 +91,22 @@ class Ascent(ABC):
         """Return the points one step on from `at`, within region and box."""
 
     @property
+    def score(self) -> Objective:
+        """The objective."""
+        return self.objective
+
+    @property
+    def stops(self) -> bool:
+        """Whether a sample that is fooled is done with: only where the point that fools counts."""
+        return self.returns == "fooled"
+
+    @property
     def random(self) -> bool:
         """Whether it draws, so that another seed may give other points."""
         return self.random_start
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1:
-            raise BadInput(
-                f"steps = {self.steps}, restarts = {self.restarts}",
-                expected="steps and restarts of 1 or more",
-                fix="ten steps from one start are usual",
-            )
+        check_counts(steps=self.steps, restarts=self.restarts)
         if self.returns not in ("fooled", "worst", "last"):
             raise BadInput(
                 f"returns = {self.returns!r}",
@@ -131,18 +142,7 @@ class Ascent(ABC):
         """
         if self.returns == "last":
             return self._last(model, x, y)
-        return run_search(
-            model,
-            x,
-            y,
-            self._trials,
-            score=self.objective,
-            stops=self.returns == "fooled",
-            seed=self.seed,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            batch_statistics=self.batch_statistics,
-        )
+        return super().__call__(model, x, y)
 
     def _last(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         check_inputs(x, y)

@@ -8,13 +8,14 @@ yields a trial may find fewer rows, always aligned. When none is left the trial 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from isthmus.attacks.inputs.objectives import Objective
+from isthmus.attacks.inputs.objectives import Objective, margin
 from isthmus.attacks.inputs.trace import Trace, reporting
 from isthmus.attacks.inputs.victim import Victim, check_inputs, generator_of, under_attack
 from isthmus.models.forward import device_of, pass_size
@@ -61,6 +62,71 @@ Trial = Callable[[Victim, Rows, torch.Generator | None], Iterator[Visit]]
 
 Trials = Callable[[Tensor, Tensor], Iterable[Trial]]
 """The trials of an attack on a batch, in order: `(clean logits, y) -> trials`."""
+
+
+class Search(ABC):
+    """An attack that is a list of trials: a frozen dataclass that writes `_trials` and `random`.
+
+    Its fields or properties say how the loop runs; the others keep the values that stand here.
+    """
+
+    @abstractmethod
+    def _trials(self, clean: Tensor, y: Tensor) -> Iterable[Trial]:
+        """Return the trials on a batch, in order, from the logits of the clean inputs (n, classes)
+        and the labels.
+        """
+
+    @property
+    @abstractmethod
+    def random(self) -> bool:
+        """Whether the attack draws, so that another seed may give other points."""
+
+    @property
+    def score(self) -> Objective:
+        """What is worst: of the points that do not fool, the one of the highest score is kept."""
+        return margin
+
+    @property
+    def stops(self) -> bool:
+        """Whether a sample that is fooled is done with."""
+        return True
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the generator that the trials draw from; None is the global one."""
+        return None
+
+    @property
+    def precision(self) -> Precision | None:
+        """The number type of the network's passes; None is that of the surroundings."""
+        return None
+
+    @property
+    def batch_size(self) -> int | None:
+        """How many samples are attacked at once; None is as many as memory takes."""
+        return None
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether BatchNorm layers in train mode normalize by the batch."""
+        return False
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
+        leaves [0, 1].
+        """
+        return run_search(
+            model,
+            x,
+            y,
+            self._trials,
+            score=self.score,
+            stops=self.stops,
+            seed=self.seed,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            batch_statistics=self.batch_statistics,
+        )
 
 
 class _Worst:

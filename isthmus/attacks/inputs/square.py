@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from math import sqrt
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import margin
-from isthmus.attacks.inputs.search import Rows, Trial, Visit, per_sample, run_search
+from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit, per_sample
 from isthmus.attacks.inputs.trace import note_gradient_free
-from isthmus.attacks.inputs.victim import Victim, check_ball
+from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import L2, Linf
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
@@ -28,13 +28,14 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 querie
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Search):
     """Square attack within an l-inf or l2 ball, with `queries` forward passes per sample; `p` is
     the first size.
 
     The squares cover a share p of the image at first, less and less with the queries. Options are
     those of `APGD`. Raises BadInput for an l1 ball, a budget below 1, or p outside (0, 1].
 
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     >>> x, y = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
     >>> bool(Linf(0.1).contains(Square(Linf(0.1), queries=5)(net, x, y) - x).all())
@@ -51,27 +52,9 @@ class Square:
 
     def __post_init__(self) -> None:
         check_ball(self.ball, "Square")
-        if self.queries < 1 or self.restarts < 1 or not 0 < self.p <= 1:
-            raise BadInput(
-                f"queries = {self.queries}, restarts = {self.restarts}, p = {self.p}",
-                expected="queries and restarts of 1 or more, 0 < p <= 1",
-                fix="leave p at 0.8",
-            )
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
-        leaves [0, 1].
-        """
-        return run_search(
-            model,
-            x,
-            y,
-            self._trials,
-            score=margin,
-            seed=self.seed,
-            precision=self.precision,
-            batch_size=self.batch_size,
-        )
+        check_counts(queries=self.queries, restarts=self.restarts)
+        if not 0 < self.p <= 1:
+            raise BadInput(f"p = {self.p}", expected="0 < p <= 1", fix="leave p at 0.8")
 
     @property
     def random(self) -> bool:

@@ -122,6 +122,17 @@ def check_ball(ball: Ball, attack: str) -> Linf | L2:
     return ball
 
 
+def check_counts(**counts: int) -> None:
+    """Raise BadInput where one of an attack's counts (steps, restarts, ...) is below 1."""
+    low = {name: count for name, count in counts.items() if not count >= 1}
+    if low:
+        raise BadInput(
+            ", ".join(f"{name} = {count}" for name, count in low.items()),
+            expected="1 or more",
+            fix=f"pass {next(iter(low))}=1, or leave it out for the default",
+        )
+
+
 def generator_of(seed: int | None) -> torch.Generator | None:
     """Return a generator with the seed; None, the global one, without a seed."""
     return None if seed is None else torch.Generator().manual_seed(seed)

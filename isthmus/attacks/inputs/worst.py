@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from isthmus.attacks.inputs.apgd import APGD
 from isthmus.attacks.inputs.fab import FAB
 from isthmus.attacks.inputs.gradient import highest
-from isthmus.attacks.inputs.objectives import cross_entropy_per_sample, margin
-from isthmus.attacks.inputs.search import Rows, Trial, Visit, run_search
+from isthmus.attacks.inputs.objectives import cross_entropy_per_sample
+from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit
 from isthmus.attacks.inputs.square import Square
 from isthmus.attacks.inputs.victim import Victim, under_attack
 from isthmus.data.balls import L2, Linf
@@ -27,7 +27,7 @@ from isthmus.types import Attack, BadInput
 
 
 @dataclass(frozen=True)
-class WorstOf:
+class WorstOf(Search):
     """Runs the attacks in order on samples not yet fooled; for samples that none fools, returns the
     point with the largest margin.
 
@@ -59,20 +59,6 @@ class WorstOf:
         the highest loss.
         """
         return Highest(tuple(for_training(attack) for attack in self.attacks))
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
-        leaves [0, 1].
-        """
-        return run_search(
-            model,
-            x,
-            y,
-            self._trials,
-            score=margin,
-            precision=self.precision,
-            batch_size=self.batch_size,
-        )
 
     @property
     def random(self) -> bool:
