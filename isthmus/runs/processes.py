@@ -70,8 +70,8 @@ def joined_ranks() -> Iterator[Ranks]:
     """Run a block together with the other processes of a `torchrun` launch; alone outside one.
 
     A process joins once and leaves when it ends: the ranks of one launch cannot meet a second time.
-    The block that joined ends for all ranks at once, since a connection that one side has left can
-    bring the other down.
+    Every such block ends for all ranks at once: whichever is the last one, a process that ends
+    while another still waits for it can bring that one down.
     """
     joins = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     if joins:
@@ -80,5 +80,5 @@ def joined_ranks() -> Iterator[Ranks]:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(dist.destroy_process_group)
     yield ranks()
-    if joins:  # not where the block raised: another rank may never come
+    if ranks().world > 1:  # not where the block raised: another rank may never come
         dist.barrier()

@@ -40,6 +40,9 @@ def test_outputs_do_not_depend_on_batches_or_modes_and_change_nothing(kind):
     net, x = network(kind).train(), data(40).x
     before = {name: t.clone() for name, t in net.state_dict().items()}
     expected = network(kind)(x).detach()
+    # a sum in another order can move what a bfloat16 layer gets by one unit in its last place
+    narrow = any(p.dtype == torch.bfloat16 for p in net.parameters())
+    tolerance = torch.finfo(torch.bfloat16).eps * float(expected.abs().max()) if narrow else 1e-5
     for size in (None, 40, 7, 1):
         if size == 1 and kind == "batchnorm1d":
             continue  # a layer without running statistics needs two
@@ -47,7 +50,7 @@ def test_outputs_do_not_depend_on_batches_or_modes_and_change_nothing(kind):
         assert found.dtype == torch.float32
         assert not found.requires_grad
         if kind != "batchnorm1d":
-            assert torch.allclose(found, expected, atol=1e-5)
+            assert torch.allclose(found, expected, atol=tolerance)
     assert all(part.training for part in net.modules())
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
 
