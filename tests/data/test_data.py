@@ -8,6 +8,7 @@ from support.refusals import refused
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
 from isthmus.data import Augment, Data, as_data, split
+from isthmus.runs.identity import identity_of
 
 X, Y = (
     torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)),
@@ -43,6 +44,7 @@ def test_bad_data_is_refused_in_one_line(x, y, classes, words):
 
 def test_a_shift_that_leaves_nothing_is_refused():
     refused(lambda: Augment(pad=-1), "pad = -1")
+    refused(lambda: Augment(border="wrap"), "border = 'wrap'", "zeros or reflect")
     refused(lambda: Augment(pad=4)(X), "4x4")
     assert Augment(pad=3)(X).shape == X.shape
 
@@ -171,15 +173,25 @@ def test_split_refuses_more_samples_than_there_are(sizes):
     )
 
 
-def test_augment_moves_each_image_as_a_naive_twin_does():
+NUMPY_MODES = {"zeros": "constant", "reflect": "reflect"}
+
+
+@pytest.mark.parametrize("border", NUMPY_MODES)
+def test_augment_moves_each_image_as_a_naive_twin_does(border):
     x, pad = torch.arange(2 * 3 * 5 * 6).reshape(2, 3, 5, 6), 2
     torch.manual_seed(0)
-    moved = Augment(pad)(x)
+    moved = Augment(pad, border=border)(x)
     torch.manual_seed(0)
     top, left = torch.randint(0, 2 * pad + 1, (2, 2, 1))
     flipped = torch.rand(2, 1) < 0.5
     for i in range(2):
-        canvas = torch.zeros(3, 5 + 2 * pad, 6 + 2 * pad, dtype=x.dtype)
-        canvas[:, pad : pad + 5, pad : pad + 6] = x[i]
+        around = ((0, 0), (pad, pad), (pad, pad))
+        canvas = torch.from_numpy(np.pad(x[i].numpy(), around, NUMPY_MODES[border]))
         cut = canvas[:, int(top[i]) : int(top[i]) + 5, int(left[i]) : int(left[i]) + 6]
         assert torch.equal(moved[i], cut.flip(2) if flipped[i] else cut)
+
+
+def test_runs_with_a_border_of_zeros_are_recognized_as_before_there_was_another():
+    identities = [identity_of(Augment(2, border=border)) for border in NUMPY_MODES]
+    assert identities[0] == "Augment(pad=2, flip=True)"
+    assert identities[1] != identities[0]
