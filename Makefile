@@ -19,7 +19,7 @@ demo: .venv/core
 	$(BIN)/isthmus demo --resume
 
 picture: demo
-	$(BIN)/python docs/picture.py demo/report.html docs/report.png
+	PYTHONPATH=tests $(BIN)/python docs/picture.py demo/report.html docs/report.png
 
 test: .venv/dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -1,54 +1,24 @@
 """Take the picture of the README: the top of a report's page, as a browser shows it.
 
-`make picture` calls this with the page of the demo. It needs Chromium or Chrome, found on the path
-or named by the variable CHROME.
+`make picture` calls this with the page of the demo, and with `tests` on the path, for the browser.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-)
-
-
-def browser() -> str:
-    """Return the browser to call. Raises SystemExit where there is none."""
-    named = (os.environ.get("CHROME"), *BROWSERS)
-    for name in named:
-        if name and (path := shutil.which(name)):
-            return path
-    raise SystemExit("no browser: install chromium, or set CHROME to one")
+from support.browser import browse
 
 
 def picture(page: Path, out: Path, width: int, height: int) -> None:
     """Write the top of the page, in pixels, as a PNG file."""
-    with tempfile.TemporaryDirectory() as profile:
-        command = [
-            browser(),
-            *FLAGS,
-            f"--user-data-dir={profile}",
-            f"--window-size={width},{height}",
-            f"--screenshot={out.absolute()}",
-            page.absolute().as_uri(),
-        ]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    done = browse(
+        f"--window-size={width},{height}",
+        f"--screenshot={out.absolute()}",
+        page.absolute().as_uri(),
+    )
+    done.check_returncode()
 
 
 def main() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from isthmus import attacks, certification, data, evidence, models, runs
+from isthmus.cli import words
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import InputFile, ModelSpec, Samples
 from isthmus.cli.output import say
-from isthmus.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +57,8 @@ def certify_command(
     unclaimed(out, resume=None)
     certifies = _certifier(certifier, sigma)
     smooth = certifier == "smoothing"
-    balls = [_ball(word, smooth=smooth) for word in eps.split(",")]
+    kind = data.L2 if smooth else data.Linf
+    balls = [kind(radius) for radius in words.parse_numbers(eps, "eps")]
     evaluation = load_samples(samples)
     network = load_network(model, checkpoint)
     if certifies is None:
@@ -106,17 +106,6 @@ def _certifier(name: CertifierName, sigma: float) -> Certifier | None:
     return kinds[name]()
 
 
-def _ball(word: str, *, smooth: bool) -> Ball:
-    """Return the ball of a radius. Raises BadInput where it is no number, or negative."""
-    try:
-        radius = float(Fraction(word.strip()))
-    except (ValueError, ZeroDivisionError) as error:
-        raise BadInput(
-            f"eps {word!r}", expected="numbers or fractions", fix="write 0.01,8/255"
-        ) from error
-    return data.L2(radius) if smooth else data.Linf(radius)
-
-
 def _pgd(steps: int, restarts: int) -> Callable[[Ball], Attack]:
     attacks.PGD(data.Linf(0.0), steps=steps, restarts=restarts)  # refuses what is no attack
     return lambda ball: attacks.PGD(ball, steps=steps, restarts=restarts)
@@ -124,13 +113,12 @@ def _pgd(steps: int, restarts: int) -> Callable[[Ball], Attack]:
 
 def _table(report: Certificates) -> Table:
     """Return one row for every eps."""
-    from rich.table import Table
-
-    table = Table("eps", "certified", "under attack", "gap", "ms a sample")
     shown = evidence.words.format_value
+    rows = []
     for row in report.rows:
         attacked = "" if row.attacked is None else shown(row.attacked).main
         gap = "" if row.gap is None else runs.percent(row.gap)
         time = "" if row.seconds_per_sample is None else f"{1000 * row.seconds_per_sample:.3g}"
-        table.add_row(f"{row.eps:g}", shown(row.certified).main, attacked, gap, time)
-    return table
+        rows.append((f"{row.eps:g}", shown(row.certified).main, attacked, gap, time))
+    heads = ("eps", "certified", "under attack", "gap", "ms a sample")
+    return evidence.tables.terminal_table(heads, rows)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
 from isthmus import data, detection, evidence, runs
-from isthmus.cli import checks
+from isthmus.cli import checks, words
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import Clean, InputFile, ModelSpec, Number, Samples
 from isthmus.cli.output import say
@@ -87,11 +86,11 @@ class EvasionOptions:
 
     def balls(self) -> list[Ball]:
         """Return the balls. Raises BadInput where a radius is no number, or negative."""
-        return [data.Linf(radius) for radius in _numbers(self.eps, "eps")]
+        return [data.Linf(radius) for radius in words.parse_numbers(self.eps, "eps")]
 
     def weighing(self) -> list[float]:
         """Return the weights. Raises BadInput where one is no number."""
-        return _numbers(self.weights, "weights")
+        return words.parse_numbers(self.weights, "weights")
 
 
 def detect_command(
@@ -267,24 +266,14 @@ def _evaluate(
 
 def _table(evaluations: tuple[Evaluation, ...]) -> Table:
     """Return one row for each kind of input at every eps."""
-    from rich.table import Table
-
-    table = Table("eps", "inputs", "AUROC", "flagged", "wrong", "fools both")
+    rows: list[tuple[str, ...]] = []
     for evaluation in evaluations:
         flagged = runs.percent(evaluation.false_positives)
-        table.add_row(f"{evaluation.eps:g}", "clean", "", flagged, "", "")
+        rows.append((f"{evaluation.eps:g}", "clean", "", flagged, "", ""))
         for row in evaluation.rows:
             weight = "" if row.weight is None else f", weight {row.weight:g}"
             area = f"{row.area:.3f} ({row.area.low:.3f} to {row.area.high:.3f})"
             shares = (runs.percent(v) for v in (row.detected, row.wrong, row.undetected))
-            table.add_row(f"{evaluation.eps:g}", row.inputs + weight, area, *shares)
-    return table
-
-
-def _numbers(text: str, name: str) -> list[float]:
-    try:
-        return [float(Fraction(word.strip())) for word in text.split(",")]
-    except (ValueError, ZeroDivisionError) as error:
-        raise BadInput(
-            f"{name} {text!r}", expected="numbers or fractions", fix="write 0.01,8/255"
-        ) from error
+            rows.append((f"{evaluation.eps:g}", row.inputs + weight, area, *shares))
+    heads = ("eps", "inputs", "AUROC", "flagged", "wrong", "fools both")
+    return evidence.tables.terminal_table(heads, rows, texts=2)

@@ -66,18 +66,12 @@ def inspect_command(
 
 
 def _table(triggers: Iterable[Inverted], classes: Sequence[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        "Trigger",
-        "Leads to",
-        "Size",
-        "Success",
-        caption="the smallest trigger found of each kind and class",
-    )
+    rows = []
     for trigger in triggers:
         goal = trigger.target
         success = evidence.words.format_value(trigger.success).main
         name = goal if isinstance(goal, str) else classes[goal]
-        table.add_row(trigger.kind, name, f"{trigger.size:.3g}", success)
-    return table
+        rows.append((trigger.kind, name, f"{trigger.size:.3g}", success))
+    caption = "the smallest trigger found of each kind and class"
+    heads = ("Trigger", "Leads to", "Size", "Success")
+    return evidence.tables.terminal_table(heads, rows, caption=caption, texts=2)

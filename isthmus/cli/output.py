@@ -26,13 +26,9 @@ def say(content: Any) -> None:
 
 def metric_table(first: str, rows: Sequence[tuple[str, Mapping[str, Value | float]]]) -> Table:
     """Return one row per network, one column per metric: value, 95 % interval, counts."""
-    from rich.table import Table
-
-    table = Table(first, *rows[0][1], caption="95 % intervals", caption_justify="left")
-    for head, values in rows:
-        cells = [evidence.words.format_value(value) for value in values.values()]
-        table.add_row(head, *(f"{cell.main} ({cell.details})" for cell in cells))
-    return table
+    shown = evidence.words.in_line
+    lines = ((head, *map(shown, values.values())) for head, values in rows)
+    return evidence.tables.terminal_table((first, *rows[0][1]), lines, caption="95 % intervals")
 
 
 def metadata(origin: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from isthmus.cli.output import say
 def report_command(record: InputFile, *, out: File) -> None:
     """Render the page of a report.json again.
 
-    :param record: The report.json of repair, certify or detect.
+    :param record: The report.json of repair, certify, detect, prune or quantize.
     :param out: The folder that the page is written into.
     """
     _, page = evidence.write_report(runs.read_json(record), out)

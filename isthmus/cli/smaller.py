@@ -1,26 +1,33 @@
-"""What `isthmus prune` and `isthmus quantize` have in common: training, measuring, writing."""
+"""What `isthmus prune` and `isthmus quantize` have in common: options, measuring, writing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
-from isthmus import compression, evidence, metrics, models, training
-from isthmus.cli import words
+from isthmus import compression, evidence, metrics, models, runs, training
+from isthmus.cli import words  # noqa: F401  (cyclopts reads inherited types in this module)
+from isthmus.cli.checks import unclaimed
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import EvaluationOptions, RobustTraining
+from isthmus.cli.options import (
+    Budget,
+    Clean,
+    EvaluationOptions,
+    Evasion,
+    ModelSpec,
+    RobustTraining,
+)
 from isthmus.cli.output import metadata, say
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
-    from pathlib import Path as File
+    from collections.abc import Callable
 
-    from rich.table import Table
     from torch import nn
 
-    from isthmus.cli.options import Budget
     from isthmus.compression import Compressed
     from isthmus.data import Data
     from isthmus.evidence import Compression, Judge
@@ -29,15 +36,8 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class RobustCompression(RobustTraining):
-    """What is minimized, and the attack that both networks are measured under.
-
-    :param attack: Measure the accuracy under this attack, within the same ball.
-    :param restarts: How often the attack starts anew; by default once.
-    """
-
-    attack: words.AttackName | None = None
-    restarts: int | None = None
+class RobustCompression(RobustTraining, Evasion):
+    """What is minimized, and the attack that both networks are measured under."""
 
     def objective(self, samples: Data, *, landscape: bool = False) -> Loss:
         """Return the loss on such samples. Raises BadInput if an option does not apply to it."""
@@ -51,21 +51,32 @@ class RobustCompression(RobustTraining):
             return training.cross_entropy
         return super().objective(samples, landscape=landscape)
 
-    def chosen(self, samples: Data) -> Attack | None:
-        """Return the attack of --attack, None without one."""
-        if self.attack is None:
-            return None
-        return words.parse_attack(
-            self.attack, self.balls(samples), steps=self.attack_steps, restarts=self.restarts
-        )
+    def chosen(self, samples: Data, *, landscape: bool = False) -> Attack | None:
+        """Return the attack of --attack, None without one; norm and eps are those of the loss."""
+        return None if self.attack is None else self.named(self.attack, samples)
 
 
-def options_of(budget: Budget) -> dict[str, Any]:
-    """Return the budget as options of `fit`; none where it has no steps."""
-    if budget.steps == 0:
-        return {}
-    whole = budget.training(training.Training(steps=400, lr=0.02))
-    return {field.name: getattr(whole, field.name) for field in fields(whole)}
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CompressionOptions:
+    """What is compressed on which samples, and how it is trained and measured.
+
+    :param out: A new or empty folder for the network and its report.
+    """
+
+    model: ModelSpec
+    clean: Clean
+    out: File
+    evaluation: EvaluationOptions = EvaluationOptions()
+    robust: RobustCompression = RobustCompression()
+    budget: Budget = Budget()
+
+    def training(self) -> dict[str, Any]:
+        """Return the budget as options of `fit`; none where it has no steps."""
+        if self.budget.steps == 0:
+            return {}
+        whole = self.budget.training(training.Training(steps=400, lr=0.02))
+        return {field.name: getattr(whole, field.name) for field in fields(whole)}
 
 
 @dataclass(frozen=True)
@@ -73,62 +84,75 @@ class Work:
     """A network to compress, the clean samples it is trained on, and the judge of the result."""
 
     checkpoint: File
-    model: str
+    options: CompressionOptions
     network: nn.Module
     clean: Data
     judge: Judge
 
     @classmethod
-    def of(
-        cls,
-        checkpoint: File,
-        model: str,
-        clean: str,
-        evaluation: EvaluationOptions,
-        robust: RobustCompression,
-    ) -> Work:
+    def of(cls, checkpoint: File, options: CompressionOptions) -> Work:
         """Read network and samples. Raises BadInput where one of them does not fit."""
-        evaluation.check()
-        if evaluation.data is None:
+        unclaimed(options.out, resume=None)
+        options.evaluation.check()
+        if options.evaluation.data is None:
             raise BadInput(
                 "no evaluation data", expected="--data", fix="name a set, a file or a folder"
             )
-        samples = load_samples(clean)
-        judge = evaluation.judge(samples)
+        samples = load_samples(options.clean)
+        judge = options.evaluation.judge(samples)
         assert judge.evaluation is not None
-        judge = replace(judge, attack=robust.chosen(judge.evaluation))
-        network = load_network(model, checkpoint)
+        judge = replace(judge, attack=options.robust.chosen(judge.evaluation))
+        network = load_network(options.model, checkpoint)
         metrics.logits(network, samples[:1])  # refuses images and classes that do not fit
-        return cls(checkpoint, model, network, samples, judge)
+        return cls(checkpoint, options, network, samples, judge)
 
-    def deliver(self, small: Compressed, out: File) -> None:
-        """Measure the network before and after, write everything, and say what came of it."""
-        origin = evidence.provenance(0, {"clean": self.clean, **self.judge.data()})
-        assert self.judge.evaluation is not None
-        report = evidence.compression(
-            self.network,
-            small,
-            models.model_factory(self.model)(),
-            self.judge.evaluation,
-            self.judge.metrics(self.clean),
-            out,
-            network=self.checkpoint.name,
-            provenance=origin,
-        )
-        written, page = report.write(out)
-        say(_table(report))
+    @property
+    def loss(self) -> Loss:
+        """What is minimized."""
+        return self.options.robust.objective(self.clean)
+
+    def deliver(self, compress: Callable[[], Compressed], settings: dict[str, Any]) -> None:
+        """Compress, measure the network before and after, write everything, and say what came of
+        it. `settings` are those of the method, which the run is recognized by.
+        """
+        out = self.options.out
+        with runs.claimed(out, self._identity(settings), resume=False):
+            small = compress()
+            report = self._measured(small)
+            written, page = evidence.write_report(report, out)
+            if not small.record.get("smaller"):
+                plain = out / "network.safetensors"
+                origin = metadata(report.provenance.record())
+                models.save_checkpoint(compression.baked(small.model), plain, origin)
+                say(f"{plain} is the same network unpacked, for --model as before")
+        say(evidence.text.compression_table(report))
         say(report.verdict)
-        if not small.record.get("smaller"):
-            plain = out / "network.safetensors"
-            models.save_checkpoint(compression.baked(small.model), plain, metadata(origin))
-            say(f"{plain} is the same network unpacked, for --model as before")
         say(f"wrote {out / 'compressed.safetensors'}, {written} and {page}")
 
+    def _identity(self, settings: dict[str, Any]) -> dict[str, Any]:
+        options = self.options
+        return {
+            **settings,
+            "model": options.model,
+            "checkpoint": runs.file_sha256(self.checkpoint),
+            "clean": self.clean.sha256,
+            "data": {name: samples.sha256 for name, samples in self.judge.data().items()},
+            "attack": None if self.judge.attack is None else runs.identity_of(self.judge.attack),
+            "loss": runs.identity_of(self.loss),
+            "budget": vars(options.budget),
+        }
 
-def _table(report: Compression) -> Table:
-    from rich.table import Table
-
-    table = Table("", "before", "after")
-    for row in report.rows():
-        table.add_row(*row)
-    return table
+    def _measured(self, small: Compressed) -> Compression:
+        assert self.judge.evaluation is not None
+        options = self.options
+        data = {"clean": self.clean, **self.judge.data()}
+        return evidence.compression(
+            self.network,
+            small,
+            models.model_factory(options.model)(),
+            self.judge.evaluation,
+            self.judge.metrics(self.clean),
+            options.out,
+            network=self.checkpoint.name,
+            provenance=evidence.network_provenance(options.budget.seed, data, self.checkpoint),
+        )

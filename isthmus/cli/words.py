@@ -58,7 +58,9 @@ def parse_balls(norms: str | None, radii: str | None, shape: Sequence[int]) -> t
             expected=f"{len(names)}, one for each norm",
             fix="--eps 8/255,0.5",
         )
-    balls = tuple(kinds[name](_number(word)) for name, word in zip(names, words, strict=True))
+    balls = tuple(
+        kinds[name](_number(word, "eps")) for name, word in zip(names, words, strict=True)
+    )
     for ball in balls:
         whole = float(ball.norm(torch.ones(1, *shape)))
         if not 0 < ball.eps < whole:
@@ -70,12 +72,21 @@ def parse_balls(norms: str | None, radii: str | None, shape: Sequence[int]) -> t
     return balls
 
 
-def _number(text: str) -> float:
+def parse_numbers(text: str, name: str) -> list[float]:
+    """Return the numbers or fractions between commas. Raises BadInput where one is neither.
+
+    >>> parse_numbers("0.5, 1/4", "eps")
+    [0.5, 0.25]
+    """
+    return [_number(word, name) for word in text.split(",")]
+
+
+def _number(text: str, name: str) -> float:
     try:
         return float(Fraction(text.strip()))
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise BadInput(
-            f"eps {text!r}", expected="a number or a fraction", fix="write 8/255 or 0.03"
+            f"{name} {text!r}", expected="a number or a fraction", fix="write 8/255 or 0.03"
         ) from error
 
 

@@ -1,10 +1,11 @@
 from . import comparison as comparison
 from . import figures as figures
+from . import tables as tables
 from . import text as text
 from . import words as words
 from .certificate_record import Certificates as Certificates
 from .certificate_report import certificates as certificates
-from .compression_report import Compression as Compression
+from .compression_record import Compression as Compression
 from .compression_report import compression as compression
 from .detection_record import Detection as Detection
 from .detection_report import detection as detection

@@ -1,4 +1,4 @@
-"""The evidence of a repair, a certificate or a detector as one HTML page.
+"""The evidence of a repair, a certificate, a detector or a compression as one HTML page.
 
 The page stands alone: styles and figures are inside, it runs no script and requests nothing from a
 network, and what users named (classes, files, settings) is text on it, whatever it contains.
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from isthmus.evidence import figures
 from isthmus.evidence.certificate_record import CERTIFICATE, Certificates
+from isthmus.evidence.compression_record import COMPRESSION, Compression
 from isthmus.evidence.detection_record import DETECTION, Detection
 from isthmus.evidence.labels import label, short
 from isthmus.evidence.record import SCHEMA, Landscape, Report, Value
@@ -82,30 +83,34 @@ NO_BARRIER = 0.05
 """Nats below which a rise of the loss along a line counts as none."""
 
 
-Written = Report | Certificates | Detection
+Written = Report | Certificates | Detection | Compression
 """What has a record and a page."""
 
 KINDS: dict[str, type[Written]] = {
     SCHEMA: Report,
     CERTIFICATE: Certificates,
     DETECTION: Detection,
+    COMPRESSION: Compression,
 }
 """The records that a page is made of, by their entry `schema`."""
 
+COMMANDS = "repair, certify, detect, prune or quantize"
+"""What writes these records."""
+
 
 def read_written(record: Written | Mapping[str, Any]) -> Written:
-    """Return the report, certificates or detection that a record holds, by its schema.
+    """Return the document that a record holds, by its schema.
 
     Raises BadInput where its schema is none of `KINDS`, or it is malformed.
     """
-    if isinstance(record, Report | Certificates | Detection):
+    if isinstance(record, Written):
         return record
     version = record.get("schema") if isinstance(record, Mapping) else None
     if not isinstance(version, str) or version not in KINDS:
         raise BadInput(
             f"a record of schema {version!r}",
             expected=f"one of {', '.join(map(repr, KINDS))}",
-            fix="give the report.json of repair, certify or detect, made with this version",
+            fix=f"give the report.json of {COMMANDS}, made with this version",
         )
     return KINDS[version].read(record)
 
@@ -114,8 +119,8 @@ def write_report(report: Written | Mapping[str, Any], folder: Path | str) -> tup
     """Write `report.json` and `report.html` into the folder and return their paths; each is whole
     or not there.
 
-    `report` is what `evidence`, `certificates` or `detection` made, or a record read from JSON.
-    Raises BadInput where the record is none of these or the folder cannot be written.
+    `report` is what `evidence`, `certificates`, `detection` or `compression` made, or a record read
+    from JSON. Raises BadInput where the record is none of these or the folder cannot be written.
     """
     report = read_written(report)
     page = to_html(report)
@@ -124,7 +129,7 @@ def write_report(report: Written | Mapping[str, Any], folder: Path | str) -> tup
 
 
 def to_html(report: Written | Mapping[str, Any]) -> str:
-    """Return the report, certificates or detection as one page that needs nothing else.
+    """Return a document as one page that needs nothing else.
 
     Raises BadInput where the record is none of these.
     """
@@ -133,6 +138,8 @@ def to_html(report: Written | Mapping[str, Any]) -> str:
         return _certificates_page(report)
     if isinstance(report, Detection):
         return _detection_page(report)
+    if isinstance(report, Compression):
+        return environment().get_template("compression.html").render(report=report)
     return _report_page(report)
 
 

@@ -1,6 +1,6 @@
-"""The JSON Schema of a report, generated from the types of `isthmus.evidence.record`.
+"""The JSON Schemas of the records, generated from their types.
 
-`python -m isthmus.evidence.schema` writes it anew; a test fails where the file and the types
+`python -m isthmus.evidence.schema` writes them anew; a test fails where a file and its types
 differ.
 """
 
@@ -14,8 +14,19 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from isthmus.evidence.record import Report
+from isthmus.evidence.certificate_record import Certificates
+from isthmus.evidence.compression_record import Compression
+from isthmus.evidence.detection_record import Detection
+from isthmus.evidence.record import Document, Report
 from isthmus.runs.files import write_json
+
+DOCUMENTS: dict[str, type[Document]] = {
+    "report": Report,
+    "certificate": Certificates,
+    "detection": Detection,
+    "compression": Compression,
+}
+"""The records that have a schema, by the name of its file."""
 
 
 class _Schema(GenerateJsonSchema):
@@ -31,19 +42,19 @@ class _Schema(GenerateJsonSchema):
         return self.generate_inner(inner)
 
 
-def generate() -> dict[str, Any]:
-    """Return the schema (2020-12) that the types give."""
-    body = Report.model_json_schema(by_alias=True, schema_generator=_Schema)
+def generate(name: str = "report") -> dict[str, Any]:
+    """Return the schema (2020-12) that the types of a record give."""
+    body = DOCUMENTS[name].model_json_schema(by_alias=True, schema_generator=_Schema)
     parts = body["$defs"]
-    names = {name: name.removesuffix("Part").lower() for name in parts}
-    body["$defs"] = {names[name]: part for name, part in parts.items()}
-    for name, short in names.items():
-        body = _refer(body, f"#/$defs/{name}", f"#/$defs/{short}")
+    names = {part: part.removesuffix("Part").lower() for part in parts}
+    body["$defs"] = {names[part]: schema for part, schema in parts.items()}
+    for part, short in names.items():
+        body = _refer(body, f"#/$defs/{part}", f"#/$defs/{short}")
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
-        "$id": "urn:isthmus:report:1",
+        "$id": f"urn:isthmus:{name}:1",
         **body,
-        "title": "isthmus report, version 1",
+        "title": f"isthmus {name}, version 1",
     }
 
 
@@ -60,11 +71,12 @@ def _refer(schema: Any, name: str, short: str) -> Any:
     return short if schema == name else schema
 
 
-def schema() -> dict[str, Any]:
-    """Return the published schema, which every report.json satisfies."""
-    file = resources.files("isthmus.evidence").joinpath("report.schema.json")
+def schema(name: str = "report") -> dict[str, Any]:
+    """Return the published schema of a record, which every report.json of its kind satisfies."""
+    file = resources.files("isthmus.evidence").joinpath(f"{name}.schema.json")
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":
-    print(write_json(Path(__file__).with_name("report.schema.json"), generate()))
+    for document in DOCUMENTS:
+        print(write_json(Path(__file__).with_name(f"{document}.schema.json"), generate(document)))

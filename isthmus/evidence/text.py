@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
+from isthmus.evidence.compression_record import Compression
 from isthmus.evidence.labels import label
 from isthmus.evidence.record import CorrelationPart, Landscape, Report
 from isthmus.evidence.summary import TableRow, compared, ingredients, table_rows
+from isthmus.evidence.tables import markdown_table, terminal_table
 from isthmus.evidence.words import (
     _SPACE,
     Wording,
@@ -20,6 +21,7 @@ from isthmus.evidence.words import (
     digits,
     duration,
     format_value,
+    in_line,
     sentence,
     with_spread,
 )
@@ -40,20 +42,23 @@ def table(report: Report) -> Table:
     of 80 columns.
     """
     names = compared(report)
-    networks = Table(
-        title=Text(report.title), caption="95 % intervals, counts", box=SIMPLE, show_edge=False
+    networks = terminal_table(
+        ("Network", *map(label, names), "Steps, time"),
+        (_network_row(row, names) for row in table_rows(report)),
+        title=report.title,
+        caption="95 % intervals, counts",
     )
-    networks.add_column("Network")
-    for name in names:
-        networks.add_column(Text(label(name)), justify="right", min_width=11)
-    networks.add_column("Steps, time", justify="right")
-    for row in table_rows(report):
-        style = "bold" if row.repaired else ""
-        settings = row.settings if row.repaired else ""
-        head = Text(capital(row.name), style).append(f"\n{settings}", "dim")
-        cells = [_cell(format_value(row.measures.get(name)), style) for name in names]
-        networks.add_row(head, *cells, "\n".join(_effort(row)))
+    for column in networks.columns[1:-1]:
+        column.min_width = 11
     return networks
+
+
+def _network_row(row: TableRow, names: list[str]) -> list[str | Text]:
+    style = "bold" if row.repaired else ""
+    settings = row.settings if row.repaired else ""
+    head = Text(capital(row.name), style).append(f"\n{settings}", "dim")
+    cells = [_cell(format_value(row.measures.get(name)), style) for name in names]
+    return [head, *cells, "\n".join(_effort(row))]
 
 
 def _cell(value: Wording, style: str) -> Text:
@@ -62,30 +67,49 @@ def _cell(value: Wording, style: str) -> Text:
     return Text(value.main, style).append(f"\n{interval}\n{counts}\n", "dim")
 
 
+def compression_table(report: Compression) -> Table:
+    """Return what was measured before and after compression, one row for each measure."""
+    one = report.before
+    other = report.after
+    rows = [
+        (label(name), in_line(value), in_line(other.metrics[name]))
+        for name, value in one.metrics.items()
+    ]
+    counts = {
+        "Bytes on disk": (one.bytes, other.bytes),
+        "Multiply-adds": (one.multiply_adds, other.multiply_adds),
+        "Of these with a nonzero weight": (one.nonzero, other.nonzero),
+    }
+    rows += [(name, f"{before:,}", f"{after:,}") for name, (before, after) in counts.items()]
+    rows.append(("Time of one image, ms", digits(one.milliseconds), digits(other.milliseconds)))
+    return terminal_table(("Measure", "Before", "After"), rows, caption="95 % intervals")
+
+
 def landscape_tables(part: Landscape) -> list[Table]:
     """Return a landscape for a terminal: values at every t, barriers, and what the robustness loss
     goes with.
     """
     names = [name for name in part.values if not name.startswith("quadratic")]
-    points = Table(title="Landscape", caption=Text(part.attack), box=SIMPLE, show_edge=False)
-    for head in ("t", *map(label, names)):
-        points.add_column(head, justify="right")
-    for i, t in enumerate(part.t):
-        points.add_row(f"{t:.4g}", *(with_spread(part.values[name][i]) for name in names))
+    rows = [
+        (f"{t:.4g}", *(with_spread(part.values[name][i]) for name in names))
+        for i, t in enumerate(part.t)
+    ]
     barriers = [digits(part.barriers[name]) if name in part.barriers else "" for name in names]
-    points.add_row("barrier", *barriers)
+    rows.append(("barrier", *barriers))
+    heads = ("t", *map(label, names))
+    points = terminal_table(heads, rows, title="Landscape", caption=part.attack, texts=0)
     return [points, _correlations(part)] if part.correlations else [points]
 
 
 def _correlations(part: Landscape) -> Table:
-    pairs = Table(title="Robustness loss against", box=SIMPLE, show_edge=False)
-    for head in ("", "Pearson", "p", "Spearman", "p", "m", "R²"):
-        pairs.add_column(head, justify="right" if head else "left")
-    for pair in part.correlations:
-        pairs.add_row(label(pair.second), *_coefficients(pair), _explained(part, pair.second))
+    rows = [
+        (label(pair.second), *_coefficients(pair), _explained(part, pair.second))
+        for pair in part.correlations
+    ]
     if part.explained:
-        pairs.add_row("‖g‖₁ and λ_max", *[""] * 5, _explained(part, "both"))
-    return pairs
+        rows.append(("‖g‖₁ and λ_max", *[""] * 5, _explained(part, "both")))
+    heads = ("", "Pearson", "p", "Spearman", "p", "m", "R²")
+    return terminal_table(heads, rows, title="Robustness loss against")
 
 
 def _coefficients(pair: CorrelationPart) -> list[str]:
@@ -132,18 +156,14 @@ def _warning(report: Report) -> list[str]:
 
 def _markdown_table(report: Report) -> list[str]:
     names = compared(report)
-    heads = " | ".join(label(_escape(name)) for name in names)
-    lines = [f"| Network | {heads} | Steps, time |", "|---|" + "---:|" * (len(names) + 1)]
+    heads = ("Network", *(label(_escape(name)) for name in names), "Steps, time")
+    rows = []
     for row in table_rows(report):
         settings = f" ({_escape(row.settings)})" if row.settings else ""
-        values = [format_value(row.measures.get(name)) for name in names]
-        cells = [_escape(capital(row.name)) + settings, *map(_markdown_cell, values)]
-        lines.append(f"| {' | '.join([*cells, ', '.join(_effort(row))])} |")
-    return lines
-
-
-def _markdown_cell(value: Wording) -> str:
-    return f"{value.main} ({value.details})" if value.details else value.main
+        values = [in_line(row.measures.get(name)) for name in names]
+        cells = [_escape(capital(row.name)) + settings, *values]
+        rows.append([*cells, ", ".join(_effort(row))])
+    return markdown_table(heads, rows, numbers=True)
 
 
 def _chosen(report: Report) -> str:

@@ -111,6 +111,16 @@ def format_value(value: Value | float | None) -> Wording:
     return Wording(write(value.value), interval, counts)
 
 
+def in_line(value: Value | float | None) -> str:
+    """Return a value in words on one line, with its interval and its counts where it has any.
+
+    >>> in_line(0.25), in_line(Value(value=0.5, unit="nats", n=3))
+    ('0.25', '0.500 (n = 3)')
+    """
+    words = format_value(value)
+    return f"{words.main} ({words.details})" if words.details else words.main
+
+
 def _counts(value: Value) -> str:
     if value.n is None:
         return ""

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from support.command_line import isthmus
 
 from isthmus import load_data
 from isthmus.compression import Compressed
+from isthmus.evidence.schema import schema
 from isthmus.models import load_checkpoint, model_factory
+from isthmus.runs import file_sha256
 
 NET = "isthmus.models:small_cnn,channels=1,width=8"
 
@@ -37,6 +40,9 @@ def checked(folder, name):
     assert "http" not in page.replace("http-equiv", "")
     small = Compressed.load(folder / name / "compressed.safetensors", model_factory(NET)())
     assert small.record == record["compressed"]
+    Draft202012Validator(schema("compression")).validate(record)
+    weights = record["provenance"]["checkpoint"]["sha256"]
+    assert weights == file_sha256(folder / "net.safetensors")
     assert (folder / name / "compressed.safetensors").stat().st_size == record["after"]["bytes"]
     assert record["after"]["bytes"] < record["before"]["bytes"]
     return record, small.model
@@ -61,6 +67,10 @@ def test_pruning_a_tenth_of_the_file(folder):
     with torch.no_grad():
         torch.testing.assert_close(plain.eval()(x), model(x), rtol=1e-5, atol=1e-5)
     assert compressed("prune", folder, *options, "--out", "weights").returncode == 2
+    again = isthmus("report", "weights/report.json", "--out", "again", folder=folder)
+    assert again.returncode == 0, again.stderr
+    pages = [(folder / name / "report.html").read_text() for name in ("weights", "again")]
+    assert pages[0] == pages[1]
 
 
 def test_channels_leave_a_smaller_network(folder):

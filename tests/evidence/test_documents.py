@@ -1,105 +1,55 @@
-"""The records of certificates and of detectors: what is read, what is refused, what is drawn."""
+"""The records of certificates, detectors and compressions: what is read, refused and drawn."""
 
 import copy
 import re
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
+from support.documents import CERTIFICATES, COMPRESSION, DETECTION, RECORDS
 
 import isthmus
 from isthmus.evidence import figures, read_written, to_html, write_report
+from isthmus.evidence import schema as schemas
 from isthmus.evidence.record import Value
 from isthmus.metrics.area import Area
-from isthmus.metrics.values import Rate, as_record
 from isthmus.runs import read_json
 from isthmus.types import BadInput
 
-ORIGIN = {
-    **dict.fromkeys(("isthmus", "torch", "python", "numpy", "platform", "time"), "1"),
-    "seed": 0,
-    "data": {},
-    "checkpoint": {"path": "<b>net.pt", "sha256": 64 * "a"},
-}
-THRESHOLD = {"value": 1.5, "false_positive_rate": 0.05, "low": 0.02, "high": 0.1, "samples": 150}
-CERTIFICATES = {
-    "schema": "isthmus-certificate/1",
-    "title": "Certificates of <b>net.pt",
-    "verdict": "At eps 0.1, half of the answers or more are proved right.",
-    "provenance": ORIGIN,
-    "certifier": "Interval()",
-    "attack": "PGD()",
-    "accuracy": as_record(Rate(90, 100)),
-    "rows": [
-        {
-            "eps": eps,
-            "certified": as_record(Rate(hits, 100)),
-            "attacked": as_record(Rate(80, 100)),
-            "gap": 0.8 - hits / 100,
-            "seconds_per_sample": 0.001,
-        }
-        for eps, hits in ((0.1, 60), (0.01, 70))
-    ],
-    "equilibrium_layers": {
-        "core": {"gamma": 0.0, "residual": None, "iterations": 5, "converged": False}
-    },
-    "limits": ["Nothing of other inputs."],
-}
 
-
-def row(inputs, weight, undetected):
-    shares = {name: as_record(Rate(5, 10)) for name in ("detected", "wrong")}
-    return {
-        "inputs": inputs,
-        "weight": weight,
-        "auroc": as_record(Area(0.75, 10, 10)),
-        **shares,
-        "undetected": as_record(Rate(undetected, 10)),
-        "quartiles": [1.0, 2.0, 3.0],
-    }
-
-
-DETECTION = {
-    "schema": "isthmus-detection/1",
-    "title": "Detector of pixels",
-    "verdict": "At eps 0.1, 40 % of attacked inputs fool network and detector.",
-    "provenance": ORIGIN,
-    "detector": {
-        "score": "lle",
-        "neighbors": 10,
-        "layers": [],
-        "shape": [1, 8, 8],
-        "scales": [1.0],
-        "network": None,
-        "reference": 64 * "b",
-        "reference_samples": 450,
-        "threshold": THRESHOLD,
-    },
-    "evaluations": [
-        {
-            "eps": 0.1,
-            "false_positives": as_record(Rate(1, 10)),
-            "clean_quartiles": [0.0, 0.5, 1.0],
-            "rows": [
-                row("attack", None, 1),
-                row("noise", None, 9),
-                row("detector-aware attack", 1.0, 2),
-                row("detector-aware attack", 10.0, 4),
-            ],
-        }
-    ],
-    "limits": ["An input that is not flagged need not be clean."],
-}
-
-
-@pytest.mark.parametrize("record", [CERTIFICATES, DETECTION], ids=["certificates", "detection"])
-def test_a_record_is_read_written_and_read_again(record, tmp_path):
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_record_is_read_written_and_read_again(kind, tmp_path):
+    record = RECORDS[kind]
     document = read_written(record)
     assert document.record() == record and read_written(document) is document
     data, page = write_report(record, tmp_path)
     assert read_written(read_json(data)) == document
     text = page.read_text()
-    assert text == to_html(document) and text.count("<svg class=") == 2
+    assert text == to_html(document)
+    assert text.count("<svg class=") == (2 if kind in ("certificate", "detection") else 0)
     assert 64 * "a" in text and "<b>net" not in text  # names are text, whatever they contain
+
+
+@pytest.mark.parametrize("kind", schemas.DOCUMENTS)
+def test_the_published_schemas_are_those_of_the_types(kind):
+    published = schemas.schema(kind)
+    assert published == schemas.generate(kind), "run python -m isthmus.evidence.schema"
+    Draft202012Validator.check_schema(published)
+    assert published["$id"] == f"urn:isthmus:{kind}:1"
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_record_satisfies_its_schema(kind):
+    record = RECORDS[kind]
+    name = record["schema"].removeprefix("isthmus-").removesuffix("/1")
+    Draft202012Validator(schemas.schema(name)).validate(record)
+
+
+def test_the_page_of_a_compression_says_what_stays_and_what_it_costs():
+    text = " ".join(to_html(read_written(COMPRESSION)).split())
+    assert "<h1>The file is 4.0 times smaller" in text
+    for words in ("4,096", "1,024", "0.25&nbsp;ms", "12 of 48", "85.0 %", "&lt;i&gt;fc", "25.0 %"):
+        assert words.replace(" %", "\u00a0%") in text or words in text, words
 
 
 @pytest.mark.parametrize(
@@ -113,13 +63,16 @@ def test_a_record_is_read_written_and_read_again(record, tmp_path):
         (DETECTION, ("detector", "threshold"), None),
         (DETECTION, ("detector", "threshold", "low"), 1.5),
         (DETECTION, ("evaluations", 0, "rows", 1, "quartiles"), [0.0]),
+        (COMPRESSION, ("before", "metrics"), {}),
+        (COMPRESSION, ("after", "bytes"), 0),
+        (COMPRESSION, ("compressed", "prune", "density"), 1.5),
     ],
 )
 def test_a_malformed_record_is_refused_with_its_place(record, at, value):
     broken = copy.deepcopy(record)
     part = broken
     for key in at[:-1]:
-        part = part[key]
+        part = part if key == "prune" else part[key]  # the kind of a part stands in its place
     part[at[-1]] = value
     place = re.escape(".".join(map(str, at)))
     with pytest.raises(BadInput, match=f"{place}.*satisfies {record['schema']}"):
@@ -131,9 +84,9 @@ def test_a_record_of_another_kind_is_refused_with_the_kinds_there_are(record):
     with pytest.raises(BadInput) as refusal:
         read_written(record)
     words = str(refusal.value)
-    for kind in ("isthmus-report/1", "isthmus-certificate/1", "isthmus-detection/1"):
-        assert kind in words
-    assert "repair, certify or detect" in words
+    for kind in ("report", "certificate", "detection", "compression"):
+        assert f"isthmus-{kind}/1" in words
+    assert "repair, certify, detect, prune or quantize" in words
 
 
 def test_the_worst_row_is_never_that_of_noise():

@@ -1,42 +1,18 @@
 """The page in a real browser: it is all there, it fits, it can be read, and it asks for nothing.
 
-Needs Chromium (Debian: `apt-get install chromium`) or Chrome, found on the path or named by the
-variable CHROME."""
+Needs a browser (`support/browser.py` says which)."""
 
 import html
 import json
-import os
 import re
-import shutil
-import subprocess
 
 import pytest
+from support.browser import browse, browser
+from support.documents import RECORDS as DOCUMENTS
 from support.records import example, hostile, surrounded, variant
 
 from isthmus.evidence.page import to_html
 
-NAMES = (
-    os.environ.get("CHROME"),
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-)
-BROWSER = next((found for name in NAMES if name and (found := shutil.which(name))), None)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--allow-file-access-from-files",  # so that the frame may look into the page
-]
 WIDTHS = (320, 390, 1280)
 
 # What is looked at, in each frame: sizes in CSS pixels, with all details opened.
@@ -72,7 +48,7 @@ window.onload = () => {
 """
 
 pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no browser: install chromium, or set CHROME to one"
+    browser() is None, reason="no browser: install chromium, or set CHROME to one"
 )
 
 
@@ -84,20 +60,12 @@ def seen(page, folder, *flags):
         for w in WIDTHS
     )
     (folder / "frame.html").write_text(f"<!doctype html><body>{frames}<script>{LOOK}</script>")
-    command = [
-        BROWSER,
-        *FLAGS,
+    done = browse(
         *flags,
-        f"--user-data-dir={folder / 'profile'}",
+        "--allow-file-access-from-files",  # so that the frame may look into the page
         "--window-size=1400,1000",
         "--dump-dom",
-    ]
-    done = subprocess.run(
-        [*command, (folder / "frame.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        (folder / "frame.html").as_uri(),
     )
     text = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
     assert text, f"the browser showed nothing: {done.stderr[-2000:]}"
@@ -159,6 +127,16 @@ def test_the_page_in_a_browser(kind, tmp_path):
                 place[3] - place[1] for text, *place in labels if text.strip("0.") and len(text) < 8
             ]
             assert min(heights) >= 9.5  # letters that a person can read, on the smallest screen too
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_the_page_of_another_document_fits_and_asks_for_nothing(kind, tmp_path):
+    widths, harmed = seen(to_html(DOCUMENTS[kind]), tmp_path)
+    assert not harmed
+    for width, found in widths.items():
+        assert found["width"] == width and found["needed"] <= width
+        assert not found["sticking_out"] and not found["requested"]
+        assert found["headings"][-2:] == ["How it was made", "What this does not prove"]
 
 
 def test_the_page_on_a_dark_screen(tmp_path):

@@ -1,0 +1,116 @@
+"""The record of a compression: what the report.json of prune and quantize holds, as types."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import MinLen
+from pydantic import Field
+
+from isthmus.evidence.record import (
+    Count,
+    Document,
+    Finite,
+    Flag,
+    Fraction,
+    Origin,
+    Part,
+    Positive,
+    Seconds,
+    Sentence,
+    Text,
+    Value,
+)
+
+COMPRESSION = "isthmus-compression/1"
+"""The version of the record. A change that breaks readers raises the number."""
+
+
+class Side(Part):
+    """A network before or after: its metrics by name, its file, and what a pass of one image costs.
+
+    `milliseconds` is the median time of that pass on this machine, in PyTorch, which skips no
+    zeros.
+    """
+
+    metrics: Annotated[dict[Text, Value], MinLen(1)]
+    """Clean accuracy comes first."""
+    bytes: Positive
+    multiply_adds: Count = Field(alias="multiply-adds")
+    nonzero: Count = Field(alias="multiply-adds with a nonzero weight")
+    milliseconds: Seconds
+
+    @property
+    def accuracy(self) -> Value:
+        """Clean accuracy, the first metric."""
+        return next(iter(self.metrics.values()))
+
+
+class LayerPart(Part):
+    """What stays of a layer: weights or channels of a pruned one, nonzero weights on a grid."""
+
+    units: Positive
+    kept: Count
+    scale: Finite | None = None
+    """The step between neighboring levels of a grid; absent for a pruned layer."""
+
+    @property
+    def density(self) -> float:
+        """Share of the units that stay."""
+        return self.kept / self.units
+
+
+class Work(Part):
+    """What pruning and quantization have in common."""
+
+    method: Text
+    units: Positive
+    kept: Count
+    layers: dict[Text, LayerPart]
+    loss: Text
+    gradients: Count
+    """Gradient evaluations of the training."""
+    seconds: Seconds
+
+
+class PrunedPart(Work):
+    """How weights or channels were dropped."""
+
+    kind: Literal["prune"]
+    structure: Literal["weights", "channels"]
+    density: Fraction
+    """The share that was to stay."""
+    training: Text | None
+    """The options of the training; null where nothing was trained."""
+    smaller: Flag | None = None
+    """Of channels: whether the network was built without them."""
+
+
+class QuantizedPart(Work):
+    """How weights were rounded to few levels."""
+
+    kind: Literal["quantize"]
+    bits: Literal[1, "ternary", 2, 4, 8]
+
+
+class Compression(Document):
+    """What compression did to a network. Shares are fractions in [0, 1]; a number that was not
+    finite is null.
+    """
+
+    kind: ClassVar = COMPRESSION
+    contract: ClassVar = COMPRESSION
+    version: Literal["isthmus-compression/1"] = Field(alias="schema")
+    title: Sentence
+    verdict: Sentence
+    """The outcome in one plain sentence."""
+    provenance: Origin
+    network: Text
+    compressed: Annotated[PrunedPart | QuantizedPart, Field(discriminator="kind")]
+    before: Side
+    after: Side
+    """Measured on the network that was read back from its file."""
+    same: Value = Field(alias="same answers")
+    """Share of samples with the same answer before and after."""
+    limits: tuple[Sentence, ...]
+    """What the record does not prove, one sentence each."""
