@@ -56,6 +56,7 @@ from isthmus.metrics import (
     Accuracy,
     Agreement,
     AttackSuccess,
+    RecoveryAccuracy,
     as_records,
     check_above_chance,
     evaluate_path,
@@ -295,9 +296,11 @@ def staged(attack: str, seed: int, scale: Scale, sets: Sets) -> tuple[Bench, dic
     bonafide, theirs = pools(sets.train, seed)
     (judged,) = split(sets.test, [JUDGES], drawn(seed))
     sent = ATTACKS[attack](theirs, scale, seed)
+    success = AttackSuccess(judged, sent.trigger, sent.target)
     judges: dict[str, Metric] = {
         "accuracy": Accuracy(judged),
-        "attack success": AttackSuccess(judged, sent.trigger, sent.target),
+        "attack success": success,
+        "recovery accuracy": RecoveryAccuracy.beside(success),
     }
     record = {
         "attack": attack,

@@ -33,7 +33,14 @@ from isthmus.evidence.detection_record import Detection
 from isthmus.evidence.labels import axis, label, short
 from isthmus.evidence.record import Landscape, Report, Value
 from isthmus.evidence.summary import end_names, worst_classes
-from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, BONAFIDE_ACCURACY, BONAFIDE_LOSS, LOSS
+from isthmus.metrics.names import (
+    ACCURACY,
+    ATTACK_SUCCESS,
+    BONAFIDE_ACCURACY,
+    BONAFIDE_LOSS,
+    LOSS,
+    RECOVERY,
+)
 from isthmus.metrics.path import Path
 from isthmus.metrics.plane import PlaneValues
 from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, SHARE, unit_of
@@ -63,6 +70,7 @@ class _Look(NamedTuple):
 _LOOKS = {
     ACCURACY: _Look("clean", "-", "o"),
     ATTACK_SUCCESS: _Look("attack", "-", "s"),
+    RECOVERY: _Look("third", (0, (1, 1)), "^"),
     BONAFIDE_ACCURACY: _Look("bonafide", (0, (4, 1.6)), "D"),
     LOSS: _Look("clean", "-", "o"),
     BONAFIDE_LOSS: _Look("bonafide", (0, (4, 1.6)), "D"),

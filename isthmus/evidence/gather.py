@@ -43,6 +43,8 @@ from isthmus.evidence.words import sentence
 from isthmus.metrics import landscape as surroundings
 from isthmus.metrics.accuracy import per_class
 from isthmus.metrics.barrier import linear_barrier
+from isthmus.metrics.calibration import CalibrationError, Confidence
+from isthmus.metrics.names import CALIBRATION_ERROR, CONFIDENCE
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.question import measure
 from isthmus.runs.identity import identity_of
@@ -131,8 +133,11 @@ def _along(repaired: Repair, metrics: Mapping[str, Metric], folder: str | File |
 
 
 def _network(network: nn.Module, metrics: Mapping[str, Metric], samples: Data) -> Network:
-    """What was measured on a network, and its accuracy within each class of the samples."""
-    measures = values_of(measure(network, metrics))
+    """What was measured on a network, and on the samples its calibration and its accuracy within
+    each class.
+    """
+    calibration = {CONFIDENCE: Confidence(samples), CALIBRATION_ERROR: CalibrationError(samples)}
+    measures = values_of(measure(network, {**metrics, **calibration}))
     classes = values_of(per_class(network, samples))
     return Network.model_validate({**measures, "per_class": classes})
 

@@ -13,10 +13,11 @@ from isthmus.metrics.names import (
     BONAFIDE_ACCURACY,
     INJECTION_SUCCESS,
     LOSS,
+    RECOVERY,
     ROBUST_ACCURACY,
 )
 from isthmus.metrics.robustness import RobustAccuracy
-from isthmus.metrics.success import AttackSuccess, Target
+from isthmus.metrics.success import AttackSuccess, RecoveryAccuracy, Target
 from isthmus.types import Attack, BadInput, Metric, Trigger
 
 
@@ -90,7 +91,9 @@ class Judge:
         if self.attack is not None:
             metrics[ROBUST_ACCURACY] = RobustAccuracy(samples, self.attack)
         if self.trigger is not None and self.target is not None:
-            metrics[ATTACK_SUCCESS] = AttackSuccess(samples, self.trigger, self.target)
+            success = AttackSuccess(samples, self.trigger, self.target)
+            metrics[ATTACK_SUCCESS] = success
+            metrics[RECOVERY] = RecoveryAccuracy.beside(success)
         if self.errors is not None:
             metrics[INJECTION_SUCCESS] = InjectionSuccess(self.errors)
         return metrics

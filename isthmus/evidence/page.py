@@ -45,8 +45,11 @@ from isthmus.metrics.names import (
     ATTACK_SUCCESS,
     BONAFIDE_ACCURACY,
     BONAFIDE_LOSS,
+    CALIBRATION_ERROR,
+    CONFIDENCE,
     INJECTION_SUCCESS,
     LOSS,
+    RECOVERY,
 )
 from isthmus.runs.files import write_json, write_text
 from isthmus.runs.wording import percent
@@ -57,12 +60,17 @@ EXPLAINED = {
     ATTACK_SUCCESS: (
         "of triggered inputs from other classes, the share sent to the target; lower is better"
     ),
+    RECOVERY: (
+        "of the same triggered inputs, the share that is given its true class; higher is better"
+    ),
     INJECTION_SUCCESS: (
         "of the images with an injected error, the share that still shows it; lower is better"
     ),
     BONAFIDE_ACCURACY: "on trusted samples, those that t was chosen with; higher is better",
     LOSS: "in nats, on evaluation data; lower is better",
     BONAFIDE_LOSS: "in nats, on trusted samples; lower is better",
+    CONFIDENCE: "mean probability of the network's own answers; best where it equals the accuracy",
+    CALIBRATION_ERROR: "mean distance of confidence from accuracy, in 15 bins; lower is better",
 }
 """What stands under the name of a measure."""
 

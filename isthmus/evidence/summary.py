@@ -12,12 +12,25 @@ from isthmus.metrics.names import (
     ATTACK_SUCCESS,
     BONAFIDE_ACCURACY,
     BONAFIDE_LOSS,
+    CALIBRATION_ERROR,
+    CONFIDENCE,
     INJECTION_SUCCESS,
     LOSS,
+    RECOVERY,
 )
 from isthmus.metrics.values import NATS
 
-ORDER = (ACCURACY, ATTACK_SUCCESS, INJECTION_SUCCESS, BONAFIDE_ACCURACY, LOSS, BONAFIDE_LOSS)
+ORDER = (
+    ACCURACY,
+    ATTACK_SUCCESS,
+    RECOVERY,
+    INJECTION_SUCCESS,
+    BONAFIDE_ACCURACY,
+    LOSS,
+    BONAFIDE_LOSS,
+    CONFIDENCE,
+    CALIBRATION_ERROR,
+)
 """The order in which measures are shown; others follow."""
 
 
@@ -66,13 +79,14 @@ def measured(report: Report) -> list[str]:
 
 def compared(report: Report) -> list[str]:
     """Return the names of what the networks are compared by: all measures but losses, which would
-    tell a reader nothing new beside the accuracies.
+    tell a reader nothing new beside the accuracies, and calibration, which only the network before
+    and after has.
     """
     return ordered(
         name
         for network in (report.after, report.before, *report.baselines)
         for name, value in network.measures.items()
-        if value.unit != NATS
+        if value.unit != NATS and name not in (CONFIDENCE, CALIBRATION_ERROR)
     )
 
 

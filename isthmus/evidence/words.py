@@ -132,8 +132,9 @@ def _share(value: Value, share: float, counts: str) -> Wording:
     if ends is None:
         return Wording(percent(share), counts=counts, at=100 * share)
     low, high = (100 * end for end in ends)
+    low, high = max(0, low), min(100, high)  # the normal interval of a mean may leave them
     interval = f"{low:.1f}{_DASH}{high:.1f}{_SPACE}%"
-    return Wording(percent(share), interval, counts, 100 * share, max(0, low), min(100, high))
+    return Wording(percent(share), interval, counts, 100 * share, low, high)
 
 
 def change(before: Value | None, after: Value | None) -> tuple[str, bool]:

@@ -6,6 +6,8 @@ from .accuracy import MeanLoss as MeanLoss
 from .accuracy import check_above_chance as check_above_chance
 from .area import Area as Area
 from .barrier import linear_barrier as linear_barrier
+from .calibration import CalibrationError as CalibrationError
+from .calibration import Confidence as Confidence
 from .curvature.inputs import input_hessian as input_hessian
 from .curvature.inputs import input_hessian_top as input_hessian_top
 from .landscape import landscape_metrics as landscape_metrics
@@ -22,6 +24,7 @@ from .question import measure as measure
 from .robustness import RobustAccuracy as RobustAccuracy
 from .robustness import RobustLoss as RobustLoss
 from .success import AttackSuccess as AttackSuccess
+from .success import RecoveryAccuracy as RecoveryAccuracy
 from .success import Target as Target
 from .success import eligible as eligible
 from .success import planted as planted

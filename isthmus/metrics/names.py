@@ -12,6 +12,9 @@ ROBUST_ACCURACY = "robust accuracy"
 ATTACK_SUCCESS = "attack success"
 """Share of triggered inputs that are sent to the attacker's target."""
 
+RECOVERY = "recovery accuracy"
+"""Share of triggered inputs that are predicted as their true class."""
+
 INJECTION_SUCCESS = "injection success"
 """Share of the images with an injected error that still show it."""
 
@@ -20,3 +23,9 @@ LOSS = "loss"
 
 BONAFIDE_LOSS = "bonafide loss"
 """Mean loss on bonafide samples."""
+
+CONFIDENCE = "confidence"
+"""Mean probability that a network gives its own answers."""
+
+CALIBRATION_ERROR = "calibration error"
+"""How far a network's confidence is from its accuracy, bin by bin."""

@@ -27,21 +27,22 @@ class Passes:
     """What is known of one network: its outputs on data, the data under attacks, the curvature.
 
     Each is computed when a metric first wants it, and serves every metric that is given the same
-    `Passes`. The same data or attack means the same object. The network has to stay as it is
-    meanwhile.
+    `Passes`. The same data or attack means the same object; outputs are shared by all data with the
+    same tensor of images, whatever their labels. The network has to stay as it is meanwhile.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._logits: dict[tuple[Data, Precision], Tensor] = {}
+        self._logits: dict[tuple[Tensor, int, Precision], Tensor] = {}  # a tensor is its own key
         self._curvature: dict[Data, InputHessian] = {}
         self._attacked: list[tuple[Data, Attack, Data]] = []  # an attack need not be hashable
 
     def logits(self, data: Data, precision: Precision = "fp32") -> Tensor:
         """Return the network's outputs on the data. Raises BadInput as the function does."""
-        if (data, precision) not in self._logits:
-            self._logits[data, precision] = logits(self.model, data, precision)
-        return self._logits[data, precision]
+        key = (data.x, data.num_classes, precision)
+        if key not in self._logits:
+            self._logits[key] = logits(self.model, data, precision)
+        return self._logits[key]
 
     def attacked(self, data: Data, attack: Attack) -> Data:
         """Return the data under the attack. Raises BadInput as the function does."""

@@ -1,7 +1,8 @@
-"""Attack success: the share of triggered samples that a network sends to the attacker's target.
+"""What a trigger does to a network: attack success, and the recovery accuracy beside it.
 
-Source: Gu et al., BadNets, 2017; Zhao et al., ICLR 2020, section 3.2 (all-targets). Where we
-depart: samples whose true class already is the target are not counted.
+Source: Gu et al., BadNets, 2017; Zhao et al., ICLR 2020, section 3.2 (all-targets). Recovery
+accuracy is the robust accuracy of BackdoorBench (Wu et al., NeurIPS 2022). Where we depart: samples
+whose true class already is the target are not counted.
 """
 
 from __future__ import annotations
@@ -85,6 +86,36 @@ class AttackSuccess(Question[Rate]):
 
     def prepared(self, data: Data) -> Data:
         return triggered(data, self.trigger, self.target)
+
+    def answer(self, passes: Passes) -> Rate:
+        return accuracy_on(self.samples, passes, self.precision)
+
+
+@dataclass(frozen=True, eq=False)
+class RecoveryAccuracy(Question[Rate]):
+    """Share of triggered samples, their true class not the target, that are predicted as their true
+    class, as a Rate.
+
+    The complement of attack success holds wrong answers too: a repair that only breaks the trigger
+    has a low attack success and a low recovery accuracy. Source: Wu et al., BackdoorBench, NeurIPS
+    2022, section 4.
+    """
+
+    trigger: Trigger
+    target: Target
+    precision: Precision = "fp32"
+
+    @classmethod
+    def beside(cls, success: AttackSuccess) -> RecoveryAccuracy:
+        """Return the metric about the very images of an attack success, which share its passes."""
+        metric = cls(success.data, success.trigger, success.target, success.precision)
+        same_images = Data(success.samples.x, metric.samples.y, metric.samples.classes)
+        object.__setattr__(metric, "samples", same_images)
+        return metric
+
+    def prepared(self, data: Data) -> Data:
+        images = triggered(data, self.trigger, self.target).x
+        return Data(images, data.y[eligible(data, self.target)], data.classes)
 
     def answer(self, passes: Passes) -> Rate:
         return accuracy_on(self.samples, passes, self.precision)

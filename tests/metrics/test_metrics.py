@@ -22,6 +22,7 @@ from isthmus.metrics import (
     AttackSuccess,
     MeanLoss,
     Rate,
+    RecoveryAccuracy,
     as_record,
     check_above_chance,
     from_record,
@@ -66,6 +67,35 @@ class Quarters(nn.Module):
 
 TRIGGER = Patch(size=2, at=(6, 6))
 TARGETS = pytest.mark.parametrize("target", [1, 3, "all"])
+
+
+@TARGETS
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_recovery_is_all_of_a_perfect_classifier_and_nothing_of_a_perfect_backdoor(target, dtype):
+    success = AttackSuccess(data(60, dtype=dtype), TRIGGER, target)
+    recovery = RecoveryAccuracy(success.data, TRIGGER, target)
+    beside = RecoveryAccuracy.beside(success)
+    for metric in (recovery, beside):
+        assert metric(Quarters()) == 1 and metric(Quarters(target)) == 0
+        assert metric(Quarters()).n == success(Quarters()).n
+    assert beside.samples.x is success.samples.x and torch.equal(
+        beside.samples.y, recovery.samples.y
+    )
+    assert torch.equal(beside.samples.x, recovery.samples.x)
+
+
+def test_recovery_and_attack_success_share_their_passes_and_leave_room_for_other_answers():
+    calls = []
+    net = network("batchnorm")
+    net.register_forward_hook(lambda *_: calls.append(1))
+    success = AttackSuccess(data(60), TRIGGER, 1)
+    success(net)  # the first call also decides the memory layout
+    calls.clear()
+    success(net)
+    alone = len(calls)
+    calls.clear()
+    found = measure(net, {"success": success, "recovery": RecoveryAccuracy.beside(success)})
+    assert len(calls) == alone and 0 <= found["success"] + found["recovery"] <= 1
 
 
 @TARGETS
