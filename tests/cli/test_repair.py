@@ -322,3 +322,27 @@ def test_endpoints_of_different_architectures_are_refused(spoiled):
         "refused",
     )
     assert "wide.safetensors" in error and "shape" in error
+
+
+def test_nothing_called_repaired_is_written_where_the_curve_does_not_train(home):
+    """At a rate that moves nothing: half way to a permuted copy, the network is a ruin."""
+    still = ("--lr", 1e-9, "--steps", 60, "--low", 0.5, "--high", 0.5, "--points", 3)
+    found = isthmus(
+        "repair",
+        "a.safetensors",
+        "--model",
+        MODEL,
+        "--clean",
+        "digits:test#n=200",
+        "--second",
+        "permuted",
+        *still,
+        "--out",
+        "untrained",
+        folder=home,
+    )
+    *before, last = found.stderr.splitlines()
+    assert found.returncode == 2 and sum("once more" in line for line in before) == 2, found.stderr
+    assert last.startswith("isthmus: got a curve that did not train: after 3 trainings")
+    assert not (home / "untrained/repaired.safetensors").exists()
+    assert not (home / "untrained/report.json").exists()

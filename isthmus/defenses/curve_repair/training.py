@@ -25,7 +25,7 @@ from isthmus.runs.notices import notice
 from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.state import Diverged
-from isthmus.types import Loss
+from isthmus.types import BadInput, Loss
 
 RETRIES = 2
 GENTLER_RATE, GENTLER_RADIUS = 1 / 5, 1 / 4
@@ -51,6 +51,20 @@ class TrainedCurve:
         return self.history.losses[-1] if self.history else 0.0
 
 
+class Untrained(BadInput):
+    """A curve whose trainings have all failed: none of its points is a repaired network."""
+
+    def __init__(self, loss: float, *, guessing: float, trainings: int) -> None:
+        often = "one training" if trainings == 1 else f"{trainings} trainings"
+        super().__init__(
+            f"a curve that did not train: after {often} its loss is {loss:.2f}, and guessing has "
+            f"{guessing:.2f}",
+            expected="a loss nearer to that of the networks at its ends",
+            fix="lower lr and rho (--lr, --rho), or lead it to another network (--second); "
+            "nothing was repaired",
+        )
+
+
 def trained_curve(
     ends: tuple[nn.Module, nn.Module],
     fitted: Data,
@@ -65,9 +79,9 @@ def trained_curve(
 
     A training has failed where its loss becomes NaN or infinite, or that of its last tenth is more
     than half way from the ends' own to that of guessing, log(classes). The learning rate is then
-    divided by 5 and `rho` by 4, at most `retries` times, and the curve of the lowest loss is
-    returned. `home` holds the states of unfinished trainings. Raises BadInput as `connect` does,
-    and `Diverged` where no training ends with a loss.
+    divided by 5 and `rho` by 4, at most `retries` times. `home` holds the states of unfinished
+    trainings. Raises BadInput as `connect` does, `Diverged` where the last training ends without a
+    loss and no other had one, and `Untrained` where all of them have failed.
     """
     finished: list[TrainedCurve] = []
     for attempt in range(retries + 1):
@@ -88,12 +102,12 @@ def trained_curve(
             finished.append(TrainedCurve(curve, history, route, training))
             loss = finished[-1].loss
             if history is None or not has_failed(history, ends, fitted, route.loss):
-                break
+                # a training that diverged counts as a whole one
+                return replace(finished[-1], wasted=attempt * training.steps * route.cost)
         if attempt < retries:
             route, training = gentler(route, training, loss, fitted.num_classes)
-    best = min(finished, key=lambda trained: trained.loss)
-    wasted = attempt * training.steps * route.cost  # a training that diverged counts as a whole one
-    return replace(best, wasted=wasted)
+    lowest = min(trained.loss for trained in finished)
+    raise Untrained(lowest, guessing=log(fitted.num_classes), trainings=retries + 1)
 
 
 def gentler(route: Route, training: Training, loss: float, classes: int) -> tuple[Route, Training]:

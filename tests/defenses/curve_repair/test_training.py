@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -6,9 +7,10 @@ from support.networks import data, network
 from torch import nn
 
 from isthmus.curves.route import Route
-from isthmus.defenses.curve_repair.training import has_failed, trained_curve
+from isthmus.defenses import repair
+from isthmus.defenses.curve_repair.training import Untrained, has_failed, trained_curve
 from isthmus.runs.notices import Notice
-from isthmus.training import cross_entropy
+from isthmus.training import cross_entropy, fit
 from isthmus.training.budget import History, Training
 from isthmus.training.state import Diverged
 
@@ -58,3 +60,31 @@ def test_a_curve_that_trains_is_trained_once():
     assert trained.wasted == 0 and trained.training.lr == 0.05
     straight = trained_curve(ends, samples, Route(bends=0), Training(steps=60, lr=0.05))
     assert straight.history is None and straight.wasted == 0
+
+
+def twins():
+    """Two networks that compute the same and whose mean answers every image alike: tanh is odd."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 4))
+    fit(net, data(64), steps=200, lr=0.1, precision="fp32")
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        for p in (twin[1].weight, twin[1].bias, twin[3].weight):
+            p.neg_()
+    return net, twin
+
+
+def test_a_curve_that_never_trains_is_refused_and_says_what_was_tried():
+    """At rates that move nothing, and a retry lowers them."""
+    still = Training(steps=60, lr=1e-9, precision="fp32")
+    with pytest.warns(Notice, match="did not train"), pytest.raises(Untrained) as error:
+        trained_curve(twins(), data(64), Route(low=0.5, high=0.5), still, retries=1)
+    assert "after 2 trainings its loss is 1.3" in str(error.value)
+    assert "guessing has 1.39" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_repair_hands_over_nothing_where_its_curve_does_not_train():
+    net, twin = twins()
+    still = Training(steps=60, lr=1e-9, precision="fp32")
+    with pytest.warns(Notice, match="did not train"), pytest.raises(Untrained):
+        repair(net, data(150), twin, route=Route(low=0.5, high=0.5), training=still, points=3)
