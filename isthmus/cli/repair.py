@@ -124,9 +124,9 @@ class PointOptions:
         if self.t is not None:
             sought = route or curves.DEFAULT_ROUTE
             ts = [*metrics.grid(self.points, sought.low, sought.high), self.t]
-            return defenses.Selection(defenses.fixed(self.t), points=ts, holdout=self.holdout)
+            return defenses.Selection(defenses.fixed(self.t), points=ts)
         rule = None if self.tolerance is None else defenses.farthest_within(self.tolerance)
-        return defenses.Selection(rule, points=self.points, holdout=self.holdout)
+        return defenses.Selection(rule, points=self.points)
 
 
 @Parameter(name="*")

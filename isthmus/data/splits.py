@@ -157,14 +157,13 @@ def hold_out(data: Data, share: float, seed: int) -> tuple[Data, Data]:
 class Parts:
     """Bonafide samples, split once: `fitted` trains, `held_out` measures and trains nothing.
 
-    The two are the same where there are too few samples to hold any out. `share` is what was asked
-    to be held out, `missing` names the classes without samples. Make one with `Parts.of`.
+    The two are the same where there are too few samples to hold any out. `missing` names the
+    classes without samples. Make one with `Parts.of`.
     """
 
     whole: Data
     fitted: Data
     held_out: Data
-    share: float
     missing: tuple[str, ...] = ()
 
     @classmethod
@@ -174,9 +173,14 @@ class Parts:
         Raises BadInput as both do.
         """
         fitted, held_out = hold_out(data, share, seed)
-        return cls(data, fitted, held_out, share, check_classes(data))
+        return cls(data, fitted, held_out, check_classes(data))
 
     @property
     def disjoint(self) -> bool:
         """Whether samples were held out."""
         return self.held_out is not self.fitted
+
+    @property
+    def share(self) -> float:
+        """The share of the samples that is held out; 0 where all of them train."""
+        return len(self.held_out) / len(self.whole) if self.disjoint else 0.0

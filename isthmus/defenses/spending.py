@@ -40,7 +40,8 @@ class Trained(ABC):
 
 
 def gradients_of(other: nn.Module | Defense | None) -> int:
-    """Return how many gradient evaluations it takes to make a network: 0 where it is given.
+    """Return how many gradient evaluations it takes to make a network: 0 where it is given, and
+    where None leaves it to a defense that pays for it itself.
 
     A plain function, which is not a `Defense` to the letter, counts as one that trains nothing.
     """

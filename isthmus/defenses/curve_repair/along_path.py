@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from isthmus.curves.route import DEFAULT_ROUTE, Route
-from isthmus.data.dataset import Source, as_data
-from isthmus.data.splits import Parts
+from isthmus.data.dataset import Source
 from isthmus.defenses.curve_repair.candidates import candidates
-from isthmus.defenses.curve_repair.on_curve import in_steps
+from isthmus.defenses.curve_repair.on_curve import default_within, in_steps
 from isthmus.defenses.curve_repair.repair import follow
 from isthmus.defenses.curve_repair.rules import Rule
 from isthmus.defenses.curve_repair.selection import Selection
@@ -23,7 +22,8 @@ class AlongPath(Trained):
     """`repair` with the signature and the budget of a defense.
 
     `training` is the curve's, but its steps count gradient evaluations, of which a sharpness-aware
-    step takes two. What `other` costs comes on top. `repair` tries a second way where the first
+    step takes two. What `other` costs comes on top; the endpoint that `repair` makes by itself is
+    paid from them. `repair` tries a second way where the first
     costs too much accuracy; here the first is taken, because a second would spend the budget twice.
     """
 
@@ -33,14 +33,14 @@ class AlongPath(Trained):
 
     @property
     def gradients(self) -> int:
-        """How many gradient evaluations the path and its second endpoint take."""
+        """How many gradient evaluations the path and its second endpoint take at most."""
         return self.training.steps + gradients_of(self.other)
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the network that `repair` chooses. Raises BadInput as `repair` does."""
         training = in_steps(self.training, self.route or DEFAULT_ROUTE)
         selection = Selection(rule=self.rule)
-        parts = Parts.of(as_data(bonafide), selection.holdout, seed=training.seed)
+        parts = selection.parts(bonafide, training.seed)
         way, *_ = candidates(
             tampered,
             parts.whole,
@@ -50,4 +50,7 @@ class AlongPath(Trained):
             selection=selection,
         )
         way.check(tampered, parts.whole)
+        if way.other is None:
+            other, training = default_within(self.training, way.route, tampered, parts.fitted)
+            way = replace(way, other=other, training=training)
         return follow(way, tampered, parts, selection, retries=0).model

@@ -10,10 +10,10 @@ from torch import nn
 from isthmus.curves.connection import connect
 from isthmus.curves.point import network_at
 from isthmus.curves.route import DEFAULT_ROUTE, Route
-from isthmus.data.dataset import Source, as_data
-from isthmus.defenses.curve_repair.endpoints import resolve_endpoint
+from isthmus.data.dataset import Data, Source, as_data
+from isthmus.defenses.curve_repair.endpoints import default_endpoint
 from isthmus.defenses.curve_repair.rules import FAR
-from isthmus.defenses.spending import Trained, gradients_of
+from isthmus.defenses.spending import Trained, gradients_of, made_by
 from isthmus.training.budget import Training
 from isthmus.types import Defense
 
@@ -23,8 +23,9 @@ class OnCurve(Trained):
     """The point at `t` of a curve that all of the samples train.
 
     `training` is the curve's, but its steps count gradient evaluations, of which a sharpness-aware
-    step takes two. `other` is the network at t = 1 or what makes it, whose cost comes on top. An
-    unfinished curve is saved to `checkpoint`, which is no part of the defense's identity.
+    step takes two. `other` is the network at t = 1 or what makes it, whose cost comes on top; None
+    is `default_endpoint`, which the budget of the curve pays for. An unfinished curve is saved to
+    `checkpoint`, which is no part of the defense's identity.
     """
 
     other: nn.Module | Defense | None = None
@@ -34,7 +35,7 @@ class OnCurve(Trained):
 
     @property
     def gradients(self) -> int:
-        """How many gradient evaluations the curve and its second endpoint take."""
+        """How many gradient evaluations the curve and its second endpoint take at most."""
         return self.training.steps + gradients_of(self.other)
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
@@ -42,17 +43,33 @@ class OnCurve(Trained):
         `connect` does.
         """
         data = as_data(bonafide)
-        training = in_steps(self.training, self.route)
-        end = resolve_endpoint(self.other, tampered, data, training)
+        other, training = self.other, in_steps(self.training, self.route)
+        if other is None:
+            other, training = default_within(self.training, self.route, tampered, data)
         curve, _ = connect(
             tampered,
-            end.network,
+            made_by(other, tampered, data),
             data,
             route=self.route,
             training=training,
             checkpoint=self.checkpoint,
         )
         return network_at(curve, self.t, data)
+
+
+def default_within(
+    training: Training, route: Route, tampered: nn.Module, bonafide: Data
+) -> tuple[nn.Module, Training]:
+    """Return the default second endpoint, and the training of the curve to it in its own steps.
+
+    `training.steps` counts the gradients of both. An endpoint that has to be trained takes as many
+    steps as the curve. Raises BadInput where the budget pays for none.
+    """
+    cost = max(1, route.cost)
+    shared = training.replace(steps=max(1, training.steps // (cost + 1)))
+    endpoint = default_endpoint(tampered, bonafide, shared)
+    cost += bool(endpoint.gradients)
+    return endpoint.network, training.replace(steps=training.steps_costing(cost))
 
 
 def in_steps(training: Training, route: Route) -> Training:

@@ -22,7 +22,7 @@ from torch import nn
 from isthmus.curves.curve import Curve
 from isthmus.curves.networks import PathNetworks
 from isthmus.curves.route import Route, route_and_training
-from isthmus.data.dataset import Data, Source, as_data
+from isthmus.data.dataset import Data, Source
 from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.averaged import state_file
 from isthmus.defenses.curve_repair.candidates import Candidate, candidates
@@ -44,7 +44,7 @@ from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
 from isthmus.training.options import sorted_options
-from isthmus.types import BadInput, Defense
+from isthmus.types import Defense
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +177,9 @@ def repair(
     values of t, a rule or any field of `Route`, even at its default, takes that one route.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
-    train, and the choice claims no confidence. `Parts` are bonafide samples that are split already.
-    `folder` holds what has been computed, so that the same call goes on after an interruption.
+    train, and the choice claims no confidence. `Parts` are samples that are split already and take
+    no `holdout`. `folder` holds what has been computed, so that the same call goes on after an
+    interruption.
 
     Raises BadInput where the samples are fewer than the classes, a network is at chance on them,
     the endpoints differ in architecture, or an option is unknown or out of range.
@@ -196,16 +197,7 @@ def repair(
     shape, choosing, budget = sorted_options(options, Route, Selection, Training)
     route, training = route_and_training(route, training, {**shape, **budget})
     selection = replace(selection or Selection(), **choosing)
-    if isinstance(bonafide, Parts):
-        parts = bonafide
-        if choosing.get("holdout", parts.share) != parts.share:
-            raise BadInput(
-                f"holdout = {selection.holdout:g} and samples with {parts.share:g} held out",
-                expected="one share",
-                fix="leave holdout out, or pass samples that are not split yet",
-            )
-    else:
-        parts = Parts.of(as_data(bonafide), selection.holdout, seed=training.seed)
+    parts = selection.parts(bonafide, training.seed)
     tell_of_frozen_statistics(tampered)
     ways = candidates(
         tampered,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from isthmus.curves.route import Route
+from isthmus.data.dataset import Source, as_data
 from isthmus.data.splits import HOLDOUT, Parts
 from isthmus.defenses.curve_repair.rules import BONAFIDE, Rule, default_rule
 from isthmus.defenses.curve_repair.stand_ins import Watch
 from isthmus.metrics.accuracy import Accuracy, MeanLoss
 from isthmus.metrics.names import BONAFIDE_LOSS
 from isthmus.metrics.path import grid
-from isthmus.types import Metric
+from isthmus.types import BadInput, Metric
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Selection:
 
     `rule` reads the path; None is `default_rule`. `watch` adds metrics for it to read, see
     `stand_ins`. `points` is a number of equally spaced t on the route's interval, or the values of
-    t. `holdout` is the share of the bonafide samples that select and train nothing.
+    t. `holdout` is the share of the bonafide samples that select and train nothing; None is HOLDOUT
+    for samples that are not split yet.
 
     Raises BadInput where there are fewer than two points or a value is outside [0, 1]: here, before
     anything is trained.
@@ -32,10 +34,27 @@ class Selection:
     rule: Rule | None = None
     watch: Watch | None = None
     points: int | Sequence[float] = 21
-    holdout: float = HOLDOUT
+    holdout: float | None = None
 
     def __post_init__(self) -> None:
         grid(self.points)
+
+    def parts(self, bonafide: Source | Parts, seed: int) -> Parts:
+        """Return the samples in parts, split by the seed; `Parts` are what they are.
+
+        Raises BadInput as `Parts.of` does, and where a share is to be held out of samples that are
+        split already.
+        """
+        if not isinstance(bonafide, Parts):
+            share = HOLDOUT if self.holdout is None else self.holdout
+            return Parts.of(as_data(bonafide), share, seed=seed)
+        if self.holdout is not None:
+            raise BadInput(
+                f"holdout = {self.holdout:g} and samples that are split already",
+                expected="one or the other",
+                fix="leave holdout out, or pass the samples before they are split",
+            )
+        return bonafide
 
     @property
     def values_of_t(self) -> Sequence[float] | None:

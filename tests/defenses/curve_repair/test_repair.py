@@ -23,6 +23,7 @@ from isthmus.defenses import (
     AlongPath,
     FineTune,
     PerturbedCopy,
+    Selection,
     averaged_repairs,
     farthest_within,
     fixed,
@@ -360,12 +361,15 @@ def test_a_network_of_another_type_is_repaired_in_its_own(dtype, tampered, sampl
     assert {p.dtype for p in repaired.model.parameters()} == {dtype}
 
 
-def test_two_shares_of_held_out_samples_are_refused(tampered, samples):
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize("by", ["option", "selection"])
+def test_samples_that_are_split_already_are_not_split_again(share, by, tampered, samples):
+    options = {"holdout": share} if by == "option" else {"selection": Selection(holdout=share)}
     parts = Parts.of(samples[0], 0.2, seed=0)
     refused(
-        lambda: repair(tampered[0], parts, tampered[1], holdout=0.5, steps=2),
-        "holdout",
-        "one share",
+        lambda: repair(tampered[0], parts, tampered[1], steps=2, **options),
+        f"holdout = {share}",
+        "split already",
     )
 
 
