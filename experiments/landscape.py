@@ -28,6 +28,7 @@ from isthmus.evidence import provenance
 from isthmus.evidence.record import Landscape
 from isthmus.metrics import Path as Path_
 from isthmus.metrics import landscape, landscape_metrics
+from isthmus.metrics.names import LANDSCAPE
 from isthmus.runs import identity_of, read_json, write_json, write_text
 
 RESULTS, POINTS, SAMPLES, RECALIBRATE = Path("results/landscape"), 21, 1000, 2500
@@ -103,7 +104,7 @@ def cell(value: dict[str, Any]) -> str:
 def section(setting: str, jobs: list[dict[str, Any]]) -> list[str]:
     """The tables of one setting: along the path, barriers, correlations, R^2."""
     paths = [Path_.from_record(each["path"]) for each in jobs]
-    found, names = landscape.repeated(paths), landscape.NAMES[:8]
+    found, names = landscape.repeated(paths), LANDSCAPE[:8]
     lines = ["", f"### {setting}, {len(paths)} independent paths", ""]
     lines += ["| t | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for i, t in enumerate(paths[0].t):

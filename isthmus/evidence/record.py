@@ -28,8 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from isthmus.metrics import landscape
-from isthmus.metrics.names import ATTACK_SUCCESS, BONAFIDE_ACCURACY, BONAFIDE_LOSS
+from isthmus.metrics.names import ATTACK_SUCCESS, BONAFIDE_ACCURACY, BONAFIDE_LOSS, LANDSCAPE
 from isthmus.metrics.values import SHARE, as_record, recorded_unit
 from isthmus.runs.files import read_json
 from isthmus.types import BadInput
@@ -410,7 +409,7 @@ class CorrelationPart(Part):
     spearman_p: Number
 
 
-_LANDSCAPE = landscape.NAMES[:8]  # the bounds of the quadratic model are there for some balls only
+_LANDSCAPE = LANDSCAPE[:8]  # the bounds of the quadratic model are there for some balls only
 
 
 class Landscape(Part):

@@ -32,35 +32,23 @@ from isthmus.metrics.correlation import (
     r_squared,
 )
 from isthmus.metrics.curvature.inputs import InputHessian
+from isthmus.metrics.names import (
+    ALIGNMENT,
+    ERROR,
+    EVASION,
+    GRADIENT_L1,
+    GRADIENT_L2,
+    LAMBDA_MAX,
+    LANDSCAPE,
+    LOSS,
+    LOWER,
+    ROBUST_LOSS,
+    UPPER,
+)
 from isthmus.metrics.path import Path
 from isthmus.metrics.robustness import EvasionSuccess, Nearby, RobustLoss
 from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, as_record
 from isthmus.types import Attack, Metric
-
-LOSS = "loss"
-ERROR = "error"
-ROBUST_LOSS = "robustness loss"
-EVASION = "evasion success"
-LAMBDA_MAX = "lambda_max"
-GRADIENT_L1 = "gradient l1"
-GRADIENT_L2 = "gradient l2"
-ALIGNMENT = "alignment"
-LOWER = "quadratic loss, lower"
-UPPER = "quadratic loss, upper"
-
-NAMES = (
-    LOSS,
-    ERROR,
-    ROBUST_LOSS,
-    EVASION,
-    LAMBDA_MAX,
-    GRADIENT_L1,
-    GRADIENT_L2,
-    ALIGNMENT,
-    LOWER,
-    UPPER,
-)
-"""The metrics of the landscape, in the order of a report."""
 
 WITH_BARRIERS = (LOSS, ERROR, ROBUST_LOSS, EVASION, LAMBDA_MAX, GRADIENT_L1)
 """The metrics whose barrier along the path is reported."""
@@ -171,7 +159,7 @@ def record(path: Path, attack: str, *, null: Null = "shift") -> dict[str, Any]:
         "t": list(path.t),
         "values": {
             name: [_finite(as_record(v)) for v in path[name]]
-            for name in NAMES
+            for name in LANDSCAPE
             if name in path.values
         },
         "barriers": {name: _finite(path.barrier(name)) for name in WITH_BARRIERS},

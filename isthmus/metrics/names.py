@@ -24,6 +24,43 @@ LOSS = "loss"
 BONAFIDE_LOSS = "bonafide loss"
 """Mean loss on bonafide samples."""
 
+ERROR = "error"
+"""Share of the evaluation data that is predicted wrongly."""
+
+ROBUST_LOSS = "robustness loss"
+"""Mean loss on evaluation data under attack."""
+
+EVASION = "evasion success"
+"""Share of what the network has right that an attack fools."""
+
+LAMBDA_MAX = "lambda_max"
+"""Largest eigenvalue of the loss's Hessian in the input, on average over samples."""
+
+GRADIENT_L1 = "gradient l1"
+GRADIENT_L2 = "gradient l2"
+"""Norms of the loss's gradient in the input, on average over samples."""
+
+ALIGNMENT = "alignment"
+"""How much of the gradient lies along the leading eigenvector, on average over samples."""
+
+LOWER = "quadratic loss, lower"
+UPPER = "quadratic loss, upper"
+"""Bounds of the loss in the ball by its quadratic model."""
+
+LANDSCAPE = (
+    LOSS,
+    ERROR,
+    ROBUST_LOSS,
+    EVASION,
+    LAMBDA_MAX,
+    GRADIENT_L1,
+    GRADIENT_L2,
+    ALIGNMENT,
+    LOWER,
+    UPPER,
+)
+"""The metrics of the landscape, in the order of a report."""
+
 CONFIDENCE = "confidence"
 """Mean probability that a network gives its own answers."""
 

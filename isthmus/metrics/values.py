@@ -12,22 +12,28 @@ from math import hypot, nan, sqrt
 from typing import Any
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from isthmus.metrics.area import Area
+from isthmus.metrics.intervals import Z95, wilson
 from isthmus.metrics.names import (
     ACCURACY,
     ATTACK_SUCCESS,
     BONAFIDE_ACCURACY,
     BONAFIDE_LOSS,
+    ERROR,
+    EVASION,
+    GRADIENT_L1,
+    GRADIENT_L2,
     INJECTION_SUCCESS,
+    LAMBDA_MAX,
     LOSS,
+    LOWER,
     ROBUST_ACCURACY,
+    ROBUST_LOSS,
+    UPPER,
 )
 from isthmus.types import BadInput
-
-_Z95 = 1.959963984540054
 
 SHARE = "share"
 """The unit of a share of samples, in [0, 1]; a person reads it in percent."""
@@ -74,8 +80,7 @@ class Rate(float):
     @property
     def interval(self) -> tuple[float, float]:
         """The ends of the 95 % Wilson interval."""
-        ends = binomtest(self.hits, self.n).proportion_ci(method="wilson")
-        return float(ends.low), float(ends.high)
+        return wilson(self.hits, self.n)
 
     @property
     def low(self) -> float:
@@ -170,12 +175,12 @@ class Mean(float):
     @property
     def low(self) -> float:
         """Lower end of the interval."""
-        return float(self) - _Z95 * self.deviation / sqrt(self.n)
+        return float(self) - Z95 * self.deviation / sqrt(self.n)
 
     @property
     def high(self) -> float:
         """Upper end of the interval."""
-        return float(self) + _Z95 * self.deviation / sqrt(self.n)
+        return float(self) + Z95 * self.deviation / sqrt(self.n)
 
 
 def unit_of(value: float) -> str:
@@ -227,16 +232,16 @@ _UNITS_BY_NAME = {
     ROBUST_ACCURACY: SHARE,
     ATTACK_SUCCESS: SHARE,
     INJECTION_SUCCESS: SHARE,
-    "evasion success": SHARE,
-    "error": SHARE,
+    EVASION: SHARE,
+    ERROR: SHARE,
     LOSS: NATS,
     BONAFIDE_LOSS: NATS,
-    "robustness loss": NATS,
-    "quadratic loss, lower": NATS,
-    "quadratic loss, upper": NATS,
-    "lambda_max": PER_SQUARE,
-    "gradient l1": PER_UNIT,
-    "gradient l2": PER_UNIT,
+    ROBUST_LOSS: NATS,
+    LOWER: NATS,
+    UPPER: NATS,
+    LAMBDA_MAX: PER_SQUARE,
+    GRADIENT_L1: PER_UNIT,
+    GRADIENT_L2: PER_UNIT,
 }
 
 

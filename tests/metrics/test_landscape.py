@@ -28,6 +28,7 @@ from isthmus.metrics import (
     measure,
 )
 from isthmus.metrics.landscape import repeated
+from isthmus.metrics.names import LANDSCAPE
 from isthmus.metrics.robustness import WeightCurvature
 
 pytestmark = pytest.mark.numeric
@@ -111,12 +112,10 @@ def test_the_record_is_plain_and_of_the_schema(measured):
 
 
 def test_few_points_are_not_correlated_and_constants_are_null():
-    flat = Path(
-        (0.0, 0.5, 1.0), (0.0, 1.0, 2.0), dict.fromkeys(landscape.NAMES, (0.5,) * 3), 2.0, ""
-    )
+    flat = Path((0.0, 0.5, 1.0), (0.0, 1.0, 2.0), dict.fromkeys(LANDSCAPE, (0.5,) * 3), 2.0, "")
     assert landscape.record(flat, "")["correlations"] == []
     five = Path(
-        (0.0, 0.2, 0.5, 0.7, 1.0), (0.0,) * 5, dict.fromkeys(landscape.NAMES, (0.5,) * 5), 2.0, ""
+        (0.0, 0.2, 0.5, 0.7, 1.0), (0.0,) * 5, dict.fromkeys(LANDSCAPE, (0.5,) * 5), 2.0, ""
     )
     part = landscape.record(five, "")
     assert part["correlations"][0]["pearson"] is None and part["explained"]["both"] is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from isthmus.metrics import Path as Path_
 from isthmus.metrics import Rate, as_record, landscape
+from isthmus.metrics.names import LANDSCAPE
 from isthmus.metrics.values import Mean
 
 EXAMPLE = Path(__file__).with_name("report_example.json")  # figures made up for these tests
@@ -72,7 +73,7 @@ def surrounded(record):
     humps = [4 * t * (1 - t) for t in ts]
     values = {
         n: tuple(Mean(0.2 + k * h, 100, 0.5, (0.1, 0.2, 0.9)) for h in humps)
-        for k, n in enumerate(landscape.NAMES)
+        for k, n in enumerate(LANDSCAPE)
     }
     for name in ("error", "evasion success"):
         values[name] = tuple(Rate(round(20 + 60 * h), 100) for h in humps)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from isthmus.curves.route import Route
-from isthmus.data.dataset import Source, as_data
+from isthmus.data.dataset import Data, Source, as_data
 from isthmus.data.splits import HOLDOUT, Parts
 from isthmus.defenses.curve_repair.rules import BONAFIDE, Rule, default_rule
-from isthmus.defenses.curve_repair.stand_ins import Watch
 from isthmus.metrics.accuracy import Accuracy, MeanLoss
 from isthmus.metrics.names import BONAFIDE_LOSS
 from isthmus.metrics.path import grid
 from isthmus.types import BadInput, Metric
+
+Watch = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
+"""`(tampered, fitted, held_out) -> metrics`: more metrics along the path for the rule to read."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from statistics import median
 
 from torch import nn
@@ -11,10 +10,6 @@ from isthmus.data.dataset import Data
 from isthmus.defenses.inspection.found_triggers import KINDS, InvertedSuccess
 from isthmus.defenses.inspection.inversion import invert
 from isthmus.types import Metric
-
-Watch = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
-"""`(tampered, fitted, held_out) -> metrics`: more metrics along the path for the rule to read."""
-
 
 STAND_INS = "inverted trigger success"
 
