@@ -90,7 +90,9 @@ def margins_within(
     margins = torch.cat(done)
     if bool(margins.isnan().any()):
         raise BadInput(
-            "bounds that are no numbers", expected="finite ones", fix="check the weights"
+            "bounds that are no numbers",
+            expected="finite ones",
+            fix="look for NaN or infinite weights: the network has diverged",
         )
     return margins
 

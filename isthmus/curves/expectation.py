@@ -60,6 +60,8 @@ def expected_over_t(
         )
     if not 0 <= low <= high <= 1:
         raise BadInput(
-            f"t from {low:g} to {high:g}", expected="0 <= low <= high <= 1", fix="pass a range of t"
+            f"t from {low:g} to {high:g}",
+            expected="0 <= low <= high <= 1",
+            fix="pass low=0.1, high=0.4",
         )
     return ExpectedOverT(loss, weight_decay, low, high)

@@ -156,7 +156,7 @@ def _read(path: Path) -> tuple[Params, dict[str, str]]:
         raise BadInput(
             f"{path}, which holds no curve",
             expected="a file that save_curve wrote",
-            fix="check the path",
+            fix="pass the --out of isthmus connect, or make the curve again",
         )
     return {name.removeprefix(_BENDS): bend for name, bend in tensors.items()}, metadata
 
@@ -169,5 +169,5 @@ def _check_fit(path: Path, bends: Params, net: nn.Module) -> None:
         raise BadInput(
             f"{path}, whose bends do not fit the network ({abbreviated(differing)})",
             expected="the network that the curve was made of",
-            fix="pass its factory",
+            fix="pass the factory (--model) that the curve was made with",
         )

@@ -49,7 +49,7 @@ class Augment:
             raise BadInput(
                 f"pad = {self.pad} for {h}x{w} images",
                 expected="less than their size",
-                fix="lower pad",
+                fix=f"pass pad={min(h, w) // 8}",
             )
         down, right = torch.randint(-self.pad, self.pad + 1, (2, n, 1))
         rows, columns = down + torch.arange(h), right + torch.arange(w)

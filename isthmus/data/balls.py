@@ -210,7 +210,7 @@ class L1:
             raise BadInput(
                 f"share = {self.share}",
                 expected="0 <= share <= 1",
-                fix="choose how many values a step moves",
+                fix="pass share=0.01: a step moves that share of the values",
             )
 
     def norm(self, delta: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def _check_labels(y: Tensor, samples: int, classes: int) -> None:
         raise BadInput(
             f"labels of shape {tuple(y.shape)}",
             expected=f"shape ({samples},)",
-            fix="one label a sample",
+            fix="pass one label for each sample",
         )
     if y.is_complex() or (
         y.is_floating_point() and not bool((y == y.long()).all())

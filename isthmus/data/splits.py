@@ -29,7 +29,7 @@ def split(data: Data, sizes: Sequence[int], generator: torch.Generator) -> list[
         raise BadInput(
             f"parts of {list(sizes)} samples",
             expected=f"1 or more each, {len(data)} together",
-            fix="ask for fewer",
+            fix=f"pass sizes that add up to {len(data)} at most",
         )
     order = torch.randperm(len(data), generator=generator)[: sum(sizes)]
     assert len(order.unique()) == sum(sizes), "parts overlap"

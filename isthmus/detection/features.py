@@ -69,7 +69,7 @@ def _rows(name: str, out: object, n: int) -> Tensor:
         raise BadInput(
             f"layer {name!r}, which returns {'nothing' if out is None else shape}",
             expected=f"a tensor ({n}, features, ...)",
-            fix="name another layer",
+            fix="name a layer that returns a tensor with a row for each sample",
         )
     if out.ndim == 3:
         out = out.mean(1)

@@ -65,10 +65,14 @@ def calibrated(clean: Tensor, rate: float) -> Threshold:
     """
     if not 0 < rate < 1:
         raise BadInput(
-            f"false_positive_rate = {rate}", expected="between 0 and 1", fix="5 % is 0.05"
+            f"false_positive_rate = {rate}", expected="between 0 and 1", fix="pass 0.05 for 5 %"
         )
     if not bool(torch.isfinite(clean).all()):
-        raise BadInput("scores that are not finite", expected="numbers", fix="check the inputs")
+        raise BadInput(
+            "scores that are not finite",
+            expected="numbers",
+            fix="check the inputs for NaN, and the network for weights that have diverged",
+        )
     n = len(clean)
     if not resolves(n, rate):
         raise BadInput(

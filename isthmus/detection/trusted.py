@@ -77,7 +77,7 @@ def screen_trusted(
         raise BadInput(
             f"{len(data)} samples, each compared with {neighbors} others",
             expected=f"{neighbors + 1} samples or more",
-            fix="lower neighbors",
+            fix=f"pass neighbors={max(1, len(data) - 1)} or fewer, or more samples",
         )
     detector = ManifoldDetector(score, neighbors, layer).fit(data, model)
     part = detector.fitted.parts[0]

@@ -85,7 +85,7 @@ class InjectionSuccess(Question[Rate]):
             raise BadInput(
                 f"{len(data)} injected errors",
                 expected=f"{_LEAST_ERRORS} or more",
-                fix="inject more",
+                fix=f"inject {_LEAST_ERRORS} errors or more",
             )
         return data
 

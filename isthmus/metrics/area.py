@@ -37,7 +37,7 @@ class Area(float):
             raise BadInput(
                 f"an area of {area} from {clean} clean and {suspicious} suspicious inputs",
                 expected="an area in [0, 1] from one input of each kind or more",
-                fix="give more inputs",
+                fix="pass scores of clean and of suspicious inputs, without NaN",
             )
         value = super().__new__(cls, area)
         value.clean = clean

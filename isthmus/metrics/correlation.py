@@ -142,7 +142,7 @@ def correlate(
         raise BadInput(
             f"null = {null!r}, block = {block}",
             expected="shift or block, 1 or more",
-            fix="choose one",
+            fix="pass null='shift', and leave block out",
         )
     a, b = first.array, second.array
     orders = _arrangements(len(a), null, block, draws)

@@ -153,6 +153,6 @@ def _attacked_batch(
         raise BadInput(
             f"attacked inputs of shape {tuple(moved.shape)}",
             expected=f"{tuple(x.shape)}",
-            fix="check the attack",
+            fix="return the points in the shape of x from the attack",
         )
     return moved

@@ -91,7 +91,7 @@ class Path:
             raise BadInput(
                 f"t = {t:g}",
                 expected=f"one of {[round(measured, 4) for measured in self.t]}",
-                fix="measure it first",
+                fix="pass one of these, or measure the path at this t too",
             )
         return {name: values[matches[0]] for name, values in self.values.items()}
 

@@ -42,7 +42,7 @@ def target_of(y: Tensor, target: Target, classes: int) -> Tensor:
         raise BadInput(
             f"target {target!r}",
             expected=f"a class 0..{classes - 1} or 'all'",
-            fix="choose the target",
+            fix="pass the attacker's target by its number, or 'all'",
         )
     return torch.full_like(y, target)
 
@@ -66,7 +66,7 @@ def triggered(data: Data, trigger: Trigger, target: Target) -> Data:
         raise BadInput(
             "only samples of the target class",
             expected="some of another class",
-            fix="choose another target",
+            fix="add samples of other classes, or pass another target",
         )
     clean = data[index]
     return clean.with_floats(trigger(clean.floats()), target_of(clean.y, target, data.num_classes))

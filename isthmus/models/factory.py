@@ -52,7 +52,7 @@ def _import(name: str) -> Any:
             raise BadInput(
                 f"module {name!r}, which needs {error.name}",
                 expected="a module that imports",
-                fix="install it",
+                fix=f"pip install the package that provides {error.name}",
             ) from error
         parent, _, last = name.rpartition(".")
         places = getattr(sys.modules.get(parent), "__path__", None) if parent else [os.getcwd()]
@@ -66,7 +66,7 @@ def _import(name: str) -> Any:
         raise BadInput(
             f"module {name!r}, which fails to import ({type(error).__name__}: {first_line(error)})",
             expected="a module that imports",
-            fix="correct it",
+            fix="correct the module: python -c 'import MODULE' shows where",
         ) from error
 
 
@@ -130,7 +130,9 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
     named = dict(pairs)
     if len(named) < len(pairs):
         raise BadInput(
-            f"an argument twice in {spec!r}", expected="each argument once", fix="drop one"
+            f"an argument twice in {spec!r}",
+            expected="each argument once",
+            fix="remove one of the two",
         )
     module = _import(place)
     factory = getattr(module, name, None)

@@ -300,7 +300,9 @@ class Solver:
             )
         if self.method not in ("direct", "averaged", "anderson"):
             raise BadInput(
-                f"method {self.method!r}", expected="direct, averaged or anderson", fix="choose one"
+                f"method {self.method!r}",
+                expected="direct, averaged or anderson",
+                fix="pass method='direct'",
             )
 
     @torch.no_grad()

@@ -38,7 +38,7 @@ def precise_logits(model: nn.Module, x: Tensor) -> Tensor:
         raise BadInput(
             f"outputs of shape {tuple(logits.shape)}",
             expected=f"({len(x)}, classes)",
-            fix="pass a classifier",
+            fix="pass a classifier: one row of logits for each sample",
         )
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

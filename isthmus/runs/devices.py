@@ -73,7 +73,9 @@ def chosen_precision(device: torch.device, precision: Precision) -> Literal["fp3
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise BadInput(
-            f"precision {precision!r}", expected="auto, fp32 or bf16", fix="pass one of these"
+            f"precision {precision!r}",
+            expected="auto, fp32 or bf16",
+            fix="pass precision='auto' (--precision auto)",
         )
     return fast_precision(device) if precision == "auto" else precision
 

@@ -62,7 +62,9 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"{path} ({error})", expected="a readable JSON file", fix="check the path"
+            f"{path} ({error})",
+            expected="a readable JSON file",
+            fix="pass the path of a JSON file that isthmus wrote",
         ) from error
 
 

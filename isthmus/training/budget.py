@@ -60,7 +60,7 @@ class Training:
             raise BadInput(
                 f"steps = {self.steps}, batch_size = {self.batch_size}, lr = {self.lr}",
                 expected="all above zero",
-                fix="choose a budget",
+                fix="pass steps=200, batch_size=128, lr=0.1",
             )
         if not 0 <= self.weight_decay < inf:
             raise BadInput(
@@ -110,7 +110,7 @@ class Training:
             raise BadInput(
                 f"a budget of {self.steps} gradient evaluations",
                 expected=f"{cost} or more: what one step of this defense costs",
-                fix="raise steps",
+                fix=f"pass steps={cost} or more",
             )
         return steps
 

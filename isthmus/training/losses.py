@@ -174,7 +174,9 @@ def sharpness_aware(
         )
     if isinstance(loss, Trades):
         raise BadInput(
-            f"TRADES with rho = {rho:g}", expected="rho = 0", fix="or take the adversarial loss"
+            f"TRADES with rho = {rho:g}",
+            expected="rho = 0",
+            fix="pass rho=0, or adversarial(attack) for the loss",
         )
     if isinstance(loss, Adversarial):
         return Adversarial(loss.attack, sharpness_aware(loss.loss, rho, adaptive=adaptive))

@@ -111,13 +111,13 @@ class Run:
             raise BadInput(
                 f"{file}, which is no training state",
                 expected="what an earlier call wrote there",
-                fix="choose another place for the checkpoint",
+                fix="pass another path as checkpoint, or delete this file",
             ) from error
         if difference:
             raise BadInput(
                 f"{file}, the training state of a different run ({difference})",
                 expected="the state of this run",
-                fix="choose another file or the same settings",
+                fix="pass another path as checkpoint, or the settings of that run",
             )
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])

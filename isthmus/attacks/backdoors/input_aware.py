@@ -142,7 +142,7 @@ class InputAware:
             raise BadInput(
                 f"attack_rate {self.attack_rate}, cross_rate {self.cross_rate}",
                 expected="two shares above zero, together below one",
-                fix="lower them",
+                fix="pass attack_rate=0.1, cross_rate=0.1",
             )
         if not 0 < self.density < 1 or self.width < 4 or self.width % 4:
             raise BadInput(

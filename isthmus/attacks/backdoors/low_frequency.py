@@ -56,7 +56,7 @@ def learned_low_frequency(
         raise BadInput(
             "only samples of the target class",
             expected="some of another",
-            fix="choose another target",
+            fix="add samples of other classes, or pass another target",
         )
     generator = torch.Generator().manual_seed(start.seed)
     drawn = torch.randn(channels, start.cutoff, start.cutoff, generator=generator)

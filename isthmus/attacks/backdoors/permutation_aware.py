@@ -44,7 +44,7 @@ class PermutationAware:
             raise BadInput(
                 f"a from {self.low} to {self.high}",
                 expected="0 <= low <= high <= 1",
-                fix="pass a range",
+                fix="pass low=0, high=0.5",
             )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class PermutationAware:
             raise BadInput(
                 f"a permuted copy that differs in {differing[0]}",
                 expected="the same names and shapes",
-                fix="map them all",
+                fix="map every parameter and buffer, under its own name",
             )
         a = self.low + (self.high - self.low) * float(torch.rand(()))
         between = {

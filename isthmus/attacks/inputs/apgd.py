@@ -161,7 +161,7 @@ class APGD(Search):
             raise BadInput(
                 f"objective {self.objective!r}",
                 expected="ce, dlr or targeted",
-                fix="ce is the default",
+                fix="pass objective='ce'",
             )
         check_counts(steps=self.steps, restarts=self.restarts, targets=self.targets)
 

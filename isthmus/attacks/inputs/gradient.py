@@ -111,13 +111,13 @@ class Ascent(Search):
             raise BadInput(
                 f"returns = {self.returns!r}",
                 expected="fooled, worst or last",
-                fix="fooled is the default",
+                fix="pass returns='fooled'",
             )
         if self.returns == "last" and self.restarts > 1:
             raise BadInput(
                 f"{self.restarts} restarts of which the last point counts",
                 expected="one",
-                fix="restarts=1",
+                fix="pass restarts=1",
             )
         if self.returns == "fooled" and self.batch_statistics:
             raise BadInput(

@@ -43,7 +43,9 @@ class MIFGSM(PGD):
         super().__post_init__()
         if not self.decay >= 0:
             raise BadInput(
-                f"decay = {self.decay}", expected="0 or more", fix="1 is the paper's choice"
+                f"decay = {self.decay}",
+                expected="0 or more",
+                fix="pass decay=1, the paper's choice",
             )
 
     def _step(self, victim: Victim, at: Climb) -> Tensor:

@@ -36,7 +36,7 @@ def smooth(coefficients: Tensor, height: int, width: int) -> Tensor:
         raise BadInput(
             f"a cutoff of {k}",
             expected=f"at most {min(height, width)} for this image",
-            fix="lower it",
+            fix=f"pass cutoff={min(height, width)} or less",
         )
     rows, columns = (
         torch.from_numpy(scipy.fft.idct(np.eye(size, k), axis=0, norm="ortho")).to(coefficients)
@@ -77,7 +77,7 @@ class LowFrequency:
 
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
-            raise BadInput(f"norm {self.norm!r}", expected="linf or l2", fix="linf is the default")
+            raise BadInput(f"norm {self.norm!r}", expected="linf or l2", fix="pass norm='linf'")
         check_number("size", self.size, 0, 1 if self.norm == "linf" else float("inf"))
         check_whole("cutoff", self.cutoff, 2)
 

@@ -95,7 +95,7 @@ def poison(
         raise BadInput(
             f"cover = {cover} and cover_trigger = {cover_trigger}",
             expected="both or none",
-            fix="pass both",
+            fix="pass both, or leave both out",
         )
     pool = eligible(data, target)
     if clean_label:

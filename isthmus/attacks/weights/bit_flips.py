@@ -98,7 +98,7 @@ class BitFlips:
             raise BadInput(
                 f"format {self.format!r}",
                 expected="float32, bf16 or int8",
-                fix="float32 is the default",
+                fix="pass format='float32'",
             )
         if (
             (self.flips is None) == (self.rate is None)
@@ -145,7 +145,7 @@ class BitFlips:
             raise BadInput(
                 f"{count} flips",
                 expected=f"{total} at most, as many bits as there are",
-                fix="flip fewer",
+                fix=f"pass flips={total} or fewer, or a rate of at most 1",
             )
         drawn = sorted(random.Random(self.seed).sample(range(total), count))
         by_tensor = {}

@@ -179,7 +179,7 @@ class Hinges:
                 raise BadInput(
                     f"outputs that do not depend on {', '.join(self.tensors)}",
                     expected="tensors that the network uses",
-                    fix="name another layer",
+                    fix="name a layer that the forward pass runs through",
                 )
             hinges = (margin(logits, self.y) + self.kappa).relu()
             (gradient,) = torch.autograd.grad((self.weights * hinges).sum(), delta)

@@ -105,7 +105,7 @@ def _check_target(target: int, units: Units) -> None:
         raise BadInput(
             f"a density at which {target} of {units.total:,} would stay",
             expected=f"one or more for each of the {len(units.sizes)} layers",
-            fix="raise density",
+            fix=f"pass density={2 * len(units.sizes) / units.total:.1g}",
         )
 
 

@@ -100,7 +100,7 @@ def _bytes(cell: Any, path: Path, row: int) -> io.BytesIO:
         raise BadInput(
             f"{path}, where row {row} has no image",
             expected="an image in every row",
-            fix="drop that row",
+            fix="remove that row from the file",
         )
     return io.BytesIO(held)
 

@@ -90,7 +90,7 @@ def _drawn(data: Data, spec: str, n: int | None = None, skip: int = 0, seed: int
         raise BadInput(
             f"{spec!r}, which asks for {n} samples" + (f" after {skip}" if skip else ""),
             expected=f"1 to {len(data)} in all, as many as there are",
-            fix="ask for fewer",
+            fix=f"write #n={max(1, len(data) - skip)} or less",
         )
     generator = torch.Generator().manual_seed(seed)
     return split(data, [skip, n] if skip else [n], generator)[-1]

@@ -187,7 +187,7 @@ def inspect(
         raise BadInput(
             f"level {level}, kinds {kinds}",
             expected="0 < level < 1, one kind or more",
-            fix="choose them",
+            fix="pass level=0.05, and leave kinds out for all of them",
         )
     data = as_data(bonafide)
     known = read_references() if clean is None else (clean,)

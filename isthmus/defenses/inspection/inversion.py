@@ -293,7 +293,7 @@ class Search:
                 f"steps = {self.steps}, batch_size = {self.batch_size}, starts = {self.starts}, "
                 f"wanted = {self.wanted}",
                 expected="a budget above zero and a success in (0, 1]",
-                fix="choose a budget",
+                fix="pass steps=300, batch_size=32, starts=3, wanted=0.99",
             )
         if self.norm not in (2, inf) or (self.radius is not None and not 0 < self.radius < inf):
             raise BadInput(

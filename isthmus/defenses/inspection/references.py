@@ -89,7 +89,7 @@ def read_references(file: Path | str | None = None) -> tuple[References, ...]:
         raise BadInput(
             f"{path}, which holds no references",
             expected="what `References.record` gives",
-            fix="choose another file",
+            fix="pass the file that isthmus references wrote",
         ) from error
 
 

@@ -104,7 +104,7 @@ class _Masked(nn.Module):
             raise BadInput(
                 "a network without BatchNorm that has scale and shift",
                 expected="BatchNorm layers, whose channels ANP prunes",
-                fix="choose another defense",
+                fix="use FineTune or FTSAM, which take any network",
             )
         self.names, self.layers = list(layers), list(layers.values())
         self.masks = nn.ParameterList(torch.ones_like(layer.weight) for layer in self.layers)

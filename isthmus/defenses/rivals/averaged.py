@@ -35,7 +35,9 @@ class Averaged:
     def __post_init__(self) -> None:
         if len(self.defenses) < 2:
             raise BadInput(
-                f"{len(self.defenses)} defenses", expected="two or more to average", fix="pass more"
+                f"{len(self.defenses)} defenses",
+                expected="two or more to average",
+                fix="pass two defenses, or use the one by itself",
             )
 
     @property

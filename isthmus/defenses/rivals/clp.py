@@ -54,7 +54,7 @@ class CLP:
             raise BadInput(
                 "a network in which no convolution feeds a BatchNorm",
                 expected="BatchNorm with scale and running statistics behind a convolution",
-                fix="choose another defense",
+                fix="use FineTune or FTSAM, which take any network",
             )
         bounds = {
             norm: torch.stack([lipschitz_bounds(conv, norm) for conv in fed[norm]]).amax(0)

@@ -75,13 +75,13 @@ def _prunable(net: nn.Module) -> list[_Conv]:
         raise BadInput(
             "a network without convolutions",
             expected="channels to prune",
-            fix="choose another defense",
+            fix="use FineTune or FTSAM, which take any network",
         )
     if any(is_parametrized(layer) or "weight" not in layer._parameters for layer in layers):
         raise BadInput(
             "convolutions with a weight that is computed, as by weight_norm",
             expected="plain weights to hold at zero",
-            fix="remove it first",
+            fix="remove the parametrization (torch.nn.utils.remove_weight_norm)",
         )
     return layers
 

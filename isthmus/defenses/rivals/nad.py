@@ -118,7 +118,7 @@ def stages(net: nn.Module, x: Tensor) -> tuple[str, ...]:
         raise BadInput(
             "a network without feature maps",
             expected="convolutions whose outputs (n, channels, height, width) have several pixels",
-            fix="choose another defense",
+            fix="use FineTune or FTSAM, which take any network",
         )
     return tuple(last.values())
 

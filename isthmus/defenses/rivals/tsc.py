@@ -55,7 +55,7 @@ class TSC(Trained):
             raise BadInput(
                 f"t = {self.t:g}, rounds = {self.rounds}",
                 expected="0 < t < 1 and a round or more",
-                fix="choose others",
+                fix="pass t=0.4, rounds=3",
             )
         curve, tuning = self._budget()
         net = copied(tampered).eval()

@@ -96,7 +96,9 @@ class InputHessian:
                 torch.full_like(self.l1, float(self.size)),
             )
         else:
-            raise BadInput(f"{ball}", expected="an L2 or Linf ball", fix="take one of these two")
+            raise BadInput(
+                f"{ball}", expected="an L2 or Linf ball", fix="pass L2(0.5) or Linf(8 / 255)"
+            )
         rest = (length - along.square()).clamp_min(0) * self.bottom.clamp_max(0)
         linear, half = self.loss + ball.eps * gain, ball.eps**2 / 2
         lower = linear + half * (along.square() * self.top + rest)

@@ -435,7 +435,7 @@ def check_permutations(groups: Groups, permutations: Sequence[Tensor]) -> None:
             raise BadInput(
                 f"{p.tolist()[:8]} for group {number}",
                 expected=f"each of 0 to {group.size - 1} once",
-                fix="pass a permutation",
+                fix="pass torch.randperm of the group's size",
             )
 
 
@@ -492,7 +492,7 @@ def check_same_function(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float 
         raise BadInput(
             f"outputs {tuple(other.shape)}",
             expected=f"{tuple(one.shape)}",
-            fix="compare like with like",
+            fix="pass two networks of the same outputs",
         )
     difference, scale = float((one - other).abs().max()), float(one.abs().max())
     coarsest = max(

@@ -333,7 +333,9 @@ def align(
     network computes something else.
     """
     if by not in ("activations", "weights"):
-        raise BadInput(f"alignment by {by!r}", expected="activations or weights", fix="choose one")
+        raise BadInput(
+            f"alignment by {by!r}", expected="activations or weights", fix="pass by='activations'"
+        )
     _check_alike(reference, module)
     data = as_data(data)
     groups = _some_groups(module, data.x)
@@ -359,7 +361,9 @@ def permuted_copy(
     something else.
     """
     if how not in ("least correlated", "random"):
-        raise BadInput(f"a copy {how!r}", expected="least correlated or random", fix="choose one")
+        raise BadInput(
+            f"a copy {how!r}", expected="least correlated or random", fix="pass how='random'"
+        )
     data = as_data(data)
     groups = _some_groups(module, data.x, frozen_too=False)
     if how == "random":
@@ -380,7 +384,7 @@ def _some_groups(module: nn.Module, x: Tensor, *, frozen_too: bool = True) -> Gr
         raise BadInput(
             f"a network whose channels cannot be permuted ({why})",
             expected="a hidden layer",
-            fix="skip this",
+            fix="leave OTHER out of isthmus align, or pass another second endpoint",
         )
     return groups
 

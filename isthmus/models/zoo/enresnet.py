@@ -79,9 +79,7 @@ def enresnet(
             fix="pass members=2, noise=0.1",
         )
     if depth < 8 or (depth - 2) % 6:
-        raise BadInput(
-            f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="choose one of these"
-        )
+        raise BadInput(f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="pass depth=20")
     made = []
     for _ in range(members):
         blocks = [(depth - 2) // 6] * 3

@@ -179,7 +179,7 @@ class EquilibriumConv2d(Equilibrium):
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
-            raise BadInput(f"{name} = {size}", expected="1 or more", fix="choose another size")
+            raise BadInput(f"{name} = {size}", expected="1 or more", fix=f"pass {name}=1 or more")
 
 
 def implicit_mlp(

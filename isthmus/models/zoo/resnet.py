@@ -86,9 +86,7 @@ def preact_resnet(
     272282
     """
     if depth < 8 or (depth - 2) % 6:
-        raise BadInput(
-            f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="choose one of these"
-        )
+        raise BadInput(f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="pass depth=20")
     stages = (width, 2 * width, 4 * width)
     return PreActResNet(
         [(depth - 2) // 6] * 3, stages, stem=width, classes=classes, channels=channels
@@ -108,7 +106,7 @@ def wide_resnet(
     """Return WRN-depth-widen; the depth is 6n + 4. Raises BadInput for other depths."""
     if depth < 10 or (depth - 4) % 6:
         raise BadInput(
-            f"depth {depth}", expected="6n + 4: 10, 16, 22, 28, 40, ...", fix="choose one of these"
+            f"depth {depth}", expected="6n + 4: 10, 16, 22, 28, 40, ...", fix="pass depth=28"
         )
     widths = (16 * widen, 32 * widen, 64 * widen)
     return PreActResNet(

@@ -52,7 +52,7 @@ def mlp(
         raise BadInput(
             f"size {size}, hidden {tuple(hidden)}",
             expected="all above zero",
-            fix="choose other widths",
+            fix="pass size=32, hidden=(256, 256)",
         )
     widths = [channels * size * size, *hidden]
     layers = [

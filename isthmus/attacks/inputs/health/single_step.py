@@ -96,7 +96,7 @@ class SingleStepCheck:
             raise BadInput(
                 f"every = {self.every}",
                 expected="1 training step or more",
-                fix="100 is the default",
+                fix="pass every=100",
             )
 
     def __call__(self, module: nn.Module) -> None:
