@@ -32,7 +32,7 @@ ACCURACY, BATCH, LIMIT = 1e-3, 5, 300
 
 
 def _data(n: int) -> Data:
-    """Blurred noise whose class is a pattern added to it: a network that has learnt it is neither
+    """Blurred noise whose class is a pattern added to it: a network that has learned it is neither
     blind nor certain.
     """
     generator = torch.Generator().manual_seed(0)

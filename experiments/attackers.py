@@ -96,8 +96,8 @@ def input_aware(train: Data, scale: Scale, seed: int) -> Sent:
 
 
 def hardened(train: Data, scale: Scale, seed: int) -> Sent:
-    """The attacker who makes the backdoor bear changes of the weights: a short second training on
-    clean images.
+    """The attacker who makes the backdoor withstand changes of the weights, by a short second
+    training on clean images.
     """
     sent = ATTACKS["BadNets"](train, scale, seed)
     second = scale.training().replace(steps=scale.steps // 5, lr=0.02, seed=seed)

@@ -114,8 +114,8 @@ def chosen(
 
 
 def least_success(rows: Rows, name: str, points: float) -> float | None:
-    """Return the lowest attack success of any setting within so many points of the received
-    accuracy: an oracle.
+    """Return the lowest attack success of any setting within `points` of the received accuracy:
+    an oracle.
     """
     enough = rows["as received"]["accuracy"]["value"] - points / 100
     found = [
@@ -209,7 +209,7 @@ def woken(jobs: Rows) -> list[str]:
     n = str(max(SIZES))
     head = [
         "",
-        f"### Re-activation, n = {n}: ASR after retuning with so many triggered images; "
+        f"### Re-activation, n = {n}: ASR after retuning with few triggered images; "
         "barrier in nats",
         "",
         "| attack, seed | network | before | "
@@ -247,7 +247,7 @@ def frontier(jobs: Rows, n: str) -> list[str]:
     for name in names_of_all(jobs, n):
         cells, rows = [], having(jobs, n, name)
         for points in budgets:
-            # where no setting keeps so much accuracy, the backdoor stays as it was received
+            # where no setting keeps that accuracy, the backdoor stays as it was received
             got = [
                 100
                 * (

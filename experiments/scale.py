@@ -53,7 +53,7 @@ class Scale:
 
     @property
     def augment(self) -> Augment | None:
-        """Shifts and mirror images; None where images are not shifted: digits bear neither."""
+        """Shifts and mirror images; None where images are not shifted: digits would change."""
         return Augment(self.pad) if self.pad else None
 
     def load(self, folder: Path | None, part: str) -> Data:

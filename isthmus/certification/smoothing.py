@@ -77,7 +77,7 @@ class Smoothing:
         return self.sigma * quantile, votes
 
     def _votes(self, model: nn.Module, x: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """Return how often each class is the answer, (n, classes), over so many draws of noise."""
+        """Return how often each class is the answer, (n, classes), over `draws` draws of noise."""
         device = device_of(model)
         size = pass_size(x, device)
         done = []

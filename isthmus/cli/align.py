@@ -23,7 +23,7 @@ def align_command(
 ) -> None:
     """Permute the channels of one checkpoint to match another.
 
-    NETWORK computes the same afterwards.
+    NETWORK computes the same afterward.
 
     :param reference: The checkpoint to match.
     :param network: The checkpoint whose channels are permuted.

@@ -29,7 +29,7 @@ def compare_command(
     """Repair a checkpoint by the path and by other defenses.
 
     All get the same samples and the same budget, and none sees the trigger: --trigger and --target
-    measure afterwards. Every defense has its published settings (docs/defenses.md), the path those
+    measure afterward. Every defense has its published settings (docs/defenses.md), the path those
     of our comparison. Without --data a fifth of the clean samples is held out to measure on. Writes
     OUT/compare.json; every row is saved as soon as it is computed.
 

@@ -5,7 +5,7 @@ values); Croce and Hein, ICML 2021, Prop. 2.1 (projection onto the l1 ball withi
 operation acts on each sample on its own.
 
 Where we depart: `project` takes bounds, and then returns the closest point of ball and box together
-for every norm, where the usual code projects onto the ball first and clips afterwards, which is not
+for every norm, where the usual code projects onto the ball first and clips afterward, which is not
 the closest point for l2 and l1. One bisection serves both.
 """
 
@@ -170,9 +170,8 @@ class L2:
     def steepest(self, gradient: Tensor) -> Tensor:
         """Return the gradient at unit length."""
         largest = gradient.flatten(1).abs().amax(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        scaled = gradient / _as(
-            largest, gradient
-        )  # first, lest the squares of small gradients vanish
+        # Scaled first: the squares of small gradients would underflow.
+        scaled = gradient / _as(largest, gradient)
         return scaled / _as(self.norm(scaled).clamp_min(1.0), gradient)
 
     def sample(self, shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:

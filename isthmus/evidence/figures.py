@@ -87,7 +87,7 @@ _OTHER_LOOKS = (_Look("third", (0, (1, 1)), "^"), _Look("fourth", (0, (5, 1, 1, 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Settings for the figures made in the block, put back afterwards. Class names are text, never
+    """Settings for the figures made in the block, put back afterward. Class names are text, never
     formulas.
     """
     settings: dict[Any, Any] = {

@@ -51,7 +51,7 @@ from isthmus.runs.identity import identity_of
 from isthmus.runs.notices import notice
 from isthmus.types import Attack, Defense, Metric
 
-_AFTERWARDS = "measured after the choice was made; no rule has seen it"
+_AFTERWARD = "measured after the choice was made; no rule has seen it"
 
 
 def evidence(
@@ -184,12 +184,12 @@ def _trigger(judge: Judge) -> TriggerPart | None:
     if judge.trigger is None or judge.target is None:
         return None
     return TriggerPart(
-        trigger=identity_of(judge.trigger), target=str(judge.target), note=_AFTERWARDS
+        trigger=identity_of(judge.trigger), target=str(judge.target), note=_AFTERWARD
     )
 
 
 def _errors(judge: Judge) -> ErrorsPart | None:
-    return None if judge.errors is None else ErrorsPart(n=len(judge.errors), note=_AFTERWARDS)
+    return None if judge.errors is None else ErrorsPart(n=len(judge.errors), note=_AFTERWARD)
 
 
 def _reactivations(judge: Judge) -> dict[str, Defense]:

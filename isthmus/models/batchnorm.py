@@ -2,8 +2,8 @@
 alone.
 
 Source: Garipov et al., NeurIPS 2018, and Zhao et al., ICLR 2020, whose code refreshes the
-statistics at every t. InstanceNorm that keeps running statistics is treated alike; where the text
-says BatchNorm, it is meant too.
+statistics at every t. InstanceNorm that keeps running statistics is treated the same way; where
+the text says BatchNorm, it is meant too.
 
 Where we depart: variances are pooled over batches instead of averaged, running statistics are reset
 first, dropout stays off during the pass, only the given data are read (the papers' code reads the
@@ -164,7 +164,7 @@ def batchnorm_layers(module: nn.Module) -> list[_BatchNorm]:
 def _pooling(layers: list[_NormBase]) -> Iterator[dict[_NormBase, _Pooled]]:
     """Reset the layers and run a block with them in train mode, where their batches are pooled.
 
-    Their momentum is put back afterwards.
+    Their momentum is put back afterward.
     """
     pooled = {
         layer: _Pooled() if isinstance(layer, _BatchNorm) else _Averaged() for layer in layers

@@ -188,7 +188,7 @@ def laid_out(module: nn.Module, x: Tensor) -> Iterator[bool]:
     whether it does.
 
     Worth it where a network runs on images like x more than a few times. The usual layout is put
-    back afterwards.
+    back afterward.
     """
     last = takes_channels_last(module, x)
     set_channels_last(module, last)
@@ -200,7 +200,7 @@ def laid_out(module: nn.Module, x: Tensor) -> Iterator[bool]:
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
-    """Run a block with every submodule in eval mode; put each one's own mode back afterwards."""
+    """Run a block with every submodule in eval mode; put each one's own mode back afterward."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -217,7 +217,7 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
     """Run a block in eval mode with no parameter requiring gradients, so that only gradients of the
     input are computed.
 
-    Each parameter's own flag and each submodule's own mode are put back afterwards.
+    Each parameter's own flag and each submodule's own mode are put back afterward.
     """
     flags = [(p, p.requires_grad) for p in module.parameters()]
     for p, _ in flags:

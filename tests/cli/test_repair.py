@@ -325,7 +325,7 @@ def test_endpoints_of_different_architectures_are_refused(spoiled):
 
 
 def test_nothing_called_repaired_is_written_where_the_curve_does_not_train(home):
-    """At a rate that moves nothing: half way to a permuted copy, the network is a ruin."""
+    """At a rate that moves nothing: half way to a permuted copy, the network guesses."""
     still = ("--lr", 1e-9, "--steps", 60, "--low", 0.5, "--high", 0.5, "--points", 3)
     found = isthmus(
         "repair",

@@ -166,7 +166,7 @@ def test_first_and_last_layers_stay_but_at_8_bits(net):
     assert list(two.record["layers"]) == [f"{name}.weight" for name in names[:2]]
 
 
-def test_training_on_the_grid_is_better_than_rounding_afterwards(net):
+def test_training_on_the_grid_is_better_than_rounding_afterward(net):
     data = samples(200)
     loss = nn.functional.cross_entropy
     rates = {}

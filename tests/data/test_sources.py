@@ -235,7 +235,7 @@ def test_parquet_in_the_layout_of_the_hub(column, label, names, tmp_path):
     assert is_color(data) and data.classes == (names or ("0", "1", "2"))
 
 
-def test_parquet_that_is_grey_mixed_or_of_other_cells(tmp_path):
+def test_parquet_that_is_gray_mixed_or_of_other_cells(tmp_path):
     gray = load_data(write_parquet(tmp_path / "gray.parquet", GRAY))
     assert gray.x.shape == (9, 1, 5, 4) and torch.equal(gray.x[:, 0], torch.from_numpy(GRAY))
     mixed = load_data(write_parquet(tmp_path / "mixed.parquet", [GRAY[0], *COLOR[1:]]))
@@ -447,7 +447,7 @@ def test_image_folders(suffix, tmp_path):
     assert load_data(f"{folder}/", classes=["x", "y", "z"]).classes == ("x", "y", "z")
 
 
-def test_other_modes_of_images_become_color_or_grey(tmp_path):
+def test_other_modes_of_images_become_color_or_gray(tmp_path):
     (tmp_path / "a").mkdir()
     for mode in ("RGBA", "P", "CMYK"):
         image = Image.fromarray(COLOR[0]).convert(mode)
@@ -532,7 +532,7 @@ def test_npz_of_common_layouts(arrays, tmp_path):
     assert is_color(data) and data.classes == names
 
 
-def test_npz_of_grey_and_floating_images(tmp_path):
+def test_npz_of_gray_and_floating_images(tmp_path):
     np.savez_compressed(tmp_path / "x.npz", x=GRAY.astype(">f8") / 255, y=LABELS)
     data = load_data(tmp_path / "x.npz", classes=7)
     assert data.x.dtype == torch.float64 and data.x.shape == (9, 1, 5, 4) and data.num_classes == 7
@@ -698,7 +698,7 @@ def test_a_mark_in_a_file_name_is_no_draw(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("digits:test#n=501", ["asks for 501 samples", "1 to 500 in all", "ask for fewer"]),
+        ("digits:test#n=501", ["asks for 501 samples", "1 to 500 in all", "write #n=500 or less"]),
         ("digits:test#n=400,skip=101", ["asks for 400 samples after 101", "1 to 500 in all"]),
         ("digits:test#skip=500", ["asks for 0 samples after 500", "1 to 500"]),
         ("digits:test#n=0", ["asks for 0 samples", "1 to 500 in all"]),

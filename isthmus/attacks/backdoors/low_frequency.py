@@ -47,7 +47,7 @@ def learned_low_frequency(
 
     Source: Zeng et al., ICCV 2021. Where we depart: one universal pattern is searched by Adam in
     the lowest `start.cutoff` cosines and brought to `start.size` at every step, in place of
-    DeepFool steps that are filtered afterwards; the search is targeted. The network is left as it
+    DeepFool steps that are filtered afterward; the search is targeted. The network is left as it
     is. Raises BadInput as `fit` does, or where no sample is outside the target class.
     """
     channels, height, width = train.x.shape[1:]

@@ -125,8 +125,8 @@ class FAB(Search):
             point = moved(self.ball, point, draw / 2)
         at = _Approach(rows.index, rows.x, rows.y, targets[rows.index], point)
         for _ in range(self.steps):
-            towards_target = partial(toward, target=at.target)
-            values, w, _logits = victim.gradient(at.point, at.y, towards_target)
+            toward_target = partial(toward, target=at.target)
+            values, w, _logits = victim.gradient(at.point, at.y, toward_target)
             reached = self._next(at.x, at.point, w, values)
             logits = victim.logits(reached)
             across = per_sample(logits.argmax(1) != at.y, at.x)

@@ -26,7 +26,7 @@ from isthmus.types import BadInput
 @contextmanager
 def under_attack(model: nn.Module, *, batch_statistics: bool = False) -> Iterator[None]:
     """Run a block with the network in eval mode and its parameters frozen; put modes and flags back
-    afterwards.
+    afterward.
 
     With `batch_statistics`, BatchNorm layers that were in train mode normalize by the batch, and
     still no buffer moves.

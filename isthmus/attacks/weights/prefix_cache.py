@@ -32,7 +32,7 @@ def cache_prefix(network: nn.Module, weights: Params, x: Tensor) -> Cached:
 
     The network is in eval mode, no parameter of it requires gradients, and `weights` do. A
     submodule counts if it returns one tensor, at every call free of the weights and never changed
-    in place afterwards. Where the network detaches an output, no dependence through it is seen.
+    in place afterward. Where the network detaches an output, no dependence through it is seen.
     """
     calls: dict[nn.Module, list[tuple[Any, int]]] = {}
 

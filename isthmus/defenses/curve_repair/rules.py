@@ -45,7 +45,7 @@ class Choice(float):
     confident: bool
 
     def __new__(cls, t: float, *_: Any, **__: Any) -> Choice:
-        """Return the number; the fields are set afterwards."""
+        """Return the number; the fields are set afterward."""
         return super().__new__(cls, t)
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ def fixed(t: float) -> Rule:
 
     def rule(path: Path) -> Choice:
         nearest = min(path.t, key=lambda point: abs(point - t))
-        reason = f"t = {nearest:g} was fixed beforehand; the samples had no say"
+        reason = f"t = {nearest:g} was fixed beforehand, without a look at the samples"
         return Choice(nearest, rule=f"fixed({t:g})", reason=reason, confident=False)
 
     return rule

@@ -2,7 +2,7 @@
 
 The rates of `CURVE_TRAINING` suit networks with BatchNorm. Networks without it, and those whose
 statistics are frozen, can diverge: the loss stays near that of guessing, and every point of the
-curve is a ruin. Source: ours; docs/experiments.md, networks of other kinds.
+curve answers little better than chance. Source: ours; docs/experiments.md, networks of other kinds.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def has_failed(history: History, ends: Sequence[nn.Module], fitted: Data, loss: 
     """Return whether the loss of a trained curve is nearer to that of guessing than to the ends'.
 
     Losses of robust training can be above that of guessing at the ends themselves: then the curve
-    is not judged, and nor is one of fewer than `ENOUGH_STEPS` steps.
+    is not judged, just like one of fewer than `ENOUGH_STEPS` steps.
     """
     last, guessing = history.losses[-1], log(fitted.num_classes)
     if history.steps < ENOUGH_STEPS or last <= guessing / 2:

@@ -8,7 +8,7 @@ shift. Channels with a small mask are pruned: their scale is zero, their shift s
 m = 0 stands for.
 
 Where we depart from the paper's code: the threshold. The paper gives no rule, and published tables
-choose it by the attack success rate on test data. Here the masks are learnt on one
+choose it by the attack success rate on test data. Here the masks are learned on one
 part of the bonafide samples, and the largest threshold is taken at which the accuracy on the other
 part is within a tolerance of the best. Perturbations are projected to epsilon, and BatchNorm is
 recalibrated after pruning.
@@ -69,7 +69,7 @@ class ANP(Trained):
         return recalibrate(_pruned(tampered, masks, threshold), data)
 
     def masks(self, tampered: nn.Module, bonafide: Data) -> dict[str, Tensor]:
-        """Return the learnt mask of each BatchNorm layer, (channels,) in [0, 1], by the layer's
+        """Return the learned mask of each BatchNorm layer, (channels,) in [0, 1], by the layer's
         name.
         """
         masked = _Masked(tampered)

@@ -53,7 +53,7 @@ class Tuned:
     Each setting repairs with the whole budget on a part of the bonafide samples; its accuracy is
     measured on the rest, a share `holdout`, by the split that `repair` makes with the same seed.
     Chosen is the last setting whose accuracy is within `tolerance` of the best: 0 is highest
-    accuracy. A setting that is refused (a learning rate at which training leaves the numbers) is
+    accuracy. A setting that is refused (such as a learning rate at which training diverges) is
     passed over. Up to 100 samples are not split, and choose among what was fitted to them.
     """
 

@@ -63,7 +63,7 @@ class Bound(ABC):
 
     @abstractmethod
     def pooled(self, function: Callable[[Tensor], Tensor], terms: int) -> Self:
-        """Return the bound after maxima or averages of at most so many values."""
+        """Return the bound after maxima or averages of at most `terms` values."""
 
     @abstractmethod
     def arranged(self, function: Callable[[Tensor], Tensor]) -> Self:

@@ -88,7 +88,7 @@ class Box(Bound):
         return replace(self, lower=lower, upper=upper, source=None)
 
     def _widened(self, lower: Tensor, upper: Tensor, operations: int) -> Self:
-        """Return the box, wider by so many rounding errors where it is to be sound."""
+        """Return the box, widened by the operations' rounding errors where it is to be sound."""
         if self.outward:
             slack = operations * self.unit * torch.maximum(lower.abs(), upper.abs())
             lower = lower - slack

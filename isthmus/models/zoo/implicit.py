@@ -242,8 +242,8 @@ def equilibria(model: nn.Module) -> dict[str, Equilibrium]:
 
 @contextmanager
 def unrolled(model: nn.Module, iterations: int = 50) -> Iterator[nn.Module]:
-    """Run a block in which equilibrium layers take so many steps from 0, all of them recorded by
-    autograd.
+    """Run a block in which equilibrium layers take `iterations` steps from 0, all of them recorded
+    by autograd.
 
     The exact gradient at a fixed point can mislead an attack; that of a few steps is another one
     (Yang et al., NeurIPS 2022). Raises BadInput where iterations < 1.

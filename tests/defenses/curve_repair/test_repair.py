@@ -147,7 +147,7 @@ def test_few_samples_lead_straight_to_the_mean_of_two_repairs(tampered, samples,
 def test_where_the_samples_object_to_the_mean_of_two_repairs_a_curve_follows(
     tampered, samples, tmp_path
 ):
-    """A learning rate that no fine-tuned copy bears; the same call again takes up both runs."""
+    """A learning rate at which fine-tuned copies diverge; the same call takes up both runs."""
     options = {**FAST, "steps": 40, "lr": 12.0, "points": 3}
     found = repair(tampered[0], samples[0], folder=tmp_path, **options)
     assert (
