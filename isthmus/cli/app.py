@@ -81,6 +81,12 @@ COMMANDS = (
     Command("references", MEASURE, "Collect inspections of clean networks for inspect."),
     Command("path", MEASURE, "Measure the networks along a curve.", KEEPS_POINTS),
     Command("plane", MEASURE, "Measure the plane through three checkpoints."),
+    Command(
+        "sweep",
+        MEASURE,
+        "Do the jobs of a sweep that are not done yet, and gather them in a table and a plot.",
+        "the same command goes on with the jobs that are not finished",
+    ),
     Command("report", LOOK, "Render the page of a report.json again."),
     Command(
         "demo", LOOK, "Backdoor, repair and compare networks on scikit-learn's digits.", RESUMES

@@ -26,4 +26,6 @@ from .record import Report as Report
 from .record import Value as Value
 from .record import read_report as read_report
 from .record import values_of as values_of
+from .sweep_report import Finished as Finished
+from .sweep_report import sweep_table as sweep_table
 from .text import to_markdown as to_markdown

@@ -5,16 +5,13 @@ user's.
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
 from torch import nn
 
+from isthmus.runs.imports import imported
 from isthmus.runs.wording import first_line, suggestion
 from isthmus.types import BadInput
 
@@ -39,35 +36,6 @@ def _setting(spec: str, text: str) -> tuple[str, Any]:
         except ValueError:
             pass
     return name, value
-
-
-def _import(name: str) -> Any:
-    """Import the user's module; the current directory counts, as for `python -m`."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if not error.name or not (name == error.name or name.startswith(error.name + ".")):
-            raise BadInput(
-                f"module {name!r}, which needs {error.name}",
-                expected="a module that imports",
-                fix=f"pip install the package that provides {error.name}",
-            ) from error
-        parent, _, last = name.rpartition(".")
-        places = getattr(sys.modules.get(parent), "__path__", None) if parent else [os.getcwd()]
-        around = [found.name for found in iter_modules(places)] if places else []
-        raise BadInput(
-            f"unknown module {name!r}",
-            expected="one that imports from here",
-            fix=f"run where it can be imported; {suggestion(last, around)}",
-        ) from error
-    except Exception as error:  # the user's code may raise anything
-        raise BadInput(
-            f"module {name!r}, which fails to import ({type(error).__name__}: {first_line(error)})",
-            expected="a module that imports",
-            fix="correct the module: python -c 'import MODULE' shows where",
-        ) from error
 
 
 def _check_arguments(spec: str, factory: Callable[..., Any], named: Mapping[str, Any]) -> None:
@@ -134,7 +102,7 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
             expected="each argument once",
             fix="remove one of the two",
         )
-    module = _import(place)
+    module = imported(place)
     factory = getattr(module, name, None)
     if factory is None and "." in name and hasattr(module, name.partition(".")[0]):
         raise BadInput(

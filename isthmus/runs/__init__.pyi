@@ -11,5 +11,15 @@ from .identity import sha256_of as sha256_of
 from .processes import joined_ranks as joined_ranks
 from .processes import ranks as ranks
 from .progress import shown as shown
+from .slurm import submit_array as submit_array
+from .sweep import Job as Job
+from .sweep import Outcome as Outcome
+from .sweep import Sweep as Sweep
+from .sweep import once as once
+from .sweep import results as results
+from .sweep import run_sweep as run_sweep
+from .sweep_file import SweepFile as SweepFile
+from .sweep_file import read_sweep as read_sweep
+from .sweep_file import read_value as read_value
 from .wording import first_line as first_line
 from .wording import percent as percent

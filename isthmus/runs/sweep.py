@@ -1,0 +1,235 @@
+"""Sweeps: one function, called once for every job of a grid; every job is one result file.
+
+Any number of processes may work on one sweep, on one machine or on several that share a folder. A
+job is taken under a lock of the operating system, which a killed process loses at once, so that no
+job is done twice and none stays taken. What is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from isthmus.runs.files import read_json, write_json, write_text
+from isthmus.runs.folder import differing
+from isthmus.runs.wording import first_line
+from isthmus.types import BadInput
+
+Work = Callable[..., Mapping[str, Any]]
+"""What a job does: called with its axes and the settings by name, it returns a record of JSON.
+
+A parameter `scratch` gets a folder of the job's own, which is there again after an interruption and
+goes once the job is finished; a parameter `job` gets the job's name.
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination of the axes; `name` is that of its result file."""
+
+    name: str
+    axes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Jobs in the order in which they are done, settings that all share, and where results go."""
+
+    jobs: tuple[Job, ...]
+    settings: Mapping[str, Any]
+    results: Path
+
+    def file(self, job: Job) -> Path:
+        """Return where the result of a job is."""
+        return self.results / f"{job.name}.json"
+
+    def hidden(self, name: str) -> Path:
+        """Return a place for what is there while jobs last, and for what says why one failed."""
+        return self.results / ".work" / name
+
+
+@dataclass
+class Outcome:
+    """Names of jobs: finished now, finished before, taken by another process, failed (and why);
+    and those that were finished before with other settings (and how they differ).
+    """
+
+    finished: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    outdated: dict[str, str] = field(default_factory=dict)
+
+
+def shard_of(jobs: Sequence[Job], shard: tuple[int, int]) -> Sequence[Job]:
+    """Return every N-th job, from the I-th on, for the shard (I, N) with I from 1 to N.
+
+    Raises BadInput where there is no such shard.
+    """
+    number, count = shard
+    if not 1 <= number <= count:
+        raise BadInput(
+            f"shard {number}/{count}",
+            expected="I/N with I from 1 to N",
+            fix="for example --shard 1/4, up to --shard 4/4",
+        )
+    return jobs[number - 1 :: count]
+
+
+def run_sweep(
+    sweep: Sweep,
+    work: Work,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    tell: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Do the jobs of a shard that are neither finished nor taken by another process.
+
+    A job that fails is reported, with its traceback in RESULTS/.work/NAME.error.txt, and the others
+    go on; the next run tries it again. Torch's generator is seeded before each job, with its axis
+    `seed` where it has one, so that no job depends on those before it. Raises BadInput where the
+    function does not take the axes and settings.
+    """
+    jobs = shard_of(sweep.jobs, shard)
+    for job in jobs:
+        _check_arguments(sweep, work, job)
+    outcome = Outcome()
+    for i, job in enumerate(jobs):
+        _take(sweep, work, job, outcome, partial(_tell_of, tell, f"job {i + 1} of {len(jobs)}"))
+    return outcome
+
+
+def _tell_of(tell: Callable[[str], None], which: str, text: str) -> None:
+    tell(f"{which}: {text}")
+
+
+def _take(
+    sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[str], None]
+) -> None:
+    """Do a job, unless it is finished or taken."""
+    lock = FileLock(_made(sweep.hidden(f"{job.name}.lock")), thread_local=False)
+    if not sweep.file(job).exists():
+        try:
+            with lock.acquire(blocking=False):
+                if not sweep.file(job).exists():  # another process may have just finished it
+                    _do(sweep, work, job, outcome, tell)
+                    return
+        except Timeout:
+            outcome.elsewhere.append(job.name)
+            return
+    outcome.before.append(job.name)
+    with suppress(BadInput):
+        difference = _difference(read_json(sweep.file(job)), sweep)
+        if difference:
+            outcome.outdated[job.name] = difference
+
+
+def _do(sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[str], None]) -> None:
+    """Do a job that nobody else does, and write its result or why there is none."""
+    error_file = sweep.hidden(f"{job.name}.error.txt")
+    tell(job.name)
+    began = time.monotonic()
+    try:
+        _seed(job)
+        record = work(**_arguments(sweep, work, job))
+        write_json(sweep.file(job), {**record, "sweep": _described(sweep, job)})
+    except Exception as error:  # the job's own code may raise anything
+        write_text(error_file, traceback.format_exc())
+        outcome.failed[job.name] = first_line(error)
+        tell(f"{job.name} failed: {first_line(error)}")
+        return
+    error_file.unlink(missing_ok=True)
+    shutil.rmtree(sweep.hidden(job.name), ignore_errors=True)
+    outcome.finished.append(job.name)
+    tell(f"{job.name} finished in {time.monotonic() - began:.0f} s")
+
+
+def once(file: Path, make: Callable[[], Any]) -> Path:
+    """Return a file that several jobs need, after `make` has written it where it is not there.
+
+    One process makes it while the others wait. `make` has to write the file in one piece.
+    """
+    if not file.exists():
+        with FileLock(_made(file.with_name(f".{file.name}.lock"))):
+            if not file.exists():
+                make()
+    return file
+
+
+def results(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """Return what every finished job of the folder has written, by name, in alphabetical order.
+
+    That includes jobs which the sweep no longer has. Raises BadInput where a file is no JSON.
+    """
+    return {file.stem: read_json(file) for file in sorted(sweep.results.glob("*.json"))}
+
+
+def _seed(job: Job) -> None:
+    import torch
+
+    seed = job.axes.get("seed", 0)
+    torch.manual_seed(seed if isinstance(seed, int) else 0)
+
+
+def _made(file: Path) -> Path:
+    """Return the file, after making its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _arguments(sweep: Sweep, work: Work, job: Job) -> dict[str, Any]:
+    """Return what a job's function is called with."""
+    scratch = sweep.hidden(job.name)
+    own = {"scratch": scratch, "job": job.name}
+    wanted = {name: own[name] for name in own.keys() & inspect.signature(work).parameters.keys()}
+    if "scratch" in wanted:
+        scratch.mkdir(parents=True, exist_ok=True)
+    return {**sweep.settings, **job.axes, **wanted}
+
+
+def _check_arguments(sweep: Sweep, work: Work, job: Job) -> None:
+    signature = inspect.signature(work)
+    own = {"scratch": None, "job": None}.items() & {(n, None) for n in signature.parameters}
+    try:
+        signature.bind(**{**sweep.settings, **job.axes, **dict(own)})
+    except TypeError as error:
+        name = getattr(work, "__qualname__", repr(work))
+        raise BadInput(
+            f"a job whose function {name} has {error}",
+            expected=f"axes and settings for {name}({', '.join(signature.parameters)})",
+            fix="add it to the file, or pass --set NAME=VALUE",
+        ) from error
+
+
+def _portable(value: Any) -> Any:
+    """Return a value as results hold it: of a path that exists its name alone, anywhere in it."""
+    if isinstance(value, Mapping):
+        return {key: _portable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(part) for part in value]
+    if isinstance(value, (str, Path)) and "/" in str(value) and Path(value).exists():
+        return Path(value).name
+    return value
+
+
+def _described(sweep: Sweep, job: Job) -> dict[str, Any]:
+    return {"axes": _portable(job.axes), "settings": _portable(sweep.settings)}
+
+
+def _difference(record: Mapping[str, Any], sweep: Sweep) -> str | None:
+    """Return how the settings of a finished job differ from those of now; None if they do not, or
+    nobody knows.
+    """
+    if "sweep" not in record:
+        return None
+    return differing(record["sweep"]["settings"], _portable(sweep.settings))
