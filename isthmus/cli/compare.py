@@ -12,6 +12,10 @@ from isthmus.cli.options import Budget, Clean, EvaluationOptions, InputFile, Mod
 from isthmus.cli.output import metric_table, say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from isthmus.evidence import Value
+    from isthmus.evidence.record import ComparisonRow
     from isthmus.training import Training
     from isthmus.types import Defense
 
@@ -71,8 +75,12 @@ def compare_command(
                 "rows": [row.record() for row in rows],
             }
             runs.write_json(out / "compare.json", table)
+    _say_rows(evidence.values_of(before), rows)
+
+
+def _say_rows(received: Mapping[str, Value], rows: Sequence[ComparisonRow]) -> None:
+    """Print the table, and why a defense is not in it."""
     measured = [(row.name, row.measures) for row in rows if isinstance(row, evidence.Measured)]
-    received = evidence.values_of(before)
     say(metric_table("network", [("as received", received), *measured]))
     for row in rows:
         if isinstance(row, evidence.Refused):

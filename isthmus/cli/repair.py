@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from isthmus.curves import Route
     from isthmus.data import Data, Parts
     from isthmus.defenses import Repair, Selection
-    from isthmus.evidence import Judge
+    from isthmus.evidence import Judge, Report
     from isthmus.training import Training
     from isthmus.types import Defense, Loss
 
@@ -151,6 +151,35 @@ class TrainingOptions:
     budget: Budget = Budget()
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What the command line says of a repair, beside its files."""
+
+    curve: RepairCurve
+    point: PointOptions
+    trained: TrainingOptions
+    report: ReportOptions
+
+    def check(self, other: File | None) -> None:
+        """Raise BadInput if options exclude each other, before anything is read."""
+        self.point.check()
+        self.curve.check(other, self.trained.robust.loss)
+        self.report.evaluation.check()
+        self.report.landscape.check()
+
+    def identity(self, *, landscape: bool) -> dict[str, Any]:
+        """Return what a run is recognized by."""
+        return {
+            "compare": self.report.compare,
+            **vars(self.curve),
+            **vars(self.point),
+            **vars(self.trained.budget),
+            **vars(self.trained.robust),
+            **vars(self.report.evaluation),
+            **(vars(self.report.landscape) if landscape else {}),
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class _Inputs:
     """What a repair reads: networks, hashes of their files, clean samples in parts, the judge."""
@@ -196,68 +225,67 @@ def repair_command(
     """
     began = time.perf_counter()
     unclaimed(out, resume=resume)
-    point.check()
-    curve.check(other, trained.robust.loss)
-    report.evaluation.check()
-    report.landscape.check()
+    options = _Options(curve, point, trained, report)
+    options.check(other)
     files = [file for file in (tampered, other) if file is not None]
-    inputs = _read(files, model, clean, trained, (point, report))
-    budget = trained.budget.training(curves.CURVE_TRAINING)
-    route = curve.chosen(inputs.loss)
+    inputs = _read(files, model, clean, options)
     identity = {
         "model": model,
         "endpoints": inputs.hashes,
         "clean": inputs.samples.sha256,
-        "compare": report.compare,
-        **vars(curve),
-        **vars(point),
-        **vars(trained.budget),
-        **vars(trained.robust),
-        **vars(report.evaluation),
-        **(vars(report.landscape) if inputs.attack else {}),
+        **options.identity(landscape=inputs.attack is not None),
     }
     with runs.claimed(out, identity, resume=resume):
-        found = defenses.repair(
-            inputs.networks[0],
-            inputs.parts,
-            inputs.networks[1] if other else curve.endpoint(budget, out),
-            route=route,
-            training=budget,
-            selection=point.selection(route),
-            after_step=trained.robust.check(inputs.parts.held_out),
-            folder=out,
-        )
-        origin = evidence.report_provenance(
-            trained.budget.seed,
-            {"clean": inputs.samples, **inputs.judge.data()},
-            other=found.second,
-            other_file=other,
-            checkpoint=tampered,
-        )
-        rivals = _baselines(found, inputs.networks[0]) if report.compare else {}
-        written = evidence.evidence(
-            found,
-            inputs.networks[0],
-            inputs.judge,
-            baselines=rivals,
-            landscape=inputs.attack,
-            landscape_samples=report.landscape.samples,
-            provenance=origin,
-            folder=out / "points",
-        )
+        found = _repaired(inputs, options, out)
+        written = _reported(found, inputs, options, files, out)
         if runs.ranks().first:
             deliver(found, written.timed(time.perf_counter() - began), out)
 
 
-def _read(
-    files: list[File],
-    model: str,
-    clean: str,
-    trained: TrainingOptions,
-    measured: tuple[PointOptions, ReportOptions],
-) -> _Inputs:
+def _repaired(inputs: _Inputs, options: _Options, out: File) -> Repair:
+    """Repair the first network, along a curve to the second one where there is one."""
+    budget = options.trained.budget.training(curves.CURVE_TRAINING)
+    route = options.curve.chosen(inputs.loss)
+    given = inputs.networks[1:]
+    return defenses.repair(
+        inputs.networks[0],
+        inputs.parts,
+        given[0] if given else options.curve.endpoint(budget, out),
+        route=route,
+        training=budget,
+        selection=options.point.selection(route),
+        after_step=options.trained.robust.check(inputs.parts.held_out),
+        folder=out,
+    )
+
+
+def _reported(
+    found: Repair, inputs: _Inputs, options: _Options, files: list[File], out: File
+) -> Report:
+    """Measure what the repair did, beside its baselines where they are wanted."""
+    report = options.report
+    origin = evidence.report_provenance(
+        options.trained.budget.seed,
+        {"clean": inputs.samples, **inputs.judge.data()},
+        other=found.second,
+        other_file=files[1] if len(files) > 1 else None,
+        checkpoint=files[0],
+    )
+    return evidence.evidence(
+        found,
+        inputs.networks[0],
+        inputs.judge,
+        baselines=_baselines(found, inputs.networks[0]) if report.compare else {},
+        landscape=inputs.attack,
+        landscape_samples=report.landscape.samples,
+        provenance=origin,
+        folder=out / "points",
+    )
+
+
+def _read(files: list[File], model: str, clean: str, options: _Options) -> _Inputs:
     """Read what a repair needs, and refuse what cannot work before any training."""
-    point, report = measured
+    point, trained, report = options.point, options.trained, options.report
     samples = load_samples(clean)
     warn_of_foreign(samples)
     parts = data.Parts.of(samples, point.holdout, seed=trained.budget.seed)

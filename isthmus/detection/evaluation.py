@@ -100,6 +100,7 @@ def evaluate(
     ball: Ball,
     attack: Attack,
     aware: Callable[[float], Attack],
+    *,
     weights: Sequence[float] = WEIGHTS,
     seed: int = 0,
 ) -> Evaluation:

@@ -79,7 +79,7 @@ def evaluations(
             ball,
             PGD(ball, steps=steps, returns="worst"),
             detector_aware(detector, ball, aware_steps),
-            weights,
+            weights=weights,
         )
         for ball in balls
     )
