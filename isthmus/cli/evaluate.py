@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from isthmus import evidence, metrics, runs
+from isthmus.cli.estimate import parts_of, say_estimate
 from isthmus.cli.inputs import load_network
 from isthmus.cli.options import EvaluationOptions, Evasion, InputFile, ModelSpec, NewFile
 from isthmus.cli.output import metric_table, say
@@ -37,7 +38,11 @@ def evaluate_command(
     assert samples is not None
     judge = replace(judge, attack=evasion.chosen(samples))
     questions = judge.metrics(samples)
-    values = metrics.measure(load_network(model, checkpoint), questions)
+    network = load_network(model, checkpoint)
+    metrics.logits(network, samples[:1])  # refuses images that do not fit, before they are timed
+    if len(questions) > 1:
+        say_estimate(network, samples.x, parts_of(questions))
+    values = metrics.measure(network, questions)
     if out:
         origin = evidence.provenance(0, judge.data())
         runs.write_json(out, {**metrics.as_records(values), "provenance": origin})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from isthmus import defenses, evidence, metrics, runs
+from isthmus.cli.estimate import Part, say_estimate
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
 from isthmus.cli.output import say
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.table import Table
+    from torch import nn
 
-    from isthmus.defenses import Inverted
+    from isthmus.data import Data
+    from isthmus.defenses import Inverted, Outlook
 
 
 def inspect_command(
@@ -32,7 +35,7 @@ def inspect_command(
 
     Also says which class the trigger leads to, and at what false-alarm rate: the rate among clean
     networks that were searched alike (docs/inspection.md). Without such references nothing is
-    claimed.
+    claimed, and the first line says so before the search.
 
     :param checkpoint: The network to inspect.
     :param references: What clean networks gave (isthmus references); by default the references that
@@ -51,18 +54,34 @@ def inspect_command(
         search["steps"] = steps
     if batch_size is not None:
         search["batch_size"] = batch_size
+    _say_outlook(defenses.outlook(network, samples, clean=known, **search), network, samples)
     inspection = defenses.inspect(network, samples, clean=known, **search)
     if out:
         fields = ("decision", "reason", "p", "suspect")
         record: dict[str, Any] = {name: getattr(inspection, name) for name in fields}
         record["statistics"] = dict(inspection.statistics)
         record["settings"] = dict(inspection.settings)
+        record["parameters"] = defenses.parameters_of(network)
         record["triggers"] = [trigger.record() for trigger in inspection.found]
         origin = evidence.provenance(seed, {"clean": samples})
         record["provenance"] = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
         runs.write_json(out, record)
     say(_table(inspection.found, samples.classes))  # type: ignore[arg-type]
     say(f"{inspection.decision}: {inspection.reason}")
+
+
+def _say_outlook(outlook: Outlook, network: nn.Module, samples: Data) -> None:
+    """Say what the inspection will be able to say, and how long it takes."""
+    if outlook.judges:
+        say(f"inspect will judge this network: it {outlook.reason}")
+    else:
+        say(
+            f"inspect can only describe this network, not judge it: {outlook.reason}; isthmus "
+            "references makes references from twenty clean networks"
+        )
+    for caveat in outlook.caveats:
+        say(f"- {caveat}")
+    say_estimate(network, samples.x, [Part("search", 0, outlook.gradients)])
 
 
 def _table(triggers: Iterable[Inverted], classes: Sequence[str]) -> Table:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from isthmus import curves, evidence, metrics, models, runs
+from isthmus.cli.estimate import Part, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_samples
 from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile
 from isthmus.cli.output import metric_table, say, say_landscape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from isthmus.curves import Curve
+    from isthmus.data import Data
+    from isthmus.types import Metric
 
 
 def path_command(
@@ -32,15 +42,23 @@ def path_command(
     judge = measurement.judge(samples)
     loaded = curves.load_curve(curve, models.model_factory(model))
     folder = out.with_name(f".{out.name}.points")
-    path = metrics.evaluate_path(
-        loaded, judge.metrics_with_bonafide(samples), points, recalibrate_on=samples, folder=folder
-    )
-    record = path.record()
+    questions = judge.metrics_with_bonafide(samples)
+    landscape_questions: dict[str, Metric] = {}
     if attack is not None:
         measured = judge.evaluation if judge.evaluation is not None else samples
-        questions = metrics.landscape_metrics(measured[: measurement.landscape.samples], attack)
+        few = measured[: measurement.landscape.samples]
+        landscape_questions = metrics.landscape_metrics(few, attack)
+    _say_estimate(loaded, samples, points, questions, landscape_questions)
+    path = metrics.evaluate_path(loaded, questions, points, recalibrate_on=samples, folder=folder)
+    record = path.record()
+    if attack is not None:
         landscape = metrics.evaluate_path(
-            loaded, questions, points, recalibrate_on=samples, ends="recalibrated", folder=folder
+            loaded,
+            landscape_questions,
+            points,
+            recalibrate_on=samples,
+            ends="recalibrated",
+            folder=folder,
         )
         part = metrics.landscape.record(landscape, runs.identity_of(attack))
         around = evidence.Landscape.model_validate(part)
@@ -51,3 +69,18 @@ def path_command(
     say(metric_table("t", [(f"{t:g}", path.at(t)) for t in path.t]))
     if attack is not None:
         say_landscape(around)
+
+
+def _say_estimate(
+    curve: Curve,
+    samples: Data,
+    points: int,
+    questions: Mapping[str, Metric],
+    landscape: Mapping[str, Metric],
+) -> None:
+    """Say how long the path will take. Raises BadInput where the samples do not fit the network."""
+    network = curve.export(0.0)
+    metrics.logits(network, samples[:1])
+    parts = [Part("BatchNorm", len(samples)), *parts_of(questions)]
+    parts.append(together("landscape", parts_of(landscape)))
+    say_estimate(network, samples.x, [part.times(points) for part in parts])

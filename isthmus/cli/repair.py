@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from isthmus import curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
+from isthmus.cli.estimate import Part, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_foreign
 from isthmus.cli.options import (
     Budget,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from isthmus.evidence import Judge, Report
     from isthmus.training import Training
     from isthmus.types import Defense, Loss
+
+BASELINES = 4
+"""How many of the baselines train, each with as many gradients as the curve."""
 
 Second = Literal["permuted", "fine-tuned", "perturbed", "averaged"]
 
@@ -182,13 +186,16 @@ class _Options:
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """What a repair reads: networks, hashes of their files, clean samples in parts, the judge."""
+    """What a repair reads and is told: networks, hashes of their files, clean samples in parts, how
+    and where the curve is trained, the judge.
+    """
 
     networks: list[nn.Module]
     hashes: list[str]
     samples: Data
     parts: Parts
-    loss: Loss
+    budget: Training
+    route: Route | None
     judge: Judge
     attack: PGD | None
 
@@ -236,6 +243,7 @@ def repair_command(
         **options.identity(landscape=inputs.attack is not None),
     }
     with runs.claimed(out, identity, resume=resume):
+        _say_estimate(inputs, options)
         found = _repaired(inputs, options, out)
         written = _reported(found, inputs, options, files, out)
         if runs.ranks().first:
@@ -244,16 +252,14 @@ def repair_command(
 
 def _repaired(inputs: _Inputs, options: _Options, out: File) -> Repair:
     """Repair the first network, along a curve to the second one where there is one."""
-    budget = options.trained.budget.training(curves.CURVE_TRAINING)
-    route = options.curve.chosen(inputs.loss)
     given = inputs.networks[1:]
     return defenses.repair(
         inputs.networks[0],
         inputs.parts,
-        given[0] if given else options.curve.endpoint(budget, out),
-        route=route,
-        training=budget,
-        selection=options.point.selection(route),
+        given[0] if given else options.curve.endpoint(inputs.budget, out),
+        route=inputs.route,
+        training=inputs.budget,
+        selection=options.point.selection(inputs.route),
         after_step=options.trained.robust.check(inputs.parts.held_out),
         folder=out,
     )
@@ -290,6 +296,7 @@ def _read(files: list[File], model: str, clean: str, options: _Options) -> _Inpu
     warn_of_foreign(samples)
     parts = data.Parts.of(samples, point.holdout, seed=trained.budget.seed)
     loss = trained.robust.objective(samples, landscape=report.landscape.landscape)
+    budget = trained.budget.training(curves.CURVE_TRAINING)
     attack = report.landscape.attack(trained.robust, samples)
     judge = report.evaluation.judge(samples)
     judge.check_fits(samples)
@@ -301,7 +308,28 @@ def _read(files: list[File], model: str, clean: str, options: _Options) -> _Inpu
             expected="another network",
             fix="leave OTHER out",
         )
-    return _Inputs(networks, hashes, samples, parts, loss, judge, attack)
+    route = options.curve.chosen(loss)
+    return _Inputs(networks, hashes, samples, parts, budget, route, judge, attack)
+
+
+def _say_estimate(inputs: _Inputs, options: _Options) -> None:
+    """Say how long the whole repair takes: training, points of the path, the report."""
+    samples = inputs.samples
+    points = options.point.points
+    steps = inputs.budget.steps * inputs.budget.batch_size
+    cost = (inputs.route or curves.DEFAULT_ROUTE).cost or curves.DEFAULT_ROUTE.cost
+    training = Part("training", 0, steps * cost)
+    path = Part("choice of t", len(samples)).times(points)
+    questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
+    parts = [training, path, together("report", questions).times(points)]
+    if inputs.attack is not None:
+        measured = samples if inputs.judge.evaluation is None else inputs.judge.evaluation
+        few = measured[: options.report.landscape.samples]
+        land = parts_of(metrics.landscape_metrics(few, inputs.attack))
+        parts.append(together("landscape", land).times(points))
+    if options.report.compare:
+        parts.append(replace(training, name="baselines").times(BASELINES))
+    say_estimate(inputs.networks[0], samples.x, parts)
 
 
 def _baselines(found: Repair, tampered: nn.Module) -> dict[str, Defense]:

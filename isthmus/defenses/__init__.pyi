@@ -24,8 +24,11 @@ from .curve_repair.stand_ins import stand_ins as stand_ins
 from .inspection.found_triggers import KINDS as KINDS
 from .inspection.found_triggers import Inverted as Inverted
 from .inspection.found_triggers import InvertedSuccess as InvertedSuccess
+from .inspection.inspect import Outlook as Outlook
 from .inspection.inspect import anomaly_index as anomaly_index
 from .inspection.inspect import inspect as inspect
+from .inspection.inspect import outlook as outlook
+from .inspection.inspect import parameters_of as parameters_of
 from .inspection.inversion import Search as Search
 from .inspection.inversion import invert as invert
 from .inspection.references import References as References

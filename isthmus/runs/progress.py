@@ -63,7 +63,7 @@ class Log:
             if self.due(tenth=tenths > told or done == before + 1):
                 told = tenths
                 left = (self.clock() - began) / (done - before) * (total - done)
-                words = [f"{label}: {done:,} of {total:,}", f"about {_duration(left)} left", note]
+                words = [f"{label}: {done:,} of {total:,}", f"about {duration(left)} left", note]
                 self._tell(", ".join(word for word in words if word))
 
         yield advance
@@ -73,10 +73,10 @@ class Log:
         self.write(f"isthmus: {line}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return seconds as minutes and seconds, or hours and minutes.
 
-    >>> _duration(75.2), _duration(5400)
+    >>> duration(75.2), duration(5400)
     ('1:15 min', '1:30 h')
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -86,6 +86,15 @@ def _duration(seconds: float) -> str:
 
 
 _shown: ContextVar[Log | None] = ContextVar("progress is shown", default=None)
+
+
+def tell(line: str) -> None:
+    """Write a line on standard error where progress is shown, once for all processes."""
+    from isthmus.runs.processes import ranks
+
+    log = _shown.get()
+    if log is not None and ranks().first:
+        log.write(f"isthmus: {line}")
 
 
 def _write_line(line: str) -> None:

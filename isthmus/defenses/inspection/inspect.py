@@ -11,8 +11,8 @@ compared with the same figures of clean networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -156,8 +156,13 @@ def references(
     data = as_data(bonafide)
     search = searching(None, options)
     found = [statistics(_survey(net, data, kinds, None, search)) for net in networks]
+    sizes = [parameters_of(net) for net in networks]
     return collected(
-        [{"statistics": each, "settings": _settings(data, search)} for each in found], name
+        [
+            {"statistics": each, "settings": _settings(data, search), "parameters": size}
+            for each, size in zip(found, sizes, strict=True)
+        ],
+        name,
     )
 
 
@@ -193,15 +198,12 @@ def inspect(
     known = read_references() if clean is None else (clean,)
     search = _as_they_were(known, data, options)
     found = _survey(model, data, kinds, held_out, search)
-    values, settings = statistics(found), _settings(data, search)
-    fitting = [
-        each
-        for each in known
-        if dict(each.settings) == settings and each.values.keys() == values.keys()
-    ]
-    p = p_value(values, fitting[0]) if fitting else None
-    suspect = oddest(found, values, fitting[0] if fitting else None)
-    decision, reason = _decide(p, fitting[0] if fitting else None, level, suspect)
+    values = statistics(found)
+    settings = _settings(data, search)
+    fitting = _fitting(known, settings, values.keys())
+    p = None if fitting is None else p_value(values, fitting)
+    suspect = oddest(found, values, fitting)
+    decision, reason = _decide(p, fitting, level, suspect)
     index: dict[str, tuple[float, ...]] = {
         kind: anomaly_index(
             [each.size for each in found if each.kind == kind and each.target != "any"]
@@ -209,6 +211,89 @@ def inspect(
         for kind in kinds
     }
     return Inspection(decision, reason, p, suspect.target, index, values, settings, found)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What an inspection will be able to say, known before it searches.
+
+    `judges` says whether it can call a network suspicious or not suspicious; if not, it only
+    describes the triggers that it finds. `reason` says why, or with what the network is compared.
+    `caveats` are what p rests on. `gradients` counts the images that the search passes with
+    gradients.
+    """
+
+    judges: bool
+    reason: str
+    caveats: tuple[str, ...]
+    gradients: int
+
+
+def outlook(
+    model: nn.Module,
+    bonafide: Source,
+    *,
+    clean: References | None = None,
+    level: float = 0.05,
+    kinds: Sequence[Kind] = KINDS,
+    **options: Any,
+) -> Outlook:
+    """Return what `inspect` with these arguments will be able to say, without a search.
+
+    Raises BadInput as `inspect` does for a field that `Search` does not have.
+    """
+    data = as_data(bonafide)
+    known = read_references() if clean is None else (clean,)
+    search = _as_they_were(known, data, options)
+    fitting = _fitting(known, _settings(data, search), _names(kinds))
+    rows = sum(replace(search, kind=kind).rows for kind in kinds)
+    images = search.steps * search.batch_size * (data.num_classes + 1) * rows
+    if fitting is None:
+        offered = ", ".join(references.networks for references in known)
+        reason = (
+            f"no references fit images of shape {tuple(data.x.shape[1:])}, {data.num_classes} "
+            f"classes and this search (there are: {offered})"
+        )
+        return Outlook(False, reason, (), images)
+    compared = f"{len(fitting)} clean networks ({fitting.networks})"
+    if _too_few(fitting, level):
+        reason = f"{compared} cannot resolve a false-alarm rate of {percent(level)}"
+        return Outlook(False, reason, (), images)
+    return Outlook(True, f"compares with {compared}", _caveats(fitting, model), images)
+
+
+def _names(kinds: Sequence[Kind]) -> set[str]:
+    """Return the names of the statistics of these kinds."""
+    return {name for kind in kinds for name in (kind, f"{kind}, any")}
+
+
+def _fitting(
+    known: Sequence[References], settings: Mapping[str, Any], names: Set[str]
+) -> References | None:
+    """Return the first references with these settings and statistics; None without any."""
+    for references in known:
+        if dict(references.settings) == settings and references.values.keys() == names:
+            return references
+    return None
+
+
+def _too_few(references: References, level: float) -> bool:
+    return 1 / (len(references) + 1) > level
+
+
+def _caveats(references: References, model: nn.Module) -> tuple[str, ...]:
+    own = parameters_of(model)
+    if references.parameters is None or references.parameters == own:
+        return ()
+    return (
+        f"the references have {references.parameters:,} parameters and this network {own:,}: p "
+        "holds for networks like the references",
+    )
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Return how many parameters a network has."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _decide(
@@ -223,7 +308,7 @@ def _decide(
     if p is None or clean is None:
         return "cannot tell", f"no references for such images, classes and settings; {odd}"
     rank = f"{len(clean)} clean networks ({clean.networks})"
-    if 1 / (len(clean) + 1) > level:
+    if _too_few(clean, level):
         return "cannot tell", f"{rank} cannot resolve a false-alarm rate of {percent(level)}; {odd}"
     if p <= level:
         return "suspicious", f"{odd}; among {rank} and this one, {percent(p)} are as odd"

@@ -41,12 +41,14 @@ class References:
     measured on.
 
     `settings` are those of the search with the image shape and the number of classes: a network
-    inspected otherwise cannot be compared.
+    inspected otherwise cannot be compared. `parameters` is how many each network has, None where
+    that is not known or they differ.
     """
 
     networks: str
     settings: Mapping[str, Any]
     values: Mapping[str, Sequence[float]]
+    parameters: int | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(values) for values in self.values.values()}
@@ -65,7 +67,8 @@ class References:
     def record(self) -> dict[str, Any]:
         """Return them as plain JSON; `read_references` reads it."""
         values = {name: list(each) for name, each in self.values.items()}
-        return {"networks": self.networks, "settings": dict(self.settings), "values": values}
+        record = {"networks": self.networks, "settings": dict(self.settings), "values": values}
+        return record if self.parameters is None else {**record, "parameters": self.parameters}
 
 
 def read_references(file: Path | str | None = None) -> tuple[References, ...]:
@@ -82,7 +85,7 @@ def read_references(file: Path | str | None = None) -> tuple[References, ...]:
     held = read_json(str(path))
     try:
         return tuple(
-            References(each["networks"], each["settings"], each["values"])
+            References(each["networks"], each["settings"], each["values"], each.get("parameters"))
             for each in held["references"]
         )
     except (LookupError, TypeError, AttributeError) as error:
@@ -131,7 +134,8 @@ def collected(records: Sequence[Mapping[str, Any]], name: str) -> References:
             expected="the same images, classes and search",
             fix="leave it out, or inspect it as the others",
         )
-    return References(name, settings, values)
+    sizes = {record.get("parameters") for record in records}
+    return References(name, settings, values, sizes.pop() if len(sizes) == 1 else None)
 
 
 def p_value(found: Mapping[str, float], references: References) -> float:

@@ -11,8 +11,16 @@ from support.refusals import refused
 from support.searched import BONAFIDE, TARGET, digits_network, inspected, inverted
 
 from isthmus import Data, load_data
-from isthmus.defenses import References, anomaly_index, inspect, p_value, read_references
+from isthmus.defenses import (
+    References,
+    anomaly_index,
+    inspect,
+    outlook,
+    p_value,
+    read_references,
+)
 from isthmus.defenses.inspection.inspect import references, statistics
+from isthmus.models import model_factory
 
 
 def test_a_backdoored_network_is_suspicious_and_a_clean_one_is_not():
@@ -40,6 +48,24 @@ def test_what_the_references_cannot_tell_is_not_told():
     assert {name: values[1] for name, values in few.values.items()} == found.statistics
     assert inspect(net, test, clean=few, level=0.4, **quick).decision == "not suspicious"
     assert inspect(net, test, clean=few, kinds=("patch",), **quick).p is None, "other statistics"
+
+
+def test_what_an_inspection_can_say_is_known_before_it_searches():
+    test = load_data("digits:test")[BONAFIDE]
+    net = digits_network(True)
+    first = outlook(net, test)
+    assert first.judges and "59 clean networks (small_cnn of width 8" in first.reason
+    assert first.caveats == () and first.gradients == 120 * 16 * 11 * (3 + 1)
+    wider = outlook(model_factory("isthmus.models:small_cnn,channels=1,width=9")(), test)
+    assert wider.judges and "4,370 parameters and this network" in wider.caveats[0]
+    quick = {"steps": 3, "batch_size": 8}
+    assert not outlook(net, test, **quick).judges
+    few = references([net, net], test, name="two of a kind", **quick)
+    assert few.parameters == 4370 and References(**few.record()) == few
+    told = outlook(net, test, clean=few, **quick)
+    assert not told.judges and "two of a kind" in told.reason
+    assert outlook(net, test, clean=few, level=0.4, **quick).judges
+    assert not outlook(net, test, clean=few, kinds=("patch",), **quick).judges
 
 
 # ---- laws over the zoo

@@ -1,0 +1,149 @@
+"""How long a command of several parts will take, said in one line before its work begins.
+
+The estimate counts the images that each part passes through the network, with gradients and
+without, and times one batch of each. It leaves out what is small beside them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from isthmus import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from isthmus.types import Metric
+
+BATCH = 64
+"""Images of the batch that is timed, at most."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a command: its name, and how many images it passes without and with gradients."""
+
+    name: str
+    plain: float = 0
+    graded: float = 0
+
+    def times(self, count: int) -> Part:
+        """Return the part done this many times."""
+        return Part(self.name, count * self.plain, count * self.graded)
+
+
+def parts_of(metrics: Mapping[str, Metric]) -> list[Part]:
+    """Return a part for each metric.
+
+    Outputs, attacked inputs and derivatives of one set of samples are computed once (`measure`).
+
+    >>> parts_of({})
+    []
+    """
+    from isthmus.metrics.robustness import Nearby
+
+    known: set[tuple[int, int]] = set()
+    parts = []
+    for name, metric in metrics.items():
+        samples = getattr(metric, "samples", ())
+        attack = getattr(metric, "attack", None)
+        gradients = 0 if attack is None else gradients_of(attack)
+        kind = id(attack)
+        if isinstance(metric, Nearby):
+            gradients = metric.samples.num_classes
+            kind = 0
+        work = (id(samples), kind)
+        if work in known:
+            continue
+        known.add(work)
+        parts.append(Part(name, len(samples), len(samples) * gradients))
+    return parts
+
+
+def together(name: str, parts: Sequence[Part]) -> Part:
+    """Return several parts as one.
+
+    >>> together("all", [Part("a", 1, 2), Part("b", 3)])
+    Part(name='all', plain=4, graded=2)
+    """
+    return Part(name, sum(part.plain for part in parts), sum(part.graded for part in parts))
+
+
+def gradients_of(attack: Any) -> int:
+    """Return how many gradients an attack takes for an image, at most; a query counts as a third.
+
+    >>> from isthmus.attacks import PGD, WorstOf
+    >>> from isthmus.data import Linf
+    >>> pgd = PGD(Linf(0.1), steps=7, restarts=2)
+    >>> gradients_of(pgd), gradients_of(WorstOf((pgd, pgd)))
+    (14, 28)
+    """
+    members = getattr(attack, "attacks", None)
+    if members is not None:
+        return sum(map(gradients_of, members))
+    queries = getattr(attack, "queries", None)
+    steps = getattr(attack, "steps", 1) if queries is None else -(-queries // 3)
+    return int(steps) * int(getattr(attack, "restarts", 1))
+
+
+def say_estimate(network: nn.Module, images: Tensor, parts: Sequence[Part]) -> None:
+    """Say on standard error what the parts will take together, and each of them.
+
+    `images` (n, c, h, w) are some that the network reads.
+    """
+    plain, graded = pace(network, images)
+    seconds = [part.plain * plain + part.graded * graded for part in parts]
+    runs.tell(in_words([part.name for part in parts], seconds))
+
+
+def in_words(names: Sequence[str], seconds: Sequence[float]) -> str:
+    """Return the whole time and its parts in a line; parts below a second go unnamed.
+
+    >>> in_words(["accuracy", "robust accuracy"], [0.2, 75])
+    'about 1:15 min in all: robust accuracy 1:15 min'
+    >>> in_words(["curve", "path"], [90, 30])
+    'about 2:00 min in all: curve 1:30 min, path 0:30 min'
+    """
+    whole = f"about {runs.duration(sum(seconds))} in all"
+    long = [
+        f"{name} {runs.duration(time)}"
+        for name, time in zip(names, seconds, strict=True)
+        if time >= 1
+    ]
+    return f"{whole}: {', '.join(long)}" if long else whole
+
+
+def pace(network: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Return the seconds that an image takes without gradients, and with them.
+
+    One batch of each is timed, after another one that is not.
+    """
+    import torch
+
+    from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
+
+    x = as_input(images[:BATCH], device_of(network), channels_last=False)
+
+    def plainly() -> None:
+        with torch.no_grad():
+            forward_pass(network, x)
+
+    def with_gradients() -> None:
+        leaf = x.clone().requires_grad_()
+        trained = [p for p in network.parameters() if p.requires_grad]
+        out = forward_pass(network, leaf).float().sum()
+        torch.autograd.grad(out, [leaf, *trained], allow_unused=True)
+
+    with eval_mode(network), torch.enable_grad():
+        return _seconds(plainly) / len(x), _seconds(with_gradients) / len(x)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

@@ -1,0 +1,94 @@
+"""What a command says before its work: how long it takes, and what an inspection can answer."""
+
+import re
+
+import pytest
+import torch
+from support.command_line import MODEL, isthmus
+
+from isthmus.attacks import PGD, Square
+from isthmus.cli.estimate import Part, gradients_of, in_words, pace, parts_of, together
+from isthmus.data import Data, Linf, load_data
+from isthmus.metrics import Accuracy, MeanLoss, RobustAccuracy, measure
+from isthmus.metrics.landscape import landscape_metrics
+from isthmus.models import model_factory
+
+TEST = load_data("digits:test")[:6]
+LINE = r"isthmus: about \d+:\d\d (min|h) in all"
+
+
+class Counted(torch.nn.Module):
+    """A network that counts the images that it passes without and with gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        self.plain, self.graded = 0, 0
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            self.graded += len(x)
+        else:
+            self.plain += len(x)
+        return self.body(x)
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_no_attack_takes_more_gradients_than_the_estimate(restarts):
+    ball = Linf(1e-6)  # in which no answer changes, so that no sample drops out
+    attack = PGD(ball, steps=5, restarts=restarts)
+    network = Counted()
+    with torch.no_grad():
+        answers = network(TEST.floats()).argmax(1)
+    RobustAccuracy(Data(TEST.x, answers, TEST.classes), attack)(network)
+    most = len(TEST) * gradients_of(attack)
+    assert 0.5 * most < network.graded <= most
+    assert gradients_of(Square(ball, queries=300)) == 100
+
+
+def test_what_metrics_share_counts_once():
+    attack = PGD(Linf(0.1), steps=5)
+    questions = {
+        "accuracy": Accuracy(TEST),
+        "loss": MeanLoss(TEST),
+        "robust accuracy": RobustAccuracy(TEST, attack),
+    }
+    parts = parts_of(questions)
+    assert parts == [Part("accuracy", 6), Part("robust accuracy", 6, 30)]
+    network = Counted()
+    measure(network, {name: questions[name] for name in ("accuracy", "loss")})
+    assert network.plain in (6, 8)  # with or without a look at two images
+    assert together("all", parts).times(2) == Part("all", 24, 60)
+    landscape = together("landscape", parts_of(landscape_metrics(TEST, attack)))
+    assert landscape.graded == 6 * 5 + 6 * 10  # the attack once, and the derivatives once
+
+
+def test_an_image_takes_longer_with_gradients_than_none():
+    plain, graded = pace(model_factory(MODEL)(), TEST.x)
+    assert plain > 0 and graded > 0
+    frozen = model_factory(MODEL)().requires_grad_(False)
+    assert min(pace(frozen, TEST.x)) > 0
+    assert in_words([], []) == "about 0:00 min in all"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "a.safetensors", "--data", "digits:test#n=20"),
+        ("inspect", "a.safetensors", "--clean", "digits:test#n=20", "--steps", 2),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_command_of_several_parts_says_first_how_long_it_takes(command, home):
+    done = isthmus(*command, "--model", MODEL, folder=home)
+    assert done.returncode == 0, done.stderr
+    assert re.match(LINE, done.stderr), done.stderr
+
+
+def test_an_inspection_says_first_what_it_can_answer(home):
+    options = ("inspect", "a.safetensors", "--clean", "digits:test#n=20", "--steps", 2)
+    done = isthmus(*options, "--model", MODEL, folder=home)
+    lines = done.stdout.splitlines()
+    first = next(line for line in lines if line.startswith("inspect "))
+    assert "can only describe this network, not judge it" in first and "isthmus references" in first
+    assert "Trigger" in done.stdout[done.stdout.index(first) :]
