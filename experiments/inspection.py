@@ -37,10 +37,10 @@ from isthmus.defenses import (
     anomaly_index,
     collected,
     inspect,
-    oddest,
     p_value,
     write_references,
 )
+from isthmus.defenses.inspection.references import oddest
 from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, AttackSuccess, Rate, Target, as_records, measure
 from isthmus.runs import percent, read_json, write_json

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from isthmus import Data, Linf
 from isthmus.attacks import PGD
-from isthmus.detection import ManifoldDetector, evaluate, scores, signed_noise
+from isthmus.detection import ManifoldDetector, evaluate, scores
+from isthmus.detection.evaluation import signed_noise
 from isthmus.evidence import detector_aware, provenance
 from isthmus.metrics import Accuracy, Area, Rate, as_record
 from isthmus.runs import read_json, write_json

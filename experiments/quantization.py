@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from isthmus import Accuracy, Data, Linf, RobustAccuracy, fit, load_data
 from isthmus.attacks import PGD
-from isthmus.compression import quantize, quantizers, zero_shares
+from isthmus.compression import quantize, quantizers
+from isthmus.compression.cost import zero_shares
 from isthmus.evidence import provenance
 from isthmus.metrics import as_record
 from isthmus.models import enresnet, preact_resnet

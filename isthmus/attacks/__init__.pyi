@@ -30,7 +30,6 @@ from .triggers.poisoning import poison as poison
 from .triggers.sinusoid import Sinusoid as Sinusoid
 from .triggers.warp import Warp as Warp
 from .weights.bit_flips import BitFlips as BitFlips
-from .weights.errors import LEAST_KEPT as LEAST_KEPT
 from .weights.errors import draw as draw
 from .weights.errors import mislabeled as mislabeled
 from .weights.fault_sneaking import FaultSneaking as FaultSneaking

@@ -24,6 +24,7 @@ class CertifiedAccuracy(Question[Rate]):
     ball: Ball
 
     def answer(self, passes: Passes) -> Rate:
+        """Return the certified accuracy of the network whose passes these are."""
         y = self.samples.y
         right = passes.logits(self.samples).argmax(1) == y
         margins = self.certifier(passes.model, self.samples.floats(), y, self.ball)

@@ -20,7 +20,8 @@ class Certifier(Protocol):
     answer is on the CPU.
     """
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, /) -> Tensor: ...
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball, /) -> Tensor:
+        """Return the margins, (n,)."""
 
 
 class Differentiable(Protocol):

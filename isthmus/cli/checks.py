@@ -55,7 +55,9 @@ def source(_: Any, value: Any) -> None:
 
 def new(_: Any, value: Any) -> None:
     """Refuse an output file that exists, that is named as what it will not be, or that cannot be
-    made. Raises BadInput.
+    made.
+
+    Raises BadInput.
     """
     if value is not None:
         unwritten(value)

@@ -10,13 +10,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from isthmus import runs
+from isthmus import metrics, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
+    from isthmus.data import Data
     from isthmus.types import Metric
 
 BATCH = 64
@@ -36,7 +37,7 @@ class Part:
         return Part(self.name, count * self.plain, count * self.graded)
 
 
-def parts_of(metrics: Mapping[str, Metric]) -> list[Part]:
+def parts_of(questions: Mapping[str, Metric]) -> list[Part]:
     """Return a part for each metric.
 
     Outputs, attacked inputs and derivatives of one set of samples are computed once (`measure`).
@@ -48,7 +49,7 @@ def parts_of(metrics: Mapping[str, Metric]) -> list[Part]:
 
     known: set[tuple[int, int]] = set()
     parts = []
-    for name, metric in metrics.items():
+    for name, metric in questions.items():
         samples = getattr(metric, "samples", ())
         attack = getattr(metric, "attack", None)
         gradients = 0 if attack is None else gradients_of(attack)
@@ -90,14 +91,18 @@ def gradients_of(attack: Any) -> int:
     return int(steps) * int(getattr(attack, "restarts", 1))
 
 
-def say_estimate(network: nn.Module, images: Tensor, parts: Sequence[Part]) -> None:
+def say_estimate(
+    network: nn.Module, samples: Data, parts: Sequence[Part], *, now: bool = False
+) -> None:
     """Say on standard error what the parts will take together, and each of them.
 
-    `images` (n, c, h, w) are some that the network reads.
+    It is said `now`, or once work has begun that shows its progress. Raises BadInput where the
+    network cannot read the samples.
     """
-    plain, graded = pace(network, images)
+    metrics.logits(network, samples[:1], whole=samples)
+    plain, graded = pace(network, samples.x)
     seconds = [part.plain * plain + part.graded * graded for part in parts]
-    runs.tell(in_words([part.name for part in parts], seconds))
+    runs.announce(in_words([part.name for part in parts], seconds), now=now)
 
 
 def in_words(names: Sequence[str], seconds: Sequence[float]) -> str:

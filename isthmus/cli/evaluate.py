@@ -39,9 +39,8 @@ def evaluate_command(
     judge = replace(judge, attack=evasion.chosen(samples))
     questions = judge.metrics(samples)
     network = load_network(model, checkpoint)
-    metrics.logits(network, samples[:1])  # refuses images that do not fit, before they are timed
     if len(questions) > 1:
-        say_estimate(network, samples.x, parts_of(questions))
+        say_estimate(network, samples, parts_of(questions), now=True)
     values = metrics.measure(network, questions)
     if out:
         origin = evidence.provenance(0, judge.data())

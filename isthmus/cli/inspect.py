@@ -81,7 +81,7 @@ def _say_outlook(outlook: Outlook, network: nn.Module, samples: Data) -> None:
         )
     for caveat in outlook.caveats:
         say(f"- {caveat}")
-    say_estimate(network, samples.x, [Part("search", 0, outlook.gradients)])
+    say_estimate(network, samples, [Part("search", 0, outlook.gradients)])
 
 
 def _table(triggers: Iterable[Inverted], classes: Sequence[str]) -> Table:

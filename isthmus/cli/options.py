@@ -198,16 +198,18 @@ class Evasion(Threat):
     restarts: int | None = None
 
     def named(self, name: words.AttackName, samples: Data, seed: int = 0) -> Attack:
-        """Return the attack of that name for such samples. Raises BadInput if an option does not
-        apply to it.
+        """Return the attack of that name for such samples.
+
+        Raises BadInput if an option does not apply to it.
         """
         return words.parse_attack(
             name, self.balls(samples), steps=self.attack_steps, restarts=self.restarts, seed=seed
         )
 
     def chosen(self, samples: Data, *, landscape: bool = False) -> Attack | None:
-        """Return the attack of --attack, None without one. Raises BadInput as `named` and
-        `refuse_alone` do.
+        """Return the attack of --attack, None without one.
+
+        Raises BadInput as `named` and `refuse_alone` do.
         """
         if self.attack is None:
             self.refuse_alone("name it: --attack pgd", landscape=landscape)
@@ -318,14 +320,16 @@ class Measurement:
         self.landscape.check()
 
     def landscape_attack(self, samples: Data) -> PGD | None:
-        """Return the attack of the landscape, None without one. Raises BadInput as
-        `LandscapeOptions.attack` does.
+        """Return the attack of the landscape, None without one.
+
+        Raises BadInput as `LandscapeOptions.attack` does.
         """
         return self.landscape.attack(self.evasion, samples)
 
     def judge(self, samples: Data) -> Judge:
-        """Return the judge with the attack of --attack. Raises BadInput as `EvaluationOptions` and
-        `Evasion` do.
+        """Return the judge with the attack of --attack.
+
+        Raises BadInput as `EvaluationOptions` and `Evasion` do.
         """
         judge = self.evaluation.judge(samples)
         attack = self.evasion.chosen(samples, landscape=self.landscape.landscape)

@@ -80,7 +80,6 @@ def _say_estimate(
 ) -> None:
     """Say how long the path will take. Raises BadInput where the samples do not fit the network."""
     network = curve.export(0.0)
-    metrics.logits(network, samples[:1])
     parts = [Part("BatchNorm", len(samples)), *parts_of(questions)]
     parts.append(together("landscape", parts_of(landscape)))
-    say_estimate(network, samples.x, [part.times(points) for part in parts])
+    say_estimate(network, samples, [part.times(points) for part in parts])

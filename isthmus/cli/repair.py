@@ -329,7 +329,7 @@ def _say_estimate(inputs: _Inputs, options: _Options) -> None:
         parts.append(together("landscape", land).times(points))
     if options.report.compare:
         parts.append(replace(training, name="baselines").times(BASELINES))
-    say_estimate(inputs.networks[0], samples.x, parts)
+    say_estimate(inputs.networks[0], samples, parts)
 
 
 def _baselines(found: Repair, tampered: nn.Module) -> dict[str, Defense]:

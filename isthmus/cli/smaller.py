@@ -113,7 +113,9 @@ class Work:
 
     def deliver(self, compress: Callable[[], Compressed], settings: dict[str, Any]) -> None:
         """Compress, measure the network before and after, write everything, and say what came of
-        it. `settings` are those of the method, which the run is recognized by.
+        it.
+
+        `settings` are those of the method, which the run is recognized by.
         """
         out = self.options.out
         with runs.claimed(out, self._identity(settings), resume=False):

@@ -1,6 +1,5 @@
 from .compact import Compressed as Compressed
 from .cost import multiply_adds as multiply_adds
-from .cost import zero_shares as zero_shares
 from .network import baked as baked
 from .pruning.learned_scores import LearnedScores as LearnedScores
 from .pruning.magnitude import Magnitude as Magnitude
@@ -9,8 +8,6 @@ from .pruning.rewiring import Rewiring as Rewiring
 from .pruning.run import prune as prune
 from .pruning.table import pruners as pruners
 from .pruning.zeros import hold_zeros as hold_zeros
-from .quantization.grids import Grid as Grid
-from .quantization.grids import grid_of as grid_of
 from .quantization.run import quantize as quantize
 from .quantization.table import quantizers as quantizers
 from .quantization.ways import BinaryRelax as BinaryRelax

@@ -142,8 +142,9 @@ class Curve(Wrapper):
 
     @abstractmethod
     def coefficients(self, t: float | Tensor) -> Tensor:
-        """Return c_0(t) .. c_{bends+1}(t), shape (bends + 2,), float64, summing to 1. All that a
-        subclass writes.
+        """Return c_0(t) .. c_{bends+1}(t), shape (bends + 2,), float64, summing to 1.
+
+        All that a subclass writes.
         """
 
     def _check(self, t: float | Tensor) -> float:
@@ -163,8 +164,9 @@ class Curve(Wrapper):
         return self._theta(t)[0], self._frozen_at(t)
 
     def weights(self, t: float | Tensor) -> Params:
-        """Return theta(t) by parameter name, differentiable in the bends. Raises BadInput where t
-        is outside [0, 1].
+        """Return theta(t) by parameter name, differentiable in the bends.
+
+        Raises BadInput where t is outside [0, 1].
         """
         return self._theta(t)[2]
 

@@ -1,5 +1,6 @@
-"""Any loss as an expectation over the points of a curve. Source: Garipov et al., NeurIPS 2018, Eq.
-2.
+"""Any loss as an expectation over the points of a curve.
+
+Source: Garipov et al., NeurIPS 2018, Eq. 2.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from isthmus.types import BadInput, Loss
 @dataclass(frozen=True)
 class ExpectedOverT:
     """The loss of a curve: one t per call, drawn uniformly from [low, high], for the whole batch.
+
     See below.
     """
 

@@ -144,8 +144,9 @@ def _given(*files: Path | str | None) -> list[tuple[str, Path | str | None]]:
 
 
 def _read(path: Path) -> tuple[Params, dict[str, str]]:
-    """Return the bends by the name of their parameter, and the metadata. Raises BadInput where the
-    file holds no curve.
+    """Return the bends by the name of their parameter, and the metadata.
+
+    Raises BadInput where the file holds no curve.
     """
     tensors, metadata = read_tensors(path)
     needed = {"kind", "bends", "start", "end", "start_sha256", "end_sha256"}

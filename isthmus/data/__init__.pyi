@@ -5,7 +5,6 @@ from .balls import Ball as Ball
 from .balls import Linf as Linf
 from .dataset import Data as Data
 from .dataset import as_data as as_data
-from .sources.npz import npz_path as npz_path
 from .sources.npz import save_npz as save_npz
 from .sources.spec import load_data as load_data
 from .sources.stream import image_stream as image_stream

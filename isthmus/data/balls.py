@@ -94,8 +94,9 @@ def _outermost(inside: Callable[[Tensor], Tensor], top: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Linf:
-    """The l-inf ball: no value moves by more than eps. Raises BadInput where eps is negative or not
-    finite.
+    """The l-inf ball: no value moves by more than eps.
+
+    Raises BadInput where eps is negative or not finite.
 
     >>> Linf(0.1).project(torch.tensor([[0.3, -0.05]])).tolist()
     [[0.10000000149011612, -0.05000000074505806]]
@@ -189,8 +190,9 @@ class L2:
 
 @dataclass(frozen=True)
 class L1:
-    """The l1 ball: absolute changes sum to eps at most. A step moves the `share` of the values that
-    raise most.
+    """The l1 ball: absolute changes sum to eps at most.
+
+    A step moves the `share` of the values that raise most.
 
     A share of 0 moves one value, the true direction of steepest ascent; more values per step get
     along faster (Maini et al. move 5 to 20 of 3,072). Raises BadInput where eps is negative or not

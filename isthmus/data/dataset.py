@@ -34,6 +34,8 @@ class Data:
     >>> data = Data(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), classes=2)
     >>> len(data), data.classes, data.num_classes
     (2, ('0', '1'), 2)
+    >>> data
+    Data(n=2, shape=(1, 8, 8), dtype=float32, classes=2: '0', '1')
     """
 
     x: Tensor
@@ -55,6 +57,12 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __repr__(self) -> str:
+        kind = str(self.x.dtype).removeprefix("torch.")
+        names = ", ".join(map(repr, self.names[:3])) + (", ..." if self.num_classes > 3 else "")
+        count = f"classes={self.num_classes}: {names}"
+        return f"Data(n={len(self)}, shape={tuple(self.x.shape[1:])}, dtype={kind}, {count})"
 
     def __getitem__(self, index: Tensor | slice) -> Data:
         """Return the samples at the given indices."""

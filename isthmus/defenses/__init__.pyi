@@ -1,5 +1,4 @@
 from .curve_repair.along_path import AlongPath as AlongPath
-from .curve_repair.averaged import AVERAGED as AVERAGED
 from .curve_repair.averaged import FEW as FEW
 from .curve_repair.averaged import STRAIGHT as STRAIGHT
 from .curve_repair.averaged import averaged_repairs as averaged_repairs
@@ -33,7 +32,6 @@ from .inspection.inversion import Search as Search
 from .inspection.inversion import invert as invert
 from .inspection.references import References as References
 from .inspection.references import collected as collected
-from .inspection.references import oddest as oddest
 from .inspection.references import p_value as p_value
 from .inspection.references import read_references as read_references
 from .inspection.references import write_references as write_references

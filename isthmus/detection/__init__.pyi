@@ -1,11 +1,7 @@
 from .along import DetectionArea as DetectionArea
-from .detector import ABSTAIN as ABSTAIN
 from .detector import ManifoldDetector as ManifoldDetector
-from .evaluation import WEIGHTS as WEIGHTS
 from .evaluation import Evaluation as Evaluation
-from .evaluation import Row as Row
 from .evaluation import evaluate as evaluate
-from .evaluation import signed_noise as signed_noise
 from .score import Score as Score
 from .table import scores as scores
 from .thresholds import Threshold as Threshold

@@ -29,10 +29,12 @@ class DetectionArea(Question[Area]):
     layer: str | tuple[str, ...] | None = None
 
     def prepared(self, data: Data) -> Data:
+        """Return the data. Raises BadInput where samples are among the reference."""
         check_disjoint(evaluation=data, reference=as_data(self.reference))
         return data
 
     def answer(self, passes: Passes) -> Area:
+        """Return the area under the ROC curve of the network whose passes these are."""
         detector = ManifoldDetector(self.score, self.neighbors, self.layer)
         detector.fit(self.reference, passes.model)
         moved = passes.attacked(self.samples, self.change)

@@ -166,8 +166,9 @@ class ManifoldDetector:
         self._check_apart(digests, self._calibration, "evaluation", "calibration")
 
     def flags(self, x: Tensor) -> Tensor:
-        """Return whether each image of x is farther than the threshold, (n,) bool. Raises BadInput
-        as `score` does, and without a threshold.
+        """Return whether each image of x is farther than the threshold, (n,) bool.
+
+        Raises BadInput as `score` does, and without a threshold.
         """
         return self.score(x) > self.calibrated_threshold
 
@@ -194,8 +195,9 @@ class ManifoldDetector:
         return self.threshold
 
     def attach(self, model: nn.Module) -> Self:
-        """Give a loaded detector the network it was fitted with, and return self. Raises BadInput
-        where it is another network.
+        """Give a loaded detector the network it was fitted with, and return self.
+
+        Raises BadInput where it is another network.
         """
         network = network_sha256(model)
         if network != self.fitted.network:

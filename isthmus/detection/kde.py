@@ -29,8 +29,9 @@ class Kde(NeighborScore):
 
     @classmethod
     def fit(cls, features: tuple[Tensor, ...], labels: Tensor, neighbors: int) -> Self:
-        """Return the score with the bandwidth of the largest likelihood. Raises BadInput where
-        there are fewer rows than neighbors.
+        """Return the score with the bandwidth of the largest likelihood.
+
+        Raises BadInput where there are fewer rows than neighbors.
         """
         (reference,) = features
         check_neighbors(neighbors, len(reference))
@@ -39,6 +40,7 @@ class Kde(NeighborScore):
         return cls(reference, neighbors, torch.tensor(_bandwidth(plain), dtype=torch.float64))
 
     def local(self, x: Tensor, near: Tensor) -> Tensor:
+        """Return minus the log of the mean kernel over the neighbors `near`, (n,)."""
         return -_log_mean(_squares(x, near), self.bandwidth.to(x.device))
 
 

@@ -16,6 +16,7 @@ class Knn(NeighborScore):
     """Mean l2 distance to the neighbors."""
 
     def local(self, x: Tensor, near: Tensor) -> Tensor:
+        """Return the mean l2 distances to the neighbors `near`, (n,)."""
         distances: Tensor = torch.linalg.vector_norm(x[:, None] - near, dim=2)
         return distances.mean(1)
 
@@ -27,4 +28,5 @@ class Linf(NeighborScore):
     """
 
     def local(self, x: Tensor, near: Tensor) -> Tensor:
+        """Return the mean l-inf distances to the neighbors `near`, (n,)."""
         return (x[:, None] - near).abs().amax(2).mean(1)

@@ -20,6 +20,7 @@ class Lle(NeighborScore):
     """Distance of an input to the point that its neighbors, weighted as in LLE, reconstruct."""
 
     def local(self, x: Tensor, near: Tensor) -> Tensor:
+        """Return the distances to the reconstructions from the neighbors `near`, (n,)."""
         away = near - x[:, None]
         gram = away @ away.mT
         trace = gram.diagonal(dim1=1, dim2=2).sum(1)

@@ -24,6 +24,7 @@ class Tangent(NeighborScore):
     """
 
     def local(self, x: Tensor, near: Tensor) -> Tensor:
+        """Return the distances to the planes through the neighbors `near`, (n,)."""
         mean = near.mean(1)
         spread = near - mean[:, None]
         variances, mixtures = torch.linalg.eigh(spread @ spread.mT)  # ascending

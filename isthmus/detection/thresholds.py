@@ -17,8 +17,10 @@ from isthmus.types import BadInput
 
 
 class Threshold(float):
-    """Scores above it are flagged. `false_positive_rate` of clean inputs are, on average over
-    calibration sets; for this set the rate lies in [low, high] with probability 0.95.
+    """Scores above it are flagged.
+
+    `false_positive_rate` of clean inputs are, on average over calibration sets; for this set the
+    rate lies in [low, high] with probability 0.95.
 
     `samples` is the number of calibration samples.
     """
@@ -31,6 +33,7 @@ class Threshold(float):
     def __new__(
         cls, value: float, false_positive_rate: float, low: float, high: float, samples: int
     ) -> Threshold:
+        """Return the threshold as a float that carries what is known of it."""
         threshold = super().__new__(cls, value)
         threshold.false_positive_rate = false_positive_rate
         threshold.low = low

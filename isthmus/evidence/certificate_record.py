@@ -49,8 +49,9 @@ class EquilibriumPart(Part):
 
 
 class Certificates(Document):
-    """What a certifier proves of one network at several eps, and what an attack leaves. Shares are
-    fractions in [0, 1]; a number that was not finite is null.
+    """What a certifier proves of one network at several eps, and what an attack leaves.
+
+    Shares are fractions in [0, 1]; a number that was not finite is null.
     """
 
     kind: ClassVar = CERTIFICATE

@@ -94,8 +94,9 @@ class QuantizedPart(Work):
 
 
 class Compression(Document):
-    """What compression did to a network. Shares are fractions in [0, 1]; a number that was not
-    finite is null.
+    """What compression did to a network.
+
+    Shares are fractions in [0, 1]; a number that was not finite is null.
     """
 
     kind: ClassVar = COMPRESSION

@@ -101,8 +101,9 @@ class EvaluationPart(Part):
 
 
 class Detection(Document):
-    """What a detector promises, and its evaluations, where there are any. Shares are fractions in
-    [0, 1]; a number that was not finite is null.
+    """What a detector promises, and its evaluations, where there are any.
+
+    Shares are fractions in [0, 1]; a number that was not finite is null.
     """
 
     kind: ClassVar = DETECTION

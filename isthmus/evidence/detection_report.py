@@ -68,8 +68,9 @@ def evaluations(
     aware_steps: int,
     weights: Sequence[float],
 ) -> tuple[Evaluation, ...]:
-    """Return the three rows in every ball, with PGD as the attack. Raises BadInput as `evaluate`
-    and the attacks do.
+    """Return the three rows in every ball, with PGD as the attack.
+
+    Raises BadInput as `evaluate` and the attacks do.
     """
     return tuple(
         evaluate(

@@ -88,8 +88,9 @@ _OTHER_LOOKS = (_Look("third", (0, (1, 1)), "^"), _Look("fourth", (0, (5, 1, 1, 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Settings for the figures made in the block, put back afterward. Class names are text, never
-    formulas.
+    """Settings for the figures made in the block, put back afterward.
+
+    Class names are text, never formulas.
     """
     settings: dict[Any, Any] = {
         "text.parse_math": False,
@@ -519,7 +520,9 @@ _DETECTED = {
 
 def certified(source: Certificates, *, width: float = 7.4) -> Figure:
     """Return certified accuracy and accuracy under the attack against eps, with 95 % intervals;
-    `width` in inches. What lies between the two is not known.
+    `width` in inches.
+
+    What lies between the two is not known.
     """
     rows = sorted(source.rows, key=lambda row: row.eps)
     lines: dict[str, Sequence[Value]] = {"certified": [row.certified for row in rows]}

@@ -147,9 +147,19 @@ def _provenance(repaired: Repair, judge: Judge, given: Provenance | None, path: 
     if given is None:
         seed = repaired.history.seed if repaired.history else 0
         given = report_provenance(
-            seed, {"fitted": repaired.fitted, **judge.data()}, other=repaired.second
+            seed, {**_bonafide(repaired), **judge.data()}, other=repaired.second
         )
     return given.model_copy(update={"recalibrated_on": path.recalibrated_on})
+
+
+def _bonafide(repaired: Repair) -> dict[str, Data]:
+    """Return the bonafide samples by what they were for."""
+    if repaired.held_out is repaired.fitted:
+        return {"bonafide": repaired.fitted}
+    return {
+        "bonafide, in training": repaired.fitted,
+        "bonafide, for the choice of t": repaired.held_out,
+    }
 
 
 def _choice(repaired: Repair) -> ChoicePart:

@@ -118,9 +118,11 @@ class OpenPart(Part):
 
 # ── values and measures ───────────────────────────────────────────────────────────────────────────
 class Value(Part):
-    """A measured number. A share of samples has hits, n and its 95 % Wilson interval; a mean over
-    samples has n, their standard deviation and its 95 % normal interval; an area under the ROC
-    curve has its counts of clean and suspicious inputs and its 95 % interval; others stand alone.
+    """A measured number.
+
+    A share of samples has hits, n and its 95 % Wilson interval; a mean over samples has n, their
+    standard deviation and its 95 % normal interval; an area under the ROC curve has its counts of
+    clean and suspicious inputs and its 95 % interval; others stand alone.
     """
 
     model_config = ConfigDict(
@@ -471,8 +473,9 @@ class Origin(OpenPart):
 
 
 class Provenance(Origin):
-    """What is needed to run a repair again. Further entries may be added; the page shows all of
-    them.
+    """What is needed to run a repair again.
+
+    Further entries may be added; the page shows all of them.
     """
 
     recalibrated_on: Text
@@ -504,9 +507,10 @@ class Document(Part):
 
 
 class Report(Document):
-    """What was measured before, along and after the repair of one network. Shares are fractions in
-    [0, 1], losses are in nats, times in seconds. A number that was not finite is null.
-    docs/report.md explains every field.
+    """What was measured before, along and after the repair of one network.
+
+    Shares are fractions in [0, 1], losses are in nats, times in seconds. A number that was not
+    finite is null. docs/report.md explains every field.
     """
 
     kind: ClassVar = SCHEMA
@@ -541,7 +545,8 @@ class Report(Document):
 
 
 def read_report(path: File | str) -> Report:
-    """Return the report in a report.json. Raises BadInput where there is none, or one of another
-    version.
+    """Return the report in a report.json.
+
+    Raises BadInput where there is none, or one of another version.
     """
     return Report.read(read_json(path))

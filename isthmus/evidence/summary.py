@@ -78,9 +78,10 @@ def measured(report: Report) -> list[str]:
 
 
 def compared(report: Report) -> list[str]:
-    """Return the names of what the networks are compared by: all measures but losses, which would
-    tell a reader nothing new beside the accuracies, and calibration, which only the network before
-    and after has.
+    """Return the names of what the networks are compared by.
+
+    These are all measures but losses, which would tell a reader nothing new beside the accuracies,
+    and calibration, which only the network before and after has.
     """
     return ordered(
         name

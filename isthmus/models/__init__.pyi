@@ -1,9 +1,5 @@
 from .batchnorm import recalibrate as recalibrate
 from .batchnorm import tell_of_frozen_statistics as tell_of_frozen_statistics
-from .channels.groups import Group as Group
-from .channels.groups import Groups as Groups
-from .channels.groups import Permutations as Permutations
-from .channels.groups import Place as Place
 from .channels.groups import check_same_function as check_same_function
 from .channels.groups import identity as identity
 from .channels.groups import inverse as inverse

@@ -10,6 +10,7 @@ from .identity import identity_of as identity_of
 from .identity import sha256_of as sha256_of
 from .processes import joined_ranks as joined_ranks
 from .processes import ranks as ranks
+from .progress import announce as announce
 from .progress import duration as duration
 from .progress import shown as shown
 from .slurm import submit_array as submit_array
@@ -22,6 +23,4 @@ from .sweep import run_sweep as run_sweep
 from .sweep_file import SweepFile as SweepFile
 from .sweep_file import read_sweep as read_sweep
 from .sweep_file import read_value as read_value
-from .progress import tell as tell
-from .wording import first_line as first_line
 from .wording import percent as percent

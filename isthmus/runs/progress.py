@@ -39,6 +39,13 @@ class Log:
         self.clock = clock
         self.began = clock()
         self.last: float | None = None
+        self.announced = ""
+
+    def begin(self) -> None:
+        """Write the line that was announced, once."""
+        if self.announced:
+            self.write(f"isthmus: {self.announced}")
+            self.announced = ""
 
     def due(self, *, tenth: bool) -> bool:
         """Return whether another line is due, given whether a `tenth` of the work is done."""
@@ -58,6 +65,7 @@ class Log:
 
         def advance(note: str = "") -> None:
             nonlocal done, told
+            self.begin()
             done += 1
             tenths = 10 * done // max(total, 1)
             if self.due(tenth=tenths > told or done == before + 1):
@@ -88,13 +96,19 @@ def duration(seconds: float) -> str:
 _shown: ContextVar[Log | None] = ContextVar("progress is shown", default=None)
 
 
-def tell(line: str) -> None:
-    """Write a line on standard error where progress is shown, once for all processes."""
+def announce(line: str, *, now: bool = False) -> None:
+    """Write a line on standard error, where progress is shown, once for all processes.
+
+    It is written `now`, or when the first piece of the next long work is done: input that is
+    refused before that leaves no line.
+    """
     from isthmus.runs.processes import ranks
 
     log = _shown.get()
     if log is not None and ranks().first:
-        log.write(f"isthmus: {line}")
+        log.announced = line
+        if now:
+            log.begin()
 
 
 def _write_line(line: str) -> None:
@@ -130,6 +144,7 @@ def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]
             task = progress.add_task(label, total=total, completed=done, note="")
 
             def advance(note: str = "") -> None:
+                log.begin()
                 progress.update(task, advance=1, note=note)
 
             yield advance

@@ -18,12 +18,12 @@ from isthmus.compression import (
     PostTraining,
     StraightThrough,
     baked,
-    grid_of,
     prune,
     quantize,
     quantizers,
 )
 from isthmus.compression.packing import pack_codes, pack_mask, unpack_codes, unpack_mask
+from isthmus.compression.quantization.grids import grid_of
 from isthmus.compression.quantization.rounded import Rounded, rounded_in
 from isthmus.data import Linf
 from isthmus.models import save_checkpoint, small_cnn

@@ -195,3 +195,11 @@ def test_runs_with_a_border_of_zeros_are_recognized_as_before_there_was_another(
     identities = [identity_of(Augment(2, border=border)) for border in NUMPY_MODES]
     assert identities[0] == "Augment(pad=2, flip=True)"
     assert identities[1] != identities[0]
+
+
+def test_data_are_one_line_in_a_terminal():
+    data = Data(
+        torch.zeros(3, 3, 4, 5, dtype=torch.uint8), torch.arange(3), [f"c{i}" for i in range(9)]
+    )
+    words = "Data(n=3, shape=(3, 4, 5), dtype=uint8, classes=9: 'c0', 'c1', 'c2', ...)"
+    assert repr(data) == words

@@ -13,14 +13,9 @@ from torch import nn
 from isthmus import Bezier, Data, Linf, evaluate_path, fit
 from isthmus.attacks import PGD
 from isthmus.data import L2
-from isthmus.detection import (
-    ABSTAIN,
-    DetectionArea,
-    ManifoldDetector,
-    evaluate,
-    screen_trusted,
-    signed_noise,
-)
+from isthmus.detection import DetectionArea, ManifoldDetector, evaluate, screen_trusted
+from isthmus.detection.detector import ABSTAIN
+from isthmus.detection.evaluation import signed_noise
 from isthmus.detection.thresholds import calibrated, resolves
 from isthmus.evidence import detector_aware
 from isthmus.metrics import Area

@@ -538,3 +538,6 @@ def test_two_lines_of_python_make_the_page(tmp_path):
     assert report.verdict in html.unescape(page.read_text())
     assert read_report(data).record() == report.record()
     assert report.provenance.other.kind == repaired.second
+    names = ["bonafide, in training", "bonafide, for the choice of t", "evaluation"]
+    assert list(report.provenance.data) == names
+    assert report.provenance.data[names[0]].n + report.provenance.data[names[1]].n == 150

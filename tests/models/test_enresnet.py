@@ -6,7 +6,8 @@ from support.refusals import refused
 
 from isthmus import Data, cross_entropy, fit
 from isthmus.attacks import PGD
-from isthmus.compression import quantize, zero_shares
+from isthmus.compression import quantize
+from isthmus.compression.cost import zero_shares
 from isthmus.data import Linf
 from isthmus.models import enresnet
 from isthmus.training import adversarial, trade_off

@@ -97,8 +97,9 @@ def _drawn(data: Data, spec: str, n: int | None = None, skip: int = 0, seed: int
 
 
 def load_data(spec: str | Path, classes: Sequence[str] | int | None = None) -> Data:
-    """Return the data that the spec names. `classes`, a count or names, replaces what the source
-    says of them.
+    """Return the data that the spec names.
+
+    `classes`, a count or names, replaces what the source says of them.
 
     A spec is a named set: "digits", "digits:train", "digits:test" (they come with scikit-learn);
     "cifar10:train", "cifar100", "mnist", "fashion_mnist", "svhn" likewise, downloaded once from the

@@ -15,7 +15,6 @@ from isthmus.attacks import PGD
 from isthmus.curves import CURVE_TRAINING, Route
 from isthmus.data import Parts, hold_out
 from isthmus.defenses import (
-    AVERAGED,
     BONAFIDE,
     FEW,
     STAND_INS,
@@ -32,6 +31,7 @@ from isthmus.defenses import (
     standard,
     up_to,
 )
+from isthmus.defenses.curve_repair.averaged import AVERAGED
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
 from isthmus.metrics import Accuracy, AttackSuccess
