@@ -49,7 +49,8 @@ class Defense(Protocol):
     """
 
     @property
-    def gradients(self) -> int: ...
+    def gradients(self) -> int:
+        """How many gradient evaluations a call takes in all."""
 
     def __call__(self, tampered: nn.Module, bonafide: Any, /) -> nn.Module: ...
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _NEAREST = str.maketrans(
-    "\u00a0\u2009\u2013\u2014\u2212\u2026\u00d7\u00b7\u2022\u00b1\u2016\u2081\u00b2\u03bb\u2264\u2265"
-    "\u2192\u2018\u2019\u201c\u201d",
+    "\u00a0\u2009\u2013\u2014\u2212\u2026\u00d7\u00b7\u2022\u00b1\u2016\u2081\u00b2\u03bb"
+    "\u2264\u2265\u2192\u2018\u2019\u201c\u201d",
     "  ---.x.*~|12l<>>''\"\"",
 )
 """Stand-ins for spaces, dashes, quotes and signs, of the same width to keep columns straight."""

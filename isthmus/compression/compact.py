@@ -155,8 +155,8 @@ def _filled(model: nn.Module, state: Params, path: Path) -> nn.Module:
         )
     for name, value in state.items():
         there = own[name].shape
-        fits = value.ndim == len(there) and all(a <= b for a, b in zip(value.shape, there))  # noqa: B905
-        if not fits:
+        same_axes = value.ndim == len(there)
+        if not same_axes or any(a > b for a, b in zip(value.shape, there, strict=True)):
             raise _foreign(path, f"where {name} is {tuple(value.shape)}, not {tuple(there)}")
     changed = {name: state[name] for name in shapes_of(net) if state[name].shape != own[name].shape}
     if changed:

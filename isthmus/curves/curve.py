@@ -176,7 +176,12 @@ class Curve(Wrapper):
         """
         c = tuple(self.coefficients(self._check(t)).tolist())
         bends = self.bends if len(self.bends) else self.bends.detach()
-        theta, square, *parts = _Combine.apply(bends, self.ends, c, self._moving)  # type: ignore[no-untyped-call]
+        theta, square, *parts = _Combine.apply(  # type: ignore[no-untyped-call]
+            bends,
+            self.ends,
+            c,
+            self._moving,
+        )
         frozen = self._frozen.named(self._frozen.cut(self._frozen_at(t)))
         return theta, square, {**self._moving.named(parts), **frozen}
 

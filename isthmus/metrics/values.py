@@ -51,6 +51,9 @@ PER_SQUARE = "nats per squared unit of input"
 """The unit of a loss's curvature in the input."""
 
 
+_Quartiles = tuple[float, float, float] | None
+
+
 class Rate(float):
     """A share hits / n with its 95 % Wilson interval [low, high]; refuses n = 0.
 
@@ -139,7 +142,7 @@ class Mean(float):
 
     n: int
     deviation: float
-    quartiles: tuple[float, float, float] | None
+    quartiles: _Quartiles
     unit: str
 
     def __new__(
@@ -147,7 +150,7 @@ class Mean(float):
         mean: float,
         n: int,
         deviation: float,
-        quartiles: tuple[float, float, float] | None = None,
+        quartiles: _Quartiles = None,
         unit: str = NUMBER,
     ) -> Mean:
         value = super().__new__(cls, mean)
@@ -169,7 +172,7 @@ class Mean(float):
         deviation = float(values.std(correction=0))
         return cls(float(values.mean()), len(values), deviation, cuts, unit)
 
-    def __getnewargs__(self) -> tuple[float, int, float, tuple[float, float, float] | None, str]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[float, int, float, _Quartiles, str]:  # type: ignore[override]
         return float(self), self.n, self.deviation, self.quartiles, self.unit
 
     @property

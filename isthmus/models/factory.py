@@ -102,6 +102,13 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
             expected="each argument once",
             fix="remove one of the two",
         )
+    factory = _factory(place, name)
+    _check_arguments(spec, factory, named)
+    return partial(_build, spec, factory, named)
+
+
+def _factory(place: str, name: str) -> Any:
+    """Return the callable of this name in a module. Raises BadInput where there is none."""
     module = imported(place)
     factory = getattr(module, name, None)
     if factory is None and "." in name and hasattr(module, name.partition(".")[0]):
@@ -121,9 +128,8 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
         )
     if isinstance(factory, nn.Module) or not callable(factory):
         raise BadInput(
-            f"{target!r}, a {type(factory).__name__}",
+            f"'{place}:{name}', a {type(factory).__name__}",
             expected="a callable that builds the network",
             fix="wrap it in a function that builds and returns the network",
         )
-    _check_arguments(spec, factory, named)
-    return partial(_build, spec, factory, named)
+    return factory

@@ -220,6 +220,7 @@ class Embedded(Operator):
 
     @property
     def eta(self) -> Tensor:  # type: ignore[override]
+        """That of the center."""
         return self.center.eta
 
     @property

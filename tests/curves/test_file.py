@@ -139,7 +139,10 @@ def test_endpoint_files_of_other_networks_are_refused(ends, tmp_path):
 def test_what_is_no_curve_is_refused(ends, tmp_path):
     nets, files = ends(perceptron)
     refused(
-        lambda: load_curve(files[0], perceptron), "holds no curve", "save_curve", "check the path"
+        lambda: load_curve(files[0], perceptron),
+        "holds no curve",
+        "save_curve",
+        "make the curve again",
     )
     file = save_curve(Bezier(*nets), tmp_path / "c.safetensors", start=files[0], end=files[1])
     refused(lambda: load_curve(file, lambda: perceptron(5)), "(2, 4) instead of (5, 4)")

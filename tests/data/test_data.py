@@ -26,8 +26,8 @@ nan = float("nan")
         (X * 255, Y, 3, ["inputs from", "[0, 1]", "divide 0..255 images by 255"]),
         (X - 0.5, Y, 3, ["inputs from -0.", "[0, 1]", "normalization into the network"]),
         (X.clone().fill_(nan), Y, 3, ["nan", "[0, 1]", "first layer"]),
-        (X, Y[:5], 3, ["(5,)", "(6,)", "one label a sample"]),
-        (X, Y[:, None], 3, ["(6, 1)", "(6,)", "one label a sample"]),
+        (X, Y[:5], 3, ["(5,)", "(6,)", "one label for each sample"]),
+        (X, Y[:, None], 3, ["(6, 1)", "(6,)", "one label for each sample"]),
         (X, Y, 2, ["0 to 2", "0 to 1 for 2 classes", "relabel from 0"]),
         (X, Y, ["cat", "dog", "cat"], ["3 classes", "'cat'", "rename"]),
         (X, Y, 10**12, ["1000000000000 classes", "huge"]),
@@ -169,7 +169,7 @@ def test_split_refuses_more_samples_than_there_are(sizes):
         lambda: split(Data(X, Y, 3), sizes, torch.Generator()),
         f"{sizes} samples",
         "6 together",
-        "fewer",
+        "add up to 6 at most",
     )
 
 

@@ -592,11 +592,11 @@ def zipped_text(path):
         ),
         (
             lambda p: write_npz(p, x=COLOR, y=np.eye(9)),
-            ["labels of shape (9, 9)", "(9,)", "one label a sample"],
+            ["labels of shape (9, 9)", "(9,)", "one label for each sample"],
         ),
         (
             lambda p: write_npz(p, x=COLOR, y=LABELS[:8]),
-            ["labels of shape (8,)", "(9,)", "one label a sample"],
+            ["labels of shape (8,)", "(9,)", "one label for each sample"],
         ),
         (
             lambda p: write_npz(p, x=COLOR, y=np.array(LABELS) + 0.5),

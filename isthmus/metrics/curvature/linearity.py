@@ -11,13 +11,14 @@ from torch.autograd.graph import get_gradient_edge
 # Nodes of autograd's graph, without "Backward": what is linear in each of its inputs, or in pieces;
 # and what is a product of some of its inputs, of which at most one may depend on the image.
 _LINEAR = re.compile(
-    "Add|AddRelu|Sub|Rsub|Neg|Sum|Mean|Cumsum|Clone|ToCopy|Alias|View|UnsafeView|ReshapeAlias|ReshapeCopy|AsStrided|"
-    "Expand|Repeat|Permute|Transpose|T|Flip|Rot90|Roll|Select|Slice|Narrow|NarrowCopy|Index|IndexSelect|Gather|Where|"
-    "MaskedFill|Squeeze|Unsqueeze|Split|SplitWithSizes|Unbind|Cat|Stack|Unfold|Im2Col|Col2Im|Diagonal|PixelShuffle|"
-    r"PixelUnshuffle|ChannelShuffle|ConstantPadNd|(Reflection|Replication)Pad\dD|(Adaptive)?AvgPool\dD|"
-    r"Upsample(Nearest|NearestExact|Linear|Bilinear|Trilinear|Bicubic)\dD|"
-    "Relu|LeakyRelu|PreluKernel|Threshold|Hardtanh|Clamp|ClampMin|ClampMax|Abs|Max|Min|Amax|Amin|Maximum|Minimum|"
-    r"(Adaptive)?MaxPool\dD(WithIndices)?"
+    "Add|AddRelu|Sub|Rsub|Neg|Sum|Mean|Cumsum|Clone|ToCopy|Alias|View|UnsafeView|ReshapeAlias|"
+    "ReshapeCopy|AsStrided|Expand|Repeat|Permute|Transpose|T|Flip|Rot90|Roll|Select|Slice|"
+    "Narrow|NarrowCopy|Index|IndexSelect|Gather|Where|MaskedFill|Squeeze|Unsqueeze|Split|"
+    "SplitWithSizes|Unbind|Cat|Stack|Unfold|Im2Col|Col2Im|Diagonal|PixelShuffle|PixelUnshuffle|"
+    r"ChannelShuffle|ConstantPadNd|(Reflection|Replication)Pad\dD|(Adaptive)?AvgPool\dD|"
+    r"Upsample(Nearest|NearestExact|Linear|Bilinear|Trilinear|Bicubic)\dD|Relu|LeakyRelu|"
+    "PreluKernel|Threshold|Hardtanh|Clamp|ClampMin|ClampMax|Abs|Max|Min|Amax|Amin|Maximum|"
+    r"Minimum|(Adaptive)?MaxPool\dD(WithIndices)?"
 )
 
 

@@ -34,54 +34,88 @@ def weight_hessian_top(
     >>> weight_hessian_top(net, torch.rand(8, 1, 2, 2), torch.arange(8) % 3) > 0
     True
     """
-    view, device = View.of(model), device_of(model)
+    view = View.of(model)
     weights = {
         name: w.detach().clone().requires_grad_()
         for name, w in view.weights.items()
         if w.is_floating_point()
     }
-    sizes = [w.numel() for w in weights.values()]
-    if sum(sizes) < 2:
+    count = sum(w.numel() for w in weights.values())
+    if count < 2:
         raise BadInput(
-            f"{sum(sizes)} trainable weights",
+            f"{count} trainable weights",
             expected="two or more",
             fix="call requires_grad_() on some",
         )
     live = View(view.net, {**view.weights, **weights}, view.kept, view.scratch, view.placed)
-    chosen, batch = list(weights.values()), batch_size or pass_size(x, device, gradients=True)
+    batch = batch_size or pass_size(x, device_of(model), gradients=True)
     last = takes_channels_last(view.net if not isinstance(model, View) else live, x)
+    with eval_mode(view.net), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        hessian = _Hessian(live, list(weights.values()), x, y, batch, last)
+        return _largest(hessian, count, tolerance)
 
-    def gradients(rows: slice) -> list[Tensor]:
-        part = as_input(x[rows], device, channels_last=last)
-        loss = F.cross_entropy(live(part), y[rows].to(device), reduction="sum") / len(x)
-        return list(torch.autograd.grad(loss, chosen, create_graph=True, materialize_grads=True))
 
-    def product(vector: np.ndarray) -> np.ndarray:
-        flat = torch.as_tensor(vector.reshape(-1)).to(chosen[0])
-        v = [part.view_as(w).to(w) for part, w in zip(flat.split(sizes), chosen, strict=True)]
-        total = torch.zeros(sum(sizes), dtype=torch.float64)
-        for graph in graphs or (gradients(slice(i, i + batch)) for i in range(0, len(x), batch)):
-            along = torch.stack([(g * part).sum() for g, part in zip(graph, v, strict=True)]).sum()
-            products = torch.autograd.grad(
-                along, chosen, retain_graph=bool(graphs), materialize_grads=True
-            )
-            total += torch.cat([part.detach().double().cpu().reshape(-1) for part in products])
+class _Hessian:
+    """The Hessian of the mean loss in the weights, as its products with vectors."""
+
+    def __init__(
+        self, net: View, weights: list[Tensor], x: Tensor, y: Tensor, batch: int, last: bool
+    ) -> None:
+        self.net = net
+        self.weights = weights
+        self.x = x
+        self.y = y
+        self.channels_last = last
+        self.batches = [slice(i, i + batch) for i in range(0, len(x), batch)]
+        # One batch that holds all samples is recorded once, and serves every product.
+        self.recorded = self._gradients(self.batches[0]) if len(self.batches) == 1 else None
+
+    def _gradients(self, rows: slice) -> list[Tensor]:
+        """Return the gradients of some samples' share of the loss, with their graph."""
+        device = self.weights[0].device
+        part = as_input(self.x[rows], device, channels_last=self.channels_last)
+        labels = self.y[rows].to(device)
+        loss = F.cross_entropy(self.net(part), labels, reduction="sum") / len(self.x)
+        return list(
+            torch.autograd.grad(loss, self.weights, create_graph=True, materialize_grads=True)
+        )
+
+    def __call__(self, vector: np.ndarray) -> np.ndarray:
+        """Return the product with a vector of as many numbers as there are weights."""
+        flat = torch.as_tensor(vector.reshape(-1)).to(self.weights[0])
+        sizes = [w.numel() for w in self.weights]
+        along = [
+            part.view_as(w).to(w) for part, w in zip(flat.split(sizes), self.weights, strict=True)
+        ]
+        total = torch.zeros(len(flat), dtype=torch.float64)
+        for rows in self.batches:
+            total += self._share(self.recorded or self._gradients(rows), along)
         return total.numpy()
 
-    with eval_mode(view.net), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        graphs = (
-            [gradients(slice(0, len(x)))] if len(x) <= batch else []
-        )  # one that fits is recorded once
-        operator = LinearOperator((sum(sizes), sum(sizes)), matvec=product, dtype=np.float64)
-        start = np.random.default_rng(0).standard_normal(sum(sizes))
-        try:
-            values = eigsh(
-                operator, k=1, which="LA", tol=tolerance, v0=start, return_eigenvectors=False
-            )
-        except ArpackError as error:
-            raise BadInput(
-                f"a Hessian whose top eigenvalue did not converge ({first_line(error)})",
-                expected="finite gradients, and convergence within ten iterations per weight",
-                fix="check that weights and inputs are finite, or raise tolerance",
-            ) from error
+    def _share(self, gradients: list[Tensor], along: list[Tensor]) -> Tensor:
+        """Return the derivative of the gradients along a direction, flat, in float64 on the CPU."""
+        slopes = [(g * part).sum() for g, part in zip(gradients, along, strict=True)]
+        products = torch.autograd.grad(
+            torch.stack(slopes).sum(),
+            self.weights,
+            retain_graph=self.recorded is not None,
+            materialize_grads=True,
+        )
+        return torch.cat([part.detach().double().cpu().reshape(-1) for part in products])
+
+
+def _largest(hessian: _Hessian, count: int, tolerance: float) -> float:
+    """Return the largest eigenvalue by ARPACK. Raises BadInput where it does not converge."""
+    operator = LinearOperator((count, count), matvec=hessian, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(count)
+    try:
+        values = eigsh(
+            operator, k=1, which="LA", tol=tolerance, v0=start, return_eigenvectors=False
+        )
+    except ArpackError as error:
+        raise BadInput(
+            f"a Hessian whose top eigenvalue did not converge ({first_line(error)})",
+            expected="finite gradients, and convergence within ten iterations per weight",
+            fix="check that weights and inputs are finite, or raise tolerance",
+        ) from error
     return float(values[0])

@@ -83,18 +83,22 @@ class Bound(ABC):
 
     @property
     def shape(self) -> torch.Size:
+        """The shape of the values that are bounded."""
         return self.like.shape
 
     @property
     def dtype(self) -> torch.dtype:
+        """Their type."""
         return self.like.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where they are."""
         return self.like.device
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return self.like.ndim
 
     def dim(self) -> int:
