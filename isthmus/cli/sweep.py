@@ -45,8 +45,8 @@ def sweep_command(
     :param set_: Settings in place of the file's, as data=DIR epochs=2.
     :param out: Where the results go, in place of the file's `results`.
     :param gather: Do nothing but gather what is finished.
-    :param slurm: Submit the sweep as a Slurm array of so many tasks, with the parameters in [slurm]
-        of the file, in place of running it here.
+    :param slurm: Submit the sweep as a Slurm array of this many tasks, with the parameters in
+        [slurm] of the file, in place of running it here.
     """
     settings = {name: runs.read_value(value) for name, value in map(_pair, set_)}
     whole = runs.read_sweep(file).changed(settings, out)

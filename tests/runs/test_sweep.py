@@ -1,4 +1,4 @@
-"""Sweeps: every job is done once, whoever runs it and however it was cut off."""
+"""Sweeps: every job is done once, on any process and after any interruption."""
 
 import json
 import sys
