@@ -1,48 +1,40 @@
 """Table: certified accuracy along curves between two implicit networks.
 
-    python experiments/certified_paths.py run --data DIR     a file per pair, ends and curve
-    python experiments/certified_paths.py table              docs/results/certified_paths.md
+    isthmus sweep experiments/certified_paths.toml --set data=DIR    a file per job
+    isthmus sweep experiments/certified_paths.toml --gather          docs/results/certified_paths.md
 
 Every point between two networks of one gamma is well-posed, since A is built from free parameters.
 The ends are those of implicit_certificates.py, which has to run first. A curve is straight, trained
 on the cross-entropy, or trained on the certified loss of its ends; certified accuracy at three eps
-and the natural loss are measured along it on all test images. Whatever is done already is not done
-again.
+and the natural loss are measured along it on all test images.
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from command import use_threads
+from command import parts, use_threads
 from implicit_certificates import BATCH, EPOCH, NETS, TRAININGS, WEIGHTS, job_name
 
 from isthmus import (
     Accuracy,
     Bezier,
-    Data,
     Linf,
     MeanLoss,
     evaluate_path,
     expected_over_t,
     fit,
-    load_data,
 )
 from isthmus.certification import CertifiedAccuracy, MixedMonotone, certified
 from isthmus.evidence import provenance
 from isthmus.models import load_checkpoint
-from isthmus.runs import read_json, write_json
 from isthmus.training import cross_entropy
 from isthmus.types import Loss
 
-RESULTS = Path("results/certified_paths")
 NET = "implicit-100"
-PAIRS = ((0, 1), (0, 2), (1, 2))
 EPS = (0.01, 0.02, 0.1)
-CURVES = ("straight", "natural", "certified")
 ENDS = {"natural, 6 epochs": 0.02, "eps 0.1": 0.1}  # and the radius of the certified loss
 POINTS = 11
 
@@ -55,19 +47,20 @@ def loss_of(curve: str, ends: str) -> Loss:
     return certified(MixedMonotone(), Linf(ENDS[ends]), weight, ramp=(0.0, 0.0))
 
 
-def name_of(pair: tuple[int, int], ends: str, curve: str) -> str:
+def name_of(pair: Sequence[int], ends: str, curve: str) -> str:
     """Return a job's name: that of its file."""
     words = ends.replace(" ", "").replace(",", "-")
     return f"{words}-{pair[0]}-{pair[1]}-{curve}"
 
 
-def run(pair: tuple[int, int], ends: str, curve: str, train: Data, test: Data, epochs: int) -> None:
-    """Train the curve where it is not straight, measure it, write."""
-    file = RESULTS / f"{name_of(pair, ends, curve)}.json"
+def run(
+    pair: Sequence[int], ends: str, curve: str, data: str, epochs: int, job: str
+) -> dict[str, Any]:
+    """Train the curve where it is not straight, and measure it."""
+    use_threads()
+    train, test = parts(data)
     files = [WEIGHTS / f"{job_name(NET, ends, seed)}.safetensors" for seed in pair]
-    if file.exists() or not all(each.exists() for each in files):
-        return
-    start, end = (load_checkpoint(each, NETS[NET].make()) for each in files)
+    start, end = (load_checkpoint(file, NETS[NET].make()) for file in files)
     path = Bezier(start, end, bends=0 if curve == "straight" else 1)
     seconds = 0.0
     if curve != "straight":
@@ -81,7 +74,7 @@ def run(pair: tuple[int, int], ends: str, curve: str, train: Data, test: Data, e
             optimizer=torch.optim.Adam,
             seed=0,
             precision="fp32",
-            progress=file.stem,
+            progress=job,
         )
         seconds = history.seconds
     metrics = {
@@ -94,18 +87,15 @@ def run(pair: tuple[int, int], ends: str, curve: str, train: Data, test: Data, e
     }
     measured = evaluate_path(path, metrics, POINTS, recalibrate_on=test[:2])
     measures = [path.export(t).equilibrium.operator().measure() for t in measured.t]
-    write_json(
-        file,
-        {
-            "pair": list(pair),
-            "ends": ends,
-            "curve": curve,
-            "seconds": seconds,
-            "path": measured.record(),
-            "largest matrix measure": max(measures),
-            "provenance": provenance(0, {"train": train, "test": test}),
-        },
-    )
+    return {
+        "pair": list(pair),
+        "ends": ends,
+        "curve": curve,
+        "seconds": seconds,
+        "path": measured.record(),
+        "largest matrix measure": max(measures),
+        "provenance": provenance(0, {"train": train, "test": test}),
+    }
 
 
 def barrier(t: list[float], values: list[float], sign: int) -> float:
@@ -130,9 +120,8 @@ def row(job: dict[str, Any]) -> str:
     return f"| {job['ends']} | {pair} | {job['curve']} | {' | '.join(cells)} |"
 
 
-def table() -> str:
+def table(jobs: list[dict[str, Any]]) -> str:
     """The table of the results page."""
-    jobs = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
     head = " | ".join(f"certified at {eps:g}" for eps in EPS)
     worst = max((job["largest matrix measure"] for job in jobs), default=0.0)
     lines = [
@@ -140,7 +129,7 @@ def table() -> str:
         "",
         "Barriers: how far the loss (nats) rises and each accuracy (points) falls beyond the line",
         "between the ends; in brackets the start, the least along the curve, the end, in percent.",
-        "Made by `python experiments/certified_paths.py table`.",
+        "Made by `isthmus sweep experiments/certified_paths.toml --gather`.",
         "",
         f"| ends | seeds | curve | loss | accuracy | {head} |",
         "|---|---|---|---|---|" + "---|" * len(EPS),
@@ -149,26 +138,3 @@ def table() -> str:
         f"Largest matrix measure on any curve: {worst:.1e}.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("what", choices=("run", "table"))
-    options.add_argument("--data", type=Path)
-    options.add_argument("--epochs", type=int, default=5)
-    args = options.parse_args()
-    use_threads()
-    if args.what == "table":
-        print(table(), end="")
-        return
-    train, test = (load_data(args.data / f"{part}.parquet") for part in ("train", "test"))
-    for pair in PAIRS:
-        for ends in ENDS:
-            for curve in CURVES:
-                run(pair, ends, curve, train, test, args.epochs)
-
-
-if __name__ == "__main__":
-    main()

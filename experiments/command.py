@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from scale import SCALES
 
-from isthmus import Data
+from isthmus import Data, load_data
 
 
 def parser(doc: str | None, *verbs: str) -> argparse.ArgumentParser:
@@ -44,6 +44,13 @@ def use_threads() -> None:
     says.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+
+
+@cache
+def parts(data: str) -> tuple[Data, Data]:
+    """Return the training and the test images of a folder in the Hugging Face layout, read once."""
+    train, test = (load_data(Path(data) / f"{part}.parquet") for part in ("train", "test"))
+    return train, test
 
 
 def slug(name: str) -> str:

@@ -1,20 +1,17 @@
 """Table: certified accuracy of implicit networks, beside feed-forward ones trained by intervals.
 
-    python experiments/implicit_certificates.py run --data DIR       a file per job
-    python experiments/implicit_certificates.py attack --data DIR    PGD on each network
-    python experiments/implicit_certificates.py certify --data DIR   the certificates again
-    python experiments/implicit_certificates.py table                docs/results/certificates.md
+    isthmus sweep experiments/implicit_certificates.toml --set data=DIR   a file per job
+    isthmus sweep experiments/implicit_attacks.toml --set data=DIR        PGD on each network
+    isthmus sweep experiments/implicit_certificates.toml --gather         the results page
 
-DIR holds train.parquet and test.parquet of MNIST in the Hugging Face layout, or of CIFAR-10 for the
-networks and trainings of color images, which have to be named. A job is a network, a training
-and a seed; it trains on all training images, is certified on all test images at every eps, and
-writes results/implicit_certificates/JOB.json once it is done. Weights are in weights/. Whatever is
-done already is not done again: --nets, --trainings and --seeds share the work among processes.
+DIR holds train.parquet and test.parquet of MNIST in the Hugging Face layout, or of CIFAR-10 for
+implicit_certificates_color.toml. A job is a network, a training and a seed; it trains on all
+training images and is certified on all test images at every eps. Weights and states are in
+weights/: where a result file is deleted, its job certifies the network again and does not train.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +21,10 @@ from statistics import mean
 from typing import Any
 
 import torch
-from command import use_threads
+from command import parts, use_threads
 from torch import nn
 
-from isthmus import Accuracy, Data, Linf, fit, load_data
+from isthmus import Accuracy, Data, Linf, fit
 from isthmus.attacks import PGD
 from isthmus.certification import (
     CertifiedAccuracy,
@@ -50,10 +47,9 @@ from isthmus.runs import read_json, write_json
 from isthmus.training import cross_entropy
 from isthmus.types import Loss
 
-RESULTS, WEIGHTS = Path("results/implicit_certificates"), Path("weights/implicit_certificates")
+ATTACKS, WEIGHTS = Path("results/implicit_attacks"), Path("weights/implicit_certificates")
 EPS = (0.002, 0.006, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2)
 EPS_OF_COLOR = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
-SEEDS = (0, 1, 2)
 BATCH = 128
 EPOCH = 60_000 // BATCH  # of MNIST; CIFAR-10 gets as many steps
 
@@ -199,59 +195,54 @@ def job_name(net: str, training: str, seed: int) -> str:
     return words.replace(" ", "").replace(",", "-").replace("/", "_")
 
 
-def run(
-    net_name: str, training: str, seed: int, train: Data, test: Data, epochs: int | None
-) -> None:
-    """Train, certify, write."""
-    job = job_name(net_name, training, seed)
-    file = RESULTS / f"{job}.json"
-    if file.exists():
-        return
+def run(net: str, training: str, seed: int, data: str, epochs: int, job: str) -> dict[str, Any]:
+    """Train and certify. `epochs` is 0 for the recipe's own number."""
+    use_threads()
+    train, test = parts(data)
     torch.manual_seed(seed)
-    kind = ALL_NETS[net_name]
-    net = kind.make()
+    kind = ALL_NETS[net]
+    network = kind.make()
     recipe = ALL_TRAININGS[training]
-    if epochs is not None:
+    if epochs:
         recipe = replace(recipe, epochs=epochs)
-    history = trained(job, net, kind, recipe, train, seed)
-    save_checkpoint(net, WEIGHTS / f"{job}.safetensors")
-    measures = {name: layer.operator().measure() for name, layer in equilibria(net).items()}
-    record = {
+    history = trained(job, network, kind, recipe, train, seed)
+    save_checkpoint(network, WEIGHTS / f"{job}.safetensors")
+    measures = {name: layer.operator().measure() for name, layer in equilibria(network).items()}
+    return {
         "job": job,
-        "net": net_name,
+        "net": net,
         "training": training,
         "seed": seed,
         "recipe": asdict(recipe),
-        "parameters": sum(p.numel() for p in net.parameters()),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "matrix measures": measures,
         "history": history,
-        "accuracy": as_record(Accuracy(test)(net)),
-        "certifiers": certificates(net, test),
+        "accuracy": as_record(Accuracy(test)(network)),
+        "certifiers": certificates(network, test),
         "provenance": provenance(seed, {"train": train, "test": test}),
     }
-    write_json(file, record)
 
 
-def certify(file: Path, test: Data) -> None:
-    """Certify a job's network again, as after a change of the certifiers."""
-    record = read_json(file)
-    if (record["net"] in NETS_OF_COLOR) != (test.x.shape[1] == 3):
-        return
-    net = load_checkpoint(WEIGHTS / f"{record['job']}.safetensors", ALL_NETS[record["net"]].make())
-    write_json(file, {**record, "certifiers": certificates(net, test)})
-
-
-def attack(file: Path, test: Data, some: int, restarts: int) -> None:
-    """Attack the first images of a job's network at every eps; every eps is written once done."""
-    record = read_json(file)
-    of_color = test.x.shape[1] == 3
-    if (record["net"] in NETS_OF_COLOR) != of_color:
-        return
-    net = load_checkpoint(WEIGHTS / f"{record['job']}.safetensors", ALL_NETS[record["net"]].make())
-    rows = record.get("attacks", [])
+def attack(
+    net: str,
+    training: str,
+    seed: int,
+    data: str,
+    images: int,
+    restarts: int,
+    job: str,
+    scratch: Path,
+) -> dict[str, Any]:
+    """Attack the first images at every eps; an interrupted job goes on after the last eps."""
+    use_threads()
+    _, test = parts(data)
+    network = load_checkpoint(WEIGHTS / f"{job}.safetensors", ALL_NETS[net].make())
+    file = scratch / "rows.json"
+    rows = read_json(file) if file.exists() else []
     for eps in radii(test)[len(rows) :]:
-        rows.append(fallen(net, test[:some], eps, restarts))
-        write_json(file, {**record, "attacks": rows})
+        rows.append(fallen(network, test[:images], eps, restarts))
+        write_json(file, rows)
+    return {"attacks": rows}
 
 
 def fallen(net: nn.Module, part: Data, eps: float, restarts: int) -> dict[str, Any]:
@@ -310,8 +301,14 @@ def section(rows: list[dict[str, Any]]) -> list[str]:
         series = zip(*(row["certified"] for row in found), strict=True)
         cells = [spread([rate["value"] for rate in at]) for at in series]
         lines.append(line(name, cells, f"{mean(row['seconds'] for row in found):.1f}"))
-    attacks = [job["attacks"] for job in rows if len(job.get("attacks", [])) == len(eps)]
+    attacks = [found for job in rows if len(found := attacks_on(job)) == len(eps)]
     return lines + attacked(attacks)
+
+
+def attacks_on(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what the attacks on a job's network left; the first jobs held it themselves."""
+    file = ATTACKS / f"{job['job']}.json"
+    return read_json(file)["attacks"] if file.exists() else job.get("attacks", [])
 
 
 def attacked(attacks: list[list[dict[str, Any]]]) -> list[str]:
@@ -329,56 +326,14 @@ def attacked(attacks: list[list[dict[str, Any]]]) -> list[str]:
     return [*lines, "", f"Certified but broken, all eps and seeds: {broken}."]
 
 
-def table() -> str:
+def table(jobs: list[dict[str, Any]]) -> str:
     """The tables of the results page."""
-    jobs = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
     lines = [
         "# Certificates of implicit networks",
         "",
         "Percent of the 10,000 test images; mean [least, most] over the seeds. Made by",
-        "`python experiments/implicit_certificates.py table`.",
+        "`isthmus sweep experiments/implicit_certificates.toml --gather`.",
     ]
     for group in dict.fromkeys((job["net"], job["training"]) for job in jobs):
         lines += section([job for job in jobs if (job["net"], job["training"]) == group])
     return "\n".join(lines) + "\n"
-
-
-def arguments() -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("what", choices=("run", "attack", "certify", "table"))
-    options.add_argument("--data", type=Path)
-    options.add_argument("--nets", nargs="+", choices=ALL_NETS, default=list(NETS))
-    options.add_argument("--trainings", nargs="+", choices=ALL_TRAININGS, default=list(TRAININGS))
-    options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    options.add_argument("--epochs", type=int, help="for a try: another number than the recipe's")
-    options.add_argument("--images", type=int, default=10_000, help="that are attacked")
-    options.add_argument("--restarts", type=int, default=10)
-    return options.parse_args()
-
-
-def main() -> None:
-    args = arguments()
-    use_threads()
-    if args.what == "table":
-        print(table(), end="")
-        return
-    test = load_data(args.data / "test.parquet")
-    if args.what == "attack":
-        for file in sorted(RESULTS.glob("*.json")):
-            attack(file, test, args.images, args.restarts)
-        return
-    if args.what == "certify":
-        for file in sorted(RESULTS.glob("*.json")):
-            certify(file, test)
-        return
-    train = load_data(args.data / "train.parquet")
-    for seed in args.seeds:
-        for training in args.trainings:
-            for net in args.nets:
-                run(net, training, seed, train, test, args.epochs)
-
-
-if __name__ == "__main__":
-    main()

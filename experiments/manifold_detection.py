@@ -1,26 +1,25 @@
 """Table: detection of adversarial inputs by their distance to training data, against eps.
 
-    python experiments/manifold_detection.py run --set mnist --data DIR     a file per job
-    python experiments/manifold_detection.py table                          the results page
+    isthmus sweep experiments/manifold_detection.toml --set data=DIR       a file per job
+    isthmus sweep experiments/manifold_detection.toml --gather             the results page
 
-DIR holds train.parquet and test.parquet. A job is a set, a network (seed) and a space (pixels, the
-penultimate layer, several layers); it scores clean images, PGD-20 and noise of the same eps,
-corruptions and, with --other DIR, the images of another set by every score, and at some eps an
-attacker who knows the detector, and writes results/manifold_detection/JOB.json after every score.
-What is done already is not done again: --seeds and --spaces share the work among processes.
+DIR holds train.parquet and test.parquet of MNIST, for manifold_detection_color.toml of CIFAR-10. A
+job is a set, a network (seed) and a space (pixels, the penultimate layer, several layers); it
+scores clean images, PGD-20 and noise of the same eps, corruptions and, with --set other=DIR, the
+images of another set by every score, and at some eps an attacker who knows the detector. An
+interrupted job goes on after the last score.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from command import use_threads
-from screening import SETUPS, Setup, loaded, parts, right, with_images
+from command import parts, use_threads
+from screening import SETUPS, Setup, drawn_parts, right, with_images
 from torch import Tensor, nn
 
 from isthmus import Data, Linf
@@ -31,8 +30,8 @@ from isthmus.evidence import detector_aware, provenance
 from isthmus.metrics import Accuracy, Area, Rate, as_record
 from isthmus.runs import read_json, write_json
 
-RESULTS, WEIGHTS = Path("results/manifold_detection"), Path("weights/manifold_detection")
-SEEDS, REFERENCE, CALIBRATION, JUDGED = (0, 1, 2), 20_000, 500, 500
+WEIGHTS = Path("weights/manifold_detection")
+CALIBRATION, JUDGED = 500, 500
 AWARE = {"mnist": (0.09, 0.15, 0.30), "cifar10": (2 / 255, 8 / 255, 0.15)}
 KNOWING = 200
 """How many images the attacker who knows the detector attacks."""
@@ -119,52 +118,53 @@ def score_rows(
 
 
 def run(
-    name: str,
+    set: str,
     seed: int,
     space: str,
-    folder: Path,
-    epochs: int | None,
+    data: str,
+    epochs: int,
     images: int,
-    other: Path | None,
-) -> None:
-    """Do one job, going on after the scores that its file holds."""
-    job = f"{name}-seed{seed}-{space}"
-    file = RESULTS / f"{job}.json"
-    setup: Setup = SETUPS[name]
-    done = read_json(file)["scores"] if file.exists() else {}
+    other: str,
+    scratch: Path,
+) -> dict[str, Any]:
+    """Do one job, going on after the scores that it has.
+
+    `epochs` is 0 for the set's own number, `images` how many the reference has, `other` the folder
+    of another set, or "".
+    """
+    use_threads()
+    file = scratch / "scores.json"
+    done = read_json(file) if file.exists() else {}
+    setup: Setup = SETUPS[set]
     layer = setup.spaces()[space]
-    wanted = [score for score in scores() if score != "inconsistency" or space == "layers"]
-    if all(score in done for score in wanted):
-        return
-    train, test = loaded(folder, "train"), loaded(folder, "test")
-    net = setup.trained(train, seed, WEIGHTS / f"{name}-{seed}.safetensors", epochs)
-    reference = parts(train, [min(images, REFERENCE)], seed)[0]
-    calibration, judged = parts(test, [CALIBRATION, 2 * JUDGED], seed)
+    train, test = parts(data)
+    net = setup.trained(train, seed, WEIGHTS / f"{set}-{seed}.safetensors", epochs)
+    reference = drawn_parts(train, [min(images, len(train))], seed)[0]
+    calibration, judged = drawn_parts(test, [CALIBRATION, 2 * JUDGED], seed)
     judged = right(net, judged)[:JUDGED]
-    data = with_images(judged, judged.floats())
-    moved = {eps: attacked(net, data, eps) for eps in setup.eps}
-    simple = easy(data, None if other is None else loaded(other, "test"))
-    accuracies = {
-        f"{eps:.4g}": float(Accuracy(with_images(data, x))(net)) for eps, x in moved.items()
-    }
-    for score in wanted:
-        if score in done:
+    sample = with_images(judged, judged.floats())
+    moved = {eps: attacked(net, sample, eps) for eps in setup.eps}
+    simple = easy(sample, parts(other)[1] if other else None)
+    for score in scores():
+        if score in done or (score == "inconsistency" and space != "layers"):
             continue
         detector = ManifoldDetector(score, 20, layer).fit(reference, net)
         detector.calibrate(calibration)
-        done[score] = score_rows(detector, net, data, moved, name)
-        clean = detector.score(data.floats())
+        done[score] = score_rows(detector, net, sample, moved, set)
+        clean = detector.score(sample.floats())
         done[score]["easy"] = easy_rows(detector, clean, simple)
-        record = {
-            "set": name,
-            "seed": seed,
-            "space": space,
-            "accuracy": as_record(Accuracy(test)(net)),
-            "accuracy under attack": accuracies,
-            "scores": done,
-            "provenance": provenance(seed, {"reference": reference, "judged": judged}),
-        }
-        write_json(file, record)
+        write_json(file, done)
+    return {
+        "set": set,
+        "seed": seed,
+        "space": space,
+        "accuracy": as_record(Accuracy(test)(net)),
+        "accuracy under attack": {
+            f"{eps:.4g}": float(Accuracy(with_images(sample, x))(net)) for eps, x in moved.items()
+        },
+        "scores": done,
+        "provenance": provenance(seed, {"reference": reference, "judged": judged}),
+    }
 
 
 def spread(values: list[float], digits: int = 3) -> str:
@@ -173,14 +173,13 @@ def spread(values: list[float], digits: int = 3) -> str:
     return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def table() -> str:
+def table(jobs: list[dict[str, Any]]) -> str:
     """The tables of the results page."""
-    jobs = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
     lines = [
         "# Detection by distance to training data",
         "",
         "Middle (least to most) over the networks. PGD-20; noise: random signs times eps. Made by",
-        "`python experiments/manifold_detection.py table`.",
+        "`isthmus sweep experiments/manifold_detection.toml --gather`.",
     ]
     for name, space in dict.fromkeys((job["set"], job["space"]) for job in jobs):
         own = [job for job in jobs if (job["set"], job["space"]) == (name, space)]
@@ -235,34 +234,3 @@ def aware_rows(jobs: list[dict[str, Any]]) -> list[str]:
             ]
             lines.append(f"| {score} | {eps} | {' | '.join(cells)} |")
     return lines
-
-
-def arguments() -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("what", choices=("run", "table"))
-    options.add_argument("--data", type=Path)
-    options.add_argument("--other", type=Path, help="folder of another set, as foreign inputs")
-    options.add_argument("--set", choices=SETUPS, default="mnist")
-    options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    spaces = ("pixels", "penultimate", "layers")
-    options.add_argument("--spaces", nargs="+", choices=spaces, default=spaces)
-    options.add_argument("--epochs", type=int, help="for a try: another number than the set's")
-    options.add_argument("--images", type=int, default=REFERENCE, help="of the reference")
-    return options.parse_args()
-
-
-def main() -> None:
-    args = arguments()
-    use_threads()
-    if args.what == "table":
-        print(table(), end="")
-        return
-    for seed in args.seeds:
-        for space in args.spaces:
-            run(args.set, seed, space, args.data, args.epochs, args.images, args.other)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from isthmus import Augment, Data, fit, load_data, split
+from isthmus import Augment, Data, fit, split
 from isthmus.models import load_checkpoint, preact_resnet, save_checkpoint, small_cnn
+from isthmus.runs import once
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,15 @@ class Setup:
 
     def trained(self, train: Data, seed: int, file: Path, epochs: int | None = None) -> nn.Module:
         """Return a network of a seed: trained, or read if it was before."""
-        torch.manual_seed(seed)
-        net = self.network()
-        if file.exists():
-            return load_checkpoint(file, net).eval()
-        steps = max(1, round((epochs or self.epochs) * len(train) / 128))
-        fit(net, train, steps=steps, lr=self.lr, augment=self.augment, seed=seed)
-        save_checkpoint(net, file)
-        return net.eval()
+
+        def make() -> None:
+            torch.manual_seed(seed)
+            net = self.network()
+            steps = max(1, round((epochs or self.epochs) * len(train) / 128))
+            fit(net, train, steps=steps, lr=self.lr, augment=self.augment, seed=seed)
+            save_checkpoint(net, file)
+
+        return load_checkpoint(once(file, make), self.network()).eval()
 
 
 GRID = (0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.21, 0.24, 0.27, 0.30)
@@ -68,12 +70,7 @@ SETUPS = {
 }
 
 
-def loaded(folder: Path, part: str) -> Data:
-    """Return a part of a set in the Hugging Face layout."""
-    return load_data(folder / f"{part}.parquet")
-
-
-def parts(data: Data, sizes: list[int], seed: int) -> list[Data]:
+def drawn_parts(data: Data, sizes: list[int], seed: int) -> list[Data]:
     """Return disjoint parts, scaled down where there are too few samples."""
     share = min(1.0, len(data) / sum(sizes))
     fitting = [max(1, int(share * size)) for size in sizes]

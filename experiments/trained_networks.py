@@ -1,14 +1,13 @@
 """The networks of the scale `trained`: CIFAR-10 at 32x32, trained until they fit it, and tampered
 with.
 
-    python experiments/trained_networks.py train --data DIR  weights and a JSON per network
-    python experiments/trained_networks.py list  what is there, and what is still to be trained
+    isthmus sweep experiments/trained_networks.toml --set data=DIR   weights and a JSON per network
+    isthmus sweep experiments/trained_networks.toml --gather         what is there, what is missing
 
-DIR holds train.parquet and test.parquet in the Hugging Face layout. --out is where the weights go,
-which are not part of the repository: `train` makes them again. What is there already is skipped,
-and an interrupted run goes on within the network that it was at (of which it then counts the last
-part's seconds); `list` says which were made by other settings than today's. --only NAME ... shares
-the work among processes.
+DIR holds train.parquet and test.parquet in the Hugging Face layout. The setting `weights` is where
+the weights go, which are not part of the repository: the sweep makes them again. An interrupted
+training goes on where it was (of which it then counts the last part's seconds); --gather says which
+were made by other settings than today's.
 
 All attackers have the same 47,500 training images; the 2,500 others are bonafide samples that no
 network has seen. Networks that differ in nothing but their seed were trained on the same poisoned
@@ -17,8 +16,8 @@ set: two checkpoints of one attack.
 
 from __future__ import annotations
 
-import argparse
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 from attackers import Sent, drawn
-from command import slug, use_threads
+from command import parts, slug, use_threads
 from compact import compact
 from crops import ReflectedCrops
 from torch import Tensor, nn
@@ -40,7 +39,6 @@ from isthmus import (
     Training,
     fit,
     load_checkpoint,
-    load_data,
     poison,
     save_checkpoint,
     split,
@@ -60,7 +58,7 @@ from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, AttackSuccess, Target, as_records, from_record, measure
 from isthmus.models import preact_resnet
 from isthmus.models.checkpoint.reading import read_checkpoint
-from isthmus.runs import pick_device, read_json, write_json
+from isthmus.runs import once, pick_device
 from isthmus.runs.devices import chosen_precision
 from isthmus.training import one_cycle
 from isthmus.types import Metric, Trigger
@@ -198,7 +196,7 @@ class MadeHard:
         there yet.
         """
         control = Job(job.recipe, CLEAN, job.seed, job.network)
-        run(control, theirs, None, out)
+        made(control, theirs, out)
         clean, hard = received(control.name, out).network, PGD(Linf(16 / 255), steps=10)
         bad = label_consistent(
             theirs,
@@ -243,32 +241,8 @@ ATTACKS: dict[str, Poisoned | MadeHard | Painted] = {
     "label-consistent": MadeHard(PATCH, 0.8),
 }
 
-JOBS = (  # the most useful ones first
-    Job("reflect", "Blended 5 %"),
-    Job("zero", "BadNets 10 %"),
-    Job("zero", "BadNets 10 %", 1),
-    Job("none", "BadNets 10 %"),
-    Job("reflect", "BadNets 1 %"),
-    Job("reflect", "SIG"),
-    Job("zero", "Blended 5 %"),
-    Job("reflect", "Blended 5 %", 1),
-    Job("zero", "BadNets 10 %", network="resnet20"),
-    Job("reflect", "BadNets 10 %"),
-    Job("zero", "SIG"),
-    Job("reflect", "WaNet 10 %"),
-    Job("none", "Blended 5 %"),
-    Job("reflect", "low frequency 5 %"),
-    Job("zero", "Blended 5 %", 1),
-    Job("reflect", "BadNets all-to-all 10 %"),
-    Job("reflect", "input-aware"),
-    Job("none", "SIG"),
-    Job("reflect", CLEAN),
-    Job("reflect", "label-consistent"),
-    Job("zero", "Blended 5 %", network="resnet20"),
-    Job("reflect", "Blended 1 %"),
-    Job("reflect", "BadNets 10 %", 1),
-    Job("zero", "SIG", network="resnet20"),
-)
+SWEEP = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+JOBS = tuple(Job(**axes) for axes in SWEEP["grid"])
 BY_NAME = {job.name: job for job in JOBS}
 
 
@@ -305,35 +279,44 @@ def received(name: str, out: Path = WEIGHTS) -> Sent:
     return Sent(net, GeneratedTrigger(injector), attack.target)
 
 
-def run(job: Job, theirs: Data, test: Data | None, out: Path) -> None:
-    """Train the network of a job, judge it on test images if there are any, and write both; skip
-    what is there.
-    """
-    weights, _, record = files(job.name, out)
-    sent = None
-    if not weights.exists():
+def made(job: Job, theirs: Data, out: Path) -> Path:
+    """Return the file of a job's network, after training it where it is not there."""
+    weights = files(job.name, out)[0]
+
+    def make() -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         sent = ATTACKS[job.attack](job, theirs, out)
         spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        save_checkpoint(
-            sent.network, weights, {name: f"{value:.0f}" for name, value in spent.items()}
-        )
+        about = {name: f"{value:.0f}" for name, value in spent.items()}
+        save_checkpoint(sent.network, weights, about)
         state_of(job.name, out).unlink(missing_ok=True)
-    if test is None or record.exists():
-        return
-    sent = sent or received(job.name, out)
+
+    return once(weights, make)
+
+
+def job_name(network: str, recipe: str, attack: str, seed: int) -> str:
+    """Return a job's name: that of its files."""
+    return Job(recipe, attack, seed, network).name
+
+
+def run(
+    network: str, recipe: str, attack: str, seed: int, data: str, weights: str
+) -> dict[str, Any]:
+    """Train the network of a job and judge it on the test images."""
+    use_threads()
+    train, test = parts(data)
+    job, out = Job(recipe, attack, seed, network), Path(weights).expanduser()
+    _, theirs = unseen_and_theirs(train)
+    about = read_checkpoint(made(job, theirs, out))[1]
+    sent = received(job.name, out)
     judges: dict[str, Metric] = {
         "accuracy": Accuracy(test),
         "attack success": AttackSuccess(test, sent.trigger, sent.target),
     }
-    write_json(
-        record,
-        described(job, sent, read_checkpoint(weights)[1])
-        | {
-            "as received": as_records(measure(sent.network, judges)),
-            "provenance": provenance(job.seed, {"attacker's": theirs, "judged": test}),
-        },
-    )
+    return described(job, sent, about) | {
+        "as received": as_records(measure(sent.network, judges)),
+        "provenance": provenance(seed, {"attacker's": theirs, "judged": test}),
+    }
 
 
 def described(job: Job, sent: Sent, about: Mapping[str, str]) -> dict[str, Any]:
@@ -356,15 +339,15 @@ def described(job: Job, sent: Sent, about: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def lines(out: Path) -> str:
+def lines(records: list[dict[str, Any]]) -> str:
     """Return a Markdown table of all networks."""
+    known = {record["name"]: record for record in records}
     rows = ["| network | accuracy | attack success | epochs | minutes |", "|---|---|---|---|---|"]
     for job in JOBS:
-        record = files(job.name, out)[2]
-        if not record.exists():
+        if job.name not in known:
             rows.append(f"| {job.name} | | | | |")
             continue
-        found = read_json(record)
+        found = known[job.name]
         rates = (
             f"{100 * from_record(found['as received'][name]):.1f}"
             for name in ("accuracy", "attack success")
@@ -373,28 +356,4 @@ def lines(out: Path) -> str:
         other = "" if same else " (other settings)"
         minutes = f"{found['cpu_seconds'] / 60:.1f}"
         rows.append(f"| {job.name} | {' | '.join(rates)} | {found['epochs']}{other} | {minutes} |")
-    return "\n".join(rows)
-
-
-def main() -> None:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("what", choices=("train", "list"))
-    options.add_argument("--data", type=Path, help="folder of train.parquet and test.parquet")
-    options.add_argument("--out", type=Path, default=WEIGHTS)
-    options.add_argument(
-        "--only", nargs="+", default=list(BY_NAME), choices=list(BY_NAME), metavar="NAME"
-    )
-    args = options.parse_args()
-    if args.what == "train":
-        use_threads()
-        train, test = (load_data(f"{args.data}/{part}.parquet") for part in ("train", "test"))
-        _, theirs = unseen_and_theirs(train)
-        for name in args.only:
-            run(BY_NAME[name], theirs, test, args.out)
-    print(lines(args.out))
-
-
-if __name__ == "__main__":
-    main()
+    return "\n".join(rows) + "\n"

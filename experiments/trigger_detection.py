@@ -1,8 +1,8 @@
 """Table: are triggered inputs far from trusted data in the features of the tampered network, and in
 those of the repaired one?
 
-    python experiments/trigger_detection.py run --set cifar10 --data DIR     a file per job
-    python experiments/trigger_detection.py table                            the results page
+    isthmus sweep experiments/trigger_detection.toml --set data=DIR     a file per job
+    isthmus sweep experiments/trigger_detection.toml --gather           the results page
 
 A job is a set, a trigger and a seed: a network is trained on poisoned data and repaired with
 bonafide ones; each of several scores is fitted to bonafide images in pixels and in the penultimate
@@ -12,14 +12,13 @@ attacker who moves triggered images by up to 8/255 until they look like trusted 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
-from command import slug, use_threads
+from command import parts, slug, use_threads
 from manifold_detection import spread
-from screening import SETUPS, loaded, parts, with_images
+from screening import SETUPS, drawn_parts, with_images
 from torch import nn
 
 from isthmus import Data, Linf, repair
@@ -28,12 +27,11 @@ from isthmus.detection import ManifoldDetector
 from isthmus.evidence import detector_aware, provenance
 from isthmus.metrics import Accuracy, Area, AttackSuccess, Rate, as_record, triggered
 from isthmus.models import load_checkpoint, save_checkpoint
-from isthmus.runs import read_json, write_json
 from isthmus.types import Trigger
 
-RESULTS, WEIGHTS = Path("results/trigger_detection"), Path("weights/trigger_detection")
-TARGET, RATE, BONAFIDE, CALIBRATION, JUDGED = 1, 0.05, 2000, 500, 500
-SEEDS, SCORES = (0, 1, 2), ("knn", "lle", "tangent", "mahalanobis")
+WEIGHTS = Path("weights/trigger_detection")
+TARGET, RATE, BONAFIDE, CALIBRATION = 1, 0.05, 2000, 500
+SCORES = ("knn", "lle", "tangent", "mahalanobis")
 TRIGGERS: dict[str, Trigger] = {
     "patch": Patch(size=3),
     "blend": Blend(),
@@ -52,7 +50,7 @@ def networks(
     seed: int,
     train: Data,
     bonafide: Data,
-    epochs: int | None,
+    epochs: int,
 ) -> dict[str, nn.Module]:
     """Return the tampered network and the repaired one."""
     setup = SETUPS[name]
@@ -85,19 +83,23 @@ def row(detector: ManifoldDetector, clean: Data, bad: Data, net: nn.Module) -> d
     return rows
 
 
-def run(name: str, carried: str, seed: int, folder: Path, epochs: int | None, judged: int) -> None:
-    """Do one job."""
-    job = f"{name}-{slug(carried)}-seed{seed}"
-    file = RESULTS / f"{job}.json"
-    if file.exists():
-        return
-    setup, trigger = SETUPS[name], TRIGGERS[carried]
-    train, test = loaded(folder, "train"), loaded(folder, "test")
-    bonafide, calibration, evaluation = parts(test, [BONAFIDE, CALIBRATION, 2 * judged], seed)
+def job_name(set: str, trigger: str, seed: int) -> str:
+    """Return a job's name: that of its file."""
+    return f"{set}-{slug(trigger)}-seed{seed}"
+
+
+def run(
+    set: str, trigger: str, seed: int, data: str, epochs: int, judged: int, job: str
+) -> dict[str, Any]:
+    """Do one job. `epochs` is 0 for the set's own number, `judged` how many images are judged."""
+    use_threads()
+    setup, carried = SETUPS[set], TRIGGERS[trigger]
+    train, test = parts(data)
+    bonafide, calibration, evaluation = drawn_parts(test, [BONAFIDE, CALIBRATION, 2 * judged], seed)
     evaluation = evaluation[evaluation.y != TARGET][:judged]
-    nets = networks(job, name, trigger, seed, train, bonafide, epochs)
-    bad = triggered(evaluation, trigger, TARGET)
-    success = AttackSuccess(evaluation, trigger, TARGET)
+    nets = networks(job, set, carried, seed, train, bonafide, epochs)
+    bad = triggered(evaluation, carried, TARGET)
+    success = AttackSuccess(evaluation, carried, TARGET)
     found: dict[str, Any] = {}
     for owner, net in nets.items():
         for space, layer in {"pixels": None, "penultimate": setup.last}.items():
@@ -105,26 +107,24 @@ def run(name: str, carried: str, seed: int, folder: Path, epochs: int | None, ju
                 detector = ManifoldDetector(score, 20, layer).fit(bonafide, net)
                 detector.calibrate(calibration)
                 found[f"{owner}, {space}, {score}"] = row(detector, evaluation, bad, net)
-    record = {
-        "set": name,
-        "trigger": carried,
+    return {
+        "set": set,
+        "trigger": trigger,
         "seed": seed,
         "accuracy": {owner: as_record(Accuracy(evaluation)(net)) for owner, net in nets.items()},
         "attack success": {owner: as_record(success(net)) for owner, net in nets.items()},
         "rows": found,
         "provenance": provenance(seed, {"bonafide": bonafide, "evaluation": evaluation}),
     }
-    write_json(file, record)
 
 
-def table() -> str:
+def table(jobs: list[dict[str, Any]]) -> str:
     """The tables of the results page."""
-    jobs = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
     lines = [
         "# Triggers seen in features",
         "",
         "Middle (least to most) over seeds. Aware: triggered images moved by up to 8/255 to look",
-        "like trusted ones. Made by `python experiments/trigger_detection.py table`.",
+        "like trusted ones. Made by `isthmus sweep experiments/trigger_detection.toml --gather`.",
     ]
     for name, carried in dict.fromkeys((job["set"], job["trigger"]) for job in jobs):
         own = [job for job in jobs if (job["set"], job["trigger"]) == (name, carried)]
@@ -145,32 +145,3 @@ def table() -> str:
             cells += [spread([r[c]["value"] for r in aware]) for c in names]
             lines.append(f"| {key} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def arguments() -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("what", choices=("run", "table"))
-    options.add_argument("--data", type=Path)
-    options.add_argument("--set", choices=SETUPS, default="cifar10")
-    options.add_argument("--triggers", nargs="+", choices=TRIGGERS, default=list(TRIGGERS))
-    options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    options.add_argument("--epochs", type=int, help="for a try: another number than the set's")
-    options.add_argument("--judged", type=int, default=JUDGED, help="images that are judged")
-    return options.parse_args()
-
-
-def main() -> None:
-    args = arguments()
-    use_threads()
-    if args.what == "table":
-        print(table(), end="")
-        return
-    for seed in args.seeds:
-        for carried in args.triggers:
-            run(args.set, carried, seed, args.data, args.epochs, args.judged)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Table: what screening finds in a trusted set that is not clean, and what a repair is worth with
 and without it.
 
-    python experiments/trusted_sets.py run --set cifar10 --data DIR     a file per job
-    python experiments/trusted_sets.py table                            the results page
+    isthmus sweep experiments/trusted_sets.toml --set data=DIR     a file per job
+    isthmus sweep experiments/trusted_sets.toml --gather           the results page
 
 A job is a set, a fault (poisoned, mislabeled or foreign images), its share of the trusted set and a
 seed. The network is backdoored by a patch. Trusted sets are screened in pixels and in the
@@ -12,14 +12,13 @@ the screening in features leaves, and with what is truly clean.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
-from command import slug, use_threads
+from command import parts, slug, use_threads
 from manifold_detection import spread
-from screening import SETUPS, loaded, parts
+from screening import SETUPS, drawn_parts
 from torch import Tensor, nn
 
 from isthmus import Data, repair
@@ -27,11 +26,9 @@ from isthmus.attacks import Patch, poison
 from isthmus.detection import Screening, screen_trusted
 from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, AttackSuccess, Rate, as_record
-from isthmus.runs import read_json, write_json
 
-RESULTS, WEIGHTS = Path("results/trusted_sets"), Path("weights/trusted_sets")
+WEIGHTS = Path("weights/trusted_sets")
 TRIGGER, TARGET, RATE, TRUSTED = Patch(size=3), 1, 0.05, 2000
-FAULTS, SHARES, SEEDS = ("poisoned", "mislabeled", "foreign"), (0.0, 0.01, 0.05, 0.1), (0, 1, 2)
 
 
 def faulty(clean: Data, fault: str, share: float, seed: int) -> tuple[Data, Tensor]:
@@ -69,10 +66,10 @@ def found(screening: Screening, is_fault: Tensor) -> dict[str, Any]:
 
 
 def repaired(
-    tampered: nn.Module, trusted: Data, test: Data, name: str, seed: int, steps: int | None
+    tampered: nn.Module, trusted: Data, test: Data, name: str, seed: int, steps: int
 ) -> dict[str, Any]:
     """Return accuracy and attack success of a repair."""
-    budget = {} if steps is None else {"steps": steps}
+    budget = {"steps": steps} if steps else {}
     net = repair(tampered, trusted, seed=seed, augment=SETUPS[name].augment, **budget).model
     return {
         "accuracy": as_record(Accuracy(test)(net)),
@@ -80,27 +77,23 @@ def repaired(
     }
 
 
+def job_name(set: str, fault: str, share: float, seed: int) -> str:
+    """Return a job's name: that of its file."""
+    return f"{set}-{fault}-{slug(f'{share:g}')}-seed{seed}"
+
+
 def run(
-    name: str,
-    fault: str,
-    share: float,
-    seed: int,
-    folder: Path,
-    epochs: int | None,
-    limit: int | None,
-) -> None:
-    """Do one job."""
-    job = f"{name}-{fault}-{slug(f'{share:g}')}-seed{seed}"
-    file = RESULTS / f"{job}.json"
-    if file.exists():
-        return
-    setup = SETUPS[name]
-    train, test = loaded(folder, "train"), loaded(folder, "test")
+    set: str, fault: str, share: float, seed: int, data: str, epochs: int, steps: int
+) -> dict[str, Any]:
+    """Do one job. `epochs` is 0 for the set's own number, `steps` 0 for the repair's."""
+    use_threads()
+    setup = SETUPS[set]
+    train, test = parts(data)
     drawn = torch.Generator().manual_seed(seed)
     bad = poison(train, TRIGGER, rate=RATE, target=TARGET, generator=drawn)
-    tampered = setup.trained(bad, seed, WEIGHTS / f"{name}-{seed}.safetensors", epochs)
+    tampered = setup.trained(bad, seed, WEIGHTS / f"{set}-{seed}.safetensors", epochs)
     held = min(TRUSTED, len(test) // 2)
-    clean, evaluation = parts(test, [held, len(test) - held], seed)
+    clean, evaluation = drawn_parts(test, [held, len(test) - held], seed)
     trusted, is_fault = faulty(clean, fault, share, seed)
     in_features = screen_trusted(trusted, tampered, setup.last)
     sets = {
@@ -108,8 +101,8 @@ def run(
         "screened": in_features.belonging(trusted),
         "truly clean": trusted[~is_fault],
     }
-    record = {
-        "set": name,
+    return {
+        "set": set,
         "fault": fault,
         "share": share,
         "seed": seed,
@@ -122,21 +115,20 @@ def run(
             "penultimate": found(in_features, is_fault),
         },
         "repairs": {
-            kind: repaired(tampered, data, evaluation, name, seed, limit)
-            for kind, data in sets.items()
+            kind: repaired(tampered, trusted_set, evaluation, set, seed, steps)
+            for kind, trusted_set in sets.items()
         },
         "provenance": provenance(seed, {"trusted": trusted, "evaluation": evaluation}),
     }
-    write_json(file, record)
 
 
-def table() -> str:
+def table(jobs: list[dict[str, Any]]) -> str:
     """The tables of the results page."""
-    jobs = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
     lines = [
         "# Trusted sets that are not clean",
         "",
-        "Middle (least to most) over seeds. Made by `python experiments/trusted_sets.py table`.",
+        "Middle (least to most) over seeds. Made by",
+        "`isthmus sweep experiments/trusted_sets.toml --gather`.",
     ]
     for name in dict.fromkeys(job["set"] for job in jobs):
         own = [job for job in jobs if job["set"] == name]
@@ -173,34 +165,3 @@ def repair_rows(jobs: list[dict[str, Any]]) -> list[str]:
             cells = [spread([r[c]["value"] for r in rows]) for c in ("accuracy", "attack success")]
             lines.append(f"| {fault} | {share:g} | {kind} | {' | '.join(cells)} |")
     return lines
-
-
-def arguments() -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("what", choices=("run", "table"))
-    options.add_argument("--data", type=Path)
-    options.add_argument("--set", choices=SETUPS, default="cifar10")
-    options.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
-    options.add_argument("--shares", nargs="+", type=float, default=SHARES)
-    options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    options.add_argument("--epochs", type=int, help="for a try: another number than the set's")
-    options.add_argument("--steps", type=int, help="for a try: steps of each repair")
-    return options.parse_args()
-
-
-def main() -> None:
-    args = arguments()
-    use_threads()
-    if args.what == "table":
-        print(table(), end="")
-        return
-    for seed in args.seeds:
-        for fault in args.faults:
-            for share in args.shares:
-                run(args.set, fault, share, seed, args.data, args.epochs, args.steps)
-
-
-if __name__ == "__main__":
-    main()
