@@ -42,9 +42,9 @@ def smooth(coefficients: Tensor, height: int, width: int) -> Tensor:
         torch.from_numpy(scipy.fft.idct(np.eye(size, k), axis=0, norm="ortho")).to(coefficients)
         for size in (height, width)
     )
-    kept = torch.ones_like(coefficients[0])
-    kept[0, 0] = 0
-    return rows @ (coefficients * kept) @ columns.T
+    without_mean = torch.ones_like(coefficients[0])
+    without_mean[0, 0] = 0
+    return rows @ (coefficients * without_mean) @ columns.T
 
 
 def scaled(pattern: Tensor, size: float, norm: Norm) -> Tensor:

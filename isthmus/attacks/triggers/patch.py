@@ -54,8 +54,8 @@ class Patch:
                 )
             object.__setattr__(self, "at", tuple(self.at))
         several = isinstance(self.value, (tuple, list))
-        for each in self.value if several else (self.value,):  # type: ignore[union-attr]
-            check_number("value", each, 0, 1)
+        for value in self.value if several else (self.value,):  # type: ignore[union-attr]
+            check_number("value", value, 0, 1)
         if several:
             object.__setattr__(self, "value", tuple(self.value))  # type: ignore[arg-type]
 

@@ -243,11 +243,11 @@ class Smallest:
         return self.hinges.injected(self.delta)
 
 
-def failed(found: Injected, fix: str) -> BadInput:
+def failed(injected: Injected, fix: str) -> BadInput:
     """Return the refusal of an injection that has not worked, with the way out."""
     return BadInput(
-        f"an injection that gives {found.hits.hits} of {found.hits.n} errors and keeps "
-        f"{found.kept.hits} of {found.kept.n} images",
+        f"an injection that gives {injected.hits.hits} of {injected.hits.n} errors and keeps "
+        f"{injected.kept.hits} of {injected.kept.n} images",
         expected="every error given, and the other images kept",
         fix=fix,
     )

@@ -51,7 +51,7 @@ def _load(spec: str, classes: Classes) -> Data:
     if path.exists():
         return _file(path, classes)
     if glob.has_magic(spec):
-        files = [Path(found) for found in glob.glob(spec)]
+        files = [Path(name) for name in glob.glob(spec)]
         if files and all(file.suffix == ".parquet" for file in files):
             return _shards(spec, files, classes)
         raise BadInput(
@@ -60,7 +60,7 @@ def _load(spec: str, classes: Classes) -> Data:
             fix="check the pattern",
         )
     if path.suffix or len(path.parts) > 1:
-        around = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        around = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise BadInput(
             f"{spec}, which does not exist",
             expected="a file or folder",
@@ -80,7 +80,7 @@ def _options(spec: str) -> tuple[str, dict[str, int]]:
             expected="n=COUNT, skip=COUNT or seed=NUMBER, with commas between",
             fix=f"write {base}#n=500,seed=0",
         )
-    return base, {name: int(value) for name, value in (each.split("=") for each in text.split(","))}
+    return base, {name: int(value) for name, value in (part.split("=") for part in text.split(","))}
 
 
 def _drawn(data: Data, spec: str, n: int | None = None, skip: int = 0, seed: int = 0) -> Data:

@@ -82,8 +82,8 @@ class Inverted:
 
     def record(self) -> dict[str, Any]:
         """Return what was found as plain JSON, the trigger itself left out."""
-        found = {"kind": self.kind, "target": self.target, "size": self.size, "score": self.score}
-        return {**found, "success": as_record(self.success)}
+        record = {"kind": self.kind, "target": self.target, "size": self.size, "score": self.score}
+        return {**record, "success": as_record(self.success)}
 
     def on(self, data: Source) -> _Question:
         """Return the question how often this trigger reaches its goal on the data, a metric that

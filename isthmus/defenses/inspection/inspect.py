@@ -55,7 +55,7 @@ def anomaly_index(sizes: Sequence[float]) -> tuple[float, ...]:
     return tuple((off / scale if scale > 0 else 0 * off).tolist())
 
 
-def statistics(found: Sequence[Inverted]) -> dict[str, float]:
+def statistics(triggers: Sequence[Inverted]) -> dict[str, float]:
     """Return by kind how many times smaller, as a natural logarithm, the oddest trigger is than the
     median of classes.
 
@@ -64,8 +64,12 @@ def statistics(found: Sequence[Inverted]) -> dict[str, float]:
     than three classes.
     """
     result: dict[str, float] = {}
-    for kind in dict.fromkeys(each.kind for each in found):
-        scores = [each.score for each in found if each.kind == kind and each.target != "any"]
+    for kind in dict.fromkeys(trigger.kind for trigger in triggers):
+        scores = [
+            trigger.score
+            for trigger in triggers
+            if trigger.kind == kind and trigger.target != "any"
+        ]
         if len(scores) < 3:
             raise BadInput(
                 f"{len(scores)} classes",
@@ -75,7 +79,7 @@ def statistics(found: Sequence[Inverted]) -> dict[str, float]:
         result[kind] = median(scores) - min(scores)
         result |= {
             f"{kind}, any": median(scores) - e.score
-            for e in found
+            for e in triggers
             if e.kind == kind and e.target == "any"
         }
     return result
@@ -155,12 +159,12 @@ def references(
     """
     data = as_data(bonafide)
     search = searching(None, options)
-    found = [statistics(_survey(net, data, kinds, None, search)) for net in networks]
+    measured = [statistics(_survey(net, data, kinds, None, search)) for net in networks]
     sizes = [parameters_of(net) for net in networks]
     return collected(
         [
-            {"statistics": each, "settings": _settings(data, search), "parameters": size}
-            for each, size in zip(found, sizes, strict=True)
+            {"statistics": values, "settings": _settings(data, search), "parameters": size}
+            for values, size in zip(measured, sizes, strict=True)
         ],
         name,
     )
@@ -197,20 +201,24 @@ def inspect(
     data = as_data(bonafide)
     known = read_references() if clean is None else (clean,)
     search = _as_they_were(known, data, options)
-    found = _survey(model, data, kinds, held_out, search)
-    values = statistics(found)
+    triggers = _survey(model, data, kinds, held_out, search)
+    values = statistics(triggers)
     settings = _settings(data, search)
     fitting = _fitting(known, settings, values.keys())
     p = None if fitting is None else p_value(values, fitting)
-    suspect = oddest(found, values, fitting)
+    suspect = oddest(triggers, values, fitting)
     decision, reason = _decide(p, fitting, level, suspect)
     index: dict[str, tuple[float, ...]] = {
         kind: anomaly_index(
-            [each.size for each in found if each.kind == kind and each.target != "any"]
+            [
+                trigger.size
+                for trigger in triggers
+                if trigger.kind == kind and trigger.target != "any"
+            ]
         )
         for kind in kinds
     }
-    return Inspection(decision, reason, p, suspect.target, index, values, settings, found)
+    return Inspection(decision, reason, p, suspect.target, index, values, settings, triggers)
 
 
 @dataclass(frozen=True)

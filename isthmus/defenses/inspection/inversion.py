@@ -165,8 +165,10 @@ class _Balls:
 def _wanted(y: Tensor, goals: Sequence[Goal], classes: int) -> Tensor:
     """Return which answers (g, n, classes) each goal wants for samples of true classes y (n,)."""
     own = nn.functional.one_hot(y, classes).bool()
-    each = torch.arange(classes, device=y.device)
-    return torch.stack([~own if goal == "any" else (each == goal).expand_as(own) for goal in goals])
+    classes_in_order = torch.arange(classes, device=y.device)
+    return torch.stack(
+        [~own if goal == "any" else (classes_in_order == goal).expand_as(own) for goal in goals]
+    )
 
 
 @dataclass
@@ -203,8 +205,8 @@ class _Best:
         better = (
             merit < self.merit
         ) | self.merit.isinf()  # until one succeeds, the last one stands
-        for kept, leaf in zip(self.leaves, family.leaves, strict=True):
-            kept[better] = leaf.detach()[better]
+        for best, leaf in zip(self.leaves, family.leaves, strict=True):
+            best[better] = leaf.detach()[better]
         self.merit, self.size = (
             torch.where(better, merit, self.merit),
             torch.where(better, size, self.size),
@@ -402,7 +404,7 @@ def _inverted(
     sizes = best.size.tolist()
     merits = best.merit.tolist()
     for i, goal in enumerate(goals):
-        row = min(range(i * rows, (i + 1) * rows), key=lambda each: merits[each])
+        row = min(range(i * rows, (i + 1) * rows), key=lambda candidate: merits[candidate])
         reached = merits[row] < inf if search.radius is None else -merits[row] >= search.wanted
         score = min(0.0, log(max(sizes[row], 1e-12) / family.largest)) if reached else 0.0
         success = _question(judged, triggers[row], goal)(model)

@@ -66,7 +66,7 @@ class References:
 
     def record(self) -> dict[str, Any]:
         """Return them as plain JSON; `read_references` reads it."""
-        values = {name: list(each) for name, each in self.values.items()}
+        values = {name: list(numbers) for name, numbers in self.values.items()}
         record = {"networks": self.networks, "settings": dict(self.settings), "values": values}
         return record if self.parameters is None else {**record, "parameters": self.parameters}
 
@@ -85,8 +85,10 @@ def read_references(file: Path | str | None = None) -> tuple[References, ...]:
     held = read_json(str(path))
     try:
         return tuple(
-            References(each["networks"], each["settings"], each["values"], each.get("parameters"))
-            for each in held["references"]
+            References(
+                entry["networks"], entry["settings"], entry["values"], entry.get("parameters")
+            )
+            for entry in held["references"]
         )
     except (LookupError, TypeError, AttributeError) as error:
         raise BadInput(
@@ -118,10 +120,10 @@ def collected(records: Sequence[Mapping[str, Any]], name: str) -> References:
         settings, names = records[0]["settings"], list(records[0]["statistics"])
         unlike = [
             i
-            for i, each in enumerate(records)
-            if each["settings"] != settings or [*each["statistics"]] != names
+            for i, entry in enumerate(records)
+            if entry["settings"] != settings or [*entry["statistics"]] != names
         ]
-        values = {key: [float(each["statistics"][key]) for each in records] for key in names}
+        values = {key: [float(entry["statistics"][key]) for entry in records] for key in names}
     except (LookupError, TypeError) as error:
         raise BadInput(
             f"a record without {first_line(error)}",
@@ -138,7 +140,7 @@ def collected(records: Sequence[Mapping[str, Any]], name: str) -> References:
     return References(name, settings, values, sizes.pop() if len(sizes) == 1 else None)
 
 
-def p_value(found: Mapping[str, float], references: References) -> float:
+def p_value(values: Mapping[str, float], references: References) -> float:
     """Return the share of clean networks, this one counted among them, that are at least as odd in
     some statistic.
 
@@ -147,18 +149,18 @@ def p_value(found: Mapping[str, float], references: References) -> float:
     of a or less is at most a, whatever the distribution (conformal p-value). Raises BadInput where
     names differ.
     """
-    if found.keys() != references.values.keys():
+    if values.keys() != references.values.keys():
         raise BadInput(
-            f"statistics {sorted(found)}",
+            f"statistics {sorted(values)}",
             expected=f"{sorted(references.values)}",
             fix="inspect with the same kinds",
         )
-    oddness = _standardized(found, references).max(1)
+    oddness = _standardized(values, references).max(1)
     return float((oddness >= oddness[-1]).mean())
 
 
 def oddest(
-    found: Sequence[S], values: Mapping[str, float], references: References | None = None
+    triggers: Sequence[S], values: Mapping[str, float], references: References | None = None
 ) -> S:
     """Return of the triggers, or their records, the one behind the statistic that stands out most
     among clean networks.
@@ -173,14 +175,18 @@ def oddest(
         )
     kind, _, away = name.partition(", ")
     return min(
-        (e for e in found if e.kind == kind and (e.target == "any") == bool(away)),
-        key=lambda e: e.score,
+        (
+            trigger
+            for trigger in triggers
+            if trigger.kind == kind and (trigger.target == "any") == bool(away)
+        ),
+        key=lambda trigger: trigger.score,
     )
 
 
-def _standardized(found: Mapping[str, float], references: References) -> np.ndarray[Any, Any]:
+def _standardized(values: Mapping[str, float], references: References) -> np.ndarray[Any, Any]:
     """Return (references + 1, statistics), mean 0 and deviation 1 in each column, this network
     last.
     """
-    rows = np.array([[*references.values[name], value] for name, value in found.items()]).T
+    rows = np.array([[*references.values[name], value] for name, value in values.items()]).T
     return np.asarray((rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12))

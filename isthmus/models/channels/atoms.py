@@ -78,10 +78,10 @@ class Atoms:
         if self._roots is None:
             n = len(self.color)
             a, b, _ = self._edges().numpy()
-            found = connected_components(
+            labels = connected_components(
                 coo_array((np.ones(len(a)), (a, b)), shape=(n, n)), directed=False
             )[1]
-            self._roots = torch.as_tensor(found, dtype=torch.int64)
+            self._roots = torch.as_tensor(labels, dtype=torch.int64)
         return self._roots
 
     def _edges(self) -> Tensor:

@@ -209,18 +209,18 @@ class _Classes:
         """
         key = torch.zeros(int(self.root.max()) + 1 if len(self.root) else 0, dtype=torch.int64)
         key.index_add_(0, self.root, mix(self.color))
-        found: dict[tuple[int, int], list[int]] = defaultdict(list)
+        by_color: dict[tuple[int, int], list[int]] = defaultdict(list)
         for root, atoms in sorted(self.members.items(), key=lambda item: min(item[1])):
             if root not in self.reason:
-                found[int(key[root]), len(atoms)].append(root)
-        for roots in found.values():
+                by_color[int(key[root]), len(atoms)].append(root)
+        for roots in by_color.values():
             if len(roots) == 1:
                 self.reason.setdefault(
                     roots[0],
                     "no other channel plays its part: the input, a constant or a position tells it "
                     "apart",
                 )
-        return [roots for roots in found.values() if len(roots) > 1]
+        return [roots for roots in by_color.values() if len(roots) > 1]
 
 
 def _rows(classes: _Classes, roots: list[int], atom: Tensor, tag: Tensor) -> Tensor | None:
@@ -271,7 +271,7 @@ def _group(classes: _Classes, roots: list[int]) -> Group:
     return Group(len(roots), tuple(places), read_ones or tuple(watches))
 
 
-def _heads(classes: _Classes, found: list[list[int]]) -> Blocks:
+def _heads(classes: _Classes, movable: list[list[int]]) -> Blocks:
     """Return which channels to hold together so that whole heads can move, where attention splits
     them into heads.
     """
@@ -282,7 +282,7 @@ def _heads(classes: _Classes, found: list[list[int]]) -> Blocks:
         ).tolist()
     )
     families: dict[tuple[object, ...], list[Group]] = defaultdict(list)
-    for roots in found:
+    for roots in movable:
         if met.issuperset(roots):
             group = _group(classes, roots)
             families[
@@ -384,8 +384,8 @@ def permutation_groups(module: nn.Module, example: Tensor) -> Groups:
     net = copied(module).cpu()
     example = as_input(example[:2].detach(), torch.device("cpu"), channels_last=False).clone()
     example = example.to(computing_type(net))
-    classes, found = _sorted_out(_follow(net, example))
-    blocks = _heads(classes, found)
+    classes, movable = _sorted_out(_follow(net, example))
+    blocks = _heads(classes, movable)
     if blocks:
         coarse, whole = _sorted_out(_follow(net, example, blocks))
         held = [
@@ -395,8 +395,8 @@ def permutation_groups(module: nn.Module, example: Tensor) -> Groups:
         if {root for roots in whole for root in roots}.issuperset(
             coarse.tracer.rooted(torch.cat(held)).tolist()
         ):
-            classes, found = coarse, whole
-    groups = tuple(_group(classes, roots) for roots in found)
+            classes, movable = coarse, whole
+    groups = tuple(_group(classes, roots) for roots in movable)
     return Groups(groups, _fixed(classes, groups), example, _made(classes, groups))
 
 
@@ -471,12 +471,12 @@ def permuted_weights(weights: Params, groups: Groups, permutations: Sequence[Ten
     (True, True)
     """
     check_permutations(groups, permutations)
-    found = dict(weights)
+    reordered = dict(weights)
     for group, permutation in zip(groups, permutations, strict=True):
         for place in group.places:
-            if place.name in found:
-                found[place.name] = _reordered(found[place.name], place, permutation)
-    return found
+            if place.name in reordered:
+                reordered[place.name] = _reordered(reordered[place.name], place, permutation)
+    return reordered
 
 
 def check_same_function(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float = 1e-5) -> float:
@@ -559,13 +559,13 @@ def check_fits(module: nn.Module, groups: Groups) -> None:
     for place in (place for group in groups for place in group.places):
         tensor = tensors.get(place.name)
         if tensor is None:
-            got = f"a network without {place.name}"
+            lack = f"a network without {place.name}"
         elif int(place.index.max()) >= _length(tensor, place.axis):
-            got = f"{place.name} of shape {tuple(tensor.shape)}"
+            lack = f"{place.name} of shape {tuple(tensor.shape)}"
         else:
             continue
         raise BadInput(
-            got,
+            lack,
             expected="the architecture that the groups were found on",
             fix="find them anew with permutation_groups",
         )

@@ -114,7 +114,7 @@ def match_weights(
     """
     _check_alike(reference, module)
     check_fits(module, groups)
-    net, found = copied(module), list(identity(groups))
+    net, permutations = copied(module), list(identity(groups))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(_SWEEPS):
         better = False
@@ -131,10 +131,10 @@ def match_weights(
             if _closeness(reference, net, names) <= before:
                 reorder(net, group, p.argsort())
                 continue
-            found[number], better = found[number][p], True
+            permutations[number], better = permutations[number][p], True
         if not better:
             break
-    return tuple(found)
+    return tuple(permutations)
 
 
 class _Watcher(TorchDispatchMode):
@@ -218,7 +218,7 @@ def correlations(
     layers; both networks in eval mode and full precision. Raises BadInput where a network's course
     is not the one that the groups were found on.
     """
-    x, found = as_data(data).x, [[_Correlation() for _ in group.watches] for group in groups]
+    x, pending = as_data(data).x, [[_Correlation() for _ in group.watches] for group in groups]
     wanted = {(watch.product, watch.reads) for group in groups for watch in group.watches}
     with _watching(reference, module):
         for part in x.split(pass_size(x, device_of(module), gradients=True)):
@@ -228,17 +228,17 @@ def correlations(
                 with _Watcher(wanted) as watcher:
                     forward_pass(net, images)
                 seen.append(watcher.seen)
-            for group, sums in zip(groups, found, strict=True):
-                for watch, each in zip(group.watches, sums, strict=True):
+            for group, sums in zip(groups, pending, strict=True):
+                for watch, correlation in zip(group.watches, sums, strict=True):
                     one, other = (
-                        _samples(kept, watch.product, watch.reads, watch.axis, watch.index)
-                        for kept in seen
+                        _samples(products, watch.product, watch.reads, watch.axis, watch.index)
+                        for products in seen
                     )
-                    each.add(one, other.to(one.device))
+                    correlation.add(one, other.to(one.device))
     empty = [torch.zeros(group.size, group.size, dtype=torch.float64) for group in groups]
     return [
-        sum((each.value().cpu() for each in sums), zero)
-        for sums, zero in zip(found, empty, strict=True)
+        sum((correlation.value().cpu() for correlation in sums), zero)
+        for sums, zero in zip(pending, empty, strict=True)
     ]
 
 
@@ -270,8 +270,8 @@ def match_activations(
     """
     _check_alike(reference, module)
     check_fits(module, groups)
-    found = correlations(reference, module, data, groups)
-    pairs = zip(groups, found, strict=True)
+    measured = correlations(reference, module, data, groups)
+    pairs = zip(groups, measured, strict=True)
     return tuple(
         _assignment(c, least=least) if group.watches else torch.arange(group.size)
         for group, c in pairs

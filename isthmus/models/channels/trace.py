@@ -282,13 +282,13 @@ class Tracer(Atoms, TorchDispatchMode):
             self.tie(atom, label.atom)
             atom = torch.where(atom >= 0, atom, label.atom)
         tag = wide[0].tag if len(wide) == 1 else mix(*(label.tag for label in wide))
-        found = Label(atom, tag, any(label.from_input for label in labels))
+        joined = Label(atom, tag, any(label.from_input for label in labels))
         for label in wide if len(wide) > 1 else []:
             self.paint(label.atom, mix(self.node, tag))
         repeats = any(
             label.atom.numel() < atom.numel() and bool((label.atom >= 0).any()) for label in labels
         )
-        return self._distinct(found) if repeats else found
+        return self._distinct(joined) if repeats else joined
 
     def _across(self, label: Label, labels: Sequence[Label], shape: Sequence[int]) -> Label:
         """Return a parameter's label, fixed where its elements are positions and not channels of
@@ -424,15 +424,17 @@ class Tracer(Atoms, TorchDispatchMode):
     def reduced(self, label: Label, axes: Sequence[int]) -> Label:
         """Return the label of a symmetric function along axes, which stay as axes of size one."""
         axes = sorted(axis % label.atom.ndim for axis in axes)
-        kept = [axis for axis in range(label.atom.ndim) if axis not in axes]
+        others = [axis for axis in range(label.atom.ndim) if axis not in axes]
         shape = [1 if axis in axes else n for axis, n in enumerate(label.atom.shape)]
-        atom, tag = (t.permute(*kept, *axes).flatten(len(kept)) for t in (label.atom, label.tag))
+        atom, tag = (
+            t.permute(*others, *axes).flatten(len(others)) for t in (label.atom, label.tag)
+        )
         root = self.rooted(atom)
         alone = (root == root[..., :1]).all(-1)  # one channel, or none
         cell = torch.arange(alone.numel()).view(alone.shape)
         self.paint(torch.where(alone[..., None], -1, atom), mix(4, self.node, cell[..., None], tag))
-        found = torch.where(alone, mix(5, mix(tag).sum(-1)), mix(6, self.node, cell))
-        return Label(torch.where(alone, atom[..., 0], -1), found, label.from_input).moved(
+        tag_after = torch.where(alone, mix(5, mix(tag).sum(-1)), mix(6, self.node, cell))
+        return Label(torch.where(alone, atom[..., 0], -1), tag_after, label.from_input).moved(
             lambda t: t.reshape(shape)
         )
 

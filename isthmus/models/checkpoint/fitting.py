@@ -203,10 +203,10 @@ def _check_keys(path: Path, state: Params, wanted: _Wanted) -> None:
 
 def _elsewhere(state: Params, missing: list[str]) -> Iterator[str]:
     """Yield how many of the missing keys are there under which prefix, where they are."""
-    found = Counter(
+    prefixes = Counter(
         name.removesuffix(key) for key in missing for name in state if name.endswith(f".{key}")
     )
-    for prefix, count in found.most_common(1):
+    for prefix, count in prefixes.most_common(1):
         yield f"; {count} of those it lacks are there under {prefix}"
 
 

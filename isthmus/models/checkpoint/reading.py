@@ -130,35 +130,35 @@ def _read_torch(path: Path) -> Any:
         raise _refusal(path, error) from error
 
 
-def _is_state(found: Any) -> bool:
-    return isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values())
+def _is_state(saved: Any) -> bool:
+    return isinstance(saved, Mapping) and any(isinstance(value, Tensor) for value in saved.values())
 
 
-def _states(found: Any, depth: int = 4) -> list[tuple[str, Mapping[Any, Any]]]:
+def _states(saved: Any, depth: int = 4) -> list[tuple[str, Mapping[Any, Any]]]:
     """Return the state dicts, by name, among what a training script saved: one that is nested, or
     itself, or several.
 
     The depth is limited: a file made to harm may hold a mapping that holds itself.
     """
-    if not isinstance(found, Mapping) or not depth:
+    if not isinstance(saved, Mapping) or not depth:
         return []
     for name in _NESTS:
-        inner = _states(found.get(name), depth - 1)
+        inner = _states(saved.get(name), depth - 1)
         if inner:
             return inner
-    if _is_state(found):
-        return [("", found)]
-    return [(str(name), value) for name, value in found.items() if _is_state(value)]
+    if _is_state(saved):
+        return [("", saved)]
+    return [(str(name), value) for name, value in saved.items() if _is_state(value)]
 
 
-def _state_in(found: Any, path: Path) -> Params:
+def _state_in(saved: Any, path: Path) -> Params:
     """Return the one state dict among what a training script saved."""
-    states = _states(found)
+    states = _states(saved)
     if not states:
         held = (
-            f"entries {abbreviated(map(str, found))}"
-            if isinstance(found, Mapping)
-            else f"a {type(found).__name__}"
+            f"entries {abbreviated(map(str, saved))}"
+            if isinstance(saved, Mapping)
+            else f"a {type(saved).__name__}"
         )
         raise BadInput(
             f"{path}, which holds {held}", expected="a state dict", fix="save model.state_dict()"
