@@ -11,6 +11,7 @@ from importlib import resources
 import pytest
 
 from isthmus.cli.app import COMMANDS, application
+from isthmus.cli.words import _trigger_kinds
 
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "safetensors"}
 HEAVY |= {"pyarrow", "PIL", "huggingface_hub"}
@@ -120,6 +121,15 @@ def test_every_option_of_every_command_is_explained(command):
         if not argument.parameter.help and argument.parse and argument.show
     ]
     assert not silent
+
+
+@pytest.mark.parametrize("command", ["poison", "evaluate"])
+def test_the_help_of_trigger_names_every_trigger(command):
+    page = application(command)[command]
+    arguments = page.assemble_argument_collection(parse_docstring=True)
+    (text,) = [argument.parameter.help for argument in arguments if argument.name == "--trigger"]
+    kinds = [kind.__name__.lower() for kind in _trigger_kinds()]
+    assert [kind for kind in kinds if kind not in text.lower()] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
