@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from jsonschema import Draft202012Validator
 from safetensors.torch import load_file
@@ -12,72 +13,43 @@ from support.command_line import FAST, MODEL, TRIGGER, isthmus, refused
 
 from isthmus.evidence.schema import schema
 
+ON_DIGITS = ("--model", MODEL, "--clean", "digits:test")
 
-def test_the_steps_one_by_one_read_each_others_files(home):
-    found = isthmus(
-        "connect",
-        "a.safetensors",
-        "b.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test",
-        *FAST,
-        "--out",
-        "curve.safetensors",
-        folder=home,
-    )
-    assert found.returncode == 0, found.stderr
-    found = isthmus(
-        "path",
-        "curve.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test",
-        *TRIGGER,
-        "--points",
-        5,
-        "--out",
-        "path.json",
-        folder=home,
-    )
-    assert found.returncode == 0, found.stderr
-    path = json.loads((home / "path.json").read_text())
-    assert (
-        path["t"] == [0, 0.25, 0.5, 0.75, 1] and path["values"]["attack success"][0]["value"] > 0.9
-    )
-    found = isthmus(
-        "export",
-        "curve.safetensors",
-        "--t",
-        0.0,
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test",
-        "--out",
-        "start.safetensors",
-        folder=home,
-    )
-    assert found.returncode == 0, found.stderr
-    first, start = load_file(home / "a.safetensors"), load_file(home / "start.safetensors")
+
+@pytest.fixture(scope="module")
+def curved(home):
+    """The folder, with a trained curve in it, curve.safetensors."""
+    files = ("a.safetensors", "b.safetensors", "--out", "curve.safetensors")
+    connected = isthmus("connect", *files, *ON_DIGITS, *FAST, folder=home)
+    assert connected.returncode == 0, connected.stderr
+    return home
+
+
+@pytest.fixture(scope="module")
+def started(curved):
+    """The folder, with the network at t = 0 in it, start.safetensors."""
+    files = ("curve.safetensors", "--out", "start.safetensors")
+    exported = isthmus("export", *files, "--t", 0.0, *ON_DIGITS, folder=curved)
+    assert exported.returncode == 0, exported.stderr
+    return curved
+
+
+def test_the_network_at_the_start_is_the_first_one(started):
+    first, start = (load_file(started / f"{name}.safetensors") for name in ("a", "start"))
     assert first.keys() == start.keys() and all(torch.equal(v, start[k]) for k, v in first.items())
-    found = isthmus(
-        "evaluate",
-        "start.safetensors",
-        "--model",
-        MODEL,
-        "--data",
-        "digits:test",
-        *TRIGGER,
-        "--out",
-        "asked.json",
-        folder=home,
-    )
-    assert found.returncode == 0 and "attack success" in found.stdout
-    asked = json.loads((home / "asked.json").read_text())
-    assert asked["attack success"] == path["values"]["attack success"][0]
+
+
+def test_the_first_point_of_a_path_measures_what_evaluate_does(started):
+    files = ("curve.safetensors", "--out", "path.json")
+    along = isthmus("path", *files, *ON_DIGITS, *TRIGGER, "--points", 5, folder=started)
+    assert along.returncode == 0, along.stderr
+    path = json.loads((started / "path.json").read_text())
+    success = path["values"]["attack success"][0]
+    assert path["t"] == [0, 0.25, 0.5, 0.75, 1] and success["value"] > 0.9
+    files = ("start.safetensors", "--model", MODEL, "--data", "digits:test", "--out", "there.json")
+    evaluated = isthmus("evaluate", *files, *TRIGGER, folder=started)
+    assert evaluated.returncode == 0 and "attack success" in evaluated.stdout
+    assert json.loads((started / "there.json").read_text())["attack success"] == success
 
 
 def test_robust_accuracy_along_a_robust_path(home):

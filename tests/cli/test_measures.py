@@ -40,85 +40,51 @@ def test_every_defense_is_a_row_and_rows_are_kept(home):
     assert json.loads((home / "side by side/compare.json").read_text())["rows"] == record["rows"]
 
 
-def test_a_network_is_inspected_and_nothing_is_claimed_without_references(home):
-    found = isthmus(
-        "inspect",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=64",
-        "--steps",
-        10,
-        "--out",
-        "inspected.json",
-        folder=home,
-    )
-    assert found.returncode == 0 and "cannot tell" in found.stdout, found.stderr
-    record = json.loads((home / "inspected.json").read_text())
-    assert record["decision"] == "cannot tell" and len(record["triggers"]) == 22
-    for other in ("a", "b"):
-        asked = isthmus(
-            "inspect",
-            f"{other}.safetensors",
-            "--model",
-            MODEL,
-            "--clean",
-            "digits:test#n=64",
-            "--steps",
-            10,
-            "--out",
-            f"{other} inspected.json",
-            folder=home,
-        )
-        assert asked.returncode == 0, asked.stderr
-    made = isthmus(
-        "references",
-        "a inspected.json",
-        "b inspected.json",
-        "--name",
-        "two",
-        "--out",
-        "two.json",
-        folder=home,
-    )
+INSPECT = ("--model", MODEL, "--clean", "digits:test#n=64", "--steps", 10)
+
+
+@pytest.fixture(scope="module")
+def inspected(home):
+    """The folder, with an inspection of both networks in it."""
+    for name in "ab":
+        files = (f"{name}.safetensors", "--out", f"{name} inspected.json")
+        inspection = isthmus("inspect", *files, *INSPECT, folder=home)
+        assert inspection.returncode == 0, inspection.stderr
+    return home
+
+
+@pytest.fixture(scope="module")
+def referred(inspected):
+    """The folder, with references made from these inspections."""
+    files = ("a inspected.json", "b inspected.json", "--out", "two.json")
+    made = isthmus("references", *files, "--name", "two", folder=inspected)
     assert made.returncode == 0 and "2 clean networks (two)" in made.stdout, made.stderr
-    again = isthmus(
-        "inspect",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=64",
-        "--references",
-        "two.json",
-        folder=home,
-    )
-    assert again.returncode == 0 and "2 clean networks (two) cannot resolve" in " ".join(
-        again.stdout.split()
-    )
-    twice = isthmus(
-        "references",
-        "a inspected.json",
-        "inspected.json",
-        "--name",
-        "x",
-        "--out",
-        "x.json",
-        folder=home,
-    )
-    assert twice.returncode == 2 and "there already" in twice.stderr
-    other = isthmus(
-        "references",
-        "a inspected.json",
-        "compare.json",
-        "--name",
-        "x",
-        "--out",
-        "x.json",
-        folder=home,
-    )
-    assert other.returncode == 2 and not (home / "x.json").exists()
+    return inspected
+
+
+def test_nothing_is_claimed_of_a_network_without_references(inspected):
+    files = ("a.safetensors", "--out", "inspected.json")
+    again = isthmus("inspect", *files, *INSPECT, folder=inspected)
+    assert again.returncode == 0 and "cannot tell" in again.stdout, again.stderr
+    record = json.loads((inspected / "inspected.json").read_text())
+    assert record["decision"] == "cannot tell" and len(record["triggers"]) == 22
+
+
+def test_two_references_are_too_few_to_call_a_network_suspicious(referred):
+    settings = (*INSPECT[:4], "--references", "two.json")  # the steps are those of the references
+    beside = isthmus("inspect", "a.safetensors", *settings, folder=referred)
+    assert beside.returncode == 0, beside.stderr
+    assert "2 clean networks (two) cannot resolve" in " ".join(beside.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("second", "word"), [("a inspected.json", "there already"), ("two.json", "got")]
+)
+def test_references_are_made_of_one_inspection_for_each_network(second, word, referred):
+    files = ("a inspected.json", second, "--out", "x.json")
+    made = isthmus("references", *files, "--name", "x", folder=referred)
+    assert made.returncode == 2 and word in made.stderr
+    assert not (referred / "x.json").exists()
 
 
 def test_an_attacked_network_and_the_attacked_images_say_the_same(home):

@@ -3,30 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from support.attacked import answered, loss_of
-from support.networks import network
+from support.attacked import loss_of
 
 from isthmus import Data
-from isthmus.attacks import (
-    APGD,
-    PGD,
-)
+from isthmus.attacks import APGD, PGD
 from isthmus.attacks.inputs.apgd import checkpoints
 from isthmus.data import L2
 from isthmus.metrics import RobustAccuracy
 
 pytestmark = pytest.mark.numeric
-
-
-@pytest.fixture
-def net():
-    return network("batchnorm")
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.x, some.y
 
 
 def test_apgd_reconsiders_its_step_where_the_paper_does():

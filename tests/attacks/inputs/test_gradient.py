@@ -2,30 +2,13 @@
 
 import pytest
 import torch
-from support.attacked import BALLS, answered, loss_of, right, robust_digits, two_classes
-from support.networks import network
+from support.attacked import BALLS, loss_of, right, robust_digits, two_classes
 
-from isthmus.attacks import (
-    APGD,
-    FAB,
-    MSD,
-    PGD,
-)
+from isthmus.attacks import APGD, FAB, MSD, PGD
 from isthmus.data import L1, L2, Linf
 from isthmus.metrics import RobustAccuracy
 
 pytestmark = pytest.mark.numeric
-
-
-@pytest.fixture
-def net():
-    return network("batchnorm")
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.x, some.y
 
 
 @pytest.mark.parametrize("ball", [Linf(0.2), L2(0.9), L1(1.5), L1(1.5, share=0.2)], ids=str)

@@ -13,7 +13,6 @@ from support.attacked import (
     CASES,
     MEMBERS,
     Member,
-    answered,
     every_attack,
     keeps_its_promise,
     loss_of,
@@ -30,17 +29,6 @@ from isthmus.data import L2, Linf
 pytestmark = pytest.mark.numeric
 
 DOCS = Path(__file__).parents[3] / "docs"
-
-
-@pytest.fixture
-def net():
-    return network("batchnorm")
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.x, some.y
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from support.attacked import Counting, answered
+from support.attacked import Counting
 from support.networks import network, pair
 from support.refusals import refused
 
@@ -15,17 +15,6 @@ from isthmus.attacks import APGD, FAB, PGD, Square, WorstOf
 from isthmus.attacks.inputs.objectives import margin
 from isthmus.attacks.inputs.search import Search, Visit
 from isthmus.data import L2, Linf
-
-
-@pytest.fixture
-def net():
-    return network("batchnorm")
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.x, some.y
 
 
 def live_point():

@@ -1,27 +1,12 @@
 """Single steps from noise, against the formula of their paper."""
 
-import pytest
 import torch
 import torch.nn.functional as F
-from support.attacked import Counting, answered
-from support.networks import network
+from support.attacked import Counting
 
-from isthmus.attacks import (
-    NoiseFGSM,
-)
+from isthmus.attacks import NoiseFGSM
 from isthmus.data import Linf
 from isthmus.training import adversarial
-
-
-@pytest.fixture
-def net():
-    return network("batchnorm")
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.x, some.y
 
 
 def test_a_single_step_from_noise_is_what_its_paper_says(net, samples):

@@ -2,29 +2,14 @@
 
 import pytest
 import torch
-from support.attacked import answered, right
-from support.networks import network
+from support.attacked import right
 from support.refusals import refused
 from torch import nn
 
-from isthmus.attacks import (
-    PGD,
-    Square,
-)
+from isthmus.attacks import PGD, Square
 from isthmus.data import L2, Linf
 
 pytestmark = pytest.mark.numeric
-
-
-@pytest.fixture
-def net():
-    return network("batchnorm")
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.x, some.y
 
 
 def test_square_fools_a_network_that_has_no_gradient(net, samples):

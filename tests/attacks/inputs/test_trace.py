@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from support.attacked import answered, right
+from support.attacked import right
 from support.networks import network
 from torch import nn
 
@@ -37,12 +37,6 @@ class Rounded(nn.Module):
         coarse = (x * 255).round() / 255
         rounded = torch.arange(len(x)) < self.share * len(x)
         return self.net(torch.where(rounded[:, None, None, None], coarse, x))
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.floats(), some.y
 
 
 CLIMBING = {

@@ -6,35 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.attacked import answered, right, two_classes
+from support.attacked import right, two_classes
 from support.networks import network, pair
 from support.refusals import refused
 from torch import nn
 
 from isthmus import Bezier
-from isthmus.attacks import (
-    APGD,
-    FAB,
-    MSD,
-    PGD,
-    NoiseFGSM,
-    Square,
-    WorstOf,
-)
+from isthmus.attacks import APGD, FAB, MSD, PGD, NoiseFGSM, Square, WorstOf
 from isthmus.cli.words import parse_attack, parse_balls, parse_loss
 from isthmus.data import L1, Linf
 from isthmus.training import cross_entropy, trades
-
-
-@pytest.fixture
-def net():
-    return network("batchnorm")
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.x, some.y
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.attacked import BALLS, answered, loss_of, right, robust_digits
-from support.networks import network
+from support.attacked import BALLS, loss_of, right, robust_digits
 
-from isthmus.attacks import (
-    APGD,
-    FAB,
-    PGD,
-    Square,
-    WorstOf,
-    auto_attack,
-)
+from isthmus.attacks import APGD, FAB, PGD, Square, WorstOf, auto_attack
 from isthmus.data import L1, L2, Linf
 from isthmus.metrics import Accuracy, RobustAccuracy
 from isthmus.training import adversarial
@@ -24,17 +16,6 @@ from isthmus.training import adversarial
 pytestmark = pytest.mark.numeric
 
 BOTH = pytest.mark.parametrize("ball", [Linf(0.15), L2(0.8)], ids=["linf", "l2"])
-
-
-@pytest.fixture
-def net():
-    return network("batchnorm")
-
-
-@pytest.fixture(scope="module")
-def samples():
-    some = answered()
-    return some.x, some.y
 
 
 def test_worst_of_is_as_strong_as_the_union(net, samples):
