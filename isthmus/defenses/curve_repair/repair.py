@@ -27,6 +27,7 @@ from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.averaged import state_file
 from isthmus.defenses.curve_repair.candidates import Candidate, candidates
 from isthmus.defenses.curve_repair.endpoints import Endpoint, resolve_endpoint
+from isthmus.defenses.curve_repair.preflight import Preflight, preflight
 from isthmus.defenses.curve_repair.rules import (
     BONAFIDE,
     TOLERANCE,
@@ -54,7 +55,8 @@ class Repair:
     `model` is an ordinary module in eval mode with the state-dict keys of the tampered one: the
     network at `t` of `networks`, which were recalibrated on `parts.fitted` alone. `path` was
     measured on `parts.held_out`, which the curve was not trained on. `rejected` are the repairs
-    that were tried before and cost too much accuracy.
+    that were tried before and cost too much accuracy. `preflight` is what was known before any of
+    them.
     """
 
     model: nn.Module
@@ -65,6 +67,7 @@ class Repair:
     trained: TrainedCurve = field(repr=False)
     parts: Parts = field(repr=False)
     rejected: tuple[Repair, ...] = ()
+    preflight: Preflight | None = field(default=None, repr=False)
 
     @property
     def curve(self) -> Curve:
@@ -211,7 +214,8 @@ def repair(
     )
     for way in ways:
         way.check(tampered, parts.whole)
-    return first_acceptable(ways, tampered, parts, selection)
+    known = preflight(tampered, parts)
+    return replace(first_acceptable(ways, tampered, parts, selection), preflight=known)
 
 
 def first_acceptable(
