@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from isthmus import data, detection, models
+from isthmus import data, evidence, models
 from isthmus.cli.output import say
 from isthmus.runs.notices import notice
 
@@ -43,21 +43,12 @@ def say_left_out(judge: Judge) -> None:
         )
 
 
-SCREENED = 5000
-"""How many trusted samples are compared with each other, at most."""
-
-EXPECTED = 0.01
-"""The share of a clean set that lies outside in any case."""
-
-
 def warn_of_foreign(samples: Data) -> None:
     """Give notice of trusted samples that are far from all others, in pixels, where they are more
     than a clean set has.
     """
-    if len(samples) < 100:  # too few to say what is usual
-        return
-    foreign = detection.screen_trusted(samples[:SCREENED]).foreign.nonzero().squeeze(1).tolist()
-    if len(foreign) <= EXPECTED * min(len(samples), SCREENED):
+    foreign = evidence.foreign_samples(samples)
+    if not foreign:
         return
     shown = ", ".join(map(str, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
     notice(

@@ -45,7 +45,9 @@ def say_landscape(part: Landscape) -> None:
 
 
 def deliver(found: Repair, report: Report, out: File) -> None:
-    """Write the repaired network and the report into the folder, and print the table."""
+    """Write the repaired network and the report into the folder; print the table and, last, the
+    verdict.
+    """
     repaired = out / "repaired.safetensors"
     models.save_checkpoint(found.model, repaired, metadata(report.provenance.record()))
     _, page = evidence.write_report(report, out)
@@ -54,7 +56,9 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     say(evidence.text.table(report))
     if report.landscape is not None:
         say_landscape(report.landscape)
-    say(report.verdict)
     for line in evidence.text.woken(report):
         say(line)
     say(f"wrote {repaired}, {page.with_suffix('.json')} and {page}")
+    say(report.verdict)
+    for line in evidence.text.verdict_lines(report):
+        say(line)

@@ -139,11 +139,31 @@ class ReportOptions:
     """What the report measures after the choice.
 
     :param compare: Run the baselines too, on the same samples with the same budget.
+    :param inspect: Search TAMPERED for an oddly small trigger too, and show the oddest; this may
+        take longer than the repair.
+    :param queries: With --trigger, try this many perturbations to wake it without training; 0 tries
+        none.
     """
 
     evaluation: EvaluationOptions = EvaluationOptions()
     landscape: LandscapeOptions = LandscapeOptions()
     compare: bool = False
+    inspect: bool = False
+    queries: int = 300
+
+    def check(self) -> None:
+        """Raise BadInput if options exclude each other or are out of range."""
+        self.evaluation.check()
+        self.landscape.check()
+        if self.queries < 0:
+            raise BadInput(
+                f"--queries {self.queries}", expected="0 or more", fix="leave it out for 300"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the measurements of a run are recognized by."""
+        chosen = {name: getattr(self, name) for name in ("compare", "inspect", "queries")}
+        return {**chosen, **vars(self.evaluation)}
 
 
 @Parameter(name="*")
@@ -168,18 +188,16 @@ class _Options:
         """Raise BadInput if options exclude each other, before anything is read."""
         self.point.check()
         self.curve.check(other, self.trained.robust.loss)
-        self.report.evaluation.check()
-        self.report.landscape.check()
+        self.report.check()
 
     def identity(self, *, landscape: bool) -> dict[str, Any]:
         """Return what a run is recognized by."""
         return {
-            "compare": self.report.compare,
             **vars(self.curve),
             **vars(self.point),
             **vars(self.trained.budget),
             **vars(self.trained.robust),
-            **vars(self.report.evaluation),
+            **self.report.identity(),
             **(vars(self.report.landscape) if landscape else {}),
         }
 
@@ -277,14 +295,17 @@ def _reported(
         other_file=files[1] if len(files) > 1 else None,
         checkpoint=files[0],
     )
+    tampered = inputs.networks[0]
     return evidence.evidence(
         found,
-        inputs.networks[0],
+        tampered,
         inputs.judge,
-        baselines=_baselines(found, inputs.networks[0]) if report.compare else {},
+        baselines=_baselines(found, tampered) if report.compare else {},
         landscape=inputs.attack,
         landscape_samples=report.landscape.samples,
         provenance=origin,
+        inspection=defenses.inspect(tampered, inputs.samples) if report.inspect else None,
+        queries=report.queries,
         folder=out / "points",
     )
 

@@ -16,6 +16,7 @@ from .judge import Judge as Judge
 from .origin import network_provenance as network_provenance
 from .origin import provenance as provenance
 from .origin import report_provenance as report_provenance
+from .outliers import foreign_samples as foreign_samples
 from .page import read_written as read_written
 from .page import to_html as to_html
 from .page import write_report as write_report
@@ -29,3 +30,4 @@ from .record import values_of as values_of
 from .sweep_report import Finished as Finished
 from .sweep_report import sweep_table as sweep_table
 from .text import to_markdown as to_markdown
+from .verdict import decide as decide

@@ -25,7 +25,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from isthmus.detection.evaluation import ATTACK, AWARE, NOISE
 from isthmus.evidence.certificate_record import Certificates
@@ -153,15 +154,20 @@ def _by_unit(values: Lines) -> dict[str, dict[str, Sequence[Value]]]:
     return {unit: lines for unit, lines in panels.items() if lines}
 
 
+def _leaps(t: Sequence[float]) -> list[bool]:
+    """Return for each point whether t leaps to it, by more than four times the usual step."""
+    steps = [after - before for before, after in pairwise(t)]
+    leap = 4 * median(steps) if steps else math.inf
+    return [False, *(step > leap for step in steps)]
+
+
 def _with_gaps(t: Sequence[float], *columns: Sequence[float]) -> tuple[list[float], ...]:
     """Break every column where t leaps over what was never measured, so that no line pretends to
     know what is there.
     """
-    steps = [after - before for before, after in pairwise(t)]
-    leap = 4 * median(steps) if steps else math.inf
     rows: list[tuple[float, ...]] = []
-    for i, row in enumerate(zip(t, *columns, strict=True)):
-        if i and row[0] - t[i - 1] > leap:
+    for leaping, row in zip(_leaps(t), zip(t, *columns, strict=True), strict=True):
+        if leaping:
             rows.append((row[0], *[math.nan] * len(columns)))
         rows.append(row)
     return tuple(list(column) for column in zip(*rows, strict=True))
@@ -229,42 +235,87 @@ def _in_percent(ticks: Any) -> None:
     ticks.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
 
 
-def _mark_chosen(panels: Sequence[Axes], chosen: float) -> None:
-    for axes in panels:
+def _stretches(t: Sequence[float]) -> list[slice]:
+    """Return the parts of a path between which t leaps over what was never measured, in order.
+
+    A path with more than three of them is shown as one: its points are scattered.
+    """
+    leaps = [i for i, leaping in enumerate(_leaps(t)) if leaping]
+    if len(leaps) > 2:
+        return [slice(0, len(t))]
+    return [slice(*ends) for ends in pairwise([0, *leaps, len(t)])]
+
+
+_NARROW = 0.07
+"""The share of a figure's width that a point far from the others takes."""
+
+
+def _widths(t: Sequence[float], stretches: Sequence[slice]) -> list[float]:
+    """Return the shares of the width that the stretches take: an end alone takes little."""
+    lengths = [t[part][-1] - t[part][0] for part in stretches]
+    whole = sum(lengths) or 1
+    return [max(length / whole, _NARROW) for length in lengths]
+
+
+def _mark_chosen(figure: Figure, column: Sequence[Axes], chosen: float) -> None:
+    """Draw a line at the chosen t through all panels of a column."""
+    for axes in column:
         axes.axvline(chosen, color=COLORS["ink"], linewidth=1.1, zorder=1.5)
+    top = column[0]
+    figure.draw_without_rendering()  # so that the place on the page is known
+    place = top.transData.transform((chosen, 0))[0] / figure.bbox.width
     side = "center"
-    if chosen < 0.15:
+    if place < 0.3:
         side = "left"
-    elif chosen > 0.85:
+    elif place > 0.75:
         side = "right"
-    panels[0].text(
+    top.text(
         chosen,
         1.02,
         f"chosen: t = {chosen:.4g}",
-        transform=panels[0].get_xaxis_transform(),
+        transform=top.get_xaxis_transform(),
         ha=side,
         va="bottom",
         weight="bold",
     )
 
 
-def _label_ends(axes: Axes, ends: tuple[str, str], room: int) -> None:
+def _label_t(axes: Axes, t: Sequence[float]) -> None:
+    """Number the axis of one stretch."""
+    low, high = t[0], t[-1]
+    if low == high:
+        axes.set_xlim(low - 0.5, low + 0.5)
+        axes.set_xticks([low], [f"{low:g}"])
+        return
+    margin = 0.02 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
+    if (low, high) == (0, 1):
+        axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "0.2", "0.4", "0.6", "0.8", "1"])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def _label_ends(row: Sequence[Axes], widest: int, ends: tuple[str, str], room: int) -> None:
     """Name the two ends, each in at most `room` letters, and t between them, under the numbers of
     the axis.
     """
-    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "0.2", "0.4", "0.6", "0.8", "1"])
-    axes.set_xlim(-0.02, 1.02)
-    for at, text, side in ((0.0, ends[0], "left"), (0.5, "t", "center"), (1.0, ends[1], "right")):
-        axes.annotate(
+    for axes, at, text, side in (
+        (row[0], 0.0, ends[0], "left"),
+        (row[widest], 0.5, "t", "center"),
+        (row[-1], 1.0, ends[1], "right"),
+    ):
+        name = axes.annotate(
             short(text, room),
             (at, 0),
             (0, -18),
-            xycoords=axes.get_xaxis_transform(),
+            xycoords="axes fraction",
             textcoords="offset points",
             ha=side,
             va="top",
             style="italic" if text == "t" else "normal",
         )
+        name.set_in_layout(text == "t")  # the names of the ends lie below other pieces of the axis
 
 
 def along_path(
@@ -277,9 +328,10 @@ def along_path(
     """Return what was measured along a path against t, one panel a unit, with 95 % intervals;
     `width` in inches.
 
-    A report brings its own chosen t and names of the ends; a Path may be given both. A panel other
-    than that of shares is logarithmic where one value is more than 50 times their median. Raises
-    BadInput where nothing was measured.
+    Where t leaps over what was never measured, the axis is cut: an end that stands alone takes
+    little of the width. A report brings its own chosen t and names of the ends; a Path may be given
+    both. A panel other than that of shares is logarithmic where one value is more than 50 times
+    their median. Raises BadInput where nothing was measured.
     """
     if isinstance(source, Report):
         t = source.path.t
@@ -297,34 +349,59 @@ def along_path(
             fix="measure it with evaluate_path",
         )
     with _style():
-        figure, all_axes = _panels(panels, t, width)
+        stretches = _stretches(t)
+        figure, grid = _panels(panels, t, stretches, width)
+        for column, part in zip(zip(*grid, strict=True), stretches, strict=True):
+            _label_t(column[-1], t[part])
+        widths = _widths(t, stretches)
+        widest = widths.index(max(widths))
+        _label_ends(grid[-1], widest, ends or ("start", "end"), room=int(4.5 * width))
+        _legend(figure, panels, [row[widest] for row in grid], columns=3 if width > 5 else 1)
         if chosen is not None:
-            _mark_chosen(all_axes, chosen)
-        _label_ends(all_axes[-1], ends or ("start", "end"), room=int(4.5 * width))
-        _legend(figure, panels, all_axes, columns=3 if width > 5 else 1)
+            near = min(range(len(stretches)), key=lambda i: _distance(t[stretches[i]], chosen))
+            _mark_chosen(figure, [row[near] for row in grid], chosen)
     return figure
 
 
+def _distance(t: Sequence[float], point: float) -> float:
+    """Return how far a point is from a stretch; 0 within it."""
+    return max(t[0] - point, point - t[-1], 0)
+
+
 def _panels(
-    panels: Mapping[str, Lines], t: Sequence[float], width: float
-) -> tuple[Figure, list[Axes]]:
-    """Draw one panel a unit above a common axis of t; that of shares is twice as high."""
+    panels: Mapping[str, Lines], t: Sequence[float], stretches: Sequence[slice], width: float
+) -> tuple[Figure, list[list[Axes]]]:
+    """Draw one panel a unit, a row of one piece for each stretch, above a common axis of t; that of
+    shares is twice as high.
+    """
     heights = [2 if unit == SHARE else 1 for unit in panels]
-    size = 1.53 * sum(heights) + (0 if width > 5 else 0.3)  # the legend is longer on phones
-    figure = Figure(figsize=(width, max(size, 2.2)), layout="constrained")
-    grid = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)
-    all_axes: list[Axes] = list(grid[:, 0])
-    for axes, (unit, lines) in zip(all_axes, panels.items(), strict=True):
-        _draw_lines(axes, t, lines)
-        axes.set_ylabel(axis(unit))
-        axes.grid(axis="y")
-        axes.tick_params(length=0)
+    size = 1.53 * sum(heights) + (0 if width > 5 else 0.5)  # the legend is longer on phones
+    close = ConstrainedLayoutEngine(w_pad=0.02, wspace=0.0)  # pieces of one axis stand close
+    figure = Figure(figsize=(width, max(size, 2.2)), layout=close)
+    grid = figure.subplots(
+        len(panels),
+        len(stretches),
+        sharex="col",
+        sharey="row",
+        height_ratios=heights,
+        width_ratios=_widths(t, stretches),
+        squeeze=False,
+    )
+    rows = [list(row) for row in grid]
+    for row, (unit, lines) in zip(rows, panels.items(), strict=True):
+        for axes, part in zip(row, stretches, strict=True):
+            _draw_lines(axes, t[part], {name: values[part] for name, values in lines.items()})
+            axes.grid(axis="y")
+            axes.tick_params(length=0)
+        for axes in row[1:]:
+            axes.spines["left"].set_visible(False)
+        row[0].set_ylabel(axis(unit))
         if unit == SHARE:
-            _limit_shares(axes, lines)
-            _in_percent(axes.yaxis)
+            _limit_shares(row[0], lines)
+            _in_percent(row[0].yaxis)
         else:
-            _limit_numbers(axes, lines)
-    return figure, all_axes
+            _limit_numbers(row[0], lines)
+    return figure, rows
 
 
 def _legend(

@@ -7,17 +7,25 @@ trigger.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path as File
+from typing import Any
 
 from torch import nn
 
+from isthmus.attacks.backdoors.queries import QUERIES, QueryReactivation
 from isthmus.attacks.backdoors.reactivation import IMAGES, Reactivate
 from isthmus.attacks.inputs.trace import Trace, recorded
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.repair import Repair
+from isthmus.defenses.inspection.inspect import Inspection
+from isthmus.evidence.answers import changed_answers
 from isthmus.evidence.comparison import compare
 from isthmus.evidence.judge import Judge
+from isthmus.evidence.limits import limits
 from isthmus.evidence.origin import report_provenance
+from isthmus.evidence.outliers import foreign_samples
+from isthmus.evidence.pictures import picture_of
 from isthmus.evidence.record import (
     SCHEMA,
     Baseline,
@@ -25,20 +33,26 @@ from isthmus.evidence.record import (
     ComparisonRow,
     CurvePart,
     ErrorsPart,
+    FindingPart,
+    FoundTriggerPart,
     Landscape,
     Measured,
     Network,
     Part,
     PathPart,
     Permanence,
+    PreflightPart,
     Provenance,
+    QueriesPart,
     Reactivation,
     Refused,
     Report,
     TriggerPart,
+    Value,
     values_of,
 )
-from isthmus.evidence.verdict import limits, verdict
+from isthmus.evidence.trainings import trainings
+from isthmus.evidence.verdict import decide, in_one_sentence
 from isthmus.evidence.words import sentence
 from isthmus.metrics import landscape as surroundings
 from isthmus.metrics.accuracy import per_class
@@ -47,6 +61,7 @@ from isthmus.metrics.calibration import CalibrationError, Confidence
 from isthmus.metrics.names import CALIBRATION_ERROR, CONFIDENCE
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.question import measure
+from isthmus.metrics.success import AttackSuccess
 from isthmus.runs.identity import identity_of
 from isthmus.runs.notices import notice
 from isthmus.types import Attack, Defense, Metric
@@ -63,16 +78,21 @@ def evidence(
     landscape: Attack | None = None,
     landscape_samples: int = 500,
     provenance: Provenance | None = None,
+    inspection: Inspection | None = None,
+    queries: int = QUERIES,
     folder: str | File | None = None,
 ) -> Report:
-    """Return the report of a repair: before, after, along the path, beside the baselines, and what
-    it does not prove.
+    """Return the report of a repair: the verdict, before, after, along the path, beside the
+    baselines, and what it does not prove.
 
     `write_report` makes the page of it. Baselines are run here on the samples that the curve was
     trained on. With `landscape`, an attack that looks for the largest loss, robustness and
-    curvature along the path are measured on the first `landscape_samples` samples. With `folder`,
-    what was computed is kept there and is not computed again. Raises BadInput where the judge's
-    errors are among the samples that were trained on, or what it holds does not fit.
+    curvature along the path are measured on the first `landscape_samples` samples. `inspection` is
+    one of the tampered network, whose oddest trigger is shown. Where the judge has a trigger,
+    `queries` perturbations are tried to wake it without training; 0 leaves that out. With `folder`,
+    what was measured along the path and in comparisons is kept there and is not computed again.
+    Raises BadInput where the judge's errors are among the samples that were trained on, or what it
+    holds does not fit.
     """
     judge = judge or Judge()
     judge.check_disjoint_from(repaired.fitted)
@@ -89,22 +109,28 @@ def evidence(
     parts: dict[str, Part | None] = {
         "trigger": _trigger(judge),
         "errors": _errors(judge),
-        "permanence": _permanence(repaired, tampered, woken),
+        "permanence": _permanence(repaired, tampered, woken, _queried(repaired, judge, queries)),
+        "preflight": _preflight(repaired),
+        "found_trigger": _found_trigger(inspection, samples),
     }
+    answers, examples = changed_answers(tampered, repaired.model, samples, judge)
     if landscape is not None:
         asked = samples[:landscape_samples]
         parts["landscape"] = _landscape(repaired, landscape, asked, folder)
-    return Report.model_validate(
+    report = Report.model_validate(
         {
             "schema": SCHEMA,
             "title": "Repair of a neural network along a low-loss path",
-            "verdict": verdict(repaired, before, after),
+            "verdict": "not decided yet",
             "provenance": _provenance(repaired, judge, provenance, path),
             "choice": _choice(repaired),
             "curve": _curve(repaired),
             "path": PathPart.model_validate(path.record()),
             "before": before,
             "after": after,
+            "answers": answers,
+            "examples": examples,
+            "trainings": trainings(repaired),
             **{name: part for name, part in parts.items() if part is not None},
             "baselines": [
                 Baseline.model_validate(row.record()) for row in rows if isinstance(row, Measured)
@@ -112,6 +138,13 @@ def evidence(
             "limits": [*limits(repaired, judge), *_of_attacks(trace), *_not_run([*rows, *woken])],
         }
     )
+    return decided(report)
+
+
+def decided(report: Report) -> Report:
+    """Return the report with the verdict that follows from the rest of it."""
+    report = report.model_copy(update={"decision": decide(report)})
+    return report.model_copy(update={"verdict": in_one_sentence(report)})
 
 
 def _of_attacks(trace: Trace) -> list[str]:
@@ -211,21 +244,76 @@ def _reactivations(judge: Judge) -> dict[str, Defense]:
     }
 
 
-def _permanence(
-    repaired: Repair, tampered: nn.Module, woken: Sequence[ComparisonRow]
-) -> Permanence:
-    """Whether the repair lasts: the loss barrier back to the tampered network, and retraining with
-    triggered images.
+def _queried(repaired: Repair, judge: Judge, queries: int) -> QueriesPart | None:
+    """What queries bring back with the trigger and without it, for a judge who holds it: searched
+    on the samples that trained, measured on the judge's.
     """
-    barrier = linear_barrier(repaired.model, tampered, repaired.fitted)
-    if not woken:
-        return Permanence(linear_barrier=barrier)
-    reactivation = [
-        Reactivation.model_validate({"images": images, **row.measures})
-        for images, row in zip(IMAGES, woken, strict=True)
-        if isinstance(row, Measured)
-    ]
-    return Permanence(linear_barrier=barrier, reactivation=tuple(reactivation))
+    if judge.trigger is None or judge.target in (None, "all") or not queries:
+        return None
+    target = judge.target
+    judged = repaired.held_out if judge.evaluation is None else judge.evaluation
+    search = QueryReactivation(judge.trigger, target, queries=queries)
+    found = {}
+    for name, attack in (("triggered", search), ("clean", replace(search, trigger=None))):
+        woken = attack(repaired.model, repaired.fitted)
+        found[name] = Value.of(AttackSuccess(judged, woken, target)(repaired.model))
+    return QueriesPart(queries=queries, images=search.images, eps=search.ball.eps, **found)
+
+
+def _preflight(repaired: Repair) -> PreflightPart | None:
+    flight = repaired.preflight
+    if flight is None:
+        return None
+    return PreflightPart(
+        findings=tuple(
+            FindingPart(text=finding.text, concern=finding.concern, about=finding.about)
+            for finding in flight.findings()
+        ),
+        foreign=len(foreign_samples(repaired.parts.whole)),
+        doubted=len(flight.samples.doubted),
+        statistics=flight.recalibration.statistics,
+        recalibrated=Value.of(flight.recalibration.after),
+    )
+
+
+def _found_trigger(inspection: Inspection | None, samples: Data) -> FoundTriggerPart | None:
+    """The oddest trigger of an inspection, on a gray image of the samples' shape."""
+    if inspection is None:
+        return None
+    oddest = inspection.oddest
+    goal = oddest.target
+    return FoundTriggerPart(
+        png=picture_of(oddest.trigger, samples.x.shape[1:]),
+        kind=oddest.kind,
+        target=goal if isinstance(goal, str) else samples.names[goal],
+        size=oddest.size,
+        success=Value.of(oddest.success),
+        decision=inspection.decision,
+        reason=inspection.reason,
+    )
+
+
+def _permanence(
+    repaired: Repair,
+    tampered: nn.Module,
+    woken: Sequence[ComparisonRow],
+    queries: QueriesPart | None,
+) -> Permanence:
+    """Whether the repair lasts: the loss barrier back to the tampered network, retraining with
+    triggered images, and queries.
+    """
+    lasting: dict[str, Any] = {
+        "linear_barrier": linear_barrier(repaired.model, tampered, repaired.fitted)
+    }
+    if queries is not None:
+        lasting["queries"] = queries
+    if woken:
+        lasting["reactivation"] = [
+            Reactivation.model_validate({"images": images, **row.measures})
+            for images, row in zip(IMAGES, woken, strict=True)
+            if isinstance(row, Measured)
+        ]
+    return Permanence.model_validate(lasting)
 
 
 def _landscape(

@@ -30,6 +30,7 @@ from isthmus.evidence.summary import (
     table_rows,
     worst_classes,
 )
+from isthmus.evidence.verdict import decide
 from isthmus.evidence.words import (
     capital,
     change,
@@ -84,6 +85,13 @@ FACTS = {
     "holdout": "share held out from training",
 }
 """What entries of a record are called on the page, where their own names would not do."""
+
+EXAMPLE_KINDS = {
+    "lost": "Right before, wrong after",
+    "gained": "Wrong before, right after",
+    "triggered": "With the trigger on",
+}
+"""What examples of each kind are called."""
 
 CLASSES_SHOWN = 20
 
@@ -170,6 +178,8 @@ def _report_page(report: Report) -> str:
     template = environment().get_template("report.html")
     return template.render(
         report=report,
+        decision=report.decision or decide(report),
+        kinds=EXAMPLE_KINDS,
         measured=measured(report),
         compared=compared(report),
         rows=table_rows(report),

@@ -388,6 +388,33 @@ class Reactivation(Measures):
     images: Positive
 
 
+class QueriesPart(Part):
+    """What queries alone bring back: a perturbation that is searched with triggered images, and one
+    that is searched with clean ones, each on images of its own.
+    """
+
+    queries: Positive
+    """Perturbations that were tried in each search."""
+    images: Positive
+    """Images that each of them was tried on."""
+    eps: Fraction
+    """Largest change of a pixel."""
+    triggered: Value
+    """Attack success of trigger and perturbation together."""
+    clean: Value
+    """Attack success of a perturbation without the trigger: what needs no backdoor."""
+
+    @property
+    def wakes(self) -> bool:
+        """Whether the trigger is behind most of what comes back, beyond doubt: with it half of the
+        inputs or more are led to the target, and more than without it.
+        """
+        with_it, without_it = self.triggered, self.clean
+        if with_it.value is None or with_it.low is None or without_it.high is None:
+            return False
+        return with_it.value >= 0.5 and with_it.low > without_it.high
+
+
 class Permanence(Part):
     """Whether the repair lasts."""
 
@@ -397,6 +424,107 @@ class Permanence(Part):
     reactivation: tuple[Reactivation, ...] | None = None
     """Where a trigger was given, one entry for each number of triggered images that the repaired
     network was retrained with."""
+    queries: QueriesPart | None = None
+    """Where a trigger was given and queries were allowed: what they bring back without
+    retraining."""
+
+
+class FindingPart(Part):
+    """One line of the preflight."""
+
+    text: Sentence
+    concern: Flag
+    """Whether to look at it before trusting the repair."""
+    about: Literal["samples", "choice", "network"]
+    """What it throws a doubt on, where it is a concern."""
+
+
+class PreflightPart(OpenPart):
+    """What was known of samples and network before the repair."""
+
+    findings: tuple[FindingPart, ...]
+    foreign: Count
+    """Bonafide samples that are far from all others, in pixels."""
+    doubted: Count
+    """Bonafide samples that the network as received is sure to be of another class."""
+    statistics: Literal["recalibrated", "frozen", "none"]
+    """What becomes of the running statistics of BatchNorm."""
+    recalibrated: Value
+    """Held-out accuracy of the network as received, after recalibration alone."""
+
+
+class AnswersPart(Part):
+    """How the repair changed answers, on the evaluation data where there are any, else on the
+    samples held out.
+    """
+
+    n: Positive
+    lost: Count
+    """Samples that were answered rightly before the repair alone."""
+    gained: Count
+    """Samples that are answered rightly after it alone."""
+
+
+class ExamplePart(Part):
+    """An image whose answer the repair changed."""
+
+    png: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+=*$")]
+    """The image as a PNG file in base64, at most 64 pixels wide and high."""
+    label: Text
+    """Its true class."""
+    before: Text
+    after: Text
+    """The answers of the network as received and of the repaired one."""
+    kind: Literal["lost", "gained", "triggered"]
+
+
+class FoundTriggerPart(Part):
+    """The oddest trigger that a search found on the network as received."""
+
+    png: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+=*$")]
+    """The trigger on a gray image, as a PNG file in base64."""
+    kind: Text
+    target: Text
+    """The class that it leads to, or 'any': away from the image's own."""
+    size: Number
+    success: Value
+    """Share of samples that it leads there."""
+    decision: Text
+    reason: Sentence
+
+
+class TrainingPart(Part):
+    """One training of the repair, its settings as they were run."""
+
+    name: Text
+    steps: Count
+    gradients: Count
+    """Gradient evaluations of its steps."""
+    lr: Finite
+    batch_size: Count
+    weight_decay: Finite
+    clip: Number = None
+    rho: Number = None
+    precision: Text
+    retries: Count = 0
+    """How many trainings with sharper settings failed before this one."""
+    wasted: Count = 0
+    """Gradient evaluations of those that failed."""
+    seconds: Seconds = None
+
+
+class VerdictPart(Part):
+    """What a reader needs to decide; a function of the rest of the record."""
+
+    decision: Literal["use", "use with care", "do not use"]
+    reasons: Annotated[tuple[Sentence, ...], MinLen(1)]
+    cost: Sentence
+    warnings: tuple[Sentence, ...]
+    """What is known and speaks for care in use."""
+    unknown: tuple[Sentence, ...]
+    """What the evidence leaves open."""
+    next: Sentence
+    """One command to run next."""
 
 
 class CorrelationPart(Part):
@@ -518,6 +646,9 @@ class Report(Document):
     title: Sentence
     verdict: Sentence
     """The outcome in one plain sentence."""
+    decision: VerdictPart | None = None
+    """What to do with the network, what it cost, and what is not known; absent in records of
+    before there were decisions."""
     provenance: Provenance
     choice: ChoicePart
     curve: CurvePart
@@ -528,6 +659,13 @@ class Report(Document):
     """The network at the chosen t."""
     trigger: TriggerPart | None = None
     errors: ErrorsPart | None = None
+    preflight: PreflightPart | None = None
+    answers: AnswersPart | None = None
+    examples: tuple[ExamplePart, ...] = ()
+    """Images whose answers changed, the first of each kind."""
+    found_trigger: FoundTriggerPart | None = None
+    trainings: tuple[TrainingPart, ...] = ()
+    """Every training that led to the network, in order."""
     permanence: Permanence | None = None
     landscape: Landscape | None = None
     baselines: tuple[Baseline, ...]

@@ -48,7 +48,7 @@ class TableRow:
 
 def table_rows(report: Report) -> list[TableRow]:
     """Return the network as received, the repaired one, and the baselines."""
-    name = "Repaired" if report.choice.confident else "Chosen, undecided"
+    name = "Repaired" if report.choice.confident else "Repaired, candidate"
     repaired = TableRow(
         name,
         f"t = {report.choice.t:.4g}",

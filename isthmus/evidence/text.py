@@ -14,6 +14,7 @@ from isthmus.evidence.labels import label
 from isthmus.evidence.record import CorrelationPart, Landscape, Report
 from isthmus.evidence.summary import TableRow, compared, ingredients, table_rows
 from isthmus.evidence.tables import markdown_table, terminal_table
+from isthmus.evidence.verdict import decide
 from isthmus.evidence.words import (
     _SPACE,
     Wording,
@@ -121,6 +122,22 @@ def _explained(part: Landscape, name: str) -> str:
     return digits(part.explained[name]) if name in part.explained else ""
 
 
+# ── the verdict ───────────────────────────────────────────────────────────────────────────────────
+def verdict_lines(report: Report) -> list[str]:
+    """Return the verdict as a terminal's last lines: the decision and why, what it cost, what to
+    mind, what is not known, and the command to run next.
+    """
+    verdict = report.decision or decide(report)
+    lines = [f"{verdict.decision.upper()}: {' '.join(verdict.reasons)}"]
+    parts = {
+        "cost": [verdict.cost],
+        "mind": verdict.warnings,
+        "not known": verdict.unknown,
+        "next": [verdict.next],
+    }
+    return lines + [f"  {name}: {' '.join(part)}" for name, part in parts.items() if part]
+
+
 # ── Markdown ──────────────────────────────────────────────────────────────────────────────────────
 def _escape(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
@@ -136,6 +153,7 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
     parts = [
         [f"# {_escape(report.title)}"],
         [f"**{_escape(report.verdict)}**"],
+        [f"- {_escape(line.strip())}" for line in verdict_lines(report)],
         _warning(report),
         _markdown_table(report),
         ["Intervals are at 95 %."],

@@ -1,94 +1,278 @@
-"""The outcome of a repair in one sentence, and what the evidence does not prove."""
+"""The verdict: what a reader does with a repaired network, decided from the record alone.
+
+Grounds are collected, each with the decision that it forces, and the gravest decides. A low attack
+success on a trigger that was given, at a small cost, is the only way to "use": where no trigger is
+known, nobody has seen that a backdoor is gone.
+"""
 
 from __future__ import annotations
 
-from isthmus.defenses.curve_repair.repair import Repair
-from isthmus.evidence.judge import Judge
-from isthmus.evidence.record import Network, Value
-from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, BONAFIDE_ACCURACY, INJECTION_SUCCESS
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from isthmus.evidence.commands import Step, next_command
+from isthmus.evidence.record import FindingPart, Report, Value, VerdictPart
+from isthmus.evidence.words import capital, points, sentence
+from isthmus.metrics.names import (
+    ACCURACY,
+    ATTACK_SUCCESS,
+    BONAFIDE_ACCURACY,
+    INJECTION_SUCCESS,
+    RECOVERY,
+)
+from isthmus.metrics.values import from_record, least_drop, paired_drop
 from isthmus.runs.wording import percent
 
+Decision = Literal["use", "use with care", "do not use"]
+
+DECISIONS: tuple[Decision, ...] = ("use", "use with care", "do not use")
+"""From the lightest to the gravest."""
+
 STILL_WORKS = 0.1
-"""The success rate from which on a report says that the tampering still works."""
+"""The success rate above which tampering still works.
 
-STILL = {
-    ATTACK_SUCCESS: "the backdoor still works",
-    INJECTION_SUCCESS: "injected errors remain",
+Whole-image triggers mislead networks that were never poisoned at up to this rate: below it the
+figure no longer tells a backdoor from a hard image."""
+
+ACCEPTABLE = 0.05
+"""The cost in accuracy up to which a network is used without more ado.
+
+Published repairs lose 1 to 4 points with 1 to 5 % of the training data; who loses more can do
+better, with another defense or more samples."""
+
+COSTLY = 0.1
+"""The cost in accuracy beyond which a network is not used: one answer in ten has become wrong."""
+
+LOST = 0.5
+"""The share of the accuracy that recovery has to reach.
+
+Below it the trigger no longer leads to the target, but still spoils most answers."""
+
+COMES_BACK = 0.5
+"""The attack success after retraining, or queries, from which on a backdoor counts as asleep."""
+
+UNSURE = 0.025
+"""The half width of an interval above which the samples are called few: the cost is then known to
+no better than half of what is acceptable."""
+
+TAMPERING = {
+    ATTACK_SUCCESS: ("attack success", "the backdoor"),
+    INJECTION_SUCCESS: ("injection success", "the injected errors"),
 }
+"""What is measured of an attack, and what it stands for."""
 
 
-def verdict(repaired: Repair, before: Network, after: Network) -> str:
-    """Return the outcome in one plain sentence; where the tampering still works, it says so first.
+@dataclass(frozen=True)
+class Ground:
+    """A reason for a decision, and the step that it asks for next."""
 
-    It does where the lower end of its success rate's interval is above a tenth.
+    decision: Decision
+    reason: str
+    step: Step
+
+
+def decide(report: Report) -> VerdictPart:
+    """Return what to do with the repaired network: a pure function of the record, which reads all
+    of it but `verdict` and `decision`.
     """
-    tampering = [name for name in STILL if name in after.measures]
-    accuracy = ACCURACY if ACCURACY in after.measures else BONAFIDE_ACCURACY
-    moves = [_move(name, before, after, name) for name in tampering]
-    moves.append(_move(accuracy, before, after, "accuracy"))
-    remains = [STILL[name] for name in tampering if _still_works(after.measures[name])]
-    works = f", on which {' and '.join(remains)}" if remains else ""
-    outcome = f"the network at t = {float(repaired.t):g}{works}: {'; '.join(moves)}."
-    if repaired.t.confident:
-        unknown = "Whether a backdoor is gone was not measured: no trigger was given."
-        return f"Took {outcome}" if tampering else f"Took {outcome} {unknown}"
-    if repaired.damaged:
-        return f"Every point of the path costs too much accuracy; taken all the same was {outcome}"
-    return f"The samples cannot tell which point to trust; taken untested was {outcome}"
+    grounds = [*_of_accuracy(report), *_of_tampering(report), *_of_samples(report)]
+    decisions: list[Decision] = ["use", *(ground.decision for ground in grounds)]
+    gravest = max(decisions, key=DECISIONS.index)
+    deciding = [ground for ground in grounds if ground.decision == gravest]
+    reasons = [ground.reason for ground in deciding]
+    step: Step = deciding[0].step if deciding else "watch"
+    return VerdictPart(
+        decision=gravest,
+        reasons=tuple(map(sentence, reasons or [_good(report)])),
+        cost=_cost_in_words(report),
+        warnings=tuple(_warnings(report)),
+        unknown=tuple(_unknown(report)),
+        next=next_command(report.provenance, step),
+    )
 
 
-def _move(name: str, before: Network, after: Network, words: str) -> str:
-    was = before.measures[name].value
-    now = after.measures[name].value
+def in_one_sentence(report: Report) -> str:
+    """Return the outcome of a repair in one sentence: the decision first, then what became of the
+    tampering and of the accuracy.
+    """
+    decision = (report.decision or decide(report)).decision
+    moves = [_move(report, name, TAMPERING[name][0]) for name in _tampering(report)]
+    moves.append(_move(report, accuracy_name(report), "accuracy"))
+    return f"{capital(decision)}: {'; '.join(moves)}."
+
+
+def accuracy_name(report: Report) -> str:
+    """Return the name of the accuracy that decides: on evaluation data where there are any."""
+    return ACCURACY if ACCURACY in report.after.measures else BONAFIDE_ACCURACY
+
+
+def cost_interval(report: Report) -> tuple[float, float] | None:
+    """Return the 95 % interval of the drop in accuracy; None where an accuracy is not finite.
+
+    From the answers that changed where they are on record, else from the two accuracies as if they
+    came from samples of their own, which is wider.
+    """
+    before, after = _accuracies(report)
+    if before.value is None or after.value is None:
+        return None
+    if report.answers is not None:
+        return paired_drop(report.answers.lost, report.answers.gained, report.answers.n)
+    was, now = (from_record(value.record()) for value in (before, after))
+    return least_drop(was, now), -least_drop(now, was)
+
+
+# ── grounds ───────────────────────────────────────────────────────────────────────────────────────
+def _of_accuracy(report: Report) -> Iterator[Ground]:
+    _, after = _accuracies(report)
+    interval = cost_interval(report)
+    if interval is None:
+        yield Ground("do not use", "its accuracy is not a number", "compare")
+        return
+    low, high = interval
+    chance = 1 / max(data.classes for data in report.provenance.data.values())
+    if after.low is not None and after.low <= chance:
+        yield Ground("do not use", "it may answer no better than a guess", "compare")
+    elif low > COSTLY:
+        reason = f"it costs more than {points(COSTLY)} of accuracy, beyond doubt"
+        yield Ground("do not use", reason, "compare")
+    elif low > ACCEPTABLE:
+        reason = f"it costs more than {points(ACCEPTABLE)} of accuracy, beyond doubt"
+        yield Ground("use with care", reason, "compare")
+    elif high > ACCEPTABLE:
+        reason = f"the samples do not exclude a cost of more than {points(ACCEPTABLE)}"
+        yield Ground("use with care", reason, "measure")
+
+
+def _of_tampering(report: Report) -> Iterator[Ground]:
+    names = _tampering(report)
+    if not names:
+        reason = "no trigger was given, so nobody has seen whether a backdoor is gone"
+        yield Ground("use with care", reason, "inspect")
+    for name in names:
+        yield from _of_success(report, name)
+    recovery, (_, accuracy) = report.after.measures.get(RECOVERY), _accuracies(report)
+    if recovery is None or recovery.high is None or accuracy.value is None:
+        return
+    if recovery.high < LOST * accuracy.value:
+        share = percent(recovery.value or 0.0)
+        reason = f"inputs with the trigger get their true class in {share} of cases only"
+        yield Ground("use with care", reason, "compare")
+
+
+def _of_success(report: Report, name: str) -> Iterator[Ground]:
+    figure, thing = TAMPERING[name]
+    before, after = report.before.measures.get(name), report.after.measures[name]
+    if after.value is None or after.low is None or after.high is None:
+        yield Ground("do not use", f"its {figure} is not a number", "compare")
+    elif after.low > STILL_WORKS:
+        verb = "works" if name == ATTACK_SUCCESS else "work"
+        reason = f"{thing} still {verb}: {figure} is {percent(after.value)}"
+        yield Ground("do not use", reason, "compare")
+    elif after.high > STILL_WORKS:
+        reason = f"the samples do not exclude {figure} above {percent(STILL_WORKS)}"
+        yield Ground("use with care", reason, "measure")
+    elif before is not None and before.high is not None and before.high <= STILL_WORKS:
+        reason = f"{figure} was no higher before, so nothing is shown to be removed"
+        yield Ground("use with care", reason, "check trigger")
+
+
+def _of_samples(report: Report) -> Iterator[Ground]:
+    if report.preflight is not None:
+        doubts = [finding.text for finding in report.preflight.findings if _is_doubt(finding)]
+        if report.preflight.foreign:
+            doubts.append(f"{report.preflight.foreign:,} trusted samples look like no other")
+        for doubt in doubts:
+            yield Ground("use with care", f"the trusted samples are in doubt: {doubt}", "look")
+    if ACCURACY not in report.after.measures and not report.choice.confident:
+        reason = "the samples could not choose t, and no evaluation data judge the network"
+        yield Ground("use with care", reason, "measure")
+
+
+def _is_doubt(finding: FindingPart) -> bool:
+    return finding.concern and finding.about == "samples"
+
+
+# ── words ─────────────────────────────────────────────────────────────────────────────────────────
+def _good(report: Report) -> str:
+    _, thing = TAMPERING[_tampering(report)[0]]
+    return (
+        f"the samples show that {thing} no longer works for more than {percent(STILL_WORKS)} of "
+        f"inputs, and that it costs no more than {points(ACCEPTABLE)} of accuracy"
+    )
+
+
+def _cost_in_words(report: Report) -> str:
+    before, after = _accuracies(report)
+    interval = cost_interval(report)
+    if interval is None or before.value is None or after.value is None:
+        return "The cost in accuracy is not known: one of the two accuracies is not a number."
+    low, high = interval
+    where = "evaluation" if accuracy_name(report) == ACCURACY else "held-out bonafide"
+    samples = f" on {after.n:,} {where} samples" if after.n else ""
+    return (
+        f"{points(before.value - after.value)} of accuracy (95 % interval {points(low, unit=False)}"
+        f" to {points(high, unit=False)}): {percent(before.value)} before, {percent(after.value)} "
+        f"after{samples}."
+    )
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    permanence = report.permanence
+    for row in (permanence.reactivation or ()) if permanence else ():
+        success = row.measures[ATTACK_SUCCESS].value
+        if success is not None and success >= COMES_BACK:
+            images = "one triggered image" if row.images == 1 else f"{row.images} triggered images"
+            yield (
+                f"The backdoor comes back easily: {images} in later training make attack success "
+                f"{percent(success)}. Train it on data that you trust only."
+            )
+            break
+    queries = permanence.queries if permanence else None
+    if queries is not None and queries.wakes:
+        yield (
+            f"Queries alone wake the trigger: within eps {queries.eps:.3g} they raise attack "
+            f"success to {percent(queries.triggered.value or 0.0)}."
+        )
+    if ACCURACY in report.after.measures and not report.choice.confident:
+        yield sentence(f"the bonafide samples did not support the choice of t: {_doubt(report)}")
+
+
+def _doubt(report: Report) -> str:
+    return report.choice.reason.removeprefix("cannot tell: ").partition(";")[0]
+
+
+def _unknown(report: Report) -> Iterator[str]:
+    if ATTACK_SUCCESS in report.after.measures:
+        yield "Whether there is a backdoor with another trigger or target."
+    else:
+        yield "Whether there is a backdoor, and whether it is gone: no trigger was given."
+    if report.found_trigger is not None and report.found_trigger.decision == "cannot tell":
+        yield "Whether the trigger that was found is odd: no clean networks to compare it with."
+    if ACCURACY not in report.after.measures:
+        yield (
+            f"The accuracy on new images: no evaluation data were given, and the "
+            f"{report.choice.samples:,} samples that it was measured on chose t."
+        )
+    interval = cost_interval(report)
+    if interval is not None and (interval[1] - interval[0]) / 2 > UNSURE:
+        half = points((interval[1] - interval[0]) / 2)
+        yield f"The cost to better than ±{half}: there are few samples."
+
+
+def _move(report: Report, name: str, words: str) -> str:
+    was, now = (part.measures.get(name) for part in (report.before, report.after))
     return f"{words} {_percent(was)} before, {_percent(now)} after"
 
 
-def _percent(share: float | None) -> str:
-    return "not finite" if share is None else percent(share)
+def _percent(value: Value | None) -> str:
+    return "not finite" if value is None or value.value is None else percent(value.value)
 
 
-def _still_works(success: Value) -> bool:
-    return success.low is not None and success.low > STILL_WORKS
+def _tampering(report: Report) -> list[str]:
+    return [name for name in TAMPERING if name in report.after.measures]
 
 
-def limits(repaired: Repair, judge: Judge) -> list[str]:
-    """Return what the evidence does not prove, as sentences for a reader."""
-    lines = []
-    if not repaired.t.confident:
-        lines.append(
-            "The choice of t is not supported by the samples; treat the network as a candidate."
-        )
-    if judge.trigger is None:
-        lines.append(
-            "No trigger was given: the report shows how much accuracy is left, not that a backdoor "
-            "is gone."
-        )
-    lines.append(
-        "A low attack success rate on one trigger says nothing about other triggers or targets."
-    )
-    if judge.trigger is None:
-        lines.append(
-            "A repaired network can sometimes learn its backdoor again from a few triggered images."
-        )
-    else:
-        lines.append("Re-activation was tried with one way of retraining; another may wake more.")
-    return [*lines, *_limits_of_the_data(repaired, judge)]
-
-
-def _limits_of_the_data(repaired: Repair, judge: Judge) -> list[str]:
-    lines = []
-    if judge.errors is not None:
-        lines.append(
-            f"Injected errors were looked for at {len(judge.errors)} images; others may be left "
-            "elsewhere."
-        )
-    if judge.evaluation is None:
-        trained_on = repaired.held_out is repaired.fitted
-        where = "that the curve was trained on" if trained_on else "held out from training"
-        lines.append(f"No evaluation data were given: figures are on bonafide samples {where}.")
-    if judge.left_out:
-        lines.append(
-            f"{judge.left_out} evaluation samples were left out because they are among the "
-            "bonafide ones."
-        )
-    return lines
+def _accuracies(report: Report) -> tuple[Value, Value]:
+    name = accuracy_name(report)
+    return report.before.measures[name], report.after.measures[name]

@@ -68,6 +68,18 @@ def sentence(text: str) -> str:
     return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 
+def points(share: float, *, unit: bool = True) -> str:
+    """Return a difference of shares in percentage points, as a person says it.
+
+    >>> points(0.061), points(-0.004), points(0.01), points(0.05, unit=False)
+    ('6.1 points', '−0.4 points', '1.0 point', '5.0')
+    """
+    number = f"{100 * share:.1f}".replace("-0.0", "0.0").replace("-", _MINUS)
+    if not unit:
+        return number
+    return f"{number} point{'' if number.lstrip(_MINUS) == '1.0' else 's'}"
+
+
 # ── values in words ───────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Wording:

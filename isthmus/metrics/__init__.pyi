@@ -37,3 +37,4 @@ from .values import as_record as as_record
 from .values import as_records as as_records
 from .values import from_record as from_record
 from .values import least_drop as least_drop
+from .values import paired_drop as paired_drop

@@ -194,19 +194,38 @@ def test_the_svg_stands_alone_in_any_page(full):
     assert svg == figures.to_svg(figures.along_path(Report.read(full)), "first")
 
 
-def test_no_line_crosses_what_was_not_measured():
+def leaping(ts):
+    values = {"accuracy": tuple(Rate(60 + i, 100) for i in range(len(ts)))}
+    return Path(ts, (0.0,) * len(ts), values, 1.0, "nothing")
+
+
+def test_no_line_crosses_what_was_not_measured_and_an_end_alone_takes_little_width():
     ts = (0.0, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 1.0)
-    path = Path(
-        ts,
-        (0.0,) * len(ts),
-        {"accuracy": tuple(Rate(90 + i, 100) for i in range(len(ts)))},
-        1.0,
-        "nothing",
-    )
-    drawn = figures.along_path(path).axes[0].lines[0]
-    x, y = drawn.get_xdata(), drawn.get_ydata()
-    assert [t for t, value in zip(x, y, strict=True) if value != value] == [
-        0.1,
-        1.0,
-    ]  # a gap before each leap's end
+    figure = figures.along_path(leaping(ts), chosen=0.14)
+    figure.draw_without_rendering()
+    drawn = [list(lines(axes)["Clean accuracy"].get_xdata()) for axes in figure.axes]
+    assert drawn == [[0.0], list(ts[1:-1]), [1.0]]
+    widths = [axes.get_position().width for axes in figure.axes]
+    assert widths[1] > 0.7 > 0.15 > max(widths[0], widths[2])
+    marked = [
+        axes for axes in figure.axes if "chosen: t = 0.14" in {t.get_text() for t in axes.texts}
+    ]
+    assert marked == [figure.axes[1]]
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+
+
+def test_the_end_of_a_straight_path_stands_beside_its_stretch():
+    ts = (0.0, *(0.5 + 0.05 * i for i in range(11)))
+    figure = figures.along_path(leaping(ts), chosen=1.0)
+    assert [list(lines(axes)["Clean accuracy"].get_xdata()) for axes in figure.axes] == [
+        [0.0],
+        list(ts[1:]),
+    ]
+
+
+def test_scattered_points_share_one_axis_with_gaps():
+    ts = (0.0, 0.2, 0.21, 0.22, 0.23, 0.24, 0.25, 0.26, 0.5, 0.51, 0.52, 1.0)
+    (axes,) = figures.along_path(leaping(ts)).axes
+    x, y = lines(axes)["Clean accuracy"].get_data()
+    assert [t for t, value in zip(x, y, strict=True) if value != value] == [0.2, 0.5, 1.0]
     assert [t for t, value in zip(x, y, strict=True) if value == value] == list(ts)

@@ -17,6 +17,7 @@ WIDTHS = (320, 390, 1280)
 
 # What is looked at, in each frame: sizes in CSS pixels, with all details opened.
 LOOK = """
+const CELLS = "h1, h2, p, th, td, dd, li, figcaption, caption, svg, img";
 const box = e => {
   const r = e.getBoundingClientRect();
   return [r.left, r.top, r.right, r.bottom];
@@ -25,12 +26,16 @@ const look = frame => {
   const page = frame.contentDocument, root = page.documentElement;
   for (const each of page.querySelectorAll("details")) each.open = true;
   const figures = [...page.querySelectorAll("figure svg")].filter(e => e.getClientRects().length);
-  const cells = [...page.querySelectorAll("h1, h2, p, th, td, dd, li, figcaption, caption, svg")];
+  const cells = [...page.querySelectorAll(CELLS)];
   return {
     width: root.clientWidth, needed: root.scrollWidth, height: root.scrollHeight,
     title: page.title, verdict: page.querySelector("h1").innerText,
     headings: [...page.querySelectorAll("h2")].map(e => e.innerText),
     figures: figures.map(box),
+    pictures: [...page.querySelectorAll("img")].map(box),
+    loaded: [...page.querySelectorAll("img")].map(e => e.complete && e.naturalWidth > 0),
+    decision: page.querySelector(".decision")?.innerText,
+    decided: page.querySelector(".decided")?.getBoundingClientRect().top,
     labels: figures.map(f => [...f.querySelectorAll("text")].map(e => [e.textContent, ...box(e)])),
     sticking_out: cells.filter(e => !e.closest(".scroll"))
       .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1)
@@ -110,7 +115,18 @@ def test_the_page_in_a_browser(kind, tmp_path):
         assert not found["sticking_out"] and found["needed"] <= width
         assert not found["requested"]
         assert " ".join(found["verdict"].split()) == " ".join(record["verdict"].split())
-        assert found["headings"][:3] == ["Before and after", "Along the path", "The chosen point"]
+        shown = [
+            *["Images whose answers changed"] * bool(record.get("examples")),
+            *["The oddest trigger that a search found"] * bool(record.get("found_trigger")),
+        ]
+        headings = ["Before and after", *shown, "Along the path", "The chosen point"]
+        assert found["headings"][: len(headings)] == headings
+        pictures = len(record.get("examples", ())) + ("found_trigger" in record)
+        assert len(found["pictures"]) == pictures
+        for left, top, right, bottom in found["pictures"]:
+            assert 0 <= left < right <= width and right - left >= 40 and bottom - top >= 40
+        assert found["decision"] in ("USE", "USE WITH CARE", "DO NOT USE")
+        assert found["decided"] < 900 and all(found["loaded"])
         assert len(found["figures"]) == 1 + bool(record["curve"]["losses"]) + (
             "landscape" in record
         )

@@ -7,7 +7,6 @@ import math
 import re
 from html.parser import HTMLParser
 from itertools import product
-from types import SimpleNamespace
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -15,14 +14,12 @@ from rich.console import Console
 from support.records import HOSTILE, example, hostile, surrounded, variant
 
 from isthmus import Patch, fit, load_data, repair
-from isthmus.defenses import Choice
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.page import barrier_in_words, to_html, write_report
 from isthmus.evidence.record import Network, Report, Value, read_report, values_of
 from isthmus.evidence.schema import generate, schema
 from isthmus.evidence.summary import end_names
 from isthmus.evidence.text import table, to_markdown
-from isthmus.evidence.verdict import verdict
 from isthmus.evidence.words import change, format_value
 from isthmus.metrics import Mean, Quantity, Rate, as_record
 from isthmus.models import small_cnn
@@ -107,7 +104,7 @@ def test_a_report_of_before_units_is_read_and_written_with_them(full):
 
     full["path"]["values"]["lambda_max"] = [{"value": 3.5}] * 11
     written = Report.read(full).record()
-    assert without_units(written) == full
+    assert without_units(written) == without_units(full)
     units = {name: series[0]["unit"] for name, series in written["path"]["values"].items()}
     assert units["lambda_max"] == "nats per squared unit of input"
     assert {units["loss"], units["bonafide loss"]} == {"nats"}
@@ -250,14 +247,23 @@ def test_the_order_of_the_page(full, page):
     headings = [tag for tag, _ in reader.tags if tag in ("h1", "h2", "h3")]
     assert headings[:2] == ["h1", "h2"] and headings.count("h1") == 1
     parts = [
+        '<p class="decision',
+        full["verdict"],
+        "What it cost",
+        "Not known",
         "Before and after",
+        "Images whose answers changed",
+        "The oddest trigger",
         "Along the path",
         "The chosen point",
         "Per class",
         "Against other defenses",
+        "Before any work",
+        "What was trained",
     ]
-    parts += ["How it was made", "What this does not prove</h2>"]
-    places = [page.index(full["verdict"])] + [page.index(part) for part in parts]
+    parts.insert(-2, "How it was made")
+    parts.append("What this does not prove</h2>")
+    places = [page.index(part) for part in parts]
     assert places == sorted(places)
     captions = sum(tag == "caption" for tag, _ in reader.tags)
     assert captions == sum(tag == "table" for tag, _ in reader.tags) > 3
@@ -293,11 +299,14 @@ def test_every_combination_of_absent_parts(full, quick, trigger, evaluation, bas
     )
     VALIDATOR.validate(record)
     text = seen(record)
-    assert ("No trigger was given" in text) is not trigger
+    assert ("No trigger was given, so attack success" in text) is not trigger
     assert ("No evaluation data were given" in text) is not evaluation
     assert ("No other defense was run" in text) is not baselines
     assert ("do not support this choice" in text) is not confident
     assert ("do not support this choice" in to_markdown(record)) is not confident
+    assert ("Images whose answers changed" in text) is baselines
+    assert ("What was trained" in text) is baselines
+    assert ("By queries alone" in text) is trigger
     assert ("Attack success rate" in text) is trigger
     assert ("Clean accuracy" in text) is evaluation
     assert record["verdict"] in text and "t = 0.4" in text
@@ -349,7 +358,6 @@ def test_hostile_names_are_text(full):
     assert "<script" not in page and "<!--" not in page
     assert not {tag for tag, _ in reader.tags} & {
         "script",
-        "img",
         "iframe",
         "link",
         "object",
@@ -386,14 +394,15 @@ def test_names_that_no_encoding_holds(full, tmp_path, quick):
 def test_nothing_is_asked_of_any_network(page):
     reader = Reader(page)
     for tag, attrs in reader.tags:
-        assert tag not in ("script", "link", "img", "iframe", "object", "embed", "base")
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base")
         for name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
-            assert attrs.get(name, "#").startswith("#"), (tag, attrs)
+            held = "data:image/png;base64," if tag == "img" else "#"
+            assert attrs.get(name, held).startswith(held), (tag, attrs)
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", page)
     policy = next(
         a["content"] for _, a in reader.tags if a.get("http-equiv") == "Content-Security-Policy"
     )
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def test_identifiers_are_unique_and_references_lead_somewhere(page):
@@ -409,52 +418,6 @@ def test_identifiers_are_unique_and_references_lead_somewhere(page):
 
 def test_the_page_is_small(page):
     assert len(page) < 200_000
-
-
-@pytest.mark.parametrize(
-    "after, confident, says",
-    [
-        (
-            (1, 100),
-            True,
-            "Took the network at t = 0.2: attack success 95.0 % before, 1.0 % after; accuracy",
-        ),
-        ((40, 100), True, "on which the backdoor still works: attack success"),
-        ((40, 100), False, "on which the backdoor still works: attack success"),
-        (
-            (1, 3),
-            True,
-            "t = 0.2: attack",
-        ),  # a third of three images is no more than a tenth beyond doubt
-        (None, True, "not measured: no trigger was given"),
-        (None, False, "cannot tell which point to trust"),
-    ],
-)
-def test_the_verdict_hides_no_backdoor(after, confident, says):
-    found = SimpleNamespace(
-        t=Choice(0.2, rule="given", reason="", confident=confident), damaged=False
-    )
-    before, now = ({"accuracy": Rate(90, 100)} for _ in range(2))
-    if after:
-        before["attack success"], now["attack success"] = Rate(95, 100), Rate(*after)
-    said = verdict(found, network(before), network(now)).replace("\u00a0", " ")
-    assert says in said and ("still works" in says) == ("still works" in said), said
-    assert ("attack success" in said) is bool(
-        after
-    ) and "accuracy 90.0 % before, 90.0 % after" in said
-
-
-@pytest.mark.parametrize(
-    "left, says",
-    [(30, "on which injected errors remain: injection success"), (0, "t = 0.2: injection")],
-)
-def test_the_verdict_hides_no_injected_error(left, says):
-    found = SimpleNamespace(t=Choice(0.2, rule="given", reason="", confident=True))
-    before, now = (
-        network({"accuracy": Rate(90, 100), "injection success": Rate(n, 50)}) for n in (50, left)
-    )
-    said = verdict(found, before, now)
-    assert says in said and ("remain" in said) is bool(left) and "not measured" not in said, said
 
 
 def test_a_landscape_is_shown_where_there_is_one(quick):

@@ -27,6 +27,7 @@ from isthmus.metrics import (
     check_above_chance,
     from_record,
     measure,
+    paired_drop,
 )
 from isthmus.metrics.accuracy import per_class
 from isthmus.metrics.values import NATS, PER_UNIT, Mean, Quantity, unit_of
@@ -310,3 +311,22 @@ def test_outputs_that_are_not_finite_are_refused():
 
     with pytest.raises(BadInput, match="NaN or infinite"):
         check_above_chance(Broken(), data(8))
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0.1, 0.02), (0.03, 0.03), (0.3, 0.0)])
+def test_a_paired_interval_covers_the_drop(lost, gained):
+    """Of 2,000 draws of 150 samples, some 95 % cover; four standard deviations are 2 points."""
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(150, [lost, gained, 1 - lost - gained], size=2000)
+    covered = [
+        low <= lost - gained <= high for low, high in (paired_drop(a, b, 150) for a, b, _ in draws)
+    ]
+    assert 0.93 <= np.mean(covered) <= 0.985
+
+
+def test_a_paired_interval_is_narrower_than_that_of_two_samples_and_refuses_more_than_there_are():
+    low, high = paired_drop(10, 0, 200)
+    assert low < 0.05 < high and high - low < 2 * Rate(10, 200).high
+    for lost, gained, n in ((-1, 0, 5), (3, 3, 5), (0, 0, 0)):
+        with pytest.raises(BadInput, match="lost and"):
+            paired_drop(lost, gained, n)

@@ -54,9 +54,13 @@ def variant(
             part.pop(name, None)
     if not trigger:
         del record["trigger"], record["permanence"]["reactivation"]
+        del record["permanence"]["queries"]
+        record["examples"] = [image for image in record["examples"] if image["kind"] != "triggered"]
     if not evaluation:
         del record["provenance"]["data"]["evaluation"]
     if not baselines:
+        for name in ("examples", "found_trigger", "trainings", "preflight", "answers"):
+            del record[name]
         record["baselines"], record["limits"], record["curve"]["losses"] = [], [], []
         del record["provenance"]["checkpoint"], record["provenance"]["command"]
     if names is not None:
@@ -96,6 +100,10 @@ def hostile(record):
         (record["path"], ["recalibrated_on"]),
         (record["curve"], ["kind"]),
         (record["baselines"][0], ["name", "settings"]),
+        (record["examples"][0], ["label", "before", "after"]),
+        (record["found_trigger"], ["kind", "target", "decision", "reason"]),
+        (record["trainings"][0], ["name", "precision"]),
+        (record["preflight"]["findings"][0], ["text"]),
     ):
         part.update(dict.fromkeys(names, HOSTILE))
     record["limits"] = [HOSTILE]

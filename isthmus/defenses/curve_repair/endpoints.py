@@ -36,13 +36,14 @@ class Endpoint:
     """The network at t = 1, where it comes from, and how many gradients making it took.
 
     `repaired` says whether it is a repaired network itself, and no second network to lead a curve
-    to.
+    to. `maker` is the defense that made it, None where it was given or took no training.
     """
 
     network: nn.Module
     source: str
     gradients: int = 0
     repaired: bool = False
+    maker: Defense | None = None
 
 
 def default_endpoint(
@@ -65,7 +66,7 @@ def default_endpoint(
             refusal = f"a permuted copy was refused: {error}"
     tuned = FineTune(network_budget(training, cost=1), checkpoint)
     source = f"fine-tuned copy, because {refusal}"
-    return Endpoint(tuned(tampered, bonafide), source, tuned.gradients)
+    return Endpoint(tuned(tampered, bonafide), source, tuned.gradients, maker=tuned)
 
 
 def resolve_endpoint(
@@ -87,6 +88,7 @@ def resolve_endpoint(
         getattr(other, "description", "") or identity_of(other),
         gradients_of(other),
         repaired=isinstance(other, Averaged),
+        maker=other,
     )
 
 

@@ -44,12 +44,13 @@ Statistics = Literal["recalibrated", "frozen", "none"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a preflight, whether it is a concern before trusting a repair, and whether a
+    """One line of a preflight, whether it is a concern, what that throws a doubt on, and whether a
     notice has told of it already.
     """
 
     text: str
     concern: bool = False
+    about: Literal["samples", "choice", "network"] = "samples"
     told: bool = False
 
 
@@ -113,7 +114,7 @@ class Samples:
                 f"{self.count:,} bonafide samples are too few to hold any out: all of them train "
                 "and choose t, so the choice is not tested"
             )
-            return Finding(text, concern=True)
+            return Finding(text, concern=True, about="choice")
         return Finding(
             f"{self.count:,} bonafide samples: {self.fitted:,} train, and {self.held_out:,} are "
             "held out to choose t"
@@ -127,7 +128,9 @@ class Samples:
                 "the repair"
             )
             text = f"{self.copies:,} of {self.count:,} samples repeat an image, pixel for pixel"
-            lines.append(Finding(text + (flatters if self.shared else ""), bool(self.shared)))
+            lines.append(
+                Finding(text + (flatters if self.shared else ""), bool(self.shared), "choice")
+            )
         if self.contradictions:
             text = f"{self.contradictions:,} of them with another label: at least one is wrong"
             lines.append(Finding(text, concern=True))
@@ -195,9 +198,11 @@ class Recalibration:
                 f"{len(self.frozen)} layers keep frozen BatchNorm statistics, which stay as they "
                 "are at every t"
             )
-            lines.append(Finding(text, concern=True, told=True))
+            lines.append(Finding(text, concern=True, about="network", told=True))
         if self.statistics == "none":
-            lines.append(Finding("the network has no BatchNorm: nothing is recalibrated"))
+            lines.append(
+                Finding("the network has no BatchNorm: nothing is recalibrated", about="network")
+            )
         if self.statistics == "recalibrated":
             lines.append(self._cost())
         return lines
@@ -208,12 +213,12 @@ class Recalibration:
             f"{percent(self.before)} to {percent(self.after)} of {self.before.n:,}"
         )
         if not self.costs:
-            return Finding(f"{text}: no loss beyond chance")
+            return Finding(f"{text}: no loss beyond chance", about="network")
         why = (
             "they differ from what the network was trained on (shifted, cropped, another source); "
             "give --pad and --flip as in its training, or samples of its own source"
         )
-        return Finding(f"{text}: {why}", concern=True)
+        return Finding(f"{text}: {why}", concern=True, about="network")
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ class Inspection:
     `decision` is "suspicious", "not suspicious" or "cannot tell"; `p` the false-alarm rate at which
     it would be called suspicious, None where no references apply; `suspect` the goal of the oddest
     trigger; `index` Neural Cleanse's anomaly index of each class by kind; `found` the triggers;
-    `statistics` and `settings` what references hold.
+    `statistics` and `settings` what references hold; `oddest` is the trigger that `reason` speaks
+    of.
     """
 
     decision: str
@@ -103,6 +104,7 @@ class Inspection:
     statistics: Mapping[str, float]
     settings: Mapping[str, Any]
     found: tuple[Inverted, ...] = field(repr=False)
+    oddest: Inverted = field(repr=False)
 
 
 def _survey(
@@ -218,7 +220,9 @@ def inspect(
         )
         for kind in kinds
     }
-    return Inspection(decision, reason, p, suspect.target, index, values, settings, triggers)
+    return Inspection(
+        decision, reason, p, suspect.target, index, values, settings, triggers, suspect
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from isthmus.attacks import (
     LowFrequency,
     Patch,
     PermutationAware,
+    QueryReactivation,
     Reactivate,
     label_consistent,
     learned_low_frequency,
@@ -79,6 +80,9 @@ ATTACKERS = {
     "Reactivate": lambda net, samples: (
         Reactivate(TRIGGER, 1, 2)(net, samples).state_dict().values()
     ),
+    "QueryReactivation": lambda net, samples: [
+        QueryReactivation(TRIGGER, 1, queries=5, images=8)(net, samples).delta
+    ],
     "label_consistent": run_label_consistent,
     "learned_low_frequency": lambda net, samples: [
         learned_low_frequency(samples, net, 1, LowFrequency(0.3, cutoff=3), TRAINING).pattern

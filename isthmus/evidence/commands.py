@@ -1,0 +1,60 @@
+"""The command that a reader runs next, made of the one that wrote the record."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Literal
+
+from isthmus.evidence.record import Provenance
+
+Step = Literal["compare", "measure", "inspect", "check trigger", "look", "watch"]
+"""What to do next: run other defenses, measure on more images, search for a trigger, see whether
+the trigger works at all, put the samples in order, or watch inputs in use.
+"""
+
+_MODEL, _CLEAN = "PKG.MODULE:FACTORY", "TRUSTED_IMAGES"
+
+
+def next_command(provenance: Provenance, step: Step) -> str:
+    """Return one command line for the step, with the names of the run where it was a command."""
+    words = shlex.split(provenance.command or "")
+    given = _options(words)
+    model, clean = given.get("--model", _MODEL), given.get("--clean", _CLEAN)
+    received = provenance.checkpoint.path if provenance.checkpoint else "RECEIVED.safetensors"
+    out = given.get("--out", "demo" if words[1:2] == ["demo"] else "OUT").rstrip("/")
+    repaired = str(Path(out) / "repaired.safetensors")
+    attack = [name for name in ("--data", "--trigger", "--target") if name in given]
+    known = [word for name in attack for word in (name, given[name])]
+    match step:
+        case "compare":
+            line = ["compare", received, "--model", model, "--clean", clean, *known]
+            line += ["--out", f"{out}-compared"]
+        case "measure":
+            more = [word for name in attack[1:] for word in (name, given[name])]
+            line = ["evaluate", repaired, "--model", model, "--data", "MORE_IMAGES", *more]
+        case "inspect":
+            line = ["inspect", repaired, "--model", model, "--clean", clean]
+        case "check trigger":
+            line = ["evaluate", received, "--model", model, *known]
+        case "look":
+            line = ["repair", received, "--model", model, "--clean", "CORRECTED_IMAGES", *known]
+            line += ["--out", f"{out}-2"]
+        case "watch":
+            line = ["detect", "fit", repaired, "--model", model, "--clean", clean]
+            line += ["--out", f"{out}-detector"]
+    return shlex.join(["isthmus", *line])
+
+
+def _options(words: list[str]) -> dict[str, str]:
+    """Return the values of a command line's options, given as `--name value` or `--name=value`."""
+    found = {}
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            continue
+        if equals:
+            found[name] = value
+        elif words[i + 1 : i + 2] and not words[i + 1].startswith("--"):
+            found[name] = words[i + 1]
+    return found

@@ -1,0 +1,82 @@
+"""What a repair trained on the way to its network, one row for each training, as it was run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from isthmus.curves.route import Route
+from isthmus.defenses.curve_repair.repair import Repair
+from isthmus.defenses.rivals.averaged import Averaged
+from isthmus.defenses.spending import Trained
+from isthmus.evidence.record import TrainingPart
+from isthmus.runs.devices import chosen_precision, pick_device
+from isthmus.training.budget import Training
+from isthmus.types import Defense
+
+
+def trainings(repaired: Repair) -> tuple[TrainingPart, ...]:
+    """Return every training of a repair, those of rejected ways first, in the order of their run.
+
+    A network that came as a checkpoint has no row, nor has a straight path.
+    """
+    rows: list[TrainingPart] = []
+    for way in (*repaired.rejected, repaired):
+        rows += _of_endpoint(way.endpoint.maker)
+        rows += _of_curve(way)
+    return tuple(rows)
+
+
+def _of_curve(repaired: Repair) -> Iterator[TrainingPart]:
+    history, route = repaired.history, repaired.route
+    if history is None:
+        return
+    yield TrainingPart(
+        name=f"curve to {repaired.endpoint.source.partition(':')[0]}",
+        steps=history.steps,
+        gradients=history.steps * route.cost,
+        lr=history.lr,
+        batch_size=history.batch_size,
+        weight_decay=repaired.training.weight_decay,
+        clip=repaired.training.clip,
+        rho=route.rho,
+        precision=history.precision,
+        retries=round(repaired.trained.wasted / (history.steps * route.cost)),
+        wasted=repaired.trained.wasted,
+        seconds=history.seconds,
+    )
+
+
+def _of_endpoint(maker: Defense | None) -> Iterator[TrainingPart]:
+    """Yield the trainings of what made a second endpoint: of a mean, those of its parts."""
+    if isinstance(maker, Averaged):
+        for part in maker.defenses:
+            yield from _of_endpoint(part)
+    elif isinstance(maker, Trained):
+        yield _row(type(maker).__name__, maker.training, _route_of(maker), _rho_of(maker))
+
+
+def _row(name: str, training: Training, route: Route | None, rho: float | None) -> TrainingPart:
+    """Return the row of a defense, whose budget counts gradients and not steps."""
+    cost = route.cost if route is not None else (2 if rho else 1)
+    return TrainingPart(
+        name=name,
+        steps=training.steps // max(1, cost),
+        gradients=training.steps,
+        lr=training.lr,
+        batch_size=training.batch_size,
+        weight_decay=training.weight_decay,
+        clip=training.clip,
+        rho=rho,
+        precision=chosen_precision(pick_device(training.device), training.precision),
+    )
+
+
+def _route_of(maker: Trained) -> Route | None:
+    route = getattr(maker, "route", None)
+    return route if isinstance(route, Route) else None
+
+
+def _rho_of(maker: Trained) -> float | None:
+    route = _route_of(maker)
+    rho = route.rho if route is not None else getattr(maker, "rho", None)
+    return None if rho is None else float(rho)

@@ -1,0 +1,254 @@
+"""The verdict: a pure function of the record, every branch of it."""
+
+import shlex
+
+import pytest
+from support.records import example, variant
+
+from isthmus.evidence.record import Report
+from isthmus.evidence.verdict import (
+    ACCEPTABLE,
+    COMES_BACK,
+    COSTLY,
+    DECISIONS,
+    LOST,
+    STILL_WORKS,
+    UNSURE,
+    cost_interval,
+    decide,
+    in_one_sentence,
+)
+from isthmus.metrics import Rate, as_record, paired_drop
+
+N = 5000
+
+
+def share(value, n=N):
+    return as_record(Rate(round(value * n), n))
+
+
+def record(
+    *,
+    before=0.87,
+    after=0.86,
+    success=(0.99, 0.01),
+    recovery=0.8,
+    n=N,
+    lost=None,
+    evaluation=True,
+    trigger=True,
+    confident=True,
+):
+    """A report of a repair with these figures; by default a good one."""
+    made = variant(example(), evaluation=evaluation, trigger=trigger, confident=confident)
+    name = "accuracy" if evaluation else "bonafide accuracy"
+    made["before"][name], made["after"][name] = share(before, n), share(after, n)
+    if trigger:
+        made["before"]["attack success"] = share(success[0], n)
+        made["after"]["attack success"] = share(success[1], n)
+        made["after"]["recovery accuracy"] = share(recovery, n)
+        for row in made["permanence"]["reactivation"]:
+            row["attack success"] = share(0.1)
+    if lost is not None:
+        made["answers"] = {"n": n, "lost": lost, "gained": 0}
+    return made
+
+
+def decided(made):
+    return decide(Report.read(made))
+
+
+def test_the_thresholds_lie_as_their_reasons_say():
+    assert 0 < UNSURE <= ACCEPTABLE / 2 < ACCEPTABLE < COSTLY < 1
+    assert 0 < STILL_WORKS < COMES_BACK <= 1 and 0 < LOST < 1
+    assert DECISIONS == ("use", "use with care", "do not use")
+
+
+def test_a_trigger_that_is_gone_at_a_small_cost_is_used():
+    found = decided(record())
+    assert found.decision == "use" and len(found.reasons) == 1
+    assert "no longer works" in found.reasons[0] and "detect fit" in found.next
+
+
+CASES = {
+    "no number": ({}, "do not use", "not a number", "compare"),
+    "chance": ({"after": 0.1}, "do not use", "better than a guess", "compare"),
+    "costly": ({"after": 0.7}, "do not use", "10.0 points", "compare"),
+    "dear": ({"after": 0.79}, "use with care", "5.0 points of accuracy, beyond", "compare"),
+    "few samples": ({"n": 100}, "use with care", "do not exclude a cost", "evaluate"),
+    "backdoor": ({"success": (0.99, 0.4)}, "do not use", "still works", "compare"),
+    "perhaps": ({"success": (0.99, 0.1)}, "use with care", "do not exclude attack", "evaluate"),
+    "never": ({"success": (0.02, 0.01)}, "use with care", "no higher before", "evaluate"),
+    "unseen": ({"trigger": False}, "use with care", "trigger was given, so nobody", "inspect"),
+    "spoiled": ({"recovery": 0.3}, "use with care", "their true class in 30.0", "compare"),
+    "untested": (
+        {"evaluation": False, "confident": False},
+        "use with care",
+        "could not choose t",
+        "evaluate",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_ground_and_its_next_step(name):
+    how, decision, says, command = CASES[name]
+    made = record(**how)
+    if name == "no number":
+        made["after"]["accuracy"] = {"value": None}
+    found = decided(made)
+    reasons = [reason.replace("\u00a0", " ") for reason in found.reasons]
+    assert found.decision == decision and len(reasons) == 1, reasons
+    assert says in reasons[0]
+    assert shlex.split(found.next)[:2] == ["isthmus", command]
+
+
+@pytest.mark.parametrize("success", [{"value": None}, {"value": 0.01}])
+def test_a_success_without_a_number_or_an_interval_is_no_success_of_the_repair(success):
+    made = record()
+    made["after"]["attack success"] = success
+    found = decided(made)
+    assert found.decision == "do not use" and "attack success is not a number" in found.reasons[0]
+
+
+def test_injected_errors_are_judged_as_a_trigger_is():
+    made = record(trigger=False)
+    made["before"]["injection success"] = share(0.95, 100)
+    made["after"]["injection success"] = share(0.5, 100)
+    found = decided(made)
+    assert found.decision == "do not use" and "injected errors still work" in found.reasons[0]
+    made["after"]["injection success"] = share(0.0, 100)
+    assert decided(made).decision == "use"
+
+
+@pytest.mark.parametrize(
+    ("about", "concern", "decision"),
+    [
+        ("samples", True, "use with care"),
+        ("samples", False, "use"),
+        ("choice", True, "use"),
+        ("network", True, "use"),
+    ],
+)
+def test_doubts_about_the_trusted_samples_ask_for_care(about, concern, decision):
+    made = record()
+    made["preflight"] = {
+        "findings": [{"text": "seven labels are odd", "concern": concern, "about": about}],
+        "foreign": 0,
+        "doubted": 0,
+        "statistics": "none",
+        "recalibrated": share(0.87),
+    }
+    found = decided(made)
+    assert found.decision == decision
+    assert ("seven labels are odd" in " ".join(found.reasons)) == (decision != "use")
+    made["preflight"]["foreign"] = 9
+    assert "9 trusted samples look like no other" in " ".join(decided(made).reasons)
+    assert "repair" in decided(made).next
+
+
+def test_the_gravest_ground_decides_and_all_of_its_weight_are_said():
+    found = decided(record(after=0.5, success=(0.99, 0.9), recovery=0.01))
+    assert found.decision == "do not use" and len(found.reasons) == 2
+
+
+def test_an_untested_choice_does_not_matter_where_evaluation_data_judge_the_network():
+    found = decided(record(confident=False))
+    assert found.decision == "use"
+    assert any("did not support the choice of t" in warning for warning in found.warnings)
+
+
+def test_a_repair_of_a_hundred_to_eight_percent_has_a_verdict():
+    """It was announced as: the samples cannot tell, t = 1."""
+    found = decided(
+        record(before=0.822, after=0.761, success=(1.0, 0.077), n=2000, confident=False)
+    )
+    assert found.decision == "use with care" and "6.1 points" in found.cost
+
+
+def test_the_cost_is_paired_where_the_changed_answers_are_known():
+    wide = cost_interval(Report.read(record(n=500)))
+    narrow = cost_interval(Report.read(record(n=500, lost=5)))
+    assert narrow == paired_drop(5, 0, 500) and narrow[1] - narrow[0] < wide[1] - wide[0]
+    assert wide[0] < 0.01 < wide[1] and narrow[0] < 0.01 < narrow[1]
+    assert decided(record(n=500)).decision != decided(record(n=500, lost=5)).decision
+
+
+def test_what_is_not_known_is_said():
+    unknown = decided(record(trigger=False, evaluation=False, n=100)).unknown
+    assert any("no trigger was given" in line for line in unknown)
+    assert any("no evaluation data" in line for line in unknown)
+    assert any("few samples" in line for line in unknown)
+    (only,) = decided(record()).unknown
+    assert "another trigger or target" in only
+    made = record()
+    made["found_trigger"] = {
+        "png": "aaaa",
+        "kind": "patch",
+        "target": "cat",
+        "size": 2.0,
+        "success": share(0.9),
+        "decision": "cannot tell",
+        "reason": "no references",
+    }
+    assert any("no clean networks" in line for line in decided(made).unknown)
+
+
+def test_a_backdoor_that_comes_back_is_a_warning_with_the_fewest_images():
+    made = record()
+    for row, value in zip(made["permanence"]["reactivation"], (0.1, 0.56, 0.9), strict=True):
+        row["attack success"] = share(value)
+    found = decided(made)
+    (warning,) = found.warnings
+    assert "5 triggered images" in warning and "56.0" in warning and found.decision == "use"
+
+
+@pytest.mark.parametrize(
+    ("triggered", "clean", "wakes"),
+    [(0.9, 0.2, True), (0.9, 0.9, False), (0.3, 0.0, False), (0.9, 0.89, False)],
+)
+def test_queries_wake_a_trigger_where_they_do_more_than_without_it(triggered, clean, wakes):
+    made = record()
+    made["permanence"]["queries"] = {
+        "queries": 300,
+        "images": 50,
+        "eps": 0.0627,
+        "triggered": share(triggered, 500),
+        "clean": share(clean, 500),
+    }
+    assert any("Queries alone" in line for line in decided(made).warnings) is wakes
+
+
+def test_the_sentence_opens_with_the_decision_and_hides_nothing():
+    said = in_one_sentence(Report.read(record(success=(0.99, 0.4)))).replace("\u00a0", " ")
+    assert said == (
+        "Do not use: attack success 99.0 % before, 40.0 % after; "
+        "accuracy 87.0 % before, 86.0 % after."
+    )
+
+
+def test_the_next_command_is_that_of_the_run():
+    made = record(trigger=False)
+    made["provenance"]["command"] = (
+        "isthmus repair got.safetensors --model=nets:build,width=8 --clean 'my images' "
+        "--flip --data test --trigger patch --target 1 --out done"
+    )
+    assert shlex.split(decided(made).next) == [
+        "isthmus",
+        "inspect",
+        "done/repaired.safetensors",
+        "--model",
+        "nets:build,width=8",
+        "--clean",
+        "my images",
+    ]
+    del made["provenance"]["command"]
+    assert "PKG.MODULE:FACTORY" in decided(made).next
+
+
+def test_it_reads_neither_itself_nor_the_sentence():
+    made = record()
+    found = decided(made)
+    made["verdict"] = "something else"
+    made["decision"] = {**found.record(), "decision": "do not use"}
+    assert decided(made) == found
