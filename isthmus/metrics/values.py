@@ -128,7 +128,7 @@ def paired_drop(lost: int, gained: int, n: int) -> tuple[float, float]:
         )
     total = n + 2
     drop = (lost - gained) / total
-    half = _Z95 * sqrt((lost + gained + 1) / total - drop**2) / sqrt(total)
+    half = Z95 * sqrt((lost + gained + 1) / total - drop**2) / sqrt(total)
     return drop - half, drop + half
 
 
