@@ -41,6 +41,9 @@ def record(
 ):
     """A report of a repair with these figures; by default a good one."""
     made = variant(example(), evaluation=evaluation, trigger=trigger, confident=confident)
+    for part in ("answers", "preflight", "found_trigger"):
+        del made[part]
+    made["permanence"].pop("queries", None)
     name = "accuracy" if evaluation else "bonafide accuracy"
     made["before"][name], made["after"][name] = share(before, n), share(after, n)
     if trigger:
