@@ -49,5 +49,7 @@ from .rivals.noise import GaussianNoise as GaussianNoise
 from .rivals.noise import StraightAverage as StraightAverage
 from .rivals.table import all_rivals as all_rivals
 from .rivals.table import standard as standard
+from .rivals.tac import TAC as TAC
 from .rivals.tsc import TSC as TSC
 from .rivals.tuned import Tuned as Tuned
+from .rivals.ulrl import ULRL as ULRL

@@ -21,7 +21,9 @@ from isthmus.defenses import (
     FTSAM,
     IBAU,
     NAD,
+    TAC,
     TSC,
+    ULRL,
     AlongPath,
     Averaged,
     FinePrune,
@@ -62,8 +64,10 @@ DEFENSES = {
     "permuted copy": PermutedCopy("random"),
     "perturbed copy": PerturbedCopy(),
     "straight average": StraightAverage(PerturbedCopy()),
+    "TAC": TAC(BUDGET),
     "TSC": TSC(BUDGET),
     "tuned": Tuned(CLP, (3.0, 0.0), 0.5),
+    "ULRL": ULRL(BUDGET),
 }
 WITHOUT_CONVOLUTION = {"linear", "batchnorm1d", "tied", "lstm"}
 WITHOUT_BATCHNORM_SCALE = ZOO.keys() - {"batchnorm", "batchnorm1d", "tied", "frozen"}
@@ -78,6 +82,7 @@ REFUSED = {
     "permuted copy": {"linear", "lstm"},
     "TSC": {"linear", "lstm"},
     "tuned": NOT_FED_BY_CONVOLUTION,
+    "ULRL": {"weightnorm", "hooked"},
 }
 KEEPS_STATISTICS = {"CLP", "tuned", "permuted copy"}
 """Defenses that do not recalibrate."""

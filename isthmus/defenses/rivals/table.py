@@ -17,7 +17,9 @@ from isthmus.defenses.rivals.ft_sam import FTSAM
 from isthmus.defenses.rivals.i_bau import IBAU
 from isthmus.defenses.rivals.nad import NAD
 from isthmus.defenses.rivals.noise import GaussianNoise, StraightAverage
+from isthmus.defenses.rivals.tac import TAC
 from isthmus.defenses.rivals.tsc import TSC
+from isthmus.defenses.rivals.ulrl import ULRL
 from isthmus.training.budget import Training
 from isthmus.types import Defense
 
@@ -42,8 +44,8 @@ def all_rivals(training: Training) -> dict[str, Defense]:
     """Return by name the defenses that a repair of one checkpoint has to beat, at one budget.
 
     `training.steps` counts gradient evaluations, and `training.lr` is that of SGD on the network;
-    ANP's masks, I-BAU's Adam and TSC's curves have their published rates. Other settings are the
-    published ones, see docs/defenses.md. For the noise, the second end is a fine-tuned copy.
+    ANP's masks, I-BAU's Adam, ULRL and TSC's curves have their published rates. Other settings are
+    the published ones, see docs/defenses.md. For the noise, the second end is a fine-tuned copy.
     """
     return {
         "fine-tune": FineTune(training),
@@ -53,6 +55,8 @@ def all_rivals(training: Training) -> dict[str, Defense]:
         "ANP": ANP(training.replace(lr=0.2)),
         "NAD": NAD(training),
         "CLP": CLP(),
+        "ULRL": ULRL(training.replace(lr=0.005)),
+        "TAC": TAC(training),
         "TSC": TSC(training.replace(lr=0.02)),
         "noise": GaussianNoise(FineTune(training), "around"),
         "from scratch": FromScratch(training),
