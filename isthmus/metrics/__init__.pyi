@@ -10,6 +10,8 @@ from .calibration import CalibrationError as CalibrationError
 from .calibration import Confidence as Confidence
 from .curvature.inputs import input_hessian as input_hessian
 from .curvature.inputs import input_hessian_top as input_hessian_top
+from .health import Finding as Finding
+from .health import Health as Health
 from .landscape import landscape_metrics as landscape_metrics
 from .passes import Passes as Passes
 from .passes import attacked as attacked
@@ -33,6 +35,7 @@ from .success import triggered as triggered
 from .values import Mean as Mean
 from .values import Quantity as Quantity
 from .values import Rate as Rate
+from .values import RobustRate as RobustRate
 from .values import as_record as as_record
 from .values import as_records as as_records
 from .values import from_record as from_record

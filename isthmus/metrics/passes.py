@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
 from isthmus.metrics.curvature.inputs import InputHessian, input_hessian
+from isthmus.metrics.health import Health
 from isthmus.models.forward import (
     as_input,
     computing_type,
@@ -18,6 +21,7 @@ from isthmus.models.forward import (
     outputs,
     pass_size,
 )
+from isthmus.models.noise import DrawnLogits, drawn_logits, is_random, seeded_draws
 from isthmus.runs.devices import Precision
 from isthmus.runs.wording import first_line
 from isthmus.types import Attack, BadInput
@@ -35,7 +39,10 @@ class Passes:
         self.model = model
         self._logits: dict[tuple[Tensor, int, Precision], Tensor] = {}  # a tensor is its own key
         self._curvature: dict[Data, InputHessian] = {}
-        self._attacked: list[tuple[Data, Attack, Data]] = []  # an attack need not be hashable
+        # an attack need not be hashable
+        self._attacked: list[tuple[Data, Attack, Data, Watch | None]] = []
+        self._drawn: dict[Data, DrawnLogits] = {}
+        self._random: bool | None = None
 
     def logits(self, data: Data, precision: Precision = "fp32") -> Tensor:
         """Return the network's outputs on the data. Raises BadInput as the function does."""
@@ -44,14 +51,46 @@ class Passes:
             self._logits[key] = logits(self.model, data, precision)
         return self._logits[key]
 
+    def random(self, data: Data) -> bool:
+        """Return whether two passes of the network over the same samples differ; asked once."""
+        if self._random is None:
+            check_fits(self.model, data)
+            device = device_of(self.model)
+            self._random = is_random(self.model, as_input(data.x[:8], device, channels_last=False))
+        return self._random
+
+    def answers(self, data: Data) -> DrawnLogits:
+        """Return the outputs that count: of a random network the mean logits over draws, which the
+        same draws give every time.
+        """
+        if data not in self._drawn:
+            random = self.random(data)
+            decided = torch.zeros(len(data), dtype=torch.bool)
+            once = None if random else DrawnLogits(self.logits(data), decided, 1)
+            self._drawn[data] = once or _drawn(self.model, data)
+        return self._drawn[data]
+
+    def answers_afresh(self, data: Data) -> DrawnLogits:
+        """Return what `answers` does, for samples that nobody asks about again."""
+        if self.random(data):
+            return _drawn(self.model, data)
+        return DrawnLogits(logits(self.model, data), torch.zeros(len(data), dtype=torch.bool), 1)
+
     def attacked(self, data: Data, attack: Attack) -> Data:
         """Return the data under the attack. Raises BadInput as the function does."""
-        for clean, method, moved in self._attacked:
+        return self.watched(data, attack)[0]
+
+    def watched(self, data: Data, attack: Attack) -> tuple[Data, Watch | None]:
+        """Return the data under the attack, and what watched it, None where the attack does not say
+        what it does. Raises BadInput as `attacked` does.
+        """
+        for clean, method, moved, watch in self._attacked:
             if clean is data and method is attack:
-                return moved
-        moved = attacked(self.model, data, attack)
-        self._attacked.append((data, attack, moved))
-        return moved
+                return moved, watch
+        with watched(attack) as watch:
+            moved = attacked(self.model, data, attack)
+        self._attacked.append((data, attack, moved, watch))
+        return moved, watch
 
     def curvature(self, data: Data) -> InputHessian:
         """Return the derivatives of the loss in each image. Raises BadInput as `input_hessian`."""
@@ -59,6 +98,32 @@ class Passes:
             check_fits(self.model, data)
             self._curvature[data] = input_hessian(self.model, data.x, data.y)
         return self._curvature[data]
+
+
+class Watch(Protocol):
+    """What watched an attack, and says how far its answer can be trusted."""
+
+    def health(self, passes: Passes, clean: Data, moved: Data) -> Health:
+        """Return the health of the attack that made `moved` of `clean` on the passes' network."""
+
+
+class Watchable(Protocol):
+    """An attack that can be watched: `remembering()` is a block that remembers what it does."""
+
+    def remembering(self) -> AbstractContextManager[Watch]:
+        """Return the block."""
+
+
+@contextmanager
+def watched(attack: Attack) -> Iterator[Watch | None]:
+    """Run a block that remembers what the attack does; yield None where it cannot be watched."""
+    remembering = getattr(attack, "remembering", None)
+    if remembering is None:
+        yield None
+        return
+    watchable: Watchable = attack  # type: ignore[assignment]
+    with watchable.remembering() as watch:
+        yield watch
 
 
 def logits(
@@ -84,6 +149,21 @@ def logits(
         ) from error
     _check_logits(out, data, whole or data)
     return out
+
+
+def _drawn(model: nn.Module, data: Data) -> DrawnLogits:
+    """Return the mean logits of a random network over draws of its own, in batches."""
+    device = device_of(model)
+    with seeded_draws(0, device):
+        parts = [
+            drawn_logits(model, as_input(x, device, channels_last=False), y.to(device))
+            for x, y in _batches(data, device)
+        ]
+    return DrawnLogits(
+        torch.cat([part.logits.cpu() for part in parts]),
+        torch.cat([part.undecided.cpu() for part in parts]),
+        parts[0].draws,
+    )
 
 
 def _check_logits(out: Tensor, data: Data, whole: Data) -> None:

@@ -5,16 +5,19 @@ curvature of its loss.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor
 
-from isthmus.metrics.accuracy import accuracy_on, error_on, loss_on
+from isthmus.data.dataset import Data
+from isthmus.metrics.accuracy import error_on, loss_on
 from isthmus.metrics.curvature.inputs import InputHessian
 from isthmus.metrics.curvature.weights import weight_hessian_top
-from isthmus.metrics.passes import Passes, check_fits
+from isthmus.metrics.health import Health
+from isthmus.metrics.passes import Passes, Watch, check_fits
 from isthmus.metrics.question import Question, Value
-from isthmus.metrics.values import NUMBER, Mean, Rate
+from isthmus.metrics.values import NUMBER, Mean, Rate, RobustRate
 from isthmus.runs.devices import Precision
 from isthmus.types import Attack
 
@@ -27,16 +30,37 @@ class _UnderAttack(Question[Value]):
     precision: Precision = "fp32"
 
 
-@dataclass(frozen=True, eq=False)
-class RobustAccuracy(_UnderAttack[Rate]):
-    """Share of samples that are right after `attack` has done its worst to them, as a Rate.
+class Examine(Protocol):
+    """A check of an attack that was run, with further passes: `attacks.examine`."""
 
-    Whether a sample is right is measured here, on what the attack returns, not by the attack.
-    Robust accuracy holds against the attack that was run: report which one.
+    def __call__(
+        self, passes: Passes, attack: Attack, clean: Data, moved: Data, watch: Watch | None, /
+    ) -> Health: ...
+
+
+@dataclass(frozen=True, eq=False)
+class RobustAccuracy(_UnderAttack[RobustRate]):
+    """Share of samples that are right after `attack` has done its worst to them, as a RobustRate.
+
+    Whether a sample is right is measured here, on what the attack returns, not by the attack; of a
+    random network the mean logit over draws decides. Robust accuracy holds against the attack that
+    was run: report which one. The value carries the `health` of that attack, from what it left;
+    `examine` (`attacks.examine`) adds the probes, at about the cost of the attack itself.
     """
 
-    def answer(self, passes: Passes) -> Rate:
-        return accuracy_on(passes.attacked(self.samples, self.attack), passes, self.precision)
+    examine: Examine | None = field(default=None, repr=False)
+
+    def answer(self, passes: Passes) -> RobustRate:
+        random = passes.random(self.samples)
+        moved, watch = passes.watched(self.samples, self.attack)
+        outputs = passes.answers(moved).logits if random else passes.logits(moved, self.precision)
+        hits = int((outputs.argmax(1) == moved.y).sum())
+        return RobustRate(hits, len(moved), self._health(passes, moved, watch))
+
+    def _health(self, passes: Passes, moved: Data, watch: Watch | None) -> Health | None:
+        if self.examine is not None:
+            return self.examine(passes, self.attack, self.samples, moved, watch)
+        return None if watch is None else watch.health(passes, self.samples, moved)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from isthmus.metrics.area import Area
+from isthmus.metrics.health import Health
 from isthmus.metrics.intervals import Z95, wilson
 from isthmus.metrics.names import (
     ACCURACY,
@@ -94,6 +95,23 @@ class Rate(float):
     def high(self) -> float:
         """Upper end of the interval."""
         return self.interval[1]
+
+
+class RobustRate(Rate):
+    """A share of samples under an attack, with the health of that attack: None where nobody watched
+    it.
+    """
+
+    health: Health | None
+
+    def __new__(cls, hits: int, n: int, health: Health | None = None) -> RobustRate:
+        rate = super().__new__(cls, hits, n)
+        assert isinstance(rate, RobustRate)
+        rate.health = health
+        return rate
+
+    def __getnewargs__(self) -> tuple[int, int, Health | None]:  # type: ignore[override]
+        return self.hits, self.n, self.health
 
 
 def least_drop(before: float, after: float) -> float:
@@ -219,11 +237,14 @@ def unit_of(value: float) -> str:
 
 def as_record(value: float) -> dict[str, Any]:
     """Return a value as plain JSON: `value` and `unit`; `hits`, `n`, `clean`, `suspicious`,
-    `deviation`, `low`, `high` and `quartiles` where it has them.
+    `deviation`, `low`, `high`, `quartiles` and `health` where it has them.
     """
     names = ("hits", "n", "clean", "suspicious", "deviation", "low", "high")
     carried = {name: getattr(value, name) for name in names if hasattr(value, name)}
     record = {"value": float(value), "unit": unit_of(value), **carried}
+    health = getattr(value, "health", None)
+    if health is not None:
+        record["health"] = health.record
     quartiles = getattr(value, "quartiles", None)
     return record if quartiles is None else {**record, "quartiles": list(quartiles)}
 
@@ -238,6 +259,8 @@ def from_record(record: Mapping[str, Any], name: str = "") -> float:
 
     `name` is the metric's. It is read only where the record was written before values had units.
     """
+    if record.get("health") is not None:
+        return RobustRate(record["hits"], record["n"], Health.from_record(record["health"]))
     if "hits" in record:
         return Rate(record["hits"], record["n"])
     if "suspicious" in record:

@@ -175,6 +175,11 @@ class APGD(Search):
         """Whether it draws, so that another seed may give other points: always."""
         return True
 
+    @property
+    def restarted(self) -> bool:
+        """Whether its climbs are toward the same aim: not where each has a target of its own."""
+        return self.objective != "targeted"
+
     def _trials(self, clean: Tensor, y: Tensor) -> Iterable[Trial]:
         targets: list[Tensor | None] = [None]
         if self.objective == "targeted":

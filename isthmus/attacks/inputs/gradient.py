@@ -21,6 +21,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from isthmus.attacks.inputs.memory import remembered
 from isthmus.attacks.inputs.objectives import Objective, cross_entropy_per_sample
 from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit
 from isthmus.attacks.inputs.victim import (
@@ -28,6 +29,7 @@ from isthmus.attacks.inputs.victim import (
     check_counts,
     check_inputs,
     generator_of,
+    meet,
     under_attack,
 )
 from isthmus.data.balls import L1, Ball
@@ -150,10 +152,19 @@ class Ascent(Search):
         if not len(x):
             return x.clone()
         with under_attack(model, batch_statistics=self.batch_statistics):
+            training = self.batch_statistics  # there every draw of a random network is another one
             victim = Victim(model, self.precision)
+            if not training:
+                victim, _ = meet(model, x, self.precision)
             at = self._start(Rows(torch.arange(len(x)), x, y), generator_of(self.seed))
-            for _ in self._ascend(victim, at):
-                pass
+            ball = getattr(self, "ball", None)
+            with remembered(x, y, ball, draws=victim.draws, restarts=True) as tape:
+                if tape is not None:
+                    tape.start()
+                for visit in self._ascend(victim, at):
+                    if tape is not None:
+                        nobody = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+                        tape.look(visit, self.objective(visit.logits, y), nobody)
         return at.points
 
     def _trials(self, _: Tensor, __: Tensor) -> Iterable[Trial]:

@@ -78,6 +78,22 @@ class TargetedDLR:
         return toward(logits, y, self.target) / (gap + 1e-12)
 
 
+@dataclass(frozen=True)
+class Rescaled:
+    """The cross-entropy of each sample, (n,), of logits less their mean and over `scale`.
+
+    Logits that are large by a factor or a constant leave no gradient of the cross-entropy; these
+    do. y are labels.
+    """
+
+    scale: float
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the values, (n,)."""
+        centered = logits - logits.mean(1, keepdim=True)
+        return F.cross_entropy(centered / self.scale, y, reduction="none")
+
+
 def toward(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Return the target's logit minus the label's, (n,)."""
     pair = logits.gather(1, torch.stack([target, y], 1))

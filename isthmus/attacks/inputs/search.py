@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
+from isthmus.attacks.inputs.health.by_products import Watch, watching
+from isthmus.attacks.inputs.memory import Tape, remembered
 from isthmus.attacks.inputs.objectives import Objective, margin
 from isthmus.attacks.inputs.trace import Trace, reporting
-from isthmus.attacks.inputs.victim import Victim, check_inputs, generator_of, under_attack
+from isthmus.attacks.inputs.victim import Victim, check_inputs, generator_of, meet, under_attack
 from isthmus.models.forward import device_of, pass_size
+from isthmus.models.noise import seeded_draws
 from isthmus.runs.devices import Precision
 
 
@@ -111,38 +115,38 @@ class Search(ABC):
         """Whether BatchNorm layers in train mode normalize by the batch."""
         return False
 
+    @property
+    def restarted(self) -> bool:
+        """Whether the trials are starts of one search, so that their scores compare."""
+        return True
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape, type and device of x. Raises BadInput where x
         leaves [0, 1].
         """
-        return run_search(
-            model,
-            x,
-            y,
-            self._trials,
-            score=self.score,
-            stops=self.stops,
-            seed=self.seed,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            batch_statistics=self.batch_statistics,
-        )
+        return _run(self, model, x, y)
+
+    def remembering(self) -> AbstractContextManager[Watch]:
+        """Return a block that remembers this attack's runs, and can say how healthy they were."""
+        return watching(self)
 
 
 class _Worst:
     """The worst point seen of each of n samples, and its score; a fooled sample beats one that is
-    not.
+    not. `clean` are the logits of the samples themselves.
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, logits: Tensor, score: Objective, *, stops: bool
+        self, x: Tensor, y: Tensor, clean: Tensor, score: Objective, *, stops: bool
     ) -> None:
-        self.points = x.clone()
+        self.x = x
         self.y = y
+        self.clean = clean
+        self.points = x.clone()
         self.score = score
         self.stops = stops
-        self.values = score(logits, y)
-        self.fooled = self._wrong(logits, y)
+        self.values = score(clean, y)
+        self.fooled = self._wrong(clean, y)
         self.climbed = torch.zeros_like(self.fooled)
         self.moved = torch.zeros_like(self.fooled)
         self.all_moved = False
@@ -159,8 +163,10 @@ class _Worst:
         """
         return (~self.fooled).nonzero().squeeze(1)
 
-    def note(self, visit: Visit) -> Tensor:
-        """Keep what is worse than what was seen; return which rows are fooled, (rows,) bool."""
+    def note(self, visit: Visit) -> tuple[Tensor, Tensor]:
+        """Keep what is worse than what was seen; return which rows are fooled, (rows,) bool, and
+        the scores (rows,).
+        """
         index = visit.rows.index
         y = self.y[index]
         values = self.score(visit.logits, y)
@@ -176,7 +182,7 @@ class _Worst:
         self.fooled[index] = before | wrong
         if visit.gradient is not None and not self.all_moved:
             self._note_gradient(index, visit.gradient)
-        return wrong
+        return wrong, values
 
     def _note_gradient(self, index: Tensor, gradient: Tensor) -> None:
         """Note for which rows the gradient is not zero, until it has been so for all of them."""
@@ -189,60 +195,73 @@ class _Worst:
         return Trace(int(self.climbed.sum()), int((self.climbed & ~self.moved).sum()))
 
 
-def run_search(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    trials: Trials,
-    *,
-    score: Objective,
-    stops: bool = True,
-    seed: int | None = 0,
-    precision: Precision | None = None,
-    batch_size: int | None = None,
-    batch_statistics: bool = False,
-) -> Tensor:
+def _run(search: Search, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the worst points that the trials visit, the inputs themselves among them, on x's
     device.
 
-    In batches sized to memory. "Worst" is the highest `score`; with `stops` (the default) a point
-    that fools comes first, and its sample leaves the batch at once. Raises BadInput where x is not
-    in [0, 1] or y does not fit.
+    In batches sized to memory. "Worst" is the highest score; where the search stops, a point that
+    fools comes first, and its sample leaves the batch at once. Raises BadInput where x is not in
+    [0, 1] or y does not fit.
     """
     check_inputs(x, y)
     if not len(x):
         return x.clone()
     device = device_of(model)
-    generator = generator_of(seed)
-    size = batch_size or (len(x) if batch_statistics else pass_size(x, device, gradients=True))
+    generator = generator_of(search.seed)
+    size = search.batch_size
+    if size is None:
+        whole = search.batch_statistics
+        size = len(x) if whole else pass_size(x, device, gradients=True)
     images = x.detach().to(device).split(size)
     labels = y.to(device).split(size)
-    victim = Victim(model, precision)
     done = []
-    with under_attack(model, batch_statistics=batch_statistics), reporting() as trace:
+    with (
+        under_attack(model, batch_statistics=search.batch_statistics),
+        reporting() as trace,
+    ):
         for part, wanted in zip(images, labels, strict=True):
-            logits = victim.logits(part)
-            worst = _Worst(part, wanted, logits, score, stops=stops)
-            if len(worst.standing()):
-                _run_trials(trials(logits, wanted), victim, part, worst, generator)
-            trace.add(worst.trace())
-            done.append(worst.points)
+            victim, logits = meet(model, part, search.precision)
+            step = len(part) if search.batch_statistics else max(1, len(part) // victim.draws)
+            pieces = zip(part.split(step), wanted.split(step), logits.split(step), strict=True)
+            for piece in pieces:
+                worst = _Worst(*piece, search.score, stops=search.stops)
+                _run_batch(search, victim, worst, generator)
+                trace.add(worst.trace())
+                done.append(worst.points)
     return torch.cat(done).to(x.device)
+
+
+def _run_batch(
+    search: Search, victim: Victim, worst: _Worst, generator: torch.Generator | None
+) -> None:
+    """Run the trials on one batch, and let whoever remembers attacks look on."""
+    ball = getattr(search, "ball", None)
+    seed = search.seed if victim.draws > 1 else None  # a random network draws alike every time
+    with (
+        seeded_draws(seed, worst.x.device),
+        remembered(worst.x, worst.y, ball, draws=victim.draws, restarts=search.restarted) as tape,
+    ):
+        if len(worst.standing()):
+            _run_trials(search._trials(worst.clean, worst.y), victim, worst, generator, tape)
 
 
 def _run_trials(
     trials: Iterable[Trial],
     victim: Victim,
-    x: Tensor,
     worst: _Worst,
     generator: torch.Generator | None,
+    tape: Tape | None,
 ) -> None:
     for trial in trials:
         index = worst.standing()
         if not len(index):
             return
-        for visit in trial(victim, Rows(index, x[index], worst.y[index]), generator):
-            fooled = worst.note(visit)
+        if tape is not None:
+            tape.start()
+        for visit in trial(victim, Rows(index, worst.x[index], worst.y[index]), generator):
+            fooled, values = worst.note(visit)
+            if tape is not None:
+                tape.look(visit, values, fooled)
             if bool(fooled.any()):
                 visit.rows.keep(~fooled)
                 if not len(visit.rows.index):

@@ -19,6 +19,7 @@ from isthmus.attacks.inputs.objectives import Objective
 from isthmus.data.balls import L2, Ball, Linf
 from isthmus.models.batchnorm import batchnorm_layers
 from isthmus.models.forward import frozen, precise_logits
+from isthmus.models.noise import draws_needed, mean_of_draws, watching_draws
 from isthmus.runs.devices import Precision, autocast
 from isthmus.types import BadInput
 
@@ -47,15 +48,17 @@ def under_attack(model: nn.Module, *, batch_statistics: bool = False) -> Iterato
 class Victim:
     """A network's logits and input gradients, in float32 or better.
 
-    `precision` None is that of the surroundings, fp32 outside autocast. No attack calls the model
-    in another way.
+    `precision` None is that of the surroundings, fp32 outside autocast. Of a random network an
+    answer is the mean over `draws` passes: gradients are averaged over them, and no sample is
+    fooled by one unlucky pass. No attack calls the model in another way.
     """
 
     model: nn.Module
     precision: Precision | None = None
+    draws: int = 1
 
     def run(self, x: Tensor) -> Tensor:
-        """Return the logits at x, (n, classes), with their graph.
+        """Return the logits at x, (n, classes), with their graph: their mean over the draws.
 
         Raises BadInput where the model returns anything else.
         """
@@ -63,7 +66,7 @@ class Victim:
         if self.precision is not None:
             context = autocast(x.device, self.precision)
         with context:
-            return precise_logits(self.model, x)
+            return mean_of_draws(lambda: precise_logits(self.model, x), self.draws)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
@@ -89,6 +92,22 @@ class Victim:
             # graph of their own.
             (gradient,) = torch.autograd.grad(values.sum(), x)
         return values.detach(), gradient, logits.detach()
+
+
+def meet(model: nn.Module, x: Tensor, precision: Precision | None) -> tuple[Victim, Tensor]:
+    """Return the network as an attack meets it, and its logits at x, (n, classes).
+
+    Whether its answers are random is seen here: by whether the pass draws random numbers, and by
+    comparing two passes where it does.
+    """
+    once = Victim(model, precision)
+    with watching_draws(x.device) as drawing:
+        logits = once.logits(x)
+    draws = draws_needed(model, x, drew=drawing.drew)
+    if draws == 1:
+        return once, logits
+    victim = Victim(model, precision, draws)
+    return victim, victim.logits(x)
 
 
 def check_inputs(x: Tensor, y: Tensor) -> None:
