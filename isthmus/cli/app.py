@@ -32,6 +32,7 @@ LOOK = Group("Look", sort_key=4)
 
 RESUMES = "the same command with --resume goes on from the last save, if there was one"
 KEEPS_POINTS = "the same command goes on from the points that were measured"
+KEEPS_BATCHES = "with --out, the same command goes on from the batches that were attacked"
 STARTS_OVER = "nothing was written; the same command starts over"
 
 
@@ -76,7 +77,8 @@ COMMANDS = (
     Command("evaluate", MEASURE, "Measure accuracy, loss, attack success and robustness."),
     Command("certify", MEASURE, "Prove which answers no input within eps changes."),
     Command("detect", MEASURE, "Flag inputs that are far from trusted data."),
-    Command("attack", MEASURE, "Attack the inputs of a checkpoint."),
+    Command("attack", MEASURE, "Attack the inputs of a checkpoint.", KEEPS_BATCHES),
+    Command("health", MEASURE, "Say whether a robust accuracy can be trusted."),
     Command("inspect", MEASURE, "Say whether a checkpoint obeys an oddly small trigger."),
     Command("references", MEASURE, "Collect inspections of clean networks for inspect."),
     Command("path", MEASURE, "Measure the networks along a curve.", KEEPS_POINTS),

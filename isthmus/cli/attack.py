@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from isthmus import attacks, metrics, runs
 from isthmus import data as data_room
-from isthmus import metrics, runs
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import Evasion, InputFile, ModelSpec, NewNpz, Samples
-from isthmus.cli.output import metric_table, say
+from isthmus.cli.output import metric_table, say, say_health
 
 
 def attack_command(
@@ -22,7 +22,10 @@ def attack_command(
     """Attack the inputs of a checkpoint.
 
     Prints the accuracy on DATA before and after, by default under PGD. Robust accuracy is a claim
-    about the attack that was run and no other; autoattack is the strongest one here.
+    about the attack that was run and no other; autoattack is the strongest one here. Says too
+    whether the attack, not the network, explains the number (isthmus health has the whole page).
+    With --out, batches are saved beside it as soon as they are attacked, and an interrupted run
+    goes on from them.
 
     :param checkpoint: The network to attack.
     :param data: Samples: a named set, Parquet, image folder or .npz.
@@ -35,12 +38,14 @@ def attack_command(
     attack = evasion.named(name, samples, seed)
     network = load_network(model, checkpoint).to(runs.pick_device(device))
     clean = metrics.check_above_chance(network, samples)
-    moved = metrics.attacked(network, samples, attack)
+    folder = None if out is None else out.with_name(f".{out.name}.batches")
+    passes = metrics.Passes(network, folder=folder)
+    robust = metrics.RobustAccuracy(samples, attack, examine=attacks.examine).answer(passes)
     if out:
-        data_room.save_npz(moved, out)
-    robust = metrics.Accuracy(moved)(network)
+        data_room.save_npz(passes.attacked(samples, attack), out)
     values: dict[str, float] = {"accuracy": clean, "robust accuracy": robust}
     say(metric_table("network", [(checkpoint.name, values)]))
+    say_health([(checkpoint.name, values)])
     balls = [f"{type(ball).__name__} {ball.eps:.4g}" for ball in evasion.balls(samples)]
     written = f"; wrote {out}" if out else ""
     say(f"{name} within {' and '.join(balls)}{written}")

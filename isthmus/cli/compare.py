@@ -9,7 +9,7 @@ from isthmus import curves, data, defenses, evidence, metrics, runs
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import Budget, Clean, EvaluationOptions, InputFile, ModelSpec
-from isthmus.cli.output import metric_table, say
+from isthmus.cli.output import metric_table, say, say_health
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +82,7 @@ def _say_rows(received: Mapping[str, Value], rows: Sequence[ComparisonRow]) -> N
     """Print the table, and why a defense is not in it."""
     measured = [(row.name, row.measures) for row in rows if isinstance(row, evidence.Measured)]
     say(metric_table("network", [("as received", received), *measured]))
+    say_health([("as received", received), *measured])
     for row in rows:
         if isinstance(row, evidence.Refused):
             say(f"{row.name} was not run: {row.refused}")

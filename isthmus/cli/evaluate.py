@@ -8,7 +8,7 @@ from isthmus import evidence, metrics, runs
 from isthmus.cli.estimate import parts_of, say_estimate
 from isthmus.cli.inputs import load_network
 from isthmus.cli.options import EvaluationOptions, Evasion, InputFile, ModelSpec, NewFile
-from isthmus.cli.output import metric_table, say
+from isthmus.cli.output import metric_table, say, say_health
 from isthmus.types import BadInput
 
 
@@ -46,3 +46,4 @@ def evaluate_command(
         origin = evidence.provenance(0, judge.data())
         runs.write_json(out, {**metrics.as_records(values), "provenance": origin})
     say(metric_table("network", [(checkpoint.name, values)]))
+    say_health([(checkpoint.name, values)])

@@ -176,7 +176,7 @@ class Threat:
 
         A `landscape` runs one within --norm and --eps.
         """
-        unused = ["restarts", "beta"]
+        unused = ["restarts", "straight_through", "beta"]
         if not landscape:
             unused = ["norm", "eps", "attack_steps", *unused]
         for name in unused:
@@ -192,19 +192,25 @@ class Evasion(Threat):
 
     :param attack: Measure the accuracy under this attack.
     :param restarts: How often the attack starts anew; by default once.
+    :param straight_through: Layers without a useful gradient (rounding, JPEG, thresholds), by the
+        names of their modules, as in "front,stem.quantize": the attack takes that of the identity.
     """
 
     attack: words.AttackName | None = None
     restarts: int | None = None
+    straight_through: str | None = None
 
     def named(self, name: words.AttackName, samples: Data, seed: int = 0) -> Attack:
         """Return the attack of that name for such samples.
 
         Raises BadInput if an option does not apply to it.
         """
-        return words.parse_attack(
+        attack = words.parse_attack(
             name, self.balls(samples), steps=self.attack_steps, restarts=self.restarts, seed=seed
         )
+        if self.straight_through is None:
+            return attack
+        return attacks.BPDA(attack, [layer.strip() for layer in self.straight_through.split(",")])
 
     def chosen(self, samples: Data, *, landscape: bool = False) -> Attack | None:
         """Return the attack of --attack, None without one.

@@ -31,6 +31,12 @@ def metric_table(first: str, rows: Sequence[tuple[str, Mapping[str, Value | floa
     return evidence.tables.terminal_table((first, *rows[0][1]), lines, caption="95 % intervals")
 
 
+def say_health(rows: Sequence[tuple[str, Mapping[str, Value | float]]]) -> None:
+    """Print what the checks of the attacks behind the values say."""
+    for line in evidence.health_lines(rows):
+        say(line)
+
+
 def metadata(origin: dict[str, Any]) -> dict[str, str]:
     """Return a provenance as a checkpoint holds it."""
     return {"provenance": json.dumps(origin)}
@@ -54,6 +60,8 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     for state in out.rglob("*.state"):
         state.unlink()
     say(evidence.text.table(report))
+    rows = [("as received", report.before.measures), ("repaired", report.after.measures)]
+    say_health(rows)
     if report.landscape is not None:
         say_landscape(report.landscape)
     for line in evidence.text.woken(report):

@@ -8,7 +8,7 @@ from isthmus import curves, evidence, metrics, models, runs
 from isthmus.cli.estimate import Part, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_samples
 from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile
-from isthmus.cli.output import metric_table, say, say_landscape
+from isthmus.cli.output import metric_table, say, say_health, say_landscape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,9 @@ def path_command(
     if runs.ranks().first:
         origin = evidence.provenance(0, {"clean": samples, **judge.data()})
         runs.write_json(out, {**record, "provenance": origin})
-    say(metric_table("t", [(f"{t:g}", path.at(t)) for t in path.t]))
+    rows = [(f"{t:g}", path.at(t)) for t in path.t]
+    say(metric_table("t", rows))
+    say_health([(f"t = {t}", values) for t, values in rows])
     if attack is not None:
         say_landscape(around)
 

@@ -12,6 +12,9 @@ from .detection_report import detection as detection
 from .detection_report import evaluations as evaluations
 from .evading import detector_aware as detector_aware
 from .gather import evidence as evidence
+from .health_record import AttackHealth as AttackHealth
+from .health_report import attack_health as attack_health
+from .health_report import health_lines as health_lines
 from .judge import Judge as Judge
 from .origin import network_provenance as network_provenance
 from .origin import provenance as provenance

@@ -135,7 +135,12 @@ def evidence(
             "baselines": [
                 Baseline.model_validate(row.record()) for row in rows if isinstance(row, Measured)
             ],
-            "limits": [*limits(repaired, judge), *_of_attacks(trace), *_not_run([*rows, *woken])],
+            "limits": [
+                *limits(repaired, judge),
+                *_of_attacks(trace),
+                *_of_health(before, after),
+                *_not_run([*rows, *woken]),
+            ],
         }
     )
     return decided(report)
@@ -153,6 +158,18 @@ def _of_attacks(trace: Trace) -> list[str]:
         return []
     notice(trace.warning)
     return [sentence(trace.warning)]
+
+
+def _of_health(*networks: Network) -> list[str]:
+    """What the checks of the attacks warn of where a robust number is not to be trusted."""
+    healths = [value.health for network in networks for value in network.measures.values()]
+    warnings = [
+        warning
+        for health in healths
+        if health is not None and not health.trustworthy
+        for warning in health.warnings
+    ]
+    return [sentence(f"Of the robust accuracy: {text}") for text in dict.fromkeys(warnings)]
 
 
 def _along(repaired: Repair, metrics: Mapping[str, Metric], folder: str | File | None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from isthmus.attacks.inputs.health.examine import examine
 from isthmus.data.dataset import Data
 from isthmus.data.splits import among, check_disjoint
 from isthmus.metrics.accuracy import Accuracy, InjectionSuccess, MeanLoss
@@ -89,7 +90,7 @@ class Judge:
             metrics[ACCURACY] = Accuracy(self.evaluation)
             metrics[LOSS] = MeanLoss(self.evaluation)
         if self.attack is not None:
-            metrics[ROBUST_ACCURACY] = RobustAccuracy(samples, self.attack)
+            metrics[ROBUST_ACCURACY] = RobustAccuracy(samples, self.attack, examine=examine)
         if self.trigger is not None and self.target is not None:
             success = AttackSuccess(samples, self.trigger, self.target)
             metrics[ATTACK_SUCCESS] = success

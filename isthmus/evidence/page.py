@@ -16,10 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from isthmus.evidence import figures
+from isthmus.evidence import figures, health_figures
 from isthmus.evidence.certificate_record import CERTIFICATE, Certificates
 from isthmus.evidence.compression_record import COMPRESSION, Compression
 from isthmus.evidence.detection_record import DETECTION, Detection
+from isthmus.evidence.health_record import HEALTH, AttackHealth
 from isthmus.evidence.labels import label, short
 from isthmus.evidence.record import SCHEMA, Landscape, Report, Value
 from isthmus.evidence.summary import (
@@ -99,7 +100,7 @@ NO_BARRIER = 0.05
 """Nats below which a rise of the loss along a line counts as none."""
 
 
-Written = Report | Certificates | Detection | Compression
+Written = Report | Certificates | Detection | Compression | AttackHealth
 """What has a record and a page."""
 
 KINDS: dict[str, type[Written]] = {
@@ -107,10 +108,11 @@ KINDS: dict[str, type[Written]] = {
     CERTIFICATE: Certificates,
     DETECTION: Detection,
     COMPRESSION: Compression,
+    HEALTH: AttackHealth,
 }
 """The records that a page is made of, by their entry `schema`."""
 
-COMMANDS = "repair, certify, detect, prune or quantize"
+COMMANDS = "health, repair, certify, detect, prune or quantize"
 """What writes these records."""
 
 
@@ -135,8 +137,9 @@ def write_report(report: Written | Mapping[str, Any], folder: Path | str) -> tup
     """Write `report.json` and `report.html` into the folder and return their paths; each is whole
     or not there.
 
-    `report` is what `evidence`, `certificates`, `detection` or `compression` made, or a record read
-    from JSON. Raises BadInput where the record is none of these or the folder cannot be written.
+    `report` is what `evidence`, `certificates`, `detection`, `compression` or `attack_health` made,
+    or a record read from JSON. Raises BadInput where the record is none of these or the folder
+    cannot be written.
     """
     report = read_written(report)
     page = to_html(report)
@@ -156,6 +159,8 @@ def to_html(report: Written | Mapping[str, Any]) -> str:
         return _detection_page(report)
     if isinstance(report, Compression):
         return environment().get_template("compression.html").render(report=report)
+    if isinstance(report, AttackHealth):
+        return _health_page(report)
     return _report_page(report)
 
 
@@ -171,6 +176,12 @@ def _detection_page(report: Detection) -> str:
         words = "AUROC, and the share that fools both, against eps; the numbers are in the table"
         figure = _twice(partial(figures.detected, report), "detection", words)
     return environment().get_template("detection.html").render(report=report, figure=figure)
+
+
+def _health_page(report: AttackHealth) -> str:
+    words = "Gain, loss and spread of the climbs, and accuracy against eps; numbers in the tables"
+    figure = _twice(partial(health_figures.attack_health, report), "health", words)
+    return environment().get_template("health.html").render(report=report, figure=figure)
 
 
 def _report_page(report: Report) -> str:

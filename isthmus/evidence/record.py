@@ -116,6 +116,41 @@ class OpenPart(Part):
     __pydantic_extra__: dict[str, Json] = Field(init=False)
 
 
+# ── health of an attack ───────────────────────────────────────────────────────────────────────────
+class AttackFindingPart(Part):
+    """What one indicator says of an attack: it fires above its threshold, with `below` under it."""
+
+    name: Sentence
+    value: Number
+    """Null where it was not measured, or not finite."""
+    threshold: Number
+    """Null for a quantity that is described and not judged."""
+    below: Flag
+    decisive: Flag
+    fired: Flag
+
+
+class HealthPart(Part):
+    """How far the robust accuracy under an attack can be trusted."""
+
+    trustworthy: Flag
+    """Whether no decisive indicator fired."""
+    warnings: tuple[Sentence, ...]
+    """A sentence for each indicator that fired, and what to do about it."""
+    attack: Text
+    samples: Count
+    draws: Positive
+    """How many passes of the network made one answer; more than 1 where it is random."""
+    undecided: Fraction
+    """Share of samples whose answer these draws leave open."""
+    indicators: tuple[AttackFindingPart, ...]
+
+    @property
+    def decisive(self) -> tuple[str, ...]:
+        """The names of the decisive indicators that fired."""
+        return tuple(row.name for row in self.indicators if row.fired and row.decisive)
+
+
 # ── values and measures ───────────────────────────────────────────────────────────────────────────
 class Value(Part):
     """A measured number.
@@ -143,6 +178,8 @@ class Value(Part):
     low: Number = None
     high: Number = None
     quartiles: tuple[Number, Number, Number] | None = None
+    health: HealthPart | None = None
+    """Of a robust accuracy: what the check of its attack says."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -17,6 +17,7 @@ from pydantic_core import core_schema
 from isthmus.evidence.certificate_record import Certificates
 from isthmus.evidence.compression_record import Compression
 from isthmus.evidence.detection_record import Detection
+from isthmus.evidence.health_record import AttackHealth
 from isthmus.evidence.record import Document, Report
 from isthmus.runs.files import write_json
 
@@ -25,6 +26,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "certificate": Certificates,
     "detection": Detection,
     "compression": Compression,
+    "health": AttackHealth,
 }
 """The records that have a schema, by the name of its file."""
 

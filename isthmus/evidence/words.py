@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from isthmus.evidence.record import Value
+from isthmus.evidence.record import HealthPart, Value
 from isthmus.metrics.values import NATS, SHARE
 from isthmus.runs.wording import percent
 
@@ -84,7 +84,7 @@ def points(share: float, *, unit: bool = True) -> str:
 @dataclass(frozen=True)
 class Wording:
     """A value as a person reads it, and where it and the ends of its interval lie on a scale of 0
-    to 100.
+    to 100. A `note` stands under it, in the color of warnings where it `warns`.
     """
 
     main: str
@@ -94,6 +94,8 @@ class Wording:
     low: float | None = None
     high: float | None = None
     known: bool = True
+    note: str = ""
+    warns: bool = False
 
     @property
     def details(self) -> str:
@@ -116,11 +118,33 @@ def format_value(value: Value | float | None) -> Wording:
     if value.value is None:
         return Wording("not finite", counts=counts, known=False)
     if value.unit == SHARE:
-        return _share(value, value.value, counts)
+        return _noted(_share(value, value.value, counts), value.health)
     write = nats if value.unit == NATS else digits
     ends = value.interval
     interval = f"{write(ends[0])}{_DASH}{write(ends[1])}" if ends else ""
     return Wording(write(value.value), interval, counts)
+
+
+def _noted(words: Wording, health: HealthPart | None) -> Wording:
+    if health is None:
+        return words
+    return replace(words, note=health_note(health), warns=not health.trustworthy)
+
+
+def health_note(health: HealthPart) -> str:
+    """Return in one line whether a robust number can be trusted.
+
+    >>> sound = HealthPart(
+    ...     trustworthy=True, warnings=(), attack="PGD", samples=9, draws=1, undecided=0.0,
+    ...     indicators=(),
+    ... )
+    >>> health_note(sound)
+    'attack checked: nothing decisive fired'
+    """
+    random = f", mean of {health.draws} draws" if health.draws > 1 else ""
+    if not health.trustworthy:
+        return f"not to be trusted: {', '.join(health.decisive)}{random}"
+    return f"attack checked: nothing decisive fired{random}"
 
 
 def in_line(value: Value | float | None) -> str:

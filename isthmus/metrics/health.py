@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 
@@ -40,7 +40,7 @@ class Finding:
         return {
             "name": self.name,
             "value": value if known else None,
-            "threshold": self.threshold,
+            "threshold": self.threshold if isfinite(self.threshold) else None,
             "below": self.below,
             "decisive": self.decisive,
             "fired": self.fired,
@@ -94,9 +94,15 @@ class Health:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Health:
         """Return the health that `record` holds."""
-        names = ("name", "value", "threshold", "decisive", "below")
         findings = tuple(
-            Finding(**{name: entry[name] for name in names}) for entry in record["indicators"]
+            Finding(
+                entry["name"],
+                entry["value"],
+                inf if entry["threshold"] is None else entry["threshold"],
+                entry["decisive"],
+                entry["below"],
+            )
+            for entry in record["indicators"]
         )
         return cls(
             record["attack"],

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
@@ -23,6 +27,8 @@ from isthmus.models.forward import (
 )
 from isthmus.models.noise import DrawnLogits, drawn_logits, is_random, seeded_draws
 from isthmus.runs.devices import Precision
+from isthmus.runs.files import write_atomically
+from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.wording import first_line
 from isthmus.types import Attack, BadInput
 
@@ -35,8 +41,9 @@ class Passes:
     same tensor of images, whatever their labels. The network has to stay as it is meanwhile.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, folder: str | Path | None = None) -> None:
         self.model = model
+        self.folder = folder
         self._logits: dict[tuple[Tensor, int, Precision], Tensor] = {}  # a tensor is its own key
         self._curvature: dict[Data, InputHessian] = {}
         # an attack need not be hashable
@@ -87,8 +94,7 @@ class Passes:
         for clean, method, moved, watch in self._attacked:
             if clean is data and method is attack:
                 return moved, watch
-        with watched(attack) as watch:
-            moved = attacked(self.model, data, attack)
+        moved, watch = attacked_and_watched(self.model, data, attack, folder=self.folder)
         self._attacked.append((data, attack, moved, watch))
         return moved, watch
 
@@ -102,6 +108,12 @@ class Passes:
 
 class Watch(Protocol):
     """What watched an attack, and says how far its answer can be trusted."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is remembered as tensors by name."""
+
+    def add(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what another watch's `state` holds as well."""
 
     def health(self, passes: Passes, clean: Data, moved: Data) -> Health:
         """Return the health of the attack that made `moved` of `clean` on the passes' network."""
@@ -201,19 +213,71 @@ def check_fits(model: nn.Module, data: Data) -> None:
     logits(model, data[:2], whole=data)
 
 
-def attacked(model: nn.Module, data: Data, attack: Attack) -> Data:
+def attacked(
+    model: nn.Module, data: Data, attack: Attack, *, folder: str | Path | None = None
+) -> Data:
     """Return the data with the attacked inputs in place of the images, in batches sized to memory.
 
-    Raises BadInput where the network does not fit the data, or the attack returns inputs of another
-    shape or outside [0, 1].
+    With `folder`, each batch is stored there when it is done, and is not attacked again: a run that
+    was killed goes on where it stopped, to the same result. Raises BadInput where the network does
+    not fit the data, the attack returns inputs of another shape or outside [0, 1], or draws anew
+    each time and is to be stored.
+    """
+    return attacked_and_watched(model, data, attack, folder=folder)[0]
+
+
+def attacked_and_watched(
+    model: nn.Module, data: Data, attack: Attack, *, folder: str | Path | None = None
+) -> tuple[Data, Watch | None]:
+    """Return the attacked data, and what watched the attack, None where it cannot be watched.
+
+    Raises BadInput as `attacked` does.
     """
     check_fits(model, data)
-    with laid_out(model, data.x) as channels_last:
-        moved = [
-            _attacked_batch(model, x, y, attack, channels_last)
-            for x, y in _batches(data, device_of(model))
-        ]
-    return Data(torch.cat(moved), data.y, data.classes)
+    files = _files(model, data, attack, folder)
+    moved = []
+    with laid_out(model, data.x) as channels_last, watched(attack) as whole:
+        for (x, y), file in zip(_batches(data, device_of(model)), files, strict=False):
+            state = _stored(file)
+            if state is None:
+                with watched(attack) as part:
+                    points = _attacked_batch(model, x, y, attack, channels_last)
+                state = {"points": points, **({} if part is None else part.state())}
+                _store(file, state)
+            moved.append(state.pop("points"))
+            if whole is not None:
+                whole.add(state)
+    return Data(torch.cat(moved), data.y, data.classes), whole
+
+
+def _files(
+    model: nn.Module, data: Data, attack: Attack, folder: str | Path | None
+) -> Iterator[Path | None]:
+    """Yield a file for each batch, named by all that its content depends on; None without a folder.
+
+    Raises BadInput where the attack gives other points each time.
+    """
+    if folder is None:
+        yield from itertools.repeat(None)
+        return
+    if getattr(attack, "seed", 0) is None:
+        raise BadInput(
+            "an attack without a seed, to be stored", expected="a seed", fix="pass seed=0"
+        )
+    weights = sha256_of(*model.state_dict().values())
+    text = f"{weights} {data.sha256} {identity_of(attack)}"
+    mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+    yield from (Path(folder) / f"{mark}-{i:06d}.safetensors" for i in itertools.count())
+
+
+def _stored(file: Path | None) -> dict[str, Tensor] | None:
+    return load_file(file) if file is not None and file.exists() else None
+
+
+def _store(file: Path | None, state: Mapping[str, Tensor]) -> None:
+    if file is not None:
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        write_atomically(file, lambda temporary: save_file(tensors, temporary))
 
 
 def _batches(data: Data, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

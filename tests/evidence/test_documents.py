@@ -26,7 +26,7 @@ def test_a_record_is_read_written_and_read_again(kind, tmp_path):
     assert read_written(read_json(data)) == document
     text = page.read_text()
     assert text == to_html(document)
-    assert text.count("<svg class=") == (2 if kind in ("certificate", "detection") else 0)
+    assert text.count("<svg class=") == (2 if kind in ("certificate", "detection", "health") else 0)
     assert 64 * "a" in text and "<b>net" not in text  # names are text, whatever they contain
 
 

@@ -125,7 +125,39 @@ COMPRESSION = {
     "same answers": as_record(Rate(85, 100)),
     "limits": ["PyTorch skips no zeros."],
 }
+_FIRED = {"name": "zero gradients", "value": 0.9, "threshold": 0.05, "below": False}
+_SILENT = {"name": "distinct maxima", "value": None, "threshold": None, "below": False}
+_INDICATORS = [
+    {**_FIRED, "decisive": True, "fired": True},
+    {**_SILENT, "decisive": False, "fired": False},
+]
+_TEXTS = {"meaning": "it is <i>zero", "advice": "attack with Square", "source": "AutoAttack"}
+ATTACK_HEALTH = {
+    "trustworthy": False,
+    "warnings": ["zero gradients: it is <i>zero; attack with Square"],
+    "attack": "PGD()",
+    "samples": 100,
+    "draws": 20,
+    "undecided": 0.25,
+    "indicators": _INDICATORS,
+}
+HEALTH = {
+    "schema": "isthmus-health/1",
+    "title": "Health of an attack on <b>net.pt",
+    "verdict": "Robust accuracy of 60.0 % (60 of 100 samples): not to be trusted, by one sign.",
+    "provenance": ORIGIN,
+    "attack": "PGD()",
+    "accuracy": as_record(Rate(90, 100)),
+    "robust": {**as_record(Rate(60, 100)), "health": ATTACK_HEALTH},
+    "indicators": [{**row, **_TEXTS} for row in _INDICATORS],
+    "gains": [{"step": k, "quartiles": [k / 20, k / 15, k / 10]} for k in (1, 2, 5, 10)],
+    "values": [{"step": k, "quartiles": [k / 9, k / 8, k / 7]} for k in range(11)],
+    "radii": [{"eps": k / 10, "accuracy": as_record(Rate(20 - k, 25))} for k in range(4)],
+    "spreads": [k / 20 for k in range(21)],
+    "limits": ["An upper bound."],
+}
 RECORDS = {
+    "health": HEALTH,
     "certificate": CERTIFICATES,
     "detection": DETECTION,
     "compression": COMPRESSION,

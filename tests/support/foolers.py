@@ -184,7 +184,7 @@ def rounded_logits() -> nn.Module:
 
 
 def softmax_as_logits() -> nn.Module:
-    return After(honest("GELU"), lambda logits: (4 * logits).softmax(1))
+    return After(honest("GELU"), lambda logits: (30 * logits).softmax(1))
 
 
 def quantized_inputs() -> nn.Module:
@@ -213,7 +213,7 @@ def detached_branch() -> nn.Module:
 
 def saturating_sigmoid() -> nn.Module:
     """A layer of sigmoids so steep that each is 0 or 1, and a linear layer trained on top."""
-    steep = Layer(lambda h: torch.sigmoid(1000 * h))
+    steep = Layer(lambda h: torch.sigmoid(1e5 * h))
     torch.manual_seed(0)
     first = nn.Linear(64, 256)
     with torch.no_grad():
@@ -288,25 +288,25 @@ class Fooler:
     reasons: tuple[str, ...]
     attack: PGD = ATTACK
     stronger: object = None
+    samples: int = 160
 
+
+SHORT = PGD(BALL, steps=5)
+"""For random networks, whose answers take many passes."""
 
 _SQUARE = Square(BALL, queries=1000)
 _MARGIN = PGD(BALL, steps=20, restarts=2, objective=margin)
 _BLIND = ("zero gradients", "zero gradients at the start")
 
 FOOLERS: dict[str, Fooler] = {
-    "logits times 1,000": Fooler(
-        large_logits, (*_BLIND, "rescaled logits"), ATTACK, _MARGIN
-    ),
+    "logits times 1,000": Fooler(large_logits, (*_BLIND, "rescaled logits"), ATTACK, _MARGIN),
     "logits rounded to one decimal": Fooler(rounded_logits, _BLIND, ATTACK, _SQUARE),
-    "softmax as logits": Fooler(
-        softmax_as_logits, ("probabilities as logits",), ATTACK, _SQUARE
-    ),
+    "softmax as logits": Fooler(softmax_as_logits, ("probabilities as logits",), ATTACK, _SQUARE),
     "inputs quantized to 3 bits": Fooler(
         quantized_inputs, _BLIND, ATTACK, BPDA(ATTACK, ("front",))
     ),
-    "noise at the input": Fooler(noisy_inputs, ("random answers",)),
-    "active dropout": Fooler(active_dropout, ("random answers",)),
+    "noise at the input": Fooler(noisy_inputs, ("random answers",), SHORT, samples=48),
+    "active dropout": Fooler(active_dropout, ("random answers",), SHORT, samples=48),
     "detached branch": Fooler(detached_branch, _BLIND, ATTACK, _SQUARE),
     "saturating sigmoid": Fooler(saturating_sigmoid, _BLIND, ATTACK, _SQUARE),
     "k winners": Fooler(

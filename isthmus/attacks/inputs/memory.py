@@ -7,10 +7,11 @@ that climb along a gradient leave a `Track`; of others it is known which samples
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
@@ -92,6 +93,30 @@ class Memory:
     fooled: list[Tensor] = field(default_factory=list)
     draws: int = 1
     depth: int = 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is remembered as tensors by name, for a file."""
+        state = {"draws": torch.tensor(self.draws)}
+        for i, fooled in enumerate(self.fooled):
+            state[f"fooled.{i}"] = fooled
+        for i, track in enumerate(self.tracks):
+            for entry in fields(track):
+                state[f"track.{i}.{entry.name}"] = torch.as_tensor(getattr(track, entry.name))
+        return state
+
+    def add(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what another memory's `state` holds as well."""
+        self.draws = max(self.draws, int(state["draws"]))
+        for i in itertools.count():
+            if f"fooled.{i}" not in state:
+                break
+            self.fooled.append(state[f"fooled.{i}"])
+        for i in itertools.count():
+            if f"track.{i}.values" not in state:
+                break
+            parts = {entry.name: state[f"track.{i}.{entry.name}"] for entry in fields(Track)}
+            restarts = bool(parts.pop("restarts"))
+            self.tracks.append(Track(**parts, restarts=restarts))
 
 
 _reader: ContextVar[Memory | None] = ContextVar("the memory of the innermost block", default=None)

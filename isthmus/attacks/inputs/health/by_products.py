@@ -4,9 +4,11 @@ over the images that it returned, which the accuracy takes anyway, and one over 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from isthmus.attacks.inputs.health import answers, blindness, convergence, counts
 from isthmus.attacks.inputs.health.indicator import Indicator, Run, judged
@@ -188,6 +190,14 @@ class Watch:
 
     attack: Attack
     memory: Memory
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is remembered as tensors by name."""
+        return self.memory.state()
+
+    def add(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what another watch's `state` holds as well."""
+        self.memory.add(state)
 
     def health(self, passes: Passes, clean: Data, moved: Data) -> Health:
         """Return the health of the attack that made `moved` of `clean` in this block."""

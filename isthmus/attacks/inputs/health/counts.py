@@ -15,9 +15,9 @@ from isthmus.metrics.passes import logits
 
 def silent_success(run: Run) -> float | None:
     """Return the share of samples of which the attack met a point that fools and returned one that
-    does not; None where it does not say what it met.
+    does not; None where it does not say what it met, or the network is random.
     """
-    if not run.memory.fooled:
+    if not run.memory.fooled or run.draws > 1:
         return None
     met = torch.cat(run.memory.fooled)
     return float((met & run.right & run.standing & ~run.undecided).double().mean())

@@ -48,7 +48,7 @@ def health(model: nn.Module, data: Source, attack: Attack) -> Health:
 def examine(
     passes: Passes, attack: Attack, clean: Data, moved: Data, watch: Watching | None
 ) -> Health:
-    """Return the health of an attack that was run: `RobustAccuracy(data, attack, examine=examine)`."""
+    """Return the health of an attack that was run; `RobustAccuracy` takes it as `examine`."""
     return judged(examined(passes, attack, clean, moved, watch), INDICATORS)
 
 

@@ -37,5 +37,6 @@ def some(run: Run, among: Tensor) -> Data | None:
     where there are none.
     """
     order = canonical(run.clean)
-    chosen = order[among[order]][: size(len(order))]
+    count = size(len(order)) if run.draws == 1 else FEWEST  # each answer takes many passes
+    chosen = order[among[order]][:count]
     return run.clean[chosen] if len(chosen) else None

@@ -1,5 +1,5 @@
-"""Do other attacks fool samples that still stand? Each fools a share of them, and the lower end of
-its 95 % interval counts, so that a few samples decide nothing.
+"""Do other attacks fool samples that still stand? By how much the robust accuracy would fall, at
+least: the lower end of the 95 % interval of the share that they fool, times the share that stands.
 
 Source: Pintor et al., NeurIPS 2022 (transfer failure, unconstrained attack); AutoAttack (Square
 ahead of the gradient); Carlini et al., 2019, on what an evaluation has to try.
@@ -51,27 +51,33 @@ def _wrong(run: Run, moved: Data) -> Rate:
 
 
 def _on_standing(run: Run, make: Callable[[Ball], Attack]) -> float | None:
-    """Return the lower end of the share of standing samples that the attack fools."""
+    """Return the fall of the robust accuracy under another attack on standing samples."""
     if run.ball is None:
         return None
-    rate = fooled_by(run, make(run.ball), some(run, run.standing))
-    return None if rate is None else rate.low
+    return _fall(run, fooled_by(run, make(run.ball), some(run, run.standing)))
+
+
+def _fall(run: Run, fooled: Rate | None) -> float | None:
+    """Return by how much the robust accuracy falls, at least, where this share of the standing
+    samples is fooled.
+    """
+    return None if fooled is None else fooled.low * float(run.standing.double().mean())
 
 
 def longer_attack(run: Run) -> float | None:
-    """Return the share of standing samples that PGD fools which climbs the margin for 20 steps."""
+    """Return the fall of the robust accuracy under PGD that climbs the margin for 20 steps."""
     return _on_standing(run, lambda ball: PGD(ball, steps=20, objective=margin, seed=1))
 
 
 def black_box(run: Run) -> float | None:
-    """Return the share of standing samples that Square fools in 50 queries; None for l1."""
+    """Return the fall of the robust accuracy under Square with 50 queries; None for l1."""
     if not isinstance(run.ball, Linf | L2) or run.clean.x.ndim != 4:
         return None
     return _on_standing(run, lambda ball: Square(ball, queries=QUERIES, seed=1))  # type: ignore[arg-type]
 
 
 def rescaled(run: Run) -> float | None:
-    """Return the share of standing samples that PGD fools on logits brought to mean 0 and a usual
+    """Return the fall of the robust accuracy under PGD on logits brought to mean 0 and a usual
     size.
     """
     if not bool(run.standing.any()):
@@ -82,8 +88,8 @@ def rescaled(run: Run) -> float | None:
 
 
 def transfer(run: Run) -> float | None:
-    """Return the share of standing samples that points fool which PGD finds on a blurred copy: the
-    mean logits over noise around the input.
+    """Return the fall of the robust accuracy at points that PGD finds on a blurred copy: the mean
+    logits over noise around the input.
     """
     samples = some(run, run.standing)
     if run.ball is None or samples is None or run.draws > 1:
@@ -94,7 +100,7 @@ def transfer(run: Run) -> float | None:
         moved = attacked(surrogate, samples, PGD(run.ball, steps=10, returns="worst", seed=1))
     except BadInput:
         return None
-    return _wrong(run, moved).low
+    return _fall(run, _wrong(run, moved))
 
 
 def _blur(ball: Ball, x: Tensor) -> float:
@@ -123,7 +129,7 @@ class Blurred(nn.Module):
 
 
 def unconstrained(run: Run) -> float | None:
-    """Return the share of right samples that PGD does not fool anywhere in the box: the lower end."""
+    """Return the share of right samples that PGD fools nowhere in the box: the lower end."""
     samples = some(run, run.right)
     if run.ball is None or samples is None:
         return None
