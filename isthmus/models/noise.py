@@ -73,8 +73,8 @@ def watching_draws(device: torch.device) -> Iterator[Drawing]:
 
 @contextmanager
 def seeded_draws(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Run a block in which torch's global generators start at the seed, and put them back
-    afterwards; None leaves them alone.
+    """Run a block in which torch's global generators start at the seed, and put them
+    back at its end; None leaves them alone.
     """
     if seed is None:
         yield

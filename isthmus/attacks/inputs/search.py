@@ -234,7 +234,7 @@ def _run(search: Search, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def _run_batch(
     search: Search, victim: Victim, worst: _Worst, generator: torch.Generator | None
 ) -> None:
-    """Run the trials on one batch, and let whoever remembers attacks look on."""
+    """Run the trials on one batch, and let an open memory look on."""
     ball = getattr(search, "ball", None)
     seed = search.seed if victim.draws > 1 else None  # a random network draws alike every time
     with (
