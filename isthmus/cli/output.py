@@ -67,6 +67,5 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     for line in evidence.text.woken(report):
         say(line)
     say(f"wrote {repaired}, {page.with_suffix('.json')} and {page}")
-    say(report.verdict)
     for line in evidence.text.verdict_lines(report):
         say(line)

@@ -31,7 +31,7 @@ from isthmus.evidence.summary import (
     table_rows,
     worst_classes,
 )
-from isthmus.evidence.verdict import decide
+from isthmus.evidence.verdict import decide, without_decision
 from isthmus.evidence.words import (
     capital,
     change,
@@ -190,6 +190,7 @@ def _report_page(report: Report) -> str:
     return template.render(
         report=report,
         decision=report.decision or decide(report),
+        outcome=without_decision(report),
         kinds=EXAMPLE_KINDS,
         measured=measured(report),
         compared=compared(report),

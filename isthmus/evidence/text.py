@@ -14,7 +14,7 @@ from isthmus.evidence.labels import label
 from isthmus.evidence.record import CorrelationPart, Landscape, Report
 from isthmus.evidence.summary import TableRow, compared, ingredients, table_rows
 from isthmus.evidence.tables import markdown_table, terminal_table
-from isthmus.evidence.verdict import decide
+from isthmus.evidence.verdict import decide, without_decision
 from isthmus.evidence.words import (
     _SPACE,
     Wording,
@@ -26,8 +26,11 @@ from isthmus.evidence.words import (
     sentence,
     with_spread,
 )
-from isthmus.metrics.names import ATTACK_SUCCESS
+from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, BONAFIDE_ACCURACY
 from isthmus.runs.wording import percent
+
+COLUMNS = 3
+"""How many measures fit beside each other on 80 columns."""
 
 
 # ── tables for a terminal ─────────────────────────────────────────────────────────────────────────
@@ -43,6 +46,8 @@ def table(report: Report) -> Table:
     of 80 columns.
     """
     names = compared(report)
+    if len(names) > COLUMNS and ACCURACY in names:  # the page has it
+        names = [name for name in names if name != BONAFIDE_ACCURACY]
     networks = terminal_table(
         ("Network", *map(label, names), "Steps, time"),
         (_network_row(row, names) for row in table_rows(report)),
@@ -124,12 +129,13 @@ def _explained(part: Landscape, name: str) -> str:
 
 # ── the verdict ───────────────────────────────────────────────────────────────────────────────────
 def verdict_lines(report: Report) -> list[str]:
-    """Return the verdict as a terminal's last lines: the decision and why, what it cost, what to
-    mind, what is not known, and the command to run next.
+    """Return the verdict as a terminal's last lines: the decision and the outcome, then why, what
+    it cost, what to mind, what is not known, and the command to run next.
     """
     verdict = report.decision or decide(report)
-    lines = [f"{verdict.decision.upper()}: {' '.join(verdict.reasons)}"]
+    lines = [f"{verdict.decision.upper()}: {without_decision(report)}"]
     parts = {
+        "why": verdict.reasons,
         "cost": [verdict.cost],
         "mind": verdict.warnings,
         "not known": verdict.unknown,
@@ -153,7 +159,7 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
     parts = [
         [f"# {_escape(report.title)}"],
         [f"**{_escape(report.verdict)}**"],
-        [f"- {_escape(line.strip())}" for line in verdict_lines(report)],
+        [f"- {_escape(line.strip())}" for line in verdict_lines(report)[1:]],
         _warning(report),
         _markdown_table(report),
         ["Intervals are at 95 %."],

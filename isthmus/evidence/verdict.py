@@ -96,10 +96,12 @@ def in_one_sentence(report: Report) -> str:
     """Return the outcome of a repair in one sentence: the decision first, then what became of the
     tampering and of the accuracy.
     """
-    decision = (report.decision or decide(report)).decision
-    moves = [_move(report, name, TAMPERING[name][0]) for name in _tampering(report)]
-    moves.append(_move(report, accuracy_name(report), "accuracy"))
-    return f"{capital(decision)}: {'; '.join(moves)}."
+    return f"{_opening(report)}{_outcome(report)}"
+
+
+def without_decision(report: Report) -> str:
+    """Return the sentence of a report without the decision, for a place that shows it already."""
+    return capital(report.verdict.removeprefix(_opening(report)))
 
 
 def accuracy_name(report: Report) -> str:
@@ -194,6 +196,16 @@ def _is_doubt(finding: FindingPart) -> bool:
 
 
 # ── words ─────────────────────────────────────────────────────────────────────────────────────────
+def _opening(report: Report) -> str:
+    return f"{capital((report.decision or decide(report)).decision)}: "
+
+
+def _outcome(report: Report) -> str:
+    moves = [_move(report, name, TAMPERING[name][0]) for name in _tampering(report)]
+    moves.append(_move(report, accuracy_name(report), "accuracy"))
+    return f"{'; '.join(moves)}."
+
+
 def _good(report: Report) -> str:
     _, thing = TAMPERING[_tampering(report)[0]]
     return (

@@ -19,7 +19,8 @@ from isthmus.evidence.page import barrier_in_words, to_html, write_report
 from isthmus.evidence.record import Network, Report, Value, read_report, values_of
 from isthmus.evidence.schema import generate, schema
 from isthmus.evidence.summary import end_names
-from isthmus.evidence.text import table, to_markdown
+from isthmus.evidence.text import table, to_markdown, verdict_lines
+from isthmus.evidence.verdict import decide
 from isthmus.evidence.words import change, format_value
 from isthmus.metrics import Mean, Quantity, Rate, as_record
 from isthmus.models import small_cnn
@@ -494,13 +495,37 @@ def test_two_lines_of_python_make_the_page(tmp_path):
     fit(net, samples, steps=150, lr=0.1, seed=0)
     repaired = repair(net, samples[:150], points=3, steps=4, bends=1)
 
-    report = evidence(repaired, net, Judge(samples[150:], Patch(size=2), 1))
+    report = evidence(repaired, net, Judge(samples[150:], Patch(size=2), 1), queries=9)
     data, page = write_report(report, tmp_path)
 
     VALIDATOR.validate(json.loads(data.read_text()))
-    assert report.verdict in html.unescape(page.read_text())
+    decision, _, outcome = report.verdict.partition(": ")
+    shown = html.unescape(page.read_text())
+    assert decision.upper() in shown and outcome[1:] in shown
+    assert report.decision.decision == decision.lower() == "use with care"
+    assert report.preflight.findings and report.trainings and report.permanence.queries.queries == 9
+    assert report.after.measures.keys() >= {"recovery accuracy", "confidence", "calibration error"}
+    assert decide(report) == report.decision
     assert read_report(data).record() == report.record()
     assert report.provenance.other.kind == repaired.second
     names = ["bonafide, in training", "bonafide, for the choice of t", "evaluation"]
     assert list(report.provenance.data) == names
     assert report.provenance.data[names[0]].n + report.provenance.data[names[1]].n == 150
+
+
+def test_the_last_lines_open_with_the_decision_and_end_with_a_command(full):
+    lines = verdict_lines(Report.read(full))
+    assert lines[0].startswith("USE: ") and full["verdict"] in lines[0]
+    names = [line.split(":")[0].strip() for line in lines[1:]]
+    assert names[:2] == ["why", "cost"] and names[-2:] == ["not known", "next"]
+    assert "isthmus detect fit" in lines[-1]
+    plain = to_markdown(full)
+    assert all(name in plain for name in ("- why", "- cost", "- next"))
+
+
+def test_four_measures_fit_a_terminal_without_the_samples_that_chose(full):
+    for part in (full["before"], full["after"]):
+        part["recovery accuracy"] = as_record(Rate(800, 900))
+    text = printed(full)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Recovery" in text and "Bonafide" not in text and "Bonafide" in to_markdown(full)
