@@ -68,7 +68,7 @@ def certify_command(
     origin = evidence.network_provenance(0, {"data": evaluation}, checkpoint)
     identity = {
         "command": "certify",
-        "model": model,
+        "model": model.spec,
         "checkpoint": runs.file_sha256(checkpoint),
         "data": evaluation.sha256,
         "eps": eps,

@@ -56,7 +56,7 @@ def compare_command(
     contestants = _contestants(budget.training(curves.CURVE_TRAINING))
     metrics.check_above_chance(network, samples)
     identity = {
-        "model": model,
+        "model": model.spec,
         "checkpoint": runs.file_sha256(tampered),
         "clean": samples.sha256,
         **vars(budget),

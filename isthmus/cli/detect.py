@@ -153,23 +153,23 @@ def _folder(out: File | None) -> File:
     return folder
 
 
-def _network(checkpoint: File | None, model: str | None) -> nn.Module | None:
+def _network(checkpoint: File | None, model: ModelSpec | None) -> nn.Module | None:
     if checkpoint is None or model is None:
         return None
     return load_network(model, checkpoint)
 
 
-def _loaded(checkpoint: File | None, model: str | None, file: File) -> ManifoldDetector:
+def _loaded(checkpoint: File | None, model: ModelSpec | None, file: File) -> ManifoldDetector:
     return detection.ManifoldDetector.load(file, _network(checkpoint, model))
 
 
 def _fit(
-    checkpoint: File | None, model: str | None, clean: str, out: File, made: DetectorOptions
+    checkpoint: File | None, model: ModelSpec | None, clean: str, out: File, made: DetectorOptions
 ) -> None:
     samples = load_samples(clean)
     identity = {
         "command": "detect fit",
-        "model": model,
+        "model": None if model is None else model.spec,
         "checkpoint": None if checkpoint is None else runs.file_sha256(checkpoint),
         "clean": samples.sha256,
         **vars(made),

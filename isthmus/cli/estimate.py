@@ -129,7 +129,7 @@ def pace(network: nn.Module, images: Tensor) -> tuple[float, float]:
     """
     import torch
 
-    from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
+    from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass, logits_of
 
     x = as_input(images[:BATCH], device_of(network), channels_last=False)
 
@@ -140,7 +140,7 @@ def pace(network: nn.Module, images: Tensor) -> tuple[float, float]:
     def with_gradients() -> None:
         leaf = x.clone().requires_grad_()
         trained = [p for p in network.parameters() if p.requires_grad]
-        out = forward_pass(network, leaf).float().sum()
+        out = logits_of(forward_pass(network, leaf)).float().sum()
         torch.autograd.grad(out, [leaf, *trained], allow_unused=True)
 
     with eval_mode(network), torch.enable_grad():

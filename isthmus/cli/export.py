@@ -20,7 +20,7 @@ def export_command(
     :param out: A new file for the network (.safetensors).
     """
     samples = load_samples(clean)
-    loaded = curves.load_curve(curve, models.model_factory(model))
+    loaded = curves.load_curve(curve, models.model_factory(model.spec))
     network = curves.network_at(loaded, t, samples)
     origin = evidence.provenance(0, {"clean": samples})
     models.save_checkpoint(network, out, metadata({**origin, "curve": str(curve), "t": t}))

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from isthmus.cli.network import ModelSpec
     from isthmus.data import Data
     from isthmus.evidence import Judge
 
 
-def load_network(model: str, checkpoint: File) -> nn.Module:
+def load_network(model: ModelSpec, checkpoint: File) -> nn.Module:
     """Return the network of a checkpoint, built by a factory (PKG.MODULE:FACTORY)."""
-    return models.load_checkpoint(checkpoint, models.model_factory(model)())
+    return models.load_checkpoint(checkpoint, models.model_factory(model.spec)())
 
 
 def load_samples(spec: str) -> Data:

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from isthmus import attacks, curves, data, evidence, runs, training
 from isthmus.cli import checks, words
 from isthmus.cli.inputs import load_samples, say_left_out
+from isthmus.cli.network import ModelSpec as ModelSpec
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from isthmus.training import Training
     from isthmus.types import Attack, Loss
 
-ModelSpec = Annotated[
-    str,
-    Parameter(
-        name="--model",
-        help="The network's factory, PKG.MODULE:FACTORY or PKG.MODULE:FACTORY,width=8: a callable "
-        "that builds it.",
-    ),
-]
 Clean = Annotated[
     str,
     Parameter(

@@ -40,7 +40,7 @@ def path_command(
     samples = load_samples(clean)
     attack = measurement.landscape_attack(samples)
     judge = measurement.judge(samples)
-    loaded = curves.load_curve(curve, models.model_factory(model))
+    loaded = curves.load_curve(curve, models.model_factory(model.spec))
     folder = out.with_name(f".{out.name}.points")
     questions = judge.metrics_with_bonafide(samples)
     landscape_questions: dict[str, Metric] = {}

@@ -255,7 +255,7 @@ def repair_command(
     files = [file for file in (tampered, other) if file is not None]
     inputs = _read(files, model, clean, options)
     identity = {
-        "model": model,
+        "model": model.spec,
         "endpoints": inputs.hashes,
         "clean": inputs.samples.sha256,
         **options.identity(landscape=inputs.attack is not None),
@@ -310,7 +310,7 @@ def _reported(
     )
 
 
-def _read(files: list[File], model: str, clean: str, options: _Options) -> _Inputs:
+def _read(files: list[File], model: ModelSpec, clean: str, options: _Options) -> _Inputs:
     """Read what a repair needs, and refuse what cannot work before any training."""
     point, trained, report = options.point, options.trained, options.report
     samples = load_samples(clean)

@@ -135,7 +135,7 @@ class Work:
         options = self.options
         return {
             **settings,
-            "model": options.model,
+            "model": options.model.spec,
             "checkpoint": runs.file_sha256(self.checkpoint),
             "clean": self.clean.sha256,
             "data": {name: samples.sha256 for name, samples in self.judge.data().items()},
@@ -151,7 +151,7 @@ class Work:
         return evidence.compression(
             self.network,
             small,
-            models.model_factory(options.model)(),
+            models.model_factory(options.model.spec)(),
             self.judge.evaluation,
             self.judge.metrics(self.clean),
             options.out,

@@ -40,7 +40,7 @@ def train_command(
     loss = robust.objective(samples)
     fitted, held_out = robust.parts(samples, budget.seed)
     torch.manual_seed(budget.seed)
-    network = load_network(model, init) if init else models.model_factory(model)()
+    network = load_network(model, init) if init else models.model_factory(model.spec)()
     metrics.logits(network, samples[:1])  # refuses images and classes that do not fit the network
     scratch = training.Training(steps=800, lr=0.1, schedule=training.one_cycle, nesterov=True)
     history = training.fit(

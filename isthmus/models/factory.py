@@ -1,17 +1,21 @@
-"""The user's own network, by name: `PKG.MODULE:FACTORY`. The only code that is ever called is the
-user's.
+"""A network by name: `PKG.MODULE:FACTORY`, or one of a library, `timm:NAME`. The only code that is
+ever called is the user's and the library's.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from isthmus.models.hubs import HUBS, Built
+from isthmus.models.preparation import Preparation, parse_normalization, prepared
 from isthmus.runs.imports import imported
+from isthmus.runs.notices import notice
 from isthmus.runs.wording import first_line, suggestion
 from isthmus.types import BadInput
 
@@ -54,7 +58,9 @@ def _check_arguments(spec: str, factory: Callable[..., Any], named: Mapping[str,
         raise BadInput(f"{spec!r}: {error}", expected=takes, fix=fix) from error
 
 
-def _build(spec: str, factory: Callable[..., Any], named: Mapping[str, Any]) -> nn.Module:
+def _build(
+    spec: str, factory: Callable[..., Any], named: Mapping[str, Any], asked: _Asked
+) -> nn.Module:
     try:
         module = factory(**named)
     except BadInput:
@@ -71,12 +77,18 @@ def _build(spec: str, factory: Callable[..., Any], named: Mapping[str, Any]) -> 
             expected="a callable that returns a torch.nn.Module",
             fix="return the network",
         )
-    return module
+    if asked.normalize is None and asked.resize is None:
+        return module
+    return asked.prepared(Built(module))
 
 
 def model_factory(spec: str) -> Callable[[], nn.Module]:
-    """Return what builds the user's network: "PKG.MODULE:FACTORY", with arguments as
-    "...:FACTORY,name=value,...".
+    """Return what builds a network: "PKG.MODULE:FACTORY", with arguments as "...,name=value,...".
+
+    "timm:NAME", "torchvision:NAME" and "hf:ID_OR_FOLDER" are networks of these libraries, with
+    random weights; their configuration says how many classes they have and how images are prepared,
+    unless "#classes=10;resize=64;normalize=imagenet" at the end does. Normalization may be "none",
+    or means and deviations. It is no part of the state dict (`preparation.py`).
 
     The module is imported, from the current directory too: this runs the user's own code, never
     that of a checkpoint. Values read as int, float, true, false or none where they can, else as
@@ -86,7 +98,9 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
     >>> model_factory("isthmus.models:preact_resnet,depth=8,classes=3")().linear.out_features
     3
     """
-    target, *settings = spec.split(",")
+    whole, _, words = spec.partition("#")
+    asked = _Asked.read(words)
+    target, *settings = whole.split(",")
     place, _, name = target.partition(":")
     if not place or not name:
         raise BadInput(
@@ -102,9 +116,86 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
             expected="each argument once",
             fix="remove one of the two",
         )
+    if place in HUBS:
+        return partial(_from_hub, HUBS[place], name, named, asked)
     factory = _factory(place, name)
-    _check_arguments(spec, factory, named)
-    return partial(_build, spec, factory, named)
+    arguments = asked.with_classes(spec, factory, named)
+    _check_arguments(spec, factory, arguments)
+    return partial(_build, spec, factory, arguments, asked)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a spec asks for beyond the network: its classes, and how images are prepared.
+
+    None leaves it to the configuration.
+    """
+
+    classes: int | None = None
+    resize: int | None = None
+    normalize: str | None = None
+
+    @classmethod
+    def read(cls, words: str) -> _Asked:
+        """Return what a text such as "classes=10;resize=64;normalize=imagenet" asks for.
+
+        Raises BadInput where it holds anything else.
+        """
+        given: dict[str, Any] = {}
+        for word in filter(None, words.split(";")):
+            name, _, value = word.partition("=")
+            if name == "normalize":
+                parse_normalization(value)
+                given[name] = value
+            elif name in ("classes", "resize") and value.isdecimal() and int(value) > 0:
+                given[name] = int(value)
+            else:
+                raise BadInput(
+                    f"{word!r} after #",
+                    expected="classes=N, resize=N or normalize=imagenet|MEAN,STD",
+                    fix="separate them by semicolons",
+                )
+        return cls(**given)
+
+    def with_classes(
+        self, spec: str, factory: Callable[..., Any], named: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Return a factory's arguments, with the number of classes by the name it has for them.
+
+        Raises BadInput where it has none.
+        """
+        if self.classes is None:
+            return named
+        known = inspect.signature(factory).parameters
+        takes = [name for name in ("classes", "num_classes") if name in known]
+        if not takes:
+            raise BadInput(
+                f"--classes {self.classes} for {spec.partition('#')[0]!r}",
+                expected="a factory with an argument `classes` or `num_classes`",
+                fix="pass the argument it has: PKG.MODULE:FACTORY,outputs=10",
+            )
+        return {takes[0]: self.classes, **named}
+
+    def prepared(self, built: Built) -> nn.Module:
+        """Return a network that prepares its images, as asked or else as its configuration says."""
+        mean, std, size = built.mean, built.std, built.size
+        if self.normalize is not None:
+            mean, std = parse_normalization(self.normalize) or (None, None)
+        if self.resize is not None:
+            size = (self.resize, self.resize)
+        return prepared(built.network, Preparation(mean, std, size))
+
+
+def _from_hub(
+    build: Callable[..., Built], name: str, named: Mapping[str, Any], asked: _Asked
+) -> nn.Module:
+    """Return a library's network, with notice of what its configuration said."""
+    built = build(name, named, asked.classes, asked.resize)
+    network = asked.prepared(built)
+    hooks = [hook for hook in network._forward_pre_hooks.values() if isinstance(hook, Preparation)]
+    images = str(hooks[0] if hooks else Preparation())
+    notice(f"{name}: {built.classes} classes, images {images}")
+    return network
 
 
 def _factory(place: str, name: str) -> Any:

@@ -6,7 +6,7 @@ No other file lays images out for a network or decides how many of them one pass
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -273,16 +273,35 @@ def explain_single_sample_batch() -> Iterator[None]:
 
 
 def logits_of(out: object) -> Tensor:
-    """Return what a network returned. Raises BadInput where that is not a tensor.
+    """Return the logits in what a network returned: a tensor, the `logits` of a dict or an object,
+    or the one tensor with two dimensions in a tuple. Raises BadInput where there are none.
 
-    >>> logits_of((torch.zeros(1), torch.zeros(1)))
+    >>> logits_of({"logits": torch.ones(1), "features": torch.zeros(3)})
+    tensor([1.])
+    >>> logits_of((torch.zeros(()), torch.ones(1, 2)))
+    tensor([[1., 1.]])
+    >>> logits_of((torch.zeros(1, 2), torch.zeros(1, 2)))
     Traceback (most recent call last):
     isthmus.types.BadInput: got a network that returns a tuple; expected logits; wrap it ...
     """
-    if not isinstance(out, Tensor):
+    logits = logits_in(out)
+    if logits is None:
         raise BadInput(
             f"a network that returns a {type(out).__name__}",
             expected="logits",
             fix="wrap it to return them",
         )
-    return out
+    return logits
+
+
+def logits_in(out: object) -> Tensor | None:
+    """Return the logits in what a network returned, as `logits_of` does, or None."""
+    held = out
+    if isinstance(out, Mapping):
+        held = out.get("logits")
+    elif hasattr(out, "logits"):
+        held = out.logits
+    elif isinstance(out, (tuple, list)):
+        flat = [part for part in out if isinstance(part, Tensor) and part.ndim == 2]
+        held = flat[0] if len(flat) == 1 else None
+    return held if isinstance(held, Tensor) else None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from isthmus.models.forward import Wrapper, network_under, prepared_pass
+from isthmus.models.forward import Wrapper, logits_in, network_under, prepared_pass
 from isthmus.runs.wording import suggestion
 from isthmus.types import BadInput, Params
 
@@ -140,8 +140,9 @@ class View(Wrapper):
         tensors = {place: under[name] for place, name in self.placed.items() if name in under}
         restore(self.net)
         out = functional_call(self.net, tensors, inputs, named, tie_weights=False)
-        if isinstance(out, Tensor) and out.requires_grad:
-            out.register_hook(lambda _: _put_for_backward(self.net, tensors))
+        logits = logits_in(out)
+        if logits is not None and logits.requires_grad:
+            logits.register_hook(lambda _: _put_for_backward(self.net, tensors))
         return out
 
 

@@ -69,6 +69,19 @@ def read_json(path: Path | str) -> Any:
 
 
 def file_sha256(path: Path | str) -> str:
-    """Return the SHA-256 of a file's bytes, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file's bytes, in hex; of an index (`.index.json`) with its parts."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    for part in [path, *_parts(path)]:
+        with part.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return the files beside an index that it names; none for any other file."""
+    if not path.name.endswith(".index.json"):
+        return []
+    index = read_json(path)
+    names = index.get("weight_map", {}).values() if isinstance(index, dict) else []
+    return sorted({path.parent / Path(str(name)).name for name in names})

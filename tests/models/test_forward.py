@@ -1,6 +1,7 @@
 """Laws of how networks run: modes, batches, precision, layout, devices, ranks outside a launch."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -182,15 +183,29 @@ def test_what_this_machine_does_not_have_is_refused(make, words):
     assert "\n" not in str(caught.value)
 
 
-class TwoHeads(nn.Module):
+@dataclass
+class Output:
+    logits: torch.Tensor
+    loss: None = None
+
+
+AROUND = {
+    "tuple": lambda logits, x: (logits, x),
+    "dict": lambda logits, x: {"features": x, "logits": logits},
+    "dataclass": lambda logits, x: Output(logits),
+}
+
+
+class Around(nn.Module):
     """Returns its logits and something else, as many networks out there do."""
 
-    def __init__(self):
+    def __init__(self, around):
         super().__init__()
         self.body = network("linear")
+        self.around = around
 
     def forward(self, x):
-        return self.body(x), x
+        return self.around(self.body(x), x)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +217,26 @@ class TwoHeads(nn.Module):
         lambda net, x, y: input_hessian_top(net, x, y),
     ],
 )
-def test_a_network_that_returns_more_than_logits_is_told_to_return_them(call):
+def test_a_network_that_returns_one_of_two_answers_is_told_to_return_its_logits(call):
     samples = data(8)
+    two_heads = Around(lambda logits, x: (logits, logits))
     with pytest.raises(BadInput, match="returns a tuple; expected logits; wrap it"):
-        call(TwoHeads(), samples.x, samples.y)
+        call(two_heads, samples.x, samples.y)
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_logits_are_taken_out_of_what_is_around_them(around):
+    samples, net = data(8), Around(around)
+    plain = copy.deepcopy(net.body)
+    assert torch.equal(outputs(net, samples.x), outputs(plain, samples.x))
+    attack = PGD(Linf(0.1), steps=2)
+    moved = [attack(each, samples.floats(), samples.y) for each in (net, plain)]
+    assert torch.equal(*moved)
+    for each in (net, plain):
+        fit(each, samples, steps=3, lr=0.1)
+    assert all(map(torch.equal, net.parameters(), plain.parameters()))
+    ends = (net, Around(around))
+    fit(Bezier(*ends), samples, expected_over_t(cross_entropy), steps=2, lr=0.1)
 
 
 def test_devices_are_found():

@@ -46,6 +46,7 @@ from isthmus.models.forward import (
     device_of,
     forward_pass,
     frozen,
+    logits_of,
     pass_size,
     takes_channels_last,
 )
@@ -247,7 +248,7 @@ def _search(
             )  # not there already
             with autocast(device, search.precision):
                 images = as_input(family.on(x).flatten(0, 1), device, channels_last=last)
-                answers = forward_pass(model, images).unflatten(0, (len(goals), -1))
+                answers = logits_of(forward_pass(model, images)).unflatten(0, (len(goals), -1))
             value = objective(answers, wanted, counts) + family.penalty()
             for leaf, grad in zip(
                 family.leaves, torch.autograd.grad(value.sum(), family.leaves), strict=True

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from isthmus.runs.files import read_json
 from isthmus.runs.wording import abbreviated, first_line, suggestion
 from isthmus.types import BadInput, Params
 
@@ -32,6 +33,7 @@ def _head(path: Path) -> bytes:
             file.name
             for file in path.iterdir()
             if file.suffix in (".safetensors", ".pt", ".pth", ".bin")
+            or file.name.endswith(".index.json")
         ]
         fix = f"name the file inside it: {abbreviated(inside)}" if inside else "name the file"
         raise BadInput(f"{path}, a folder", expected=expected, fix=fix)
@@ -75,6 +77,36 @@ def _format(path: Path) -> Literal["safetensors", "torch"]:
     raise BadInput(
         f"{path}, {what}", expected="safetensors, or a state dict saved by torch", fix=fix
     )
+
+
+def _read_index(path: Path) -> tuple[Params, dict[str, str]]:
+    """Return the tensors of a network that is in several safetensors files, of which an index tells
+    the names. Raises BadInput where one is missing, or lacks what the index says is in it.
+    """
+    index = read_json(path)
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise BadInput(
+            f"{path}, JSON without a weight_map",
+            expected="the index of a checkpoint in parts",
+            fix="check the path",
+        )
+    state: Params = {}
+    for name in sorted(set(files.values())):
+        part = path.parent / Path(name).name  # never another folder
+        if _format(part) != "safetensors":
+            raise BadInput(
+                f"{part}, a part that is no safetensors", expected="safetensors", fix="convert it"
+            )
+        state |= _read_safetensors(part)[0]
+    missing = [name for name in files if name not in state]
+    if missing:
+        raise BadInput(
+            f"{path}, whose parts lack {abbreviated(missing)}",
+            expected="all tensors of the index",
+            fix="copy or download the parts again",
+        )
+    return {name: state[name] for name in files}, {}
 
 
 def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
@@ -195,7 +227,9 @@ def check_entries(state: Mapping[Any, Any], path: Path | str) -> None:
 
 def read_tensors(path: Path) -> tuple[Params, dict[str, str]]:
     """Return the tensors under the names they have in the file, and its metadata."""
-    if _format(path) == "safetensors":
+    if path.name.endswith(".index.json"):
+        state, metadata = _read_index(path)
+    elif _format(path) == "safetensors":
         state, metadata = _read_safetensors(path)
     else:
         state, metadata = _state_in(_read_torch(path), path), {}
@@ -239,6 +273,7 @@ def read_checkpoint(path: Path | str) -> tuple[Params, dict[str, str]]:
     """Return a file's state dict, on the CPU, and its metadata (that of torch files is empty). No
     code in it is run.
 
+    An index (model.safetensors.index.json) stands for the parts it names, which lie beside it.
     Nested layouts (`state_dict`, `model`, `net`, ...) and the prefixes `module.` and `_orig_mod.`
     are unwrapped. Raises BadInput where the file is missing, empty, a folder, cut short, a web
     page, or anything but tensors.

@@ -1,0 +1,247 @@
+"""Networks of libraries by name: the network, the names of its weights, and how images reach it."""
+
+import json
+
+import pytest
+import torch
+from support.libraries import library
+from support.refusals import refused
+from torch import nn
+from torch.nn import functional as F
+
+from isthmus import Bezier, Data, Linf, fit, load_checkpoint, save_checkpoint
+from isthmus.attacks import PGD
+from isthmus.certification import Interval
+from isthmus.models import model_factory, permuted_copy
+from isthmus.models.preparation import Preparation, parse_normalization, prepared
+from isthmus.models.zoo.layers import Normalize
+
+X = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(6) % 3
+IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+TIMM = ("test_resnet", "test_efficientnet", "test_convnext", "test_nfnet", "test_vit")
+
+
+def channels(values):
+    return values.reshape(1, -1, 1, 1)
+
+
+@pytest.fixture(autouse=True)
+def no_notices(recwarn):
+    """Notices of what a configuration says are no failures."""
+
+
+# ---- timm
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_a_timm_network_has_its_own_names_and_gets_what_its_configuration_says(name):
+    timm = library("timm")
+    net = model_factory(f"timm:{name}#classes=3;resize=32")().eval()
+    options = {"img_size": 32} if name == "test_vit" else {}
+    plain = timm.create_model(name, num_classes=3, **options).eval()
+    assert list(net.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(net.state_dict())
+    mean, std = (torch.tensor(plain.pretrained_cfg[key]) for key in ("mean", "std"))
+    assert torch.allclose(net(X), plain((X - channels(mean)) / channels(std)), atol=1e-5)
+
+
+def test_a_network_of_one_size_gets_images_of_that_size():
+    library("timm")
+    net = model_factory("timm:test_vit")().eval()
+    larger = F.interpolate(X, (160, 160), mode="bilinear", antialias=True)
+    assert net(X).shape == (6, 1000)
+    assert torch.allclose(net(X), net(larger), atol=1e-6)
+
+
+def test_arguments_and_channels_reach_timm():
+    library("timm")
+    net = model_factory("timm:test_resnet,in_chans=1#classes=3")()
+    assert net.eval()(X[:, :1]).shape == (6, 3)  # statistics of colors are not used for gray
+    assert not net._forward_pre_hooks
+
+
+def test_a_network_of_timm_goes_the_whole_way(tmp_path):
+    library("timm")
+    net = model_factory("timm:test_convnext#classes=3")()
+    data = Data(X, Y, 3)
+    copy = permuted_copy(net, data).model
+    assert torch.allclose(copy.eval()(X), net.eval()(X), atol=1e-5)
+    curve = Bezier(net, copy)
+    fit(curve, data, steps=1, lr=0.01)
+    point = curve.export(0.5)
+    moved = PGD(Linf(0.1), steps=1)(point, X, Y)
+    assert float((moved - X).abs().max()) <= 0.1 + 1e-6
+    save_checkpoint(point, tmp_path / "a.safetensors")
+    fresh = model_factory("timm:test_convnext#classes=3")()
+    again = load_checkpoint(tmp_path / "a.safetensors", fresh)
+    assert torch.equal(again(X), point(X))
+
+
+# ---- torchvision
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "googlenet"])
+def test_a_torchvision_network_has_its_own_names(name):
+    vision = library("torchvision").models
+    net = model_factory(f"torchvision:{name}#classes=3")().eval()
+    options = {"init_weights": False} if name == "googlenet" else {}
+    plain = vision.get_model(name, weights=None, num_classes=3, **options)
+    plain.load_state_dict(net.state_dict())
+    x = F.interpolate(X, (64, 64))
+    mean, std = IMAGENET
+    assert torch.allclose(net(x), plain.eval()((x - channels(mean)) / channels(std)), atol=1e-4)
+
+
+def test_heads_for_training_alone_are_left_out_in_training():
+    library("torchvision")
+    net = model_factory("torchvision:googlenet#classes=3")().train()
+    assert net(F.interpolate(X, (64, 64))).shape == (6, 3)
+
+
+# ---- Hugging Face
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small ViT as save_pretrained writes it, in several files, with the configuration of its
+    images; and the network.
+    """
+    transformers = library("transformers")
+    place = tmp_path_factory.mktemp("vit")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    images = {"intermediate_size": 32, "image_size": 32, "patch_size": 8, "num_labels": 3}
+    torch.manual_seed(0)
+    net = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, **images)).eval()
+    net.save_pretrained(place, max_shard_size="20KB")
+    statistics = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "rescale_factor": 1 / 255}
+    (place / "preprocessor_config.json").write_text(json.dumps(statistics))
+    return place, net
+
+
+def test_a_checkpoint_in_parts_is_read_into_the_network_of_its_folder(folder):
+    place, plain = folder
+    assert len(list(place.glob("*.safetensors"))) > 1
+    net = load_checkpoint(place / "model.safetensors.index.json", model_factory(f"hf:{place}")())
+    assert torch.allclose(net(X), plain((X - 0.5) / 0.25).logits, atol=1e-6)
+
+
+def test_names_in_files_stay_those_of_the_input(folder, tmp_path):
+    place, _ = folder
+    index = json.loads((place / "model.safetensors.index.json").read_text())["weight_map"]
+    net = load_checkpoint(place / "model.safetensors.index.json", model_factory(f"hf:{place}")())
+    moved = Bezier(net, permuted_copy(net, Data(X, Y, 3)).model).export(0.5)
+    save_checkpoint(moved, tmp_path / "out.safetensors")
+    assert load_checkpoint(tmp_path / "out.safetensors").keys() == index.keys()
+
+
+def test_classes_and_normalization_may_be_others_than_the_configuration_says(folder):
+    place, _ = folder
+    net = model_factory(f"hf:{place}#classes=7;normalize=none")().eval()
+    assert net(X).shape == (6, 7) and float(net(X - 5).abs().max()) > 0
+
+
+def test_a_timm_configuration_is_built_by_timm(tmp_path):
+    library("timm")
+    images = {"mean": [0.1] * 3, "std": [0.2] * 3}
+    config = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": images}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    net = model_factory(f"hf:{tmp_path}")()
+    (hook,) = net._forward_pre_hooks.values()
+    assert hook == Preparation((0.1,) * 3, (0.2,) * 3) and net.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "vit", "auto_map": {"AutoModel": "evil.py"}}, ["code", "never run"]),
+        ({"model_type": "no-such-thing"}, ["cannot be built"]),
+        ([], ["a table"]),
+        (None, ["without config.json"]),
+    ],
+)
+def test_what_cannot_be_built_from_a_configuration_is_refused(config, words, tmp_path):
+    library("transformers")
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    refused(lambda: model_factory(f"hf:{tmp_path}")(), *words)
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ({"weight_map": {"a": "missing.safetensors"}}, ["missing.safetensors", "does not exist"]),
+        ({"weight_map": {"a": "../part.safetensors"}}, ["lack a"]),
+        ({"weight_map": 3}, ["without a weight_map"]),
+        ([], ["without a weight_map"]),
+    ],
+)
+def test_an_index_that_is_not_whole_is_refused(index, words, tmp_path):
+    save_checkpoint({"b": torch.ones(1)}, tmp_path / "part.safetensors")
+    (tmp_path / "m.index.json").write_text(json.dumps(index))
+    refused(lambda: load_checkpoint(tmp_path / "m.index.json"), *words)
+
+
+# ---- what is asked for beyond the network
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("timm:test_resnett", ["unknown to timm", "did you mean"]),
+        ("timm:test_resnet,no_such=3", ["cannot be built", "no_such"]),
+        ("torchvision:resnet19", ["unknown to torchvision", "did you mean"]),
+    ],
+)
+def test_unknown_networks_of_libraries_are_refused(spec, words):
+    library(spec.partition(":")[0])
+    refused(lambda: model_factory(spec)(), *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("classes=ten", ["'classes=ten'", "classes=N"]),
+        ("resize=0", ["'resize=0'"]),
+        ("size=3", ["'size=3'"]),
+        ("normalize=imagnet", ["did you mean imagenet"]),
+        ("normalize=0.5", ["means and deviations"]),
+        ("normalize=0.5,0", ["std (0.0,)", "above zero"]),
+    ],
+)
+def test_bad_words_after_the_network_are_refused(words, says):
+    refused(lambda: model_factory(f"isthmus.models:small_cnn#{words}")(), *says)
+
+
+def test_factories_get_their_classes_by_the_name_they_have():
+    net = model_factory("isthmus.models:small_cnn,channels=1,width=4#classes=7")()
+    assert net.eval()(X[:, :1]).shape == (6, 7)
+    refused(lambda: model_factory("torch.nn:Flatten#classes=3"), "--classes 3", "num_classes")
+
+
+def plain_and_prepared():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 900, 3))
+    layers = nn.Sequential(Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), inner).eval()
+    hooked = prepared(nn.Sequential(*inner), Preparation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))).eval()
+    return layers, hooked
+
+
+def test_a_preparation_is_what_a_layer_in_front_would_be():
+    layers, hooked = plain_and_prepared()
+    assert torch.equal(layers(X), hooked(X))
+    attack = PGD(Linf(0.05), steps=3)
+    assert torch.equal(attack(layers, X, Y), attack(hooked, X, Y))
+    assert torch.equal(*(Interval()(net, X, Y, Linf(0.01)) for net in (layers, hooked)))
+    assert hooked.to(torch.bfloat16)(X.bfloat16()).dtype == torch.bfloat16
+
+
+def test_images_of_other_channels_are_refused():
+    _, hooked = plain_and_prepared()
+    refused(lambda: hooked(X[:, :1]), "images of 1 channels", "--normalize none")
+
+
+def test_normalizations_have_names():
+    mean, std = parse_normalization("imagenet")
+    assert torch.equal(torch.tensor(mean), IMAGENET[0])
+    assert torch.equal(torch.tensor(std), IMAGENET[1])
