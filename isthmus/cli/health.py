@@ -48,7 +48,7 @@ def health_command(
     metrics.check_above_chance(network, evaluation)
     identity = {
         "command": "health",
-        "model": model,
+        "model": model.spec,
         "checkpoint": runs.file_sha256(checkpoint),
         "data": evaluation.sha256,
         "attack": runs.identity_of(attack),
