@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 BASELINES = 4
 """How many of the baselines train, each with as many gradients as the curve."""
 
-Second = Literal["permuted", "fine-tuned", "perturbed", "averaged"]
+Second = Literal["unlearned", "permuted", "fine-tuned", "perturbed", "averaged"]
+
+STRAIGHT_ENDS = ("unlearned", "averaged")
+"""Second endpoints that are repaired networks themselves, and to which the path is straight."""
 
 
 @Parameter(name="*")
@@ -66,25 +69,32 @@ class RepairCurve(CurveOptions):
         given = [name for name in given if name != "second"]
         if loss != "cross-entropy":
             given.append("loss")
-        if self.second == "averaged" and given:
+        if self.second in STRAIGHT_ENDS and given:
             options = ", ".join(f"--{name}" for name in given)
             raise BadInput(
-                f"--second averaged with {options}",
+                f"--second {self.second} with {options}",
                 expected="a straight path",
                 fix="leave them out",
             )
 
     def chosen(self, loss: Loss) -> Route | None:
         """Return the route that the options describe; None, for `repair` to choose, without any."""
+        if self.second == "unlearned":
+            return defenses.ALMOST
         if self.second == "averaged":
             return defenses.STRAIGHT
         if self.given() or loss is not training.cross_entropy:
             return self.route(loss, curves.DEFAULT_ROUTE)
         return None
 
-    def endpoint(self, trained: Training, out: File) -> Defense | None:
+    def endpoint(self, inputs: _Inputs, out: File) -> Defense | None:
         """Return what makes the second endpoint of --second; None leaves it to `repair`."""
+        trained = inputs.budget
         match self.second:
+            case "unlearned":
+                return defenses.unlearned_copy(
+                    inputs.networks[0], inputs.parts.whole, trained, home=out
+                )
             case "permuted":
                 return defenses.PermutedCopy("random", trained.seed)
             case "fine-tuned":
@@ -233,10 +243,10 @@ def repair_command(
 ) -> None:
     """Repair a checkpoint with clean samples.
 
-    TAMPERED is repaired along a curve to OTHER, by default a permuted copy of itself. With fewer
-    than 1,000 samples, a network with BatchNorm, no OTHER, and no option that describes a curve, a
-    rule or t, the path leads straight to the mean of two repaired copies (--second averaged); if
-    that costs too much accuracy, a curve follows.
+    TAMPERED is repaired along a curve to OTHER. Without OTHER, and without an option that describes
+    a curve, a rule or t, the path leads straight to a copy that has unlearned universal
+    perturbations (--second unlearned); if that costs too much accuracy, a curve to a permuted copy
+    follows.
 
     Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and
     measured where the point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is
@@ -274,7 +284,7 @@ def _repaired(inputs: _Inputs, options: _Options, out: File) -> Repair:
     return defenses.repair(
         inputs.networks[0],
         inputs.parts,
-        given[0] if given else options.curve.endpoint(inputs.budget, out),
+        given[0] if given else options.curve.endpoint(inputs, out),
         route=inputs.route,
         training=inputs.budget,
         selection=options.point.selection(inputs.route),

@@ -21,6 +21,8 @@ from .curve_repair.rules import up_to as up_to
 from .curve_repair.selection import Selection as Selection
 from .curve_repair.stand_ins import STAND_INS as STAND_INS
 from .curve_repair.stand_ins import stand_ins as stand_ins
+from .curve_repair.unlearned import ALMOST as ALMOST
+from .curve_repair.unlearned import unlearned_copy as unlearned_copy
 from .inspection.found_triggers import KINDS as KINDS
 from .inspection.found_triggers import Inverted as Inverted
 from .inspection.found_triggers import InvertedSuccess as InvertedSuccess
@@ -53,3 +55,7 @@ from .rivals.tac import TAC as TAC
 from .rivals.tsc import TSC as TSC
 from .rivals.tuned import Tuned as Tuned
 from .rivals.ulrl import ULRL as ULRL
+from .unlearning.perturbations import UniversalPerturbations as UniversalPerturbations
+from .unlearning.perturbations import universal_perturbations as universal_perturbations
+from .unlearning.unlearn import UNLEARNING as UNLEARNING
+from .unlearning.unlearn import UniversalUnlearning as UniversalUnlearning

@@ -5,7 +5,7 @@ al., ICML 2020.
 
 Where we depart: BatchNorm at every interior t is recalibrated on bonafide data alone; the two ends
 keep their own buffers unless ends="recalibrated", so that t = 0 and t = 1 are the checkpoints that
-came in.
+came in, and what recalibration alone does to them is taken back in between (see `curves/point`).
 """
 
 from __future__ import annotations
@@ -234,5 +234,7 @@ def _recalibrated_on(curve: Curve, data: Data, ends: str) -> str:
         return "nothing: the network has no BatchNorm statistics that move"
     where = "every t"
     if ends == "own":
-        where = "every t but the ends, which keep their own statistics"
+        where = (
+            "every t but the ends, which keep their own statistics and which those between tend to"
+        )
     return f"{len(data)} bonafide samples (sha256 {data.sha256[:16]}) at {where}"

@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from isthmus.runs.devices import Precision, autocast
+from isthmus.runs.devices import Precision, autocast, chosen_precision
 from isthmus.types import BadInput
 
 # Values that a pass without gradients takes on an accelerator: 2,500 color images of 32x32, or 51
@@ -95,6 +95,19 @@ def computing_type(network: nn.Module) -> torch.dtype:
         if tensor.is_floating_point() and tensor.element_size() > 1:
             return tensor.dtype
     return torch.float32
+
+
+def pass_precision(
+    module: nn.Module, device: torch.device, precision: Precision
+) -> Literal["fp32", "bf16"]:
+    """Return the precision of a pass through a network, with `auto` resolved for the device.
+
+    Half and double networks compute in their own type, which autocast would mix with another.
+    Raises BadInput where the precision is unknown.
+    """
+    if precision == "auto" and computing_type(module) != torch.float32:
+        precision = "fp32"
+    return chosen_precision(device, precision)
 
 
 _writes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

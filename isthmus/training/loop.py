@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.models.forward import as_input, computing_type, set_channels_last, takes_channels_last
-from isthmus.runs.devices import chosen_precision, pick_device
+from isthmus.models.forward import as_input, pass_precision, set_channels_last, takes_channels_last
+from isthmus.runs.devices import pick_device
 from isthmus.runs.processes import joined_ranks, ranks, share_from_first
 from isthmus.runs.progress import bar
 from isthmus.training.batches import batch_indices
@@ -97,10 +97,8 @@ def _started(
 ) -> Run:
     """Return the run before its first step, the module on its device, the same on all ranks."""
     device = pick_device(training.device)
-    precision = training.precision
-    if precision == "auto" and computing_type(module) != torch.float32:
-        precision = "fp32"  # of half and double networks: their own type, which autocast mixes with
-    training = training.replace(device=device, precision=chosen_precision(device, precision))
+    precision = pass_precision(module, device, training.precision)
+    training = training.replace(device=device, precision=precision)
 
     module.to(device)
     share_from_first([*module.parameters(), *module.buffers()])

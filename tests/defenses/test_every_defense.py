@@ -35,6 +35,7 @@ from isthmus.defenses import (
     PerturbedCopy,
     StraightAverage,
     Tuned,
+    UniversalUnlearning,
     all_rivals,
     fixed,
     standard,
@@ -68,6 +69,7 @@ DEFENSES = {
     "TSC": TSC(BUDGET),
     "tuned": Tuned(CLP, (3.0, 0.0), 0.5),
     "ULRL": ULRL(BUDGET),
+    "unlearning": UniversalUnlearning(BUDGET),
 }
 WITHOUT_CONVOLUTION = {"linear", "batchnorm1d", "tied", "lstm"}
 WITHOUT_BATCHNORM_SCALE = ZOO.keys() - {"batchnorm", "batchnorm1d", "tied", "frozen"}
@@ -84,7 +86,7 @@ REFUSED = {
     "tuned": NOT_FED_BY_CONVOLUTION,
     "ULRL": {"weightnorm", "hooked"},
 }
-KEEPS_STATISTICS = {"CLP", "tuned", "permuted copy"}
+KEEPS_STATISTICS = {"CLP", "tuned", "permuted copy", "unlearning"}
 """Defenses that do not recalibrate."""
 MAY_CHANGE_NOTHING = {"CLP", "tuned"}
 """Of eight channels none need stand out."""

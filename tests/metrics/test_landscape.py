@@ -39,11 +39,9 @@ ATTACK = PGD(Linf(0.05), steps=3, returns="worst")
 @pytest.fixture(scope="module")
 def measured():
     curve, asked = Bezier(*pair("batchnorm")), data(32)
-    return (
-        curve,
-        asked,
-        evaluate_path(curve, landscape_metrics(asked, ATTACK), 5, recalibrate_on=asked),
-    )
+    metrics = landscape_metrics(asked, ATTACK)
+    path = evaluate_path(curve, metrics, 5, recalibrate_on=asked, ends="recalibrated")
+    return curve, asked, path
 
 
 def test_every_number_is_that_of_the_network_at_t(measured):
@@ -125,14 +123,14 @@ def test_few_points_are_not_correlated_and_constants_are_null():
 
 
 def test_independent_paths_are_told_together(measured):
-    path = measured[-1]
-    other = Path(
-        path.t,
-        path.distance,
-        {n: tuple(1.5 * float(x) for x in v) for n, v in path.values.items()},
-        1.0,
-        "",
-    )
+    flat = measured[-1]
+    hill = {
+        name: tuple(float(x) + height for x, height in zip(values, (0, 1, 2, 1, 0), strict=True))
+        for name, values in flat.values.items()
+    }
+    path = Path(flat.t, flat.distance, hill, 1.0, "")
+    higher = {name: tuple(1.5 * x for x in values) for name, values in hill.items()}
+    other = Path(path.t, path.distance, higher, 1.0, "")
     found = repeated([path, path, other])
     json.dumps(found, allow_nan=False)
     barrier = found["barriers"]["robustness loss"]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from isthmus import Bezier, Data, recalibrate
+from isthmus.curves import network_at
 from isthmus.metrics import Accuracy, MeanLoss, Path, Rate, evaluate_path, grid, measure
 from isthmus.types import BadInput
 
@@ -35,7 +36,7 @@ def test_every_point_is_the_exported_recalibrated_network(curve, data):
     held, metrics = data[:20], {"accuracy": Accuracy(data[20:]), "loss": MeanLoss(data[20:])}
     path = evaluate_path(curve, metrics, 5, recalibrate_on=held)
     for t, accuracy, loss in zip(path.t, path["accuracy"], path["loss"], strict=True):
-        net = curve.export(t) if t in (0, 1) else recalibrate(curve.export(t), held)
+        net = network_at(curve, t, held)
         assert {"accuracy": accuracy, "loss": loss} == measure(net, metrics)
     assert measure(network(0), metrics)["loss"] == path["loss"][0]
 
@@ -46,7 +47,9 @@ def test_ends_may_be_recalibrated_too(curve, data):
         evaluate_path(curve, metrics, 3, recalibrate_on=data, ends=e)
         for e in ("own", "recalibrated")
     )
-    assert own["loss"][1] == anew["loss"][1] and own["loss"][0] != anew["loss"][0]
+    for t, loss in zip(anew.t, anew["loss"], strict=True):
+        assert loss == MeanLoss(data)(recalibrate(curve.export(t), data))
+    assert own["loss"][1] != anew["loss"][1] and own["loss"][0] != anew["loss"][0]
     assert "keep their own" in own.recalibrated_on and data.sha256[:16] in own.recalibrated_on
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path as File
 
-from torch import nn
-
 from isthmus.curves.route import CURVE_TRAINING, Route, network_budget
-from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.on_curve import OnCurve
 from isthmus.defenses.rivals.averaged import Averaged
 from isthmus.defenses.rivals.ft_sam import FTSAM
-from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.training.budget import Training
 from isthmus.types import BadInput
 
@@ -74,10 +70,3 @@ def averaged_repairs(training: Training = CURVE_TRAINING, *, home: File | None =
 def state_file(home: File | None, name: str) -> File | None:
     """Return where an unfinished training of that name is saved; None without a home."""
     return None if home is None else home / f"{name}.state"
-
-
-def prefers_averaged_endpoint(tampered: nn.Module, bonafide: Data) -> bool:
-    """Return whether the mean of two repairs is the better second endpoint: fewer than FEW samples,
-    and BatchNorm.
-    """
-    return len(bonafide) < FEW and bool(recalibrated_layers(tampered))

@@ -11,12 +11,8 @@ from isthmus.curves.connection import check_hook
 from isthmus.curves.curve import check_real, check_same_architecture
 from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.dataset import Data
-from isthmus.defenses.curve_repair.averaged import (
-    STRAIGHT,
-    averaged_repairs,
-    prefers_averaged_endpoint,
-)
 from isthmus.defenses.curve_repair.selection import Selection
+from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import check_above_chance
 from isthmus.training.budget import Training
 from isthmus.training.hooks import AfterStep
@@ -62,14 +58,12 @@ def candidates(
     """Return the ways to repair the network, the first to be tried first.
 
     Where `other`, `route`, a hook, or a rule or values of t in `selection` are given, that is the
-    one way. Else it is a curve to `default_endpoint`; with few samples, it comes after the straight
-    path to `averaged_repairs`.
+    one way. Else it is the straight path to `unlearned_copy`, and after it a curve to
+    `default_endpoint`.
     """
     only = Candidate(other, route or DEFAULT_ROUTE, training, after_step, home)
     chosen = (other, route, after_step, selection.rule, selection.values_of_t)
     if any(choice is not None for choice in chosen):
         return [only]
-    if not prefers_averaged_endpoint(tampered, bonafide):
-        return [only]
-    mean = replace(only, other=averaged_repairs(training, home=home), route=STRAIGHT)
-    return [mean, only]
+    unlearned = unlearned_copy(tampered, bonafide, training, home=home)
+    return [replace(only, other=unlearned, route=ALMOST), only]

@@ -5,9 +5,9 @@ Source: Zhao et al., ICLR 2020, section 3.
 
 Where we depart: the curve is trained as `connect` does, and t is drawn where the answer is sought;
 the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a
-fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made, and with few
-samples it is a repaired network itself: the mean of a point on a curve and of a fine-tuned copy, to
-which the path is straight.
+fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made, and by
+default it is a repaired network itself, which has unlearned universal perturbations, and to which
+the path is straight.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
 from isthmus.models.batchnorm import tell_of_frozen_statistics
 from isthmus.runs.identity import identity_of
+from isthmus.runs.notices import notice
 from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
 from isthmus.training.options import sorted_options
+from isthmus.training.state import Diverged
 from isthmus.types import Defense
 
 
@@ -174,9 +176,9 @@ def repair(
     `Selection` (rule, watch, points, holdout) and of `Training` (steps, lr, augment, seed, ...), in
     place of those of `route`, `selection` and `training`.
 
-    By default, with FEW samples or more, a curve leads to a permuted copy of the tampered network.
-    With fewer, and BatchNorm, a straight path leads to `averaged_repairs`; if that network has
-    lost too much accuracy beyond doubt, the curve follows. A call with `other`, `after_step`,
+    By default a straight path leads to `unlearned_copy`, which universal perturbations no longer
+    turn; if that network has lost too much accuracy beyond doubt, a curve to a permuted copy
+    follows. A call with `other`, `after_step`,
     values of t, a rule or any field of `Route`, even at its default, takes that one route.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
@@ -221,10 +223,19 @@ def repair(
 def first_acceptable(
     ways: Sequence[Candidate], tampered: nn.Module, parts: Parts, selection: Selection
 ) -> Repair:
-    """Return the repair by the first way that is acceptable, or else by the last."""
+    """Return the repair by the first way that is acceptable, or else by the last; one that diverges
+    is passed over.
+    """
     rejected: list[Repair] = []
     for way in ways:
-        repaired = replace(follow(way, tampered, parts, selection), rejected=tuple(rejected))
+        try:
+            repaired = follow(way, tampered, parts, selection)
+        except Diverged as error:
+            if way is ways[-1]:
+                raise
+            notice(f"{error}; another way is tried")
+            continue
+        repaired = replace(repaired, rejected=tuple(rejected))
         if acceptable(repaired):
             break
         rejected.append(repaired)

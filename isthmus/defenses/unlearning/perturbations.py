@@ -1,0 +1,197 @@
+"""Universal perturbations: one for each class, that turns almost any image toward it.
+
+A backdoor is such a perturbation, and a small one: the radius that its class needs is the smallest,
+or near it.
+
+Source: Moosavi-Dezfooli et al., Universal adversarial perturbations, CVPR 2017; Rony et al., DDN,
+CVPR 2019, section 3, for a radius that shrinks where an attack succeeds and grows where it fails.
+
+Where we depart: perturbations are targeted, one for each class and all at once, found by normalized
+gradient steps on batches of bonafide samples. There are two kinds of them. Those that are free in
+every pixel turn out as fine noise, the smallest in norm; a sinusoid over the whole image is nowhere
+near. So the second kind is smooth: its gradients pass a low-pass filter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isthmus.data.dataset import Data
+from isthmus.models.forward import (
+    as_input,
+    frozen,
+    laid_out,
+    pass_precision,
+    precise_logits,
+)
+from isthmus.runs.devices import autocast, pick_device
+from isthmus.training.batches import batch_indices
+from isthmus.training.budget import Training
+from isthmus.types import BadInput
+
+STEP = 0.1
+"""The length of a step, in radii."""
+
+FIRST_RADIUS = 0.01
+"""The radius that the search starts at, as a root mean square over values in [0, 1]."""
+
+GROWTH = 0.08
+"""By which share a radius grows or shrinks in a step: eight times as large after 27 steps."""
+
+GRID = 16
+"""The finest grid, in cells a side, that smooth perturbations are drawn on."""
+
+KINDS = 2
+"""Fine and smooth perturbations, in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class UniversalPerturbations:
+    """Perturbations by kind and class, `values` (kinds, classes, c, h, w), and the radius that each
+    needs, `radii` (kinds, classes): an l2 norm over an image's values in [0, 1].
+    """
+
+    values: Tensor
+    radii: Tensor
+
+    @property
+    def typical_radii(self) -> Tensor:
+        """The median radius of each kind, (kinds,), which one odd class does not move."""
+        return self.radii.median(dim=1).values
+
+
+def universal_perturbations(
+    network: nn.Module, bonafide: Data, training: Training, *, share: float = 0.9
+) -> UniversalPerturbations:
+    """Return for each class a perturbation that turns about `share` of the other classes' samples
+    to it, in a ball as small as that takes.
+
+    Each of `training.steps` takes one gradient; batches, augmentation, precision and seed are those
+    of the training, and its rates do not count. Clean labels only say which samples are of another
+    class. Raises BadInput where the share is not in (0, 1), there is one class, or the network
+    returns no logits.
+    """
+    if bonafide.num_classes < 2 or not 0 < share < 1:
+        raise BadInput(
+            f"{bonafide.num_classes} classes, share = {share:g}",
+            expected="two classes or more, and a share in (0, 1)",
+            fix="pass share=0.9",
+        )
+    device = pick_device(training.device)
+    network.to(device)
+    classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
+    values = torch.zeros(KINDS, classes, *shape, device=device)
+    radii = torch.full((KINDS, classes), FIRST_RADIUS * shape.numel() ** 0.5, device=device)
+    precision = pass_precision(network, device, training.precision)
+    with (
+        frozen(network),
+        laid_out(network, bonafide.x) as last,
+        autocast(device, precision),
+        torch.random.fork_rng(),
+    ):
+        torch.manual_seed(training.seed)
+        for step in range(training.steps):
+            index = batch_indices(len(bonafide), training.batch_size, step, training.seed)
+            x = bonafide.x[index]
+            if training.augment is not None:
+                x = training.augment(x)
+            x = as_input(x, device, channels_last=last)
+            sent = Assignment.drawn(bonafide.y[index], classes).to(device)
+            values, turned = descended(network, x, values, sent, radii)
+            radii = adapted(radii, turned, sent, share)
+    return UniversalPerturbations(values, radii)
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Which perturbation each sample of a batch gets: its kind, (n,), and the class that it turns
+    toward, (n,).
+    """
+
+    kind: Tensor
+    toward: Tensor
+
+    @classmethod
+    def drawn(cls, y: Tensor, classes: int) -> Assignment:
+        """Return a draw of the global generator: kinds by turns, and a class other than the label.
+
+        >>> sent = Assignment.drawn(torch.arange(4), 4)
+        >>> sent.kind.tolist(), bool((sent.toward == torch.arange(4)).any())
+        ([0, 1, 0, 1], False)
+        """
+        kind = torch.arange(len(y), device=y.device) % KINDS
+        toward = (y + torch.randint(1, classes, y.shape).to(y.device)) % classes
+        return cls(kind, toward)
+
+    def to(self, device: torch.device) -> Assignment:
+        """Return the same on a device."""
+        return Assignment(self.kind.to(device), self.toward.to(device))
+
+
+def descended(
+    network: nn.Module, x: Tensor, values: Tensor, sent: Assignment, radii: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the perturbations after a step that turns samples x (n, c, h, w), and which samples
+    were turned before it, (n,) bool.
+    """
+    values = values.detach().requires_grad_()
+    logits = precise_logits(network, perturbed(x, values, sent))
+    (gradient,) = torch.autograd.grad(toward_loss(logits, sent), values)
+    return stepped(values.detach(), gradient, radii), logits.detach().argmax(1) == sent.toward
+
+
+def perturbed(x: Tensor, values: Tensor, sent: Assignment) -> Tensor:
+    """Return samples x (n, c, h, w) with their perturbations, within [0, 1], in x's memory
+    layout.
+    """
+    moved = x + values[sent.kind, sent.toward].to(x.dtype)
+    return torch.empty_like(x).copy_(moved.clamp(0, 1))
+
+
+def toward_loss(logits: Tensor, sent: Assignment) -> Tensor:
+    """Return what perturbations lower: a sum, since each of them has samples of its own."""
+    return F.cross_entropy(logits, sent.toward, reduction="sum")
+
+
+@torch.no_grad()
+def stepped(values: Tensor, gradient: Tensor, radii: Tensor) -> Tensor:
+    """Return the perturbations after a step of STEP radii against the gradient, within the balls.
+
+    Those without a gradient stay where they are.
+    """
+    downhill = torch.stack([gradient[0], smooth(gradient[1])])
+    wide = radii[..., None, None, None]
+    moved = values - STEP * wide * downhill / lengths(downhill)
+    return moved * (wide / lengths(moved)).clamp(max=1)
+
+
+def smooth(images: Tensor) -> Tensor:
+    """Return images (n, c, h, w) as they look on a grid of half their size, of at most GRID cells
+    a side.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = (max(1, min(GRID, side // 2)) for side in (height, width))
+    coarse = F.adaptive_avg_pool2d(images, (rows, columns))
+    return F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def lengths(values: Tensor) -> Tensor:
+    """Return the l2 norm of each perturbation, shaped to divide it; never zero."""
+    norms: Tensor = values.flatten(2).norm(dim=2).clamp_min(torch.finfo(values.dtype).tiny)
+    return norms[..., None, None, None]
+
+
+def adapted(radii: Tensor, turned: Tensor, sent: Assignment, share: float) -> Tensor:
+    """Return the radii, smaller where more than `share` of a perturbation's samples were turned,
+    larger where fewer were; one without samples keeps its own.
+    """
+    place = (sent.kind, sent.toward)
+    ones = torch.ones_like(turned, dtype=radii.dtype)
+    samples = torch.zeros_like(radii).index_put(place, ones, accumulate=True)
+    hits = torch.zeros_like(radii).index_put(place, turned.to(radii.dtype), accumulate=True)
+    factor = torch.where(hits > share * samples, 1 / (1 + GROWTH), 1 + GROWTH)
+    return torch.where(samples > 0, radii * factor, radii)

@@ -1,0 +1,195 @@
+"""Unlearning of universal perturbations, under the received network's own answers.
+
+A backdoor answers one pattern on any image. So does every network, to patterns that are a little
+larger: universal perturbations. This defense finds one for each class on the bonafide samples, and
+trains a copy of the network to answer perturbed samples as the received network answers them
+unperturbed, while the perturbations follow the copy. Samples under random waves are answered alike.
+Nobody has to know which class, pattern or place the backdoor has.
+
+Source: ours, out of three known parts: min-max unlearning of a universal perturbation (Zeng et al.,
+I-BAU, ICLR 2022, section 3; Shafahi et al., Universal Adversarial Training, AAAI 2020, Algorithm
+2), targets that a network gives itself instead of labels (Hinton et al., 2015, section 2), and the
+smallest ball in which an attack succeeds (Rony et al., CVPR 2019).
+
+Where we depart, and why: (1) the targets are the outputs of the received network on the clean
+image, at a temperature, and not labels, of which a few hundred overfit: the copy starts at loss
+zero on clean samples, and forgets only what it has to. (2) Perturbations are targeted, one for each
+class, because an untargeted one finds the easiest class alone, and of two kinds, fine and smooth.
+(3) The balls' radii are measured on the received network: the median over classes of what turns
+three samples in four. A larger ball costs accuracy, and how large that is differs from network to
+network. (4) BatchNorm statistics stay those received:
+those of half-perturbed batches would be of neither kind. Measured in docs/results/trained.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isthmus.data.dataset import Source, as_data
+from isthmus.defenses.spending import Trained
+from isthmus.defenses.unlearning.perturbations import (
+    Assignment,
+    UniversalPerturbations,
+    perturbed,
+    stepped,
+    toward_loss,
+    universal_perturbations,
+)
+from isthmus.defenses.unlearning.waves import waved
+from isthmus.models.batchnorm import layers_with_statistics
+from isthmus.models.forward import Wrapper, device_of, eval_mode, forward_pass, precise_logits
+from isthmus.models.view import copied
+from isthmus.runs.processes import average
+from isthmus.training.budget import Training
+from isthmus.training.loop import fit
+from isthmus.types import BadInput
+
+COST = 4
+"""Gradient evaluations of a step: the batch is trained on three times, as it is, perturbed and
+waved, and the perturbations take a gradient of their own."""
+
+SEARCH_SHARE = 1 / 9
+"""The part of the budget that the first search for perturbations gets: a step of it costs one."""
+
+UNLEARNING = Training(steps=450, lr=0.03, clip=1.0)
+"""How a network unlearns by default: 50 steps of search and 100 of training.
+
+Chosen on three networks of docs/results/trained.md, which says which. Smaller rates leave more of a
+sinusoid, larger ones cost accuracy; twice the steps gain nothing."""
+
+UNLEARNED = "unlearned copy: universal perturbations no longer turn it"
+
+
+@dataclass(frozen=True)
+class UniversalUnlearning(Trained):
+    """Unlearn universal perturbations: fine and smooth ones, as large as it takes on the tampered
+    network to turn a `share` of the samples to any class.
+
+    `temperature` softens the received network's answers. Budget: a ninth of the gradients search
+    for the first perturbations, and a step of training costs four. Unfinished training is saved
+    to `checkpoint`, which is no part of the defense's identity.
+    """
+
+    training: Training = UNLEARNING
+    share: float = 0.75
+    temperature: float = 2.0
+    checkpoint: str | Path | None = field(default=None, repr=False)
+    description: str = field(default=UNLEARNED, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0 or not 0 < self.share < 1:
+            raise BadInput(
+                f"share = {self.share:g}, temperature = {self.temperature:g}",
+                expected="a share in (0, 1) and a temperature above 0",
+                fix="pass share=0.75, temperature=2",
+            )
+
+    def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
+        """Return the unlearned copy, its BatchNorm statistics those of the tampered network.
+
+        Raises BadInput where the budget is below a step of search and one of training.
+        """
+        data = as_data(bonafide)
+        search = self._search_steps()
+        training = self.training.replace(steps=(self.training.steps - search) // COST)
+        teacher = copied(tampered).eval().requires_grad_(False)
+        first = universal_perturbations(
+            teacher, data, training.replace(steps=search), share=self.share
+        )
+        student = _Student(copied(tampered), first)
+        fit(
+            student,
+            data,
+            _Unlearning(teacher, self.temperature),
+            training=training,
+            progress="unlearning",
+            checkpoint=self.checkpoint,
+            checkpoint_every=50,
+        )
+        return student.inner.eval()
+
+    def _search_steps(self) -> int:
+        least = COST + 1
+        if self.training.steps < least:
+            raise BadInput(
+                f"a budget of {self.training.steps} gradient evaluations",
+                expected=f"{least} or more: a step of search and one of training",
+                fix=f"pass steps={UNLEARNING.steps}",
+            )
+        return max(1, int(SEARCH_SHARE * self.training.steps))
+
+
+class _Student(Wrapper):
+    """The network that unlearns, and the perturbations that follow it: part of its state, so that
+    an interrupted training goes on with them.
+    """
+
+    perturbations: Tensor
+    radii: Tensor
+
+    def __init__(self, network: nn.Module, first: UniversalPerturbations) -> None:
+        super().__init__()
+        self.network = network
+        radii = first.typical_radii[:, None].expand_as(first.radii).clone()
+        self.register_buffer("radii", radii)
+        within = stepped(first.values, torch.zeros_like(first.values), self.radii)
+        self.register_buffer("perturbations", within)
+
+    @property
+    def inner(self) -> nn.Module:
+        """The network that unlearns."""
+        return self.network
+
+    def forward(self, x: Tensor) -> object:
+        """Return the network's outputs."""
+        return forward_pass(self.network, x)
+
+    def train(self, mode: bool = True) -> _Student:
+        """Set the mode; layers with running statistics stay in eval mode."""
+        super().train(mode)
+        for layer in layers_with_statistics(self.network):
+            layer.eval()
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class _Unlearning:
+    """How far a student's answers, to samples as they are, perturbed and waved, are from the
+    teacher's to the samples as they are. Each call moves the perturbations by a step.
+    """
+
+    teacher: nn.Module = field(repr=False)
+    temperature: float
+
+    def __call__(self, student: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        assert isinstance(student, _Student)
+        with torch.no_grad(), eval_mode(self.teacher.to(device_of(student))):
+            wanted = precise_logits(self.teacher, x)
+        sent = Assignment.drawn(y, student.perturbations.shape[1])
+        values = student.perturbations.detach().clone().requires_grad_()
+        views = torch.cat([x, perturbed(x, values, sent), waved(x)])
+        clean, turned, overlaid = precise_logits(student, views).chunk(3)
+        (gradient,) = torch.autograd.grad(toward_loss(turned, sent), values, retain_graph=True)
+        average([gradient])  # so that all ranks have the same perturbations
+        student.perturbations.copy_(stepped(values.detach(), gradient, student.radii))
+        return sum(
+            (self.divergence(logits, wanted) for logits in (clean, turned, overlaid)),
+            start=torch.zeros((), device=x.device),
+        )
+
+    def divergence(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Return KL(wanted || logits), a mean over samples, both softened by the temperature; its
+        gradient has the same size at any temperature (Hinton et al., section 2).
+        """
+        return self.temperature**2 * F.kl_div(
+            (logits / self.temperature).log_softmax(1),
+            (wanted / self.temperature).log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
+        )

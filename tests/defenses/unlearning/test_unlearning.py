@@ -1,0 +1,246 @@
+"""Unlearning of universal perturbations against a naive twin, and laws of the search for them."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.refusals import refused
+from torch import nn
+
+from isthmus import Data
+from isthmus.defenses import UniversalUnlearning, universal_perturbations
+from isthmus.defenses.unlearning.perturbations import (
+    GROWTH,
+    KINDS,
+    STEP,
+    Assignment,
+    adapted,
+    perturbed,
+    smooth,
+    stepped,
+)
+from isthmus.defenses.unlearning.waves import waved
+from isthmus.training import Training
+from isthmus.training.batches import batch_indices
+from isthmus.training.schedules import constant
+
+pytestmark = pytest.mark.numeric
+
+TRAINING = Training(
+    steps=18, lr=0.1, batch_size=8, momentum=0.0, precision="fp32", schedule=constant
+)
+"""Two steps of search and four of training."""
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)
+    ).eval()
+
+
+def images(n=24):
+    g = torch.Generator().manual_seed(0)
+    return Data(torch.rand(n, 1, 6, 6, generator=g), torch.arange(n) % 3, 3)
+
+
+def length(image):
+    return float(image.square().sum()) ** 0.5
+
+
+def one_step(image, gradient, radius, kind):
+    downhill = smooth(gradient[None])[0] if kind else gradient
+    moved = image - STEP * radius * downhill / length(downhill)
+    return moved * min(1.0, radius / length(moved))
+
+
+def searched(net, data, share, steps):
+    """One perturbation at a time, each by its own samples."""
+    values = torch.zeros(KINDS, 3, 1, 6, 6)
+    radii = torch.full((KINDS, 3), 0.06)
+    torch.manual_seed(0)
+    for step in range(steps):
+        index = batch_indices(len(data), 8, step, 0)
+        x, sent = data.x[index], Assignment.drawn(data.y[index], 3)
+        before, old = values.clone(), radii.clone()
+        for kind in range(KINDS):
+            for toward in range(3):
+                mine = (sent.kind == kind) & (sent.toward == toward)
+                if not mine.any():
+                    continue
+                value = before[kind, toward].clone().requires_grad_()
+                logits = net((x[mine] + value).clamp(0, 1))
+                loss = F.cross_entropy(logits, sent.toward[mine], reduction="sum")
+                (gradient,) = torch.autograd.grad(loss, value)
+                radius = float(old[kind, toward])
+                values[kind, toward] = one_step(value.detach(), gradient, radius, kind)
+                often = float((logits.argmax(1) == toward).float().mean())
+                radii[kind, toward] *= 1 / (1 + GROWTH) if often > share else 1 + GROWTH
+    return values, radii
+
+
+def naive(net, data, share=0.75, temperature=2.0):
+    """The training written out, with one pass for clean samples and one for each perturbed one."""
+    teacher, student = copy.deepcopy(net), copy.deepcopy(net)
+    values, radii = searched(net, data, share, 2)
+    radius = [float(sorted(kind.tolist())[1]) for kind in radii]
+    for kind in range(KINDS):
+        for toward in range(3):
+            value = values[kind, toward]
+            values[kind, toward] = value * min(1.0, radius[kind] / length(value))
+    torch.manual_seed(0)
+    for step in range(4):
+        index = batch_indices(len(data), 8, step, 0)
+        x, sent = data.x[index], Assignment.drawn(data.y[index], 3)
+        wanted = (teacher(x) / temperature).softmax(1).detach()
+        moving = values.clone().requires_grad_()
+        loss = pulled = torch.zeros(())
+        overlaid = student(waved(x))
+        for i in range(len(x)):
+            turned = student((x[i] + moving[sent.kind[i], sent.toward[i]]).clamp(0, 1)[None])
+            pulled = pulled + F.cross_entropy(turned, sent.toward[i : i + 1])
+            for logits in (student(x[i : i + 1]), turned, overlaid[i : i + 1]):
+                target = wanted[i]
+                share_of_loss = target * (target.log() - (logits[0] / temperature).log_softmax(0))
+                loss = loss + temperature**2 * share_of_loss.sum() / len(x)
+        (gradient,) = torch.autograd.grad(pulled, moving, retain_graph=True)
+        weights = list(student.parameters())
+        slopes = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            for weight, slope in zip(weights, slopes, strict=True):
+                weight -= 0.1 * slope
+        for kind in range(KINDS):
+            for toward in range(3):
+                if gradient[kind, toward].any():
+                    values[kind, toward] = one_step(
+                        values[kind, toward], gradient[kind, toward], radius[kind], kind
+                    )
+    return student
+
+
+def test_its_steps_are_those_written_out():
+    net, data = network(), images()
+    unlearned = UniversalUnlearning(TRAINING)(net, data).state_dict()
+    for name, value in naive(network(), data).state_dict().items():
+        assert torch.allclose(unlearned[name], value, atol=1e-5), name
+
+
+def test_the_search_is_that_of_one_perturbation_at_a_time():
+    found = universal_perturbations(network(), images(), TRAINING.replace(steps=12), share=0.5)
+    values, radii = searched(network(), images(), 0.5, 12)
+    assert torch.allclose(found.values, values, atol=1e-5)
+    assert torch.allclose(found.radii, radii, rtol=1e-5)
+    assert found.typical_radii.tolist() == [sorted(kind.tolist())[1] for kind in found.radii]
+
+
+def test_a_planted_direction_is_the_smallest_perturbation():
+    """A linear network that one pattern turns to class 2, ten times as easily as any other."""
+    g = torch.Generator().manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    pattern = torch.randn(36, generator=g)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(4, 36, generator=g) / 6)
+        net[1].weight[2] += 5 * pattern / pattern.norm()
+        net[1].bias.copy_(-0.5 * net[1].weight.sum(1))  # gray images turn it nowhere
+    x = (torch.rand(64, 1, 6, 6, generator=g) - 0.5) * 0.2 + 0.5
+    x = x - ((x - 0.5).flatten(1) @ pattern / pattern.norm() ** 2).view(-1, 1, 1, 1) * (
+        pattern.view(1, 1, 6, 6)
+    )  # no sample has any of the pattern
+    data = Data(x, torch.arange(64) % 4, 4)
+    found = universal_perturbations(net, data, TRAINING.replace(steps=100, batch_size=64))
+    assert int(found.radii[0].argmin()) == 2
+    direction = found.values[0, 2].flatten()
+    assert F.cosine_similarity(direction, pattern, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("side", [(1, 1), (3, 8), (32, 32), (40, 56)])
+def test_smooth_keeps_the_mean_and_takes_fine_noise_away(side):
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 3, *side, generator=g)
+    constant_image = torch.full((1, 3, *side), 0.3)
+    assert smooth(noise).shape == noise.shape
+    assert torch.allclose(smooth(constant_image), constant_image)
+    assert smooth(noise).square().mean() <= noise.square().mean()
+
+
+def test_perturbations_stay_in_their_balls_and_those_without_a_gradient_where_they_are():
+    g = torch.Generator().manual_seed(0)
+    values, gradient = torch.randn(2, KINDS, 3, 1, 6, 6, generator=g)
+    gradient[:, 1] = 0
+    radii = torch.tensor([[0.5, 100.0, 2.0], [1.0, 100.0, 0.1]])
+    moved = stepped(values, gradient, radii)
+    assert (moved.flatten(2).norm(dim=2) <= radii * (1 + 1e-6)).all()
+    assert torch.equal(moved[:, 1], values[:, 1])
+
+
+def test_a_radius_follows_its_own_samples_alone():
+    radii = torch.ones(KINDS, 3)
+    sent = Assignment(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 2]))
+    turned = torch.tensor([True, False, True, False])
+    up, down = 1 + GROWTH, 1 / (1 + GROWTH)
+    expected = torch.tensor([[up, down, 1.0], [1.0, 1.0, up]])
+    assert torch.equal(adapted(radii, turned, sent, 0.5), expected)
+
+
+def test_perturbed_samples_are_images():
+    x = images().x
+    values = torch.full((KINDS, 3, 1, 6, 6), 0.7)
+    moved = perturbed(x, values, Assignment.drawn(images().y, 3))
+    assert torch.equal(moved, (x + 0.7).clamp(0, 1))
+
+
+class Interrupted:
+    """An augmentation that changes nothing and breaks off at a call; recognized as one that does
+    not.
+    """
+
+    run_identity = "nothing"
+
+    def __init__(self, at):
+        self.left = at
+
+    def __call__(self, x):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return x
+
+
+@pytest.mark.parametrize("side", [(2, 2), (8, 12), (32, 32)])
+def test_waves_are_gray_bounded_and_differ_from_sample_to_sample(side):
+    gray = torch.full((5, 3, *side), 0.5)
+    torch.manual_seed(0)
+    waves = waved(gray, 0.2) - 0.5
+    assert torch.allclose(waves, waves[:, :1].expand_as(waves))
+    assert waves.abs().max() <= 0.2 + 1e-6
+    assert waves.flatten(1).std(1).unique().numel() == 5
+    assert waved(torch.ones(2, 1, *side), 0.2).max() <= 1
+
+
+def test_an_interrupted_unlearning_goes_on_to_the_identical_result(tmp_path):
+    longer = TRAINING.replace(steps=360)  # 40 of search and 80 of training, saved every 50
+    state = tmp_path / "unlearning.state"
+
+    def unlearned(break_off_at, checkpoint=None):
+        training = longer.replace(augment=Interrupted(break_off_at))
+        return UniversalUnlearning(training, checkpoint=checkpoint)(network(), images())
+
+    through = unlearned(-1).state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        unlearned(40 + 60, state)
+    assert state.exists()
+    resumed = unlearned(-1, state).state_dict()
+    assert all(torch.equal(value, through[name]) for name, value in resumed.items())
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [({"share": 1.0}, "share"), ({"share": 0.0}, "share"), ({"temperature": 0.0}, "temperature")],
+)
+def test_settings_out_of_range_are_refused(options, word):
+    refused(lambda: UniversalUnlearning(TRAINING, **options), word)
+
+
+def test_a_budget_below_one_step_of_each_kind_is_refused():
+    refused(lambda: UniversalUnlearning(TRAINING.replace(steps=3))(network(), images()), "budget")
