@@ -74,7 +74,8 @@ def test_a_given_t_is_taken_as_it_is(home):
 @pytest.mark.parametrize(
     "second, says",
     [
-        (None, "averaged repairs"),
+        (None, "unlearned copy"),
+        ("unlearned", "unlearned copy"),
         ("permuted", "PermutedCopy"),
         ("fine-tuned", "FineTune"),
         ("perturbed", "Perturbed"),
@@ -102,7 +103,8 @@ def test_one_checkpoint_is_enough(second, says, home):
     record = json.loads((home / f"alone-{second}/report.json").read_text())
     kind = record["provenance"]["other"]["kind"]
     assert says in kind and str(home) not in kind
-    assert record["choice"]["t"] == (1.0 if second in (None, "averaged") else 0.25)
+    taken = {None: 0.9, "unlearned": 0.9, "averaged": 1.0}
+    assert record["choice"]["t"] == taken.get(second, 0.25)
 
 
 def test_a_folder_is_never_overwritten_and_resume_goes_on(home):
@@ -235,8 +237,9 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
         (("--pad", -1), "pad = -1"),
         (("--pad", 8), "8x8"),
         (("--trigger", "", "--target", 1), "''"),
-        (("--steps", 2), "steps = 2 for the mean"),
+        (("--steps", 2, "--second", "averaged"), "steps = 2 for the mean"),
         (("--second", "averaged", "--rho", 1), "--rho"),
+        (("--second", "unlearned", "--bends", 1), "--bends"),
         (("--second", "averaged", "--kind", "polychain"), "--kind"),
         (("--second", "averaged", "--loss", "adversarial", "--eps", 0.1), "--loss"),
         (("--device", "meta"), "meta"),

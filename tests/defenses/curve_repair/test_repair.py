@@ -88,7 +88,8 @@ def test_with_few_samples_the_choice_claims_no_confidence(tampered, samples):
     few = repair(tampered[0], samples[0][:60], tampered[1], points=3, **{**FAST, "steps": 5})
     assert not few.t.confident
     record = evidence(few, tampered[0]).record()
-    assert "cannot tell" in record["verdict"] and "candidate" in record["limits"][0]
+    assert record["decision"]["decision"] != "use"
+    assert "candidate" in record["limits"][0]
 
 
 def test_one_checkpoint_is_enough(tampered, samples):
@@ -292,10 +293,8 @@ def test_a_path_of_ruins_is_called_one(tampered, samples):
     """
     options = {**FAST, "steps": 5, "lr": 300.0, "clip": None}
     ruined = repair(tampered[0], samples[0], tampered[1], points=3, **options)
-    assert (
-        ruined.damaged
-        and "Every point of the path costs too much" in evidence(ruined, tampered[0]).verdict
-    )
+    report = evidence(ruined, tampered[0])
+    assert ruined.damaged and report.verdict.startswith("Do not use")
 
 
 def test_a_rule_of_ones_own(tampered, samples):
