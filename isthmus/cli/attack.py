@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path as File
+
 from isthmus import attacks, metrics, runs
 from isthmus import data as data_room
+from isthmus.cli.gate import Check, Pipeline
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Evasion, InputFile, ModelSpec, NewNpz, Samples
+from isthmus.cli.options import Evasion, InputFile, ModelSpec, NewNpz, Number, Samples
 from isthmus.cli.output import metric_table, say, say_health
+from isthmus.types import BadInput
 
 
 def attack_command(
@@ -18,6 +22,8 @@ def attack_command(
     seed: int = 0,
     device: str = "auto",
     out: NewNpz | None = None,
+    fail_below: Number | None = None,
+    pipeline: Pipeline = Pipeline(),
 ) -> None:
     """Attack the inputs of a checkpoint.
 
@@ -25,14 +31,40 @@ def attack_command(
     about the attack that was run and no other; autoattack is the strongest one here. Says too
     whether the attack, not the network, explains the number (isthmus health has the whole page).
     With --out, batches are saved beside it as soon as they are attacked, and an interrupted run
-    goes on from them.
+    goes on from them. With --fail-below the exit status is 1 where the robust accuracy is lower.
 
     :param checkpoint: The network to attack.
     :param data: Samples: a named set, Parquet, image folder or .npz.
     :param seed: Seed of the attack's random starts.
     :param device: cpu, cuda, cuda:1, mps or auto.
     :param out: A new file for the attacked images with their labels (.npz).
+    :param fail_below: The robust accuracy that the network has to reach, a share such as 0.4.
     """
+    if fail_below is not None and not 0 <= fail_below <= 1:
+        raise BadInput(
+            f"--fail-below {fail_below:g}", expected="a share from 0 to 1", fix="write 0.4 for 40 %"
+        )
+    with pipeline.words():
+        values, name = _attacked(checkpoint, model, data, evasion, seed, device, out)
+    gate = None
+    if fail_below is not None:
+        robust = values["robust accuracy"]
+        seen = f"a robust accuracy of {runs.percent(robust)}"
+        gate = Check(f"robust accuracy of {fail_below:g} or more", robust >= fail_below, seen)
+    record = {"checkpoint": checkpoint.name, "attack": name, **metrics.as_records(values)}
+    pipeline.deliver("attack", record, gate)
+
+
+def _attacked(
+    checkpoint: File,
+    model: ModelSpec,
+    data: str,
+    evasion: Evasion,
+    seed: int,
+    device: str,
+    out: File | None,
+) -> tuple[dict[str, float], str]:
+    """Attack, say what came of it, and return the accuracies and the attack's name."""
     samples = load_samples(data)
     name = evasion.attack or "pgd"
     attack = evasion.named(name, samples, seed)
@@ -49,3 +81,4 @@ def attack_command(
     balls = [f"{type(ball).__name__} {ball.eps:.4g}" for ball in evasion.balls(samples)]
     written = f"; wrote {out}" if out else ""
     say(f"{name} within {' and '.join(balls)}{written}")
+    return values, name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any, Literal
 
 from isthmus import defenses, evidence, metrics, runs
 from isthmus.cli.estimate import Part, say_estimate
+from isthmus.cli.gate import Check, Pipeline
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
 from isthmus.cli.output import say
@@ -30,12 +32,15 @@ def inspect_command(
     batch_size: int | None = None,
     seed: int = 0,
     out: NewFile | None = None,
+    fail_on: Literal["suspicious", "doubt"] | None = None,
+    pipeline: Pipeline = Pipeline(),
 ) -> None:
     """Say whether a checkpoint obeys an oddly small trigger.
 
     Also says which class the trigger leads to, and at what false-alarm rate: the rate among clean
     networks that were searched alike (docs/inspection.md). Without such references nothing is
-    claimed, and the first line says so before the search.
+    claimed, and the first line says so before the search. With --fail-on the exit status is 1 where
+    the decision is the one named.
 
     :param checkpoint: The network to inspect.
     :param references: What clean networks gave (isthmus references); by default the references that
@@ -44,7 +49,31 @@ def inspect_command(
     :param batch_size: Samples per step; by default as in the references, or 32.
     :param seed: Seed of the searches.
     :param out: A new file for the record (.json); records of clean networks make references.
+    :param fail_on: suspicious, or doubt for all but "not suspicious".
     """
+    with pipeline.words():
+        record = _inspected(checkpoint, model, clean, references, steps, batch_size, seed, out)
+    gate = None
+    if fail_on is not None:
+        refused = {"suspicious"} if fail_on == "suspicious" else {"suspicious", "cannot tell"}
+        passed = record["decision"] not in refused
+        gate = Check(
+            f"no decision of {fail_on}", passed, f"{record['decision']}: {record['reason']}"
+        )
+    pipeline.deliver("inspect", record, gate)
+
+
+def _inspected(
+    checkpoint: File,
+    model: ModelSpec,
+    clean: str,
+    references: File | None,
+    steps: int | None,
+    batch_size: int | None,
+    seed: int,
+    out: File | None,
+) -> dict[str, Any]:
+    """Inspect, say what came of it, and return the record."""
     samples = load_samples(clean)
     network = load_network(model, checkpoint)
     metrics.check_above_chance(network, samples)
@@ -56,18 +85,19 @@ def inspect_command(
         search["batch_size"] = batch_size
     _say_outlook(defenses.outlook(network, samples, clean=known, **search), network, samples)
     inspection = defenses.inspect(network, samples, clean=known, **search)
+    fields = ("decision", "reason", "p", "suspect")
+    record: dict[str, Any] = {name: getattr(inspection, name) for name in fields}
+    record["statistics"] = dict(inspection.statistics)
+    record["settings"] = dict(inspection.settings)
+    record["parameters"] = defenses.parameters_of(network)
+    record["triggers"] = [trigger.record() for trigger in inspection.found]
+    origin = evidence.provenance(seed, {"clean": samples})
+    record["provenance"] = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
     if out:
-        fields = ("decision", "reason", "p", "suspect")
-        record: dict[str, Any] = {name: getattr(inspection, name) for name in fields}
-        record["statistics"] = dict(inspection.statistics)
-        record["settings"] = dict(inspection.settings)
-        record["parameters"] = defenses.parameters_of(network)
-        record["triggers"] = [trigger.record() for trigger in inspection.found]
-        origin = evidence.provenance(seed, {"clean": samples})
-        record["provenance"] = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
         runs.write_json(out, record)
     say(_table(inspection.found, samples.classes))  # type: ignore[arg-type]
     say(f"{inspection.decision}: {inspection.reason}")
+    return record
 
 
 def _say_outlook(outlook: Outlook, network: nn.Module, samples: Data) -> None:
