@@ -8,7 +8,7 @@ from pathlib import Path as File
 from isthmus import evidence, runs
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.output import deliver
-from isthmus.cli.story import tell
+from isthmus.cli.story import MODEL, tell
 
 
 def demo_command(*, out: File = File("demo"), seed: int = 0, resume: bool = False) -> None:
@@ -25,12 +25,14 @@ def demo_command(*, out: File = File("demo"), seed: int = 0, resume: bool = Fals
     with runs.claimed(out, {"command": "demo", "seed": seed}, resume=resume):
         story = tell(seed, out)
         samples = {"clean": story.bonafide, "evaluation": story.evaluation}
+        origin = evidence.report_provenance(seed, samples, other="given")
+        kind = evidence.network_kind(story.tampered, MODEL)
         report = evidence.evidence(
             story.found,
             story.tampered,
             story.judge,
             baselines=story.rivals,
-            provenance=evidence.report_provenance(seed, samples, other="given"),
+            provenance=origin.model_copy(update={"network": kind}),
             folder=out / "points",
         )
         title = "Demo: two backdoored digit classifiers and the path between them"

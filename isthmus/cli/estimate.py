@@ -57,7 +57,7 @@ def parts_of(questions: Mapping[str, Metric]) -> list[Part]:
         if isinstance(metric, Nearby):
             gradients = metric.samples.num_classes
             kind = 0
-        work = (id(samples), kind)
+        work = (id(getattr(samples, "x", samples)), kind)
         if work in known:
             continue
         known.add(work)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
-from isthmus import curves, data, defenses, evidence, metrics, runs, training
+from isthmus import attacks, curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.estimate import Part, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_foreign
@@ -218,6 +218,7 @@ class _Inputs:
     and where the curve is trained, the judge.
     """
 
+    model: str
     networks: list[nn.Module]
     hashes: list[str]
     samples: Data
@@ -313,7 +314,9 @@ def _reported(
         baselines=_baselines(found, tampered) if report.compare else {},
         landscape=inputs.attack,
         landscape_samples=report.landscape.samples,
-        provenance=origin,
+        provenance=origin.model_copy(
+            update={"network": evidence.network_kind(tampered, inputs.model)}
+        ),
         inspection=defenses.inspect(tampered, inputs.samples) if report.inspect else None,
         queries=report.queries,
         folder=out / "points",
@@ -340,7 +343,7 @@ def _read(files: list[File], model: ModelSpec, clean: str, options: _Options) ->
             fix="leave OTHER out",
         )
     route = options.curve.chosen(loss)
-    return _Inputs(networks, hashes, samples, parts, budget, route, judge, attack)
+    return _Inputs(model, networks, hashes, samples, parts, budget, route, judge, attack)
 
 
 def _say_estimate(inputs: _Inputs, options: _Options) -> None:
@@ -353,6 +356,9 @@ def _say_estimate(inputs: _Inputs, options: _Options) -> None:
     path = Part("choice of t", len(samples)).times(points)
     questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
     parts = [training, path, together("report", questions).times(points)]
+    if options.report.evaluation.trigger is not None:
+        images = attacks.QueryReactivation.images
+        parts.append(Part("queries", 2 * options.report.queries * images))
     if inputs.attack is not None:
         measured = samples if inputs.judge.evaluation is None else inputs.judge.evaluation
         few = measured[: options.report.landscape.samples]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from isthmus.evidence import Judge
     from isthmus.types import Defense
 
+MODEL = "isthmus.models:small_cnn,channels=1,width=16"
 TRIGGER = "Patch(size=2)"
 TARGET = 1
 RATE = 0.1
@@ -52,7 +53,7 @@ def attack(digits: Data, seed: int) -> nn.Module:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = models.small_cnn(channels=1, width=16)
+        network = models.model_factory(MODEL)()
     training.fit(
         network,
         poisoned,

@@ -16,6 +16,7 @@ from .health_record import AttackHealth as AttackHealth
 from .health_report import attack_health as attack_health
 from .health_report import health_lines as health_lines
 from .judge import Judge as Judge
+from .origin import network_kind as network_kind
 from .origin import network_provenance as network_provenance
 from .origin import provenance as provenance
 from .origin import report_provenance as report_provenance

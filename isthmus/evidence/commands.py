@@ -20,9 +20,11 @@ def next_command(provenance: Provenance, step: Step) -> str:
     """Return one command line for the step, with the names of the run where it was a command."""
     words = shlex.split(provenance.command or "")
     given = _options(words)
-    model, clean = given.get("--model", _MODEL), given.get("--clean", _CLEAN)
+    kind = provenance.network
+    factory = (kind.model if kind else None) or _MODEL
+    model, clean = given.get("--model", factory), given.get("--clean", _CLEAN)
     received = provenance.checkpoint.path if provenance.checkpoint else "RECEIVED.safetensors"
-    out = given.get("--out", "demo" if words[1:2] == ["demo"] else "OUT").rstrip("/")
+    out = given.get("--out", "demo" if "demo" in words else "OUT").rstrip("/")
     repaired = str(Path(out) / "repaired.safetensors")
     attack = [name for name in ("--data", "--trigger", "--target") if name in given]
     known = [word for name in attack for word in (name, given[name])]

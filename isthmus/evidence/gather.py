@@ -23,7 +23,7 @@ from isthmus.evidence.answers import changed_answers
 from isthmus.evidence.comparison import compare
 from isthmus.evidence.judge import Judge
 from isthmus.evidence.limits import limits
-from isthmus.evidence.origin import report_provenance
+from isthmus.evidence.origin import network_kind, report_provenance
 from isthmus.evidence.outliers import foreign_samples
 from isthmus.evidence.pictures import picture_of
 from isthmus.evidence.record import (
@@ -199,7 +199,10 @@ def _provenance(repaired: Repair, judge: Judge, given: Provenance | None, path: 
         given = report_provenance(
             seed, {**_bonafide(repaired), **judge.data()}, other=repaired.second
         )
-    return given.model_copy(update={"recalibrated_on": path.recalibrated_on})
+    known: dict[str, Any] = {"recalibrated_on": path.recalibrated_on}
+    if given.network is None:
+        known["network"] = network_kind(repaired.model)
+    return given.model_copy(update=known)
 
 
 def _bonafide(repaired: Repair) -> dict[str, Data]:

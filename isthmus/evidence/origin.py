@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from isthmus.data.dataset import Data
-from isthmus.evidence.record import Origin, Provenance
+from isthmus.evidence.record import NetworkKind, Origin, Provenance
 from isthmus.runs.files import file_sha256
 from isthmus.runs.versions import versions
 
@@ -67,6 +69,15 @@ def _weights(checkpoint: Path | None) -> dict[str, Any]:
     if checkpoint is None:
         return {}
     return {"checkpoint": {"path": str(checkpoint), "sha256": file_sha256(checkpoint)}}
+
+
+def network_kind(network: nn.Module, model: str | None = None) -> NetworkKind:
+    """Return what a network is: its class, its number of parameters, and the factory where it is
+    known.
+    """
+    named = {} if model is None else {"model": model}
+    parameters = sum(p.numel() for p in network.parameters())
+    return NetworkKind(architecture=type(network).__name__, parameters=parameters, **named)
 
 
 def report_provenance(

@@ -622,6 +622,16 @@ class SecondEndpoint(OpenPart):
     """'given', or how the second endpoint was made."""
 
 
+class NetworkKind(OpenPart):
+    """What the network is."""
+
+    architecture: Text
+    """The name of its class."""
+    parameters: Count
+    model: Text | None = None
+    """The factory that builds it, as --model names it."""
+
+
 class Origin(OpenPart):
     """What is needed to run it again. Further entries may be added; the page shows all of them."""
 
@@ -646,6 +656,7 @@ class Provenance(Origin):
     recalibrated_on: Text
     seconds: Seconds
     other: SecondEndpoint | None = None
+    network: NetworkKind | None = None
 
 
 class Document(Part):

@@ -126,9 +126,9 @@ def cost_interval(report: Report) -> tuple[float, float] | None:
 
 # ── grounds ───────────────────────────────────────────────────────────────────────────────────────
 def _of_accuracy(report: Report) -> Iterator[Ground]:
-    _, after = _accuracies(report)
+    before, after = _accuracies(report)
     interval = cost_interval(report)
-    if interval is None:
+    if interval is None or before.value is None or after.value is None:
         yield Ground("do not use", "its accuracy is not a number", "compare")
         return
     low, high = interval
@@ -140,6 +140,9 @@ def _of_accuracy(report: Report) -> Iterator[Ground]:
         yield Ground("do not use", reason, "compare")
     elif low > ACCEPTABLE:
         reason = f"it costs more than {points(ACCEPTABLE)} of accuracy, beyond doubt"
+        yield Ground("use with care", reason, "compare")
+    elif before.value - after.value > ACCEPTABLE:
+        reason = f"it seems to cost more than {points(ACCEPTABLE)} of accuracy"
         yield Ground("use with care", reason, "compare")
     elif high > ACCEPTABLE:
         reason = f"the samples do not exclude a cost of more than {points(ACCEPTABLE)}"

@@ -224,6 +224,7 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
         (("--steps", 0), "steps = 0"),
         (("--lr", -1), "lr"),
         (("--points", 1), "points"),
+        (("--queries", -1), "--queries -1"),
         (("--trigger", "star", "--target", 1), "star"),
         (("--trigger", "patch"), "both"),
         (("--target", "x", "--trigger", "patch"), "'x'"),

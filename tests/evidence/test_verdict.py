@@ -78,6 +78,12 @@ CASES = {
     "chance": ({"after": 0.1}, "do not use", "better than a guess", "compare"),
     "costly": ({"after": 0.7}, "do not use", "10.0 points", "compare"),
     "dear": ({"after": 0.79}, "use with care", "5.0 points of accuracy, beyond", "compare"),
+    "perhaps dear": (
+        {"after": 0.81, "n": 300},
+        "use with care",
+        "seems to cost more than 5.0",
+        "compare",
+    ),
     "few samples": ({"n": 100}, "use with care", "do not exclude a cost", "evaluate"),
     "backdoor": ({"success": (0.99, 0.4)}, "do not use", "still works", "compare"),
     "perhaps": ({"success": (0.99, 0.1)}, "use with care", "do not exclude attack", "evaluate"),
