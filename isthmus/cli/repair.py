@@ -343,7 +343,7 @@ def _read(files: list[File], model: ModelSpec, clean: str, options: _Options) ->
             fix="leave OTHER out",
         )
     route = options.curve.chosen(loss)
-    return _Inputs(model, networks, hashes, samples, parts, budget, route, judge, attack)
+    return _Inputs(model.model, networks, hashes, samples, parts, budget, route, judge, attack)
 
 
 def _say_estimate(inputs: _Inputs, options: _Options) -> None:

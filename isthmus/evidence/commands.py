@@ -23,27 +23,30 @@ def next_command(provenance: Provenance, step: Step) -> str:
     kind = provenance.network
     factory = (kind.model if kind else None) or _MODEL
     model, clean = given.get("--model", factory), given.get("--clean", _CLEAN)
+    network = ["--model", model]
+    for name in ("--classes", "--resize", "--normalize"):
+        network += [name, given[name]] if name in given else []
     received = provenance.checkpoint.path if provenance.checkpoint else "RECEIVED.safetensors"
     out = given.get("--out", "demo" if "demo" in words else "OUT").rstrip("/")
     repaired = str(Path(out) / "repaired.safetensors")
     attack = [name for name in ("--data", "--trigger", "--target") if name in given]
     known = [word for name in attack for word in (name, given[name])]
+    trigger = [word for name in attack if name != "--data" for word in (name, given[name])]
     match step:
         case "compare":
-            line = ["compare", received, "--model", model, "--clean", clean, *known]
+            line = ["compare", received, *network, "--clean", clean, *known]
             line += ["--out", f"{out}-compared"]
         case "measure":
-            more = [word for name in attack[1:] for word in (name, given[name])]
-            line = ["evaluate", repaired, "--model", model, "--data", "MORE_IMAGES", *more]
+            line = ["evaluate", repaired, *network, "--data", "MORE_IMAGES", *trigger]
         case "inspect":
-            line = ["inspect", repaired, "--model", model, "--clean", clean]
+            line = ["inspect", repaired, *network, "--clean", clean]
         case "check trigger":
-            line = ["evaluate", received, "--model", model, *known]
+            line = ["evaluate", received, *network, *known]
         case "look":
-            line = ["repair", received, "--model", model, "--clean", "CORRECTED_IMAGES", *known]
+            line = ["repair", received, *network, "--clean", "CORRECTED_IMAGES", *known]
             line += ["--out", f"{out}-2"]
         case "watch":
-            line = ["detect", "fit", repaired, "--model", model, "--clean", clean]
+            line = ["detect", "fit", repaired, *network, "--clean", clean]
             line += ["--out", f"{out}-detector"]
     return shlex.join(["isthmus", *line])
 

@@ -239,7 +239,7 @@ def test_the_sentence_opens_with_the_decision_and_hides_nothing():
 def test_the_next_command_is_that_of_the_run():
     made = record(trigger=False)
     made["provenance"]["command"] = (
-        "isthmus repair got.safetensors --model=nets:build,width=8 --clean 'my images' "
+        "isthmus repair got.safetensors --model=nets:build,width=8 --resize 32 --clean 'my images' "
         "--flip --data test --trigger patch --target 1 --out done"
     )
     assert shlex.split(decided(made).next) == [
@@ -248,11 +248,23 @@ def test_the_next_command_is_that_of_the_run():
         "done/repaired.safetensors",
         "--model",
         "nets:build,width=8",
+        "--resize",
+        "32",
         "--clean",
         "my images",
     ]
     del made["provenance"]["command"]
     assert "PKG.MODULE:FACTORY" in decided(made).next
+
+
+def test_the_command_that_measures_again_keeps_the_trigger_and_asks_for_more_images():
+    made = record(n=100)
+    attack = "--trigger patch --target 1"
+    made["provenance"]["command"] = f"isthmus repair a.pt --model m:f --clean c --out o {attack}"
+    assert decided(made).next == (
+        "isthmus evaluate o/repaired.safetensors --model m:f --data MORE_IMAGES "
+        "--trigger patch --target 1"
+    )
 
 
 def test_it_reads_neither_itself_nor_the_sentence():
