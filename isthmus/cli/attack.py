@@ -45,7 +45,9 @@ def attack_command(
             f"--fail-below {fail_below:g}", expected="a share from 0 to 1", fix="write 0.4 for 40 %"
         )
     with pipeline.words():
-        values, name = _attacked(checkpoint, model, data, evasion, seed, device, out)
+        values, name = _attacked(
+            checkpoint, model, data, evasion, seed=seed, device=device, out=out
+        )
     gate = None
     if fail_below is not None:
         robust = values["robust accuracy"]
@@ -60,6 +62,7 @@ def _attacked(
     model: ModelSpec,
     data: str,
     evasion: Evasion,
+    *,
     seed: int,
     device: str,
     out: File | None,

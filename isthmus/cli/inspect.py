@@ -13,7 +13,7 @@ from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
 from isthmus.cli.output import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.table import Table
     from torch import nn
@@ -52,7 +52,12 @@ def inspect_command(
     :param fail_on: suspicious, or doubt for all but "not suspicious".
     """
     with pipeline.words():
-        record = _inspected(checkpoint, model, clean, references, steps, batch_size, seed, out)
+        search: dict[str, Any] = {"seed": seed}
+        if steps is not None:
+            search["steps"] = steps
+        if batch_size is not None:
+            search["batch_size"] = batch_size
+        record = _inspected(checkpoint, model, clean, references, search=search, out=out)
     gate = None
     if fail_on is not None:
         refused = {"suspicious"} if fail_on == "suspicious" else {"suspicious", "cannot tell"}
@@ -68,9 +73,8 @@ def _inspected(
     model: ModelSpec,
     clean: str,
     references: File | None,
-    steps: int | None,
-    batch_size: int | None,
-    seed: int,
+    *,
+    search: Mapping[str, Any],
     out: File | None,
 ) -> dict[str, Any]:
     """Inspect, say what came of it, and return the record."""
@@ -78,11 +82,6 @@ def _inspected(
     network = load_network(model, checkpoint)
     metrics.check_above_chance(network, samples)
     known = defenses.read_references(references)[0] if references else None
-    search: dict[str, Any] = {"seed": seed}
-    if steps is not None:
-        search["steps"] = steps
-    if batch_size is not None:
-        search["batch_size"] = batch_size
     _say_outlook(defenses.outlook(network, samples, clean=known, **search), network, samples)
     inspection = defenses.inspect(network, samples, clean=known, **search)
     fields = ("decision", "reason", "p", "suspect")
@@ -91,7 +90,7 @@ def _inspected(
     record["settings"] = dict(inspection.settings)
     record["parameters"] = defenses.parameters_of(network)
     record["triggers"] = [trigger.record() for trigger in inspection.found]
-    origin = evidence.provenance(seed, {"clean": samples})
+    origin = evidence.provenance(search["seed"], {"clean": samples})
     record["provenance"] = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
     if out:
         runs.write_json(out, record)
