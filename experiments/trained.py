@@ -1,0 +1,193 @@
+"""Table: repairs of well-trained networks, ours by its rule beside rivals at their best.
+
+    isthmus sweep experiments/trained.toml --set data=DIR    a file per job, and the table
+    isthmus sweep experiments/trained.toml --gather          to docs/results/trained.md
+
+DIR holds train.parquet and test.parquet of CIFAR-10 in the Hugging Face layout; the networks are
+those of `trained_networks.toml`. A job is a network, a way to repair it, a number of bonafide
+images that the network has not seen, and a seed. All ways get the same images, the same number of
+gradients and the augmentation that fits the network.
+
+Ours is `repair` without an option. A rival is judged all along the segment from the received
+network to its result, at each of its settings; its row is the point that has lost the most of the
+attack among those within a cost, which nobody without the trigger could pick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from attackers import drawn
+from command import parts, use_threads
+from torch import nn
+from trained_networks import received, unseen_and_theirs
+
+from isthmus import Bezier, Data, Training, repair
+from isthmus.curves import PathNetworks
+from isthmus.defenses import (
+    ANP,
+    FTSAM,
+    IBAU,
+    NAD,
+    TAC,
+    ULRL,
+    UNLEARNING,
+    FineTune,
+)
+from isthmus.evidence import provenance
+from isthmus.metrics import Accuracy, AttackSuccess, RecoveryAccuracy, as_records, measure
+from isthmus.training import suited_augmentation
+from isthmus.types import Defense, Metric
+
+OURS = "isthmus repair"
+ALONG = (0.5, 0.75, 0.9, 1.0)
+"""Where the segment to a rival's result is judged."""
+
+COSTS = (0.01, 0.025, 0.05)
+"""What a repair may cost, as shares of the samples; the best point within it is a rival's row."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A rival at one of its settings: what makes it of a training, and its rate."""
+
+    make: Callable[[Training], Defense]
+    lr: float
+
+    def defense(self, training: Training) -> Defense:
+        """Return the defense at the budget of a training."""
+        return self.make(training.replace(lr=self.lr))
+
+
+def ft_sam(rho: float) -> Callable[[Training], Defense]:
+    """Return what makes FT-SAM of a radius."""
+    return lambda training: FTSAM(training, rho=rho)
+
+
+RIVALS = {
+    "FT-SAM rho 1 lr 0.05": Setting(ft_sam(1.0), 0.05),
+    "FT-SAM rho 2 lr 0.05": Setting(ft_sam(2.0), 0.05),
+    "FT-SAM rho 4 lr 0.05": Setting(ft_sam(4.0), 0.05),
+    "FT-SAM rho 2 lr 0.01": Setting(ft_sam(2.0), 0.01),
+    "fine-tuning lr 0.05": Setting(FineTune, 0.05),
+    "fine-tuning lr 0.01": Setting(FineTune, 0.01),
+    "I-BAU": Setting(IBAU, 0.001),
+    "ANP": Setting(ANP, 0.2),
+    "NAD": Setting(NAD, 0.05),
+    "ULRL": Setting(ULRL, 0.01),
+    "TAC": Setting(TAC, 0.01),
+}
+
+
+def bonafide_images(data: str, n: int, seed: int) -> tuple[Data, Data]:
+    """Return n images that no network has seen, and the test images."""
+    train, test = parts(data)
+    unseen, _ = unseen_and_theirs(train)
+    order = torch.randperm(len(unseen), generator=drawn(100 + seed))
+    return unseen[order[:n]], test
+
+
+def networks_along(
+    way: str, network: nn.Module, bonafide: Data, seed: int
+) -> tuple[dict[str, nn.Module], int]:
+    """Return what is judged, by t, and how many gradients it took."""
+    if way == OURS:
+        repaired = repair(network, bonafide, seed=seed)
+        return {f"{float(repaired.t):g}": repaired.model}, repaired.gradients
+    augment = suited_augmentation(network, bonafide)
+    training = UNLEARNING.replace(seed=seed, augment=augment, clip=None, weight_decay=1e-4)
+    defense = RIVALS[way].defense(training)
+    line = PathNetworks(Bezier(network, defense(network, bonafide), bends=0), bonafide)
+    return {f"{t:g}": line.at(t) for t in ALONG}, training.steps
+
+
+def run(network: str, way: str, n: int, seed: int, data: str, weights: str) -> dict[str, Any]:
+    """Repair a network and judge it on the test images."""
+    use_threads()
+    bonafide, test = bonafide_images(data, n, seed)
+    sent = received(network, Path(weights).expanduser())
+    judges: dict[str, Metric] = {
+        "accuracy": Accuracy(test),
+        "attack success": AttackSuccess(test, sent.trigger, sent.target),
+        "recovery": RecoveryAccuracy(test, sent.trigger, sent.target),
+    }
+    along, gradients = networks_along(way, sent.network, bonafide, seed)
+    return {
+        "network": network,
+        "way": way,
+        "n": n,
+        "seed": seed,
+        "gradients": gradients,
+        "as received": as_records(measure(sent.network, judges)),
+        "along": {t: as_records(measure(model, judges)) for t, model in along.items()},
+        "provenance": provenance(seed, {"bonafide": bonafide, "judged": test}),
+    }
+
+
+# ---- the table
+
+
+def rate(values: dict[str, Any], name: str) -> float:
+    """Return a share out of a record."""
+    return float(values[name]["value"])
+
+
+def text(values: dict[str, Any]) -> str:
+    """Return accuracy, attack success and recovery accuracy, in percent."""
+    names = ("accuracy", "attack success", "recovery")
+    return " / ".join(f"{100 * rate(values, name):.1f}" for name in names)
+
+
+def best_within(records: Sequence[dict[str, Any]], cost: float) -> dict[str, Any] | None:
+    """Return the values with the least attack success among points that cost at most so much."""
+    points = [
+        values
+        for record in records
+        for values in record["along"].values()
+        if rate(record["as received"], "accuracy") - rate(values, "accuracy") <= cost
+    ]
+    return min(points, key=lambda values: rate(values, "attack success"), default=None)
+
+
+def family(way: str) -> str:
+    """Return a rival's name without its setting."""
+    return way.partition(" rho")[0].partition(" lr")[0]
+
+
+def rows_of(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the rows of one network and one number of images."""
+    first = records[0]
+    rows = [f"| {first['network']} | {first['n']} | as received | {text(first['as received'])} |"]
+    for record in (r for r in records if r["way"] == OURS):
+        for t, values in record["along"].items():
+            rows.append(f"| | | **{OURS}**, by its rule, t = {t} | {text(values)} |")
+    rivals = [record for record in records if record["way"] != OURS]
+    for name in dict.fromkeys(family(record["way"]) for record in rivals):
+        settings = [record for record in rivals if family(record["way"]) == name]
+        for cost in COSTS:
+            best = best_within(settings, cost)
+            points = f"{100 * cost:g} points"
+            rows.append(f"| | | {name}, best within {points} | {text(best) if best else '–'} |")
+    return rows
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Return the results page."""
+    lines = [
+        "# Repairs of well-trained networks",
+        "",
+        "Percent of all test images: accuracy / attack success / recovery accuracy (triggered images",
+        "that get their true label). Ours is `repair` without an option. A rival's row is the best",
+        "of its settings and of the points on the segment to its result, picked with the trigger.",
+        "Made by `isthmus sweep experiments/trained.toml --gather`.",
+        "",
+        "| network | images | repair | accuracy / attack success / recovery |",
+        "|---|---|---|---|",
+    ]
+    for key in dict.fromkeys((record["network"], record["n"]) for record in records):
+        lines += rows_of([r for r in records if (r["network"], r["n"]) == key])
+    return "\n".join(lines) + "\n"
