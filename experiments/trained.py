@@ -183,9 +183,10 @@ def table(records: list[dict[str, Any]]) -> str:
     lines = [
         "# Repairs of well-trained networks",
         "",
-        "Percent of the first 3,000 test images: accuracy, attack success, recovery accuracy (triggered images",
-        "that get their true label). Ours is `repair` without an option. A rival's row is the best",
-        "of its settings and of the points on the segment to its result, picked with the trigger.",
+        "Percent of the first 3,000 test images: accuracy, attack success, recovery accuracy",
+        "(triggered images that get their true label). Ours is `repair` without an option. A",
+        "rival's row is the best of its settings and of the points on the segment to its result,",
+        "picked with the trigger.",
         "Made by `isthmus sweep experiments/trained.toml --gather`.",
         "",
         "| network | images | repair | accuracy / attack success / recovery |",

@@ -25,7 +25,7 @@ def demo_command(*, out: File = File("demo"), seed: int = 0, resume: bool = Fals
     with runs.claimed(out, {"command": "demo", "seed": seed}, resume=resume):
         story = tell(seed, out)
         samples = {"clean": story.bonafide, "evaluation": story.evaluation}
-        origin = evidence.report_provenance(seed, samples, other="given")
+        origin = evidence.report_provenance(seed, samples, other=story.found.second)
         kind = evidence.network_kind(story.tampered, MODEL)
         report = evidence.evidence(
             story.found,
@@ -35,6 +35,6 @@ def demo_command(*, out: File = File("demo"), seed: int = 0, resume: bool = Fals
             provenance=origin.model_copy(update={"network": kind}),
             folder=out / "points",
         )
-        title = "Demo: two backdoored digit classifiers and the path between them"
+        title = "Demo: a backdoored digit classifier and the path to its repair"
         report = report.entitled(title).timed(time.perf_counter() - began)
         deliver(story.found, report, out)

@@ -74,10 +74,13 @@ def tell(seed: int, folder: File) -> Story:
     rest = data.load_data("digits:test")
     generator = torch.Generator().manual_seed(seed)
     bonafide, evaluation = data.split(rest, [200, len(rest) - 200], generator)
-    ends = [attack(digits, seed + i) for i in range(2)]
-    route = curves.Route(high=0.3)
-    budget = curves.CURVE_TRAINING.replace(steps=150, seed=seed)
-    found = defenses.repair(ends[0], bonafide, ends[1], route=route, training=budget, folder=folder)
+    tampered = attack(digits, seed)
+    # small images cost little: twice the steps and rate of the default
+    budget = curves.CURVE_TRAINING.replace(steps=400, lr=1.0, seed=seed)
+    found = defenses.repair(tampered, bonafide, training=budget, folder=folder)
     judge = evidence.Judge(evaluation, parse_trigger(TRIGGER), TARGET)
-    rivals = defenses.standard(ends[1], curves.network_budget(budget, cost=route.cost))
-    return Story(ends[0], bonafide, evaluation, found, judge, rivals)
+    other = defenses.default_endpoint(tampered, bonafide, budget).network
+    rivals = defenses.standard(
+        other, curves.network_budget(curves.CURVE_TRAINING.replace(seed=seed), cost=2)
+    )
+    return Story(tampered, bonafide, evaluation, found, judge, rivals)

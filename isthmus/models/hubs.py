@@ -1,6 +1,6 @@
 """Networks of libraries by name: `timm:NAME`, `torchvision:NAME`, `hf:ID_OR_FOLDER`.
 
-They are built with random weights; those of the checkpoint come afterwards. What a configuration
+They are built with random weights; those of the checkpoint come afterward. What a configuration
 says of classes, image size and normalization is used where nothing else is given. Code that a model
 repository brings along is never run.
 """
