@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attacks, certificates, detection, hessians, memory, paths, steps
+from benchmarks import attacks, certificates, detection, health, hessians, memory, paths, steps
 from isthmus.evidence import provenance
 from isthmus.runs import write_json
 
@@ -65,6 +65,10 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
         "detection": (
             "A detector fitted to 10,000 rows and 1,000 scores, against plain neighbors",
             partial(detection.measure, rounds),
+        ),
+        "health": (
+            "Health of PGD-10 with five restarts against the attack alone, 256 samples (target 2)",
+            partial(health.measure, 3 if quick else 5),
         ),
     }
 

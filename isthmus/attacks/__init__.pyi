@@ -17,12 +17,13 @@ from .inputs.gradient import fgsm as fgsm
 from .inputs.health.examine import INDICATORS as INDICATORS
 from .inputs.health.examine import examine as examine
 from .inputs.health.examine import health as health
+from .inputs.health.in_float64 import InFloat64 as InFloat64
 from .inputs.health.single_step import SingleStepCheck as SingleStepCheck
+from .inputs.health.straight_through import BPDA as BPDA
 from .inputs.momentum import MIFGSM as MIFGSM
 from .inputs.single_step import NoiseFGSM as NoiseFGSM
 from .inputs.single_step import random_fgsm as random_fgsm
 from .inputs.square import Square as Square
-from .inputs.straight_through import BPDA as BPDA
 from .inputs.trace import ZeroGradients as ZeroGradients
 from .inputs.trace import recorded as recorded
 from .inputs.victim import check_ball as check_ball

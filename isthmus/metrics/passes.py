@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -260,7 +260,7 @@ def _files(
     if folder is None:
         yield from itertools.repeat(None)
         return
-    if getattr(attack, "seed", 0) is None:
+    if _unseeded(attack):
         raise BadInput(
             "an attack without a seed, to be stored", expected="a seed", fix="pass seed=0"
         )
@@ -268,6 +268,14 @@ def _files(
     text = f"{weights} {data.sha256} {identity_of(attack)}"
     mark = hashlib.sha256(text.encode()).hexdigest()[:16]
     yield from (Path(folder) / f"{mark}-{i:06d}.safetensors" for i in itertools.count())
+
+
+def _unseeded(attack: Any) -> bool:
+    """Return whether an attack, or one of those it runs, draws other numbers each time."""
+    parts = [*getattr(attack, "attacks", ()), *filter(None, [getattr(attack, "attack", None)])]
+    if parts:
+        return any(map(_unseeded, parts))
+    return bool(getattr(attack, "random", False)) and getattr(attack, "seed", 0) is None
 
 
 def _stored(file: Path | None) -> dict[str, Tensor] | None:

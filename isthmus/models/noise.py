@@ -33,16 +33,21 @@ _random: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 @torch.no_grad()
 def is_random(model: nn.Module, x: Tensor) -> bool:
-    """Return whether two passes over the inputs, at most eight of them, differ; the caller's random
-    numbers stay as they are.
+    """Return whether a pass over the inputs, at most eight of them, draws random numbers, or two
+    passes differ; torch's random numbers stay as they are for the caller.
+
+    Noise may be too rare to be seen in two passes, or come from a generator that nobody knows.
     """
+    if not len(x):
+        return False
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), eval_mode(model):
-        first, second = (precise_logits(model, x[:8]) for _ in range(2))
-    change = (first - second).abs().max() if len(x) else torch.zeros(())
-    differs = bool(change > _CHANGE * first.abs().max().clamp_min(1e-30)) if len(x) else False
-    _random[model] = differs
-    return differs
+        with watching_draws(x.device) as drawing:
+            first = precise_logits(model, x[:8])
+        second = precise_logits(model, x[:8])
+    differ = (first - second).abs().max() > _CHANGE * first.abs().max().clamp_min(1e-30)
+    _random[model] = drawing.drew or bool(differ)
+    return _random[model]
 
 
 def _states(device: torch.device) -> tuple[bytes, ...]:
@@ -85,14 +90,12 @@ def seeded_draws(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-def draws_needed(model: nn.Module, x: Tensor, *, drew: bool) -> int:
+def draws_needed(model: nn.Module, *, drew: bool) -> int:
     """Return how many passes make one answer of the network: `DRAWS` where it is random, else 1.
 
-    `drew` says whether a pass drew random numbers. A network that did not is not asked again, and
-    is what the last `is_random` said of it.
+    It is where a pass of it `drew` random numbers, or the last `is_random` said so.
     """
-    known = is_random(model, x) if drew else _random.get(model, False)
-    return DRAWS if known else 1
+    return DRAWS if drew or _random.get(model, False) else 1
 
 
 def mean_of_draws(run: Callable[[], Tensor], draws: int) -> Tensor:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus import Data, fit, load_data
-from isthmus.attacks import BPDA, PGD, Square, WorstOf
-from isthmus.attacks.inputs.objectives import margin
+from isthmus.attacks import BPDA, PGD, InFloat64, Square, WorstOf
+from isthmus.attacks.inputs.objectives import log_odds, margin
 from isthmus.data import Linf
 from isthmus.training import adversarial, cross_entropy
 
@@ -296,12 +296,15 @@ SHORT = PGD(BALL, steps=5)
 
 _SQUARE = Square(BALL, queries=1000)
 _MARGIN = PGD(BALL, steps=20, restarts=2, objective=margin)
+_LOG_ODDS = PGD(BALL, steps=20, restarts=2, objective=log_odds)
 _BLIND = ("zero gradients", "zero gradients at the start")
 
 FOOLERS: dict[str, Fooler] = {
     "logits times 1,000": Fooler(large_logits, (*_BLIND, "rescaled logits"), ATTACK, _MARGIN),
     "logits rounded to one decimal": Fooler(rounded_logits, _BLIND, ATTACK, _SQUARE),
-    "softmax as logits": Fooler(softmax_as_logits, ("probabilities as logits",), ATTACK, _SQUARE),
+    "softmax as logits": Fooler(
+        softmax_as_logits, ("probabilities as logits",), stronger=InFloat64(_LOG_ODDS)
+    ),
     "inputs quantized to 3 bits": Fooler(
         quantized_inputs, _BLIND, ATTACK, BPDA(ATTACK, ("front",))
     ),
@@ -310,14 +313,14 @@ FOOLERS: dict[str, Fooler] = {
     "detached branch": Fooler(detached_branch, _BLIND, ATTACK, _SQUARE),
     "saturating sigmoid": Fooler(saturating_sigmoid, _BLIND, ATTACK, _SQUARE),
     "k winners": Fooler(
-        k_winners, ("unstable predictions", "transfer ahead"), ATTACK, WorstOf((_MARGIN, _SQUARE))
+        k_winners, ("unstable predictions", "black box ahead"), ATTACK, WorstOf((_MARGIN, _SQUARE))
     ),
     "distilled at a high temperature": Fooler(
         distilled, (*_BLIND, "rescaled logits"), ATTACK, _MARGIN
     ),
     "PGD with one step": Fooler(
-        lambda: honest("GELU"),
-        ("longer attack ahead",),
+        lambda: honest("BatchNorm"),
+        ("longer attack ahead", "alignment"),
         PGD(BALL, steps=1),
         ATTACK,
     ),

@@ -78,6 +78,13 @@ class TargetedDLR:
         return toward(logits, y, self.target) / (gap + 1e-12)
 
 
+def log_odds(probabilities: Tensor, y: Tensor) -> Tensor:
+    """Return the margin of the logarithms, (n,): that of the logits below a softmax, for a network
+    that returns probabilities. Below 1e-37 they are taken as that.
+    """
+    return margin(probabilities.clamp_min(1e-37).log(), y)
+
+
 @dataclass(frozen=True)
 class Rescaled:
     """The cross-entropy of each sample, (n,), of logits less their mean and over `scale`.

@@ -97,13 +97,12 @@ class Victim:
 def meet(model: nn.Module, x: Tensor, precision: Precision | None) -> tuple[Victim, Tensor]:
     """Return the network as an attack meets it, and its logits at x, (n, classes).
 
-    Whether its answers are random is seen here: by whether the pass draws random numbers, and by
-    comparing two passes where it does.
+    Whether its answers are random is seen here, by whether the pass draws random numbers.
     """
     once = Victim(model, precision)
     with watching_draws(x.device) as drawing:
         logits = once.logits(x)
-    draws = draws_needed(model, x, drew=drawing.drew)
+    draws = draws_needed(model, drew=drawing.drew)
     if draws == 1:
         return once, logits
     victim = Victim(model, precision, draws)

@@ -39,7 +39,7 @@ def test_a_stronger_attack_brings_its_number_down(name):
     net = fooler.make()
     believed = RobustAccuracy(SAMPLES, fooler.attack)(net)
     known = RobustAccuracy(SAMPLES, fooler.stronger)(net)
-    assert known.high < believed.low
+    assert known < believed - 0.05
 
 
 @pytest.mark.parametrize("robust", [False, True], ids=["standard", "robust"])

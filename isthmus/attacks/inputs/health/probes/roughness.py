@@ -2,8 +2,8 @@
 
 Source: Pintor et al., NeurIPS 2022 (unstable predictions). Where we depart: their mean relative
 change of the loss within 8/255 depends on the scale of the loss and of the ball. A smooth network
-changes a tenth as much within a tenth of the radius; one that jumps changes more, a random one as
-much. That ratio has no scale.
+changes a tenth as much within a tenth of the radius; one that jumps changes more, or less where it
+has not jumped yet, a random one as much. That ratio has no scale.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _RESOLVED = 1e-5  # of the margin: a smaller change is rounding
 
 @torch.no_grad()
 def roughness(run: Run) -> float | None:
-    """Return how many times more the margin changes near the input than a smooth function would:
-    1 where it is smooth, 10 where the change does not depend on the distance.
+    """Return how many times more, or less, the margin changes near the input than a smooth function
+    would: 1 where it is smooth, 10 where the change does not depend on the distance.
 
     None where nothing changes, as on a network that rounds.
     """
@@ -43,7 +43,10 @@ def roughness(run: Run) -> float | None:
         size = float(margin(victim.logits(x), y).abs().mean())
     if not far > _RESOLVED * size:
         return None
-    return near / far * FAR / NEAR
+    if not near > 0:
+        return FAR / NEAR
+    ratio = near / far * FAR / NEAR
+    return max(ratio, 1 / ratio)
 
 
 def _change(victim: Victim, x: Tensor, y: Tensor, ball: Ball, share: float) -> float:

@@ -10,14 +10,14 @@ from torch import Tensor
 from isthmus.attacks.inputs.health.indicator import Run
 from isthmus.data.dataset import Data
 
-MOST, FEWEST, SHARE = 64, 16, 4
+MOST, FEWEST, SHARE = 48, 32, 8
 
 
 def size(n: int) -> int:
-    """Return how many of n samples a probe asks about: a quarter, but 16 at least and 64 at most.
+    """Return how many of n samples a probe asks about: an eighth, but 32 at least and 48 at most.
 
-    >>> size(10), size(100), size(10_000)
-    (16, 25, 64)
+    >>> size(10), size(300), size(10_000)
+    (32, 37, 48)
     """
     return min(MOST, max(FEWEST, n // SHARE))
 
@@ -37,6 +37,6 @@ def some(run: Run, among: Tensor) -> Data | None:
     where there are none.
     """
     order = canonical(run.clean)
-    count = size(len(order)) if run.draws == 1 else FEWEST  # each answer takes many passes
+    count = size(len(order)) if run.draws == 1 else FEWEST // 2  # an answer takes many passes
     chosen = order[among[order]][:count]
     return run.clean[chosen] if len(chosen) else None

@@ -26,7 +26,7 @@ from isthmus.metrics.passes import attacked
 from isthmus.metrics.values import Rate
 from isthmus.types import Attack, BadInput
 
-QUERIES = 50
+QUERIES = 30
 """How many queries Square has for a probe."""
 
 
@@ -70,7 +70,7 @@ def longer_attack(run: Run) -> float | None:
 
 
 def black_box(run: Run) -> float | None:
-    """Return the fall of the robust accuracy under Square with 50 queries; None for l1."""
+    """Return the fall of the robust accuracy under Square with 30 queries; None for l1."""
     if not isinstance(run.ball, Linf | L2) or run.clean.x.ndim != 4:
         return None
     return _on_standing(run, lambda ball: Square(ball, queries=QUERIES, seed=1))  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def transfer(run: Run) -> float | None:
     noise = _blur(run.ball, samples.x)
     surrogate = Blurred(run.model, noise)
     try:
-        moved = attacked(surrogate, samples, PGD(run.ball, steps=10, returns="worst", seed=1))
+        moved = attacked(surrogate, samples, PGD(run.ball, steps=6, returns="worst", seed=1))
     except BadInput:
         return None
     return _fall(run, _wrong(run, moved))
@@ -133,7 +133,7 @@ def unconstrained(run: Run) -> float | None:
     samples = some(run, run.right)
     if run.ball is None or samples is None:
         return None
-    rate = fooled_by(run, PGD(whole_box(run.ball, samples.x), steps=20, seed=1), samples)
+    rate = fooled_by(run, PGD(whole_box(run.ball, samples.x), steps=10, seed=1), samples)
     return None if rate is None else Rate(rate.n - rate.hits, rate.n).low
 
 
@@ -174,7 +174,7 @@ def by_radius(
     return rows
 
 
-FACTORS = (0.5, 2.0, 4.0)
+FACTORS = (0.5, 4.0)
 
 
 def rising(run: Run) -> float | None:

@@ -11,7 +11,7 @@ PROBES = (
     Indicator(
         "longer attack ahead",
         stronger.longer_attack,
-        0.02,
+        0.05,
         _MEASURED,
         "PGD on the margin with 20 steps fools samples that the attack did not",
         "take more steps, or the margin as objective",
@@ -19,15 +19,15 @@ PROBES = (
     Indicator(
         "black box ahead",
         stronger.black_box,
-        0.002,
-        "AutoAttack: Square ahead by 0.2 points; here the lower end of an interval",
+        0.01,
+        "AutoAttack: Square ahead by 0.2 points; a point leaves room for the 30 queries of a probe",
         "Square, which sees no gradient, fools samples that the attack did not",
         "the gradient is masked: report Square's number",
     ),
     Indicator(
         "rescaled logits",
         stronger.rescaled,
-        0.02,
+        0.03,
         _MEASURED,
         "the attack fools more once the logits are shifted and scaled",
         "the logits' size hides the gradient: attack the margin or DLR, or rescale the logits",
@@ -35,7 +35,7 @@ PROBES = (
     Indicator(
         "transfer ahead",
         stronger.transfer,
-        0.02,
+        0.05,
         _MEASURED,
         "points found on a blurred copy of the network fool samples that the attack did not",
         "the gradient is noisy: average it over noise around the input",
@@ -76,7 +76,7 @@ PROBES = (
     Indicator(
         "unstable predictions",
         roughness.roughness,
-        2.0,
+        1.3,
         "measured, docs/results/attack_health.md; after Pintor et al.",
         "predictions jump around the inputs, and gradients there say nothing of them",
         "average gradients over noise around the input, or attack with Square",
