@@ -18,6 +18,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,7 @@ def attacked(net: Student, x: Tensor, y: Tensor, eps: float, steps: int, seed: i
     return (x + delta).detach()
 
 
+@cache
 def images(data: str, part: str, n: int) -> tuple[Tensor, Tensor]:
     """Images of MNIST at 14 x 14 pixels, each of norm 1, and their labels."""
     samples = load_data(Path(data) / f"{part}.parquet")[:n]
@@ -327,7 +329,9 @@ def outer_row(job: dict[str, Any]) -> str:
 
 def table(jobs: list[dict[str, Any]]) -> str:
     """The results page."""
+    axes = ("activation", "width", "d", "rho", "scale")
     inside = [job for job in jobs if job["what"] == "inner"]
+    inside.sort(key=lambda job: [job[axis] for axis in axes])
     outside = sorted((job for job in jobs if job["what"] == "outer"), key=lambda job: job["scale"])
     steps = " | ".join(f"after {k}" for k in CHECKS)
     lines = [
@@ -352,7 +356,7 @@ def table(jobs: list[dict[str, Any]]) -> str:
         f"MNIST at 14 x 14, tanh, 200 hidden units, {PHASE} steps of SGD, batch {BATCH}, rho 0.1,",
         f"PGA with 5 steps; rates tuned on a seed of their own among {len(RATES)}, from",
         f"{RATES[0]:.1e} to {RATES[-1]:.1e} over the squared scale. Robust loss on {TESTED} test",
-        f"images under PGA with 20 steps from {STARTED} starts; mean with 95 % interval, six seeds.",
+        f"images under PGA with 20 steps from {STARTED} starts; mean, 95 % interval, six seeds.",
         "",
         f"| input scale | rate | at the start | {steps} | robust accuracy, % | spread |",
         "|---|---|---|" + "---|" * len(CHECKS) + "---|---|",

@@ -308,8 +308,8 @@ FOOLERS: dict[str, Fooler] = {
     "inputs quantized to 3 bits": Fooler(
         quantized_inputs, _BLIND, ATTACK, BPDA(ATTACK, ("front",))
     ),
-    "noise at the input": Fooler(noisy_inputs, ("random answers",), SHORT, samples=48),
-    "active dropout": Fooler(active_dropout, ("random answers",), SHORT, samples=48),
+    "noise at the input": Fooler(noisy_inputs, ("random answers",), SHORT, samples=32),
+    "active dropout": Fooler(active_dropout, ("random answers",), SHORT, samples=32),
     "detached branch": Fooler(detached_branch, _BLIND, ATTACK, _SQUARE),
     "saturating sigmoid": Fooler(saturating_sigmoid, _BLIND, ATTACK, _SQUARE),
     "k winners": Fooler(

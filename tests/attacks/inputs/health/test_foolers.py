@@ -42,8 +42,11 @@ def test_a_stronger_attack_brings_its_number_down(name):
     assert known < believed - 0.05
 
 
-@pytest.mark.parametrize("robust", [False, True], ids=["standard", "robust"])
-@pytest.mark.parametrize("kind", HONEST)
+ROBUST = ("LayerNorm", "GELU")  # the others take longer to train; the experiment has all of them
+PAIRS = [*((kind, False) for kind in HONEST), *((kind, True) for kind in ROBUST)]
+
+
+@pytest.mark.parametrize(("kind", "robust"), PAIRS)
 def test_an_honest_network_is_not_flagged(kind, robust):
     found = health(honest(kind, robust=robust), SAMPLES, ATTACK)
     assert found.trustworthy, found.warnings
