@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo picture test test-cpus slow bench lint
+.PHONY: demo picture test test-cpus slow kills bench lint
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,6 +34,9 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+kills: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/kills.py
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
