@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo picture test test-cpus slow kills bench lint
+.PHONY: demo picture test test-cpus slow kills fuzz bench lint
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,9 @@ test: .venv/dev lint
 
 test-cpus: .venv/dev
 	$(BIN)/python .ci/cpus.py
+
+fuzz: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/fuzz.py
 
 slow: .venv/dev
 	$(BIN)/python -m pytest -m slow

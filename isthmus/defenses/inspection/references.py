@@ -90,7 +90,9 @@ def read_references(file: Path | str | None = None) -> tuple[References, ...]:
             )
             for entry in held["references"]
         )
-    except (LookupError, TypeError, AttributeError) as error:
+    except BadInput:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BadInput(
             f"{path}, which holds no references",
             expected="what `References.record` gives",

@@ -160,3 +160,6 @@ def test_what_cannot_be_done_is_refused(call, words):
 def test_a_file_that_holds_no_references_is_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"references": [{"networks": "x"}]}')
     refused(lambda: read_references(tmp_path / "x.json"), "no references")
+    entry = {"networks": "x", "settings": {}, "values": {"patch": [0.5, [1]]}}
+    (tmp_path / "x.json").write_text(json.dumps({"references": [entry]}))
+    refused(lambda: read_references(tmp_path / "x.json"), "no references")
