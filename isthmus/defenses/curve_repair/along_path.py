@@ -53,7 +53,7 @@ class AlongPath(Trained):
         way.check(tampered, parts.whole)
         if self.other is None and isinstance(way.other, UniversalUnlearning):
             budget = way.other.training.replace(steps=self.training.steps)
-            way = replace(way, other=replace(way.other, training=budget))
+            way = replace(way, other=replace(way.other, training=budget, rates=(1.0,)))
         if way.other is None:
             other, training = default_within(self.training, way.route, tampered, parts.fitted)
             way = replace(way, other=other, training=training)

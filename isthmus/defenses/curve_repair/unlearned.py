@@ -9,7 +9,7 @@ from torch import nn
 from isthmus.curves.route import CURVE_TRAINING, Route
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.averaged import state_file
-from isthmus.defenses.unlearning.unlearn import UNLEARNING, UniversalUnlearning
+from isthmus.defenses.unlearning.unlearn import RATES, UNLEARNING, UniversalUnlearning
 from isthmus.training.budget import Training
 from isthmus.training.suited import suited_augmentation
 
@@ -28,13 +28,15 @@ def unlearned_copy(
     """Return the defense that makes the second endpoint of a repair by default.
 
     `training` is that of a curve. The defense takes as many steps for each of its own, at
-    `UNLEARNING`'s rate and clipping norm in the same proportion. Where the training has no
+    `UNLEARNING`'s rate and clipping norm in the same proportion, and larger rates where
+    that does not unlearn enough. Where the training has no
     augmentation, it is the one that fits the network, see `suited_augmentation`. The path to the
     copy is `ALMOST`. Unfinished training is saved in `home`.
     """
     augment = training.augment or suited_augmentation(tampered, bonafide)
     return UniversalUnlearning(
         unlearning_budget(training).replace(augment=augment),
+        rates=RATES,
         checkpoint=state_file(home, "unlearned"),
     )
 

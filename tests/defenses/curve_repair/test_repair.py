@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -130,8 +131,9 @@ def test_by_default_a_straight_path_leads_to_an_unlearned_copy(tampered, samples
     assert found.second == end.description
     assert found.t.rule.startswith("up_to(0.9")
     assert found.path.t == said.path.t
-    assert found.gradients == end.gradients == 22
-    assert [file.stem for file in tmp_path.glob("*.state")] == ["unlearned"]
+    assert found.gradients == end.gradients == 66
+    stems = {file.stem for file in tmp_path.glob("*.state")}
+    assert stems == {"unlearned", "unlearned-1", "unlearned-2"}
     for again in (said, repair(tampered[0], samples[0], folder=tmp_path, **options)):
         for name, value in again.model.state_dict().items():
             assert torch.equal(value, found.model.state_dict()[name])
@@ -147,7 +149,7 @@ def test_where_the_samples_object_to_the_unlearned_copy_a_curve_follows(
     assert found.history is not None
     assert found.path.t == (0.0, 0.1, 0.25, 0.4, 1.0)
     assert found.t.rule.startswith("up_to(0.28")
-    assert found.spent == 90
+    assert found.spent == 270
     assert [repair.route for repair in found.rejected] == [ALMOST]
     assert found.gradients == found.spent + 2 * 40
     again = repair(tampered[0], samples[0], folder=tmp_path, **options)
@@ -159,7 +161,7 @@ def test_where_the_samples_object_to_the_unlearned_copy_a_curve_follows(
 
 def test_as_a_defense_no_curve_follows_which_would_spend_the_budget_twice(tampered, samples):
     training = CURVE_TRAINING.replace(**{**FAST, "steps": 40, "lr": 100.0})
-    end = unlearned_copy(tampered[0], samples[0], training)
+    end = replace(unlearned_copy(tampered[0], samples[0], training), rates=(1.0,))
     straight = repair(tampered[0], samples[0], end, route=ALMOST, training=training)
     assert straight.t < 0.9  # the samples object
     defended = AlongPath(training.replace(steps=90))(tampered[0], samples[0])
@@ -217,7 +219,8 @@ def test_the_stand_in_for_the_trigger_falls_where_the_attack_does(tampered, samp
 
 def test_as_a_defense_it_spends_what_the_others_spend(tampered, samples):
     training = CURVE_TRAINING.replace(**{**FAST, "steps": 6})
-    found = repair(tampered[0], samples[0], training=training)
+    end = replace(unlearned_copy(tampered[0], samples[0], training), rates=(1.0,))
+    found = repair(tampered[0], samples[0], end, route=ALMOST, training=training)
     defense = AlongPath(training.replace(steps=14))
     assert defense.gradients == found.gradients == 14
     defended = defense(tampered[0], samples[0])

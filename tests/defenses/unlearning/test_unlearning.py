@@ -10,6 +10,7 @@ from torch import nn
 
 from isthmus import Data
 from isthmus.defenses import UniversalUnlearning, universal_perturbations
+from isthmus.defenses.unlearning import unlearn
 from isthmus.defenses.unlearning.perturbations import (
     GROWTH,
     KINDS,
@@ -236,10 +237,33 @@ def test_an_interrupted_unlearning_goes_on_to_the_identical_result(tmp_path):
 
 @pytest.mark.parametrize(
     "options, word",
-    [({"share": 1.0}, "share"), ({"share": 0.0}, "share"), ({"temperature": 0.0}, "temperature")],
+    [
+        ({"share": 1.0}, "share"),
+        ({"share": 0.0}, "share"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"rates": ()}, "rates"),
+    ],
 )
 def test_settings_out_of_range_are_refused(options, word):
     refused(lambda: UniversalUnlearning(TRAINING, **options), word)
+
+
+def test_the_first_rate_that_is_enough_is_taken(monkeypatch):
+    """Which is decided by how large perturbations have to be afterward, on bonafide samples."""
+    training = TRAINING.replace(steps=90)
+    alone = [
+        UniversalUnlearning(training.replace(lr=rate * training.lr))(network(), images())
+        for rate in (1.0, 3.0)
+    ]
+
+    def taken(enough):
+        monkeypatch.setattr(unlearn, "ENOUGH", enough)
+        return UniversalUnlearning(training, rates=(1.0, 3.0))(network(), images())
+
+    for enough, expected in ((0.0, alone[0]), (1e9, alone[1])):
+        for name, value in taken(enough).state_dict().items():
+            assert torch.equal(value, expected.state_dict()[name])
+    assert UniversalUnlearning(training, rates=(1.0, 3.0)).gradients == 180
 
 
 def test_a_budget_below_one_step_of_each_kind_is_refused():
