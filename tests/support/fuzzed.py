@@ -174,7 +174,7 @@ def read(reader, file):
 
 
 def fuzz(kind, file, reader, count, seed):
-    """Read that many mutations of a file; return how many were read and refused."""
+    """Read `count` mutations of a file; return how many were read and refused."""
     whole, draws = file.read_bytes(), random.Random(f"{kind} {seed}")
     words = {"read": 0, "refused": 0}
     assert read(reader, file) == "read", kind

@@ -115,7 +115,7 @@ def whole(command, folder, out=None):
 
 
 def killed(command, folder, out, seconds, kills, draws):
-    """Run a command that is killed up to that many times, each after a random share of what the whole
+    """Run a command that is killed up to `kills` times, each after a random share of what the whole
     takes, and then to its end; return how many kills hit it.
     """
     hits = 0

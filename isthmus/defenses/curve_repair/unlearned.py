@@ -9,7 +9,13 @@ from torch import nn
 from isthmus.curves.route import CURVE_TRAINING, Route
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.averaged import state_file
-from isthmus.defenses.unlearning.unlearn import RATES, UNLEARNING, UniversalUnlearning
+from isthmus.defenses.unlearning.unlearn import (
+    LARGEST_RATE,
+    RATES,
+    UNLEARNING,
+    UniversalUnlearning,
+)
+from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.training.budget import Training
 from isthmus.training.suited import suited_augmentation
 
@@ -36,7 +42,7 @@ def unlearned_copy(
     augment = training.augment or suited_augmentation(tampered, bonafide)
     return UniversalUnlearning(
         unlearning_budget(training).replace(augment=augment),
-        rates=RATES,
+        rates=RATES if recalibrated_layers(tampered) else (*RATES, LARGEST_RATE),
         checkpoint=state_file(home, "unlearned"),
     )
 
