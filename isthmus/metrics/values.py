@@ -136,7 +136,7 @@ def paired_drop(lost: int, gained: int, n: int) -> tuple[float, float]:
     BadInput where they are more than n, or negative.
 
     >>> [round(end, 4) for end in paired_drop(lost=90, gained=30, n=1000)]
-    [0.0385, 0.0813]
+    [0.0387, 0.0811]
     """
     if min(lost, gained) < 0 or lost + gained > n or n < 1:
         raise BadInput(

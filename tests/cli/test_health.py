@@ -44,6 +44,7 @@ def test_layers_to_pass_through_are_named_or_refused(home):
 
 
 def test_health_refuses_a_folder_that_is_taken(home):
-    (home / "taken").mkdir()
-    (home / "taken/notes").write_text("mine")
-    assert "taken" in refused(home, "health", "a.safetensors", *SAMPLES, "--out", "taken")
+    (home / "health-taken").mkdir()
+    (home / "health-taken/notes").write_text("mine")
+    message = refused(home, "health", "a.safetensors", *SAMPLES, "--out", "health-taken")
+    assert "health-taken" in message

@@ -86,8 +86,11 @@ REFUSED = {
     "tuned": NOT_FED_BY_CONVOLUTION,
     "ULRL": {"weightnorm", "hooked"},
 }
-KEEPS_STATISTICS = {"CLP", "tuned", "permuted copy", "unlearning"}
-"""Defenses that do not recalibrate."""
+KEEPS_STATISTICS = {
+    *("CLP", "tuned", "permuted copy", "unlearning"),
+    *("along the path", "on a curve"),
+}
+"""Defenses that do not recalibrate, or take back what that does to the ends of a path."""
 MAY_CHANGE_NOTHING = {"CLP", "tuned"}
 """Of eight channels none need stand out."""
 TRAINS_NOTHING = {"CLP", "noise between", "permuted copy", "perturbed copy", "straight average"}
