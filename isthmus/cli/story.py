@@ -75,12 +75,9 @@ def tell(seed: int, folder: File) -> Story:
     generator = torch.Generator().manual_seed(seed)
     bonafide, evaluation = data.split(rest, [200, len(rest) - 200], generator)
     tampered = attack(digits, seed)
-    # small images cost little: twice the steps and rate of the default
-    budget = curves.CURVE_TRAINING.replace(steps=400, lr=1.0, seed=seed)
+    budget = curves.CURVE_TRAINING.replace(seed=seed)
     found = defenses.repair(tampered, bonafide, training=budget, folder=folder)
     judge = evidence.Judge(evaluation, parse_trigger(TRIGGER), TARGET)
     other = defenses.default_endpoint(tampered, bonafide, budget).network
-    rivals = defenses.standard(
-        other, curves.network_budget(curves.CURVE_TRAINING.replace(seed=seed), cost=2)
-    )
+    rivals = defenses.standard(other, curves.network_budget(budget, cost=2))
     return Story(tampered, bonafide, evaluation, found, judge, rivals)
