@@ -30,11 +30,13 @@ def _public(argument: str) -> str:
 
     >>> _public("/home/me/data/cifar10"), _public("--data=/home/me/a.npz"), _public("data/cifar10")
     ('cifar10', '--data=a.npz', 'data/cifar10')
+    >>> _public("data=/home/me/mnist"), _public("seed=0")  # a setting, as after --set
+    ('data=mnist', 'seed=0')
     """
-    option, equals, value = "", "", argument
-    if argument.startswith("--"):
-        option, equals, value = argument.partition("=")
-    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
+    if Path(argument).is_absolute():
+        return Path(argument).name
+    name, equals, value = argument.partition("=")
+    return name + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
