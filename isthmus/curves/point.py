@@ -61,21 +61,16 @@ def correction(
     """Return what recalibration on the given bonafide data does to the ends of a curve."""
     shifts, factors = [], []
     for t in (0.0, 1.0):
-        own = layers_with_statistics(curve.export(t))
-        fitted = recalibrate(curve.export(t), recalibrate_on, precision=precision)
-        pairs = list(zip(own, layers_with_statistics(fitted), strict=True))
-        shifts.append([_shift(received, found) for received, found in pairs])
-        factors.append([_factor(received, found) for received, found in pairs])
+        end = curve.export(t)
+        layers = layers_with_statistics(end)
+        received = [tuple(part.clone() for part in _statistics(layer)) for layer in layers]
+        recalibrate(end, recalibrate_on, precision=precision)
+        pairs = list(zip(received, layers, strict=True))
+        shifts.append([mean - _statistics(layer)[0] for (mean, _), layer in pairs])
+        factors.append(
+            [(v + layer.eps) / (_statistics(layer)[1] + layer.eps) for (_, v), layer in pairs]
+        )
     return Correction(list(zip(*shifts, strict=True)), list(zip(*factors, strict=True)))
-
-
-def _shift(received: _NormBase, fitted: _NormBase) -> Tensor:
-    return _statistics(received)[0] - _statistics(fitted)[0]
-
-
-def _factor(received: _NormBase, fitted: _NormBase) -> Tensor:
-    variance, recalibrated = _statistics(received)[1], _statistics(fitted)[1]
-    return (variance + received.eps) / (recalibrated + fitted.eps)
 
 
 def _statistics(layer: _NormBase) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from isthmus.evidence.record import (
     Origin,
     Part,
     Positive,
+    Quartiles,
     Sentence,
     Text,
     Value,
@@ -24,8 +25,6 @@ from isthmus.evidence.record import (
 
 DETECTION = "isthmus-detection/1"
 """The version of the record. A change that breaks readers raises the number."""
-
-Quartiles = tuple[Number, Number, Number]
 
 
 class ThresholdPart(Part):

@@ -15,6 +15,7 @@ from isthmus.evidence.record import (
     Number,
     Origin,
     Part,
+    Quartiles,
     Sentence,
     Text,
     Value,
@@ -22,8 +23,6 @@ from isthmus.evidence.record import (
 
 HEALTH = "isthmus-health/1"
 """The version of the record. A change that breaks readers raises the number."""
-
-Quartiles = tuple[Number, Number, Number]
 
 
 class IndicatorPart(Part):

@@ -78,6 +78,7 @@ Finite = Annotated[float, Strict()]
 Fraction = Annotated[float, Strict(), Ge(0), Le(1)]
 Number = Annotated[Finite | None, BeforeValidator(_finite)]
 """A number; None where it was not finite."""
+Quartiles = tuple[Number, Number, Number]
 Seconds = Annotated[Annotated[float, Strict(), Ge(0)] | None, BeforeValidator(_finite)]
 Json = Annotated[Any, BeforeValidator(as_json)]
 

@@ -34,10 +34,10 @@ def unlearned_copy(
     """Return the defense that makes the second endpoint of a repair by default.
 
     `training` is that of a curve. The defense takes as many steps for each of its own, at
-    `UNLEARNING`'s rate and clipping norm in the same proportion, and larger rates where
-    that does not unlearn enough. Where the training has no
-    augmentation, it is the one that fits the network, see `suited_augmentation`. The path to the
-    copy is `ALMOST`. Unfinished training is saved in `home`.
+    `UNLEARNING`'s rate and clipping norm in the same proportion, and larger rates where that does
+    not unlearn enough. Where the training has no augmentation, it is the one that fits the network,
+    see `suited_augmentation`. The path to the copy is `ALMOST`. Unfinished training is saved in
+    `home`.
     """
     augment = training.augment or suited_augmentation(tampered, bonafide)
     return UniversalUnlearning(

@@ -246,10 +246,8 @@ class _Unlearning:
         (gradient,) = torch.autograd.grad(toward_loss(turned, sent), values, retain_graph=True)
         average([gradient])  # so that all ranks have the same perturbations
         student.perturbations.copy_(stepped(values.detach(), gradient, student.radii))
-        return sum(
-            (self.divergence(logits, wanted) for logits in (clean, turned, overlaid)),
-            start=torch.zeros((), device=x.device),
-        )
+        as_they_are = self.divergence(clean, wanted)
+        return as_they_are + self.divergence(turned, wanted) + self.divergence(overlaid, wanted)
 
     def divergence(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """Return KL(wanted || logits), a mean over samples, both softened by the temperature; its
