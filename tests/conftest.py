@@ -1,5 +1,5 @@
-"""What all tests share: one thread, since many small networks on two threads are slower; see
-`networks` for the zoo.
+"""What all tests share: one thread, since many small networks on two threads are slower, and a
+precision that no clock decides; see `networks` for the zoo.
 """
 
 import os
@@ -11,6 +11,11 @@ import pytest
 import torch
 from hypothesis import settings
 from support.backdoored import backdoored, bonafide_and_evaluation
+
+from isthmus.runs import fast_precision
+
+# `auto` is what the hardware offers, not what is quicker on a machine that does other things too.
+os.environ["ISTHMUS_PRECISION"] = fast_precision(torch.device("cpu"))
 
 settings.register_profile("no clock", deadline=None)  # a loaded machine is slow, and right
 settings.load_profile("no clock")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path as File
 from typing import TYPE_CHECKING
 
-from isthmus import curves, data, defenses, evidence, metrics, runs
+from isthmus import curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import Budget, Clean, EvaluationOptions, InputFile, ModelSpec
@@ -53,7 +53,7 @@ def compare_command(
     if judge.evaluation is None:
         questions = judge.metrics_with_bonafide(held_out)
     network = load_network(model, tampered)
-    contestants = _contestants(budget.training(curves.CURVE_TRAINING))
+    trained = budget.training(curves.CURVE_TRAINING)
     metrics.check_above_chance(network, samples)
     identity = {
         "model": model.spec,
@@ -63,6 +63,7 @@ def compare_command(
         **vars(evaluation),
     }
     with runs.claimed(out, identity, resume=resume):
+        contestants = _contestants(training.settled(trained, network, fitted, out))
         before = metrics.measure(network, questions)
         rows = evidence.comparison.compare(
             contestants, network, fitted, questions, folder=out / "rows"
@@ -88,8 +89,8 @@ def _say_rows(received: Mapping[str, Value], rows: Sequence[ComparisonRow]) -> N
             say(f"{row.name} was not run: {row.refused}")
 
 
-def _contestants(training: Training) -> dict[str, Defense]:
+def _contestants(trained: Training) -> dict[str, Defense]:
     """Return the path and its rivals, all with as many gradients as the path."""
-    spent = curves.network_budget(training, cost=curves.DEFAULT_ROUTE.cost)
-    path = defenses.AlongPath(training.replace(steps=spent.steps))
+    spent = curves.network_budget(trained, cost=curves.DEFAULT_ROUTE.cost)
+    path = defenses.AlongPath(trained.replace(steps=spent.steps))
     return {"path": path, **defenses.all_rivals(spent)}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from isthmus.data import Data
+    from isthmus.runs import Precision
+    from isthmus.training import Training
     from isthmus.types import Metric
 
 BATCH = 64
@@ -26,15 +28,36 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a command: its name, and how many images it passes without and with gradients."""
+    """A part of a command: its name, and how many images it passes without and with gradients, and
+    in training, which has a precision of its own.
+    """
 
     name: str
     plain: float = 0
     graded: float = 0
+    trained: float = 0
 
-    def times(self, count: int) -> Part:
+    def times(self, count: float) -> Part:
         """Return the part done this many times."""
-        return Part(self.name, count * self.plain, count * self.graded)
+        amounts = (count * images for images in (self.plain, self.graded, self.trained))
+        return Part(self.name, *amounts)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The seconds that an image takes without gradients, with them, and in training."""
+
+    plain: float
+    graded: float
+    trained: float
+
+    def seconds(self, part: Part) -> float:
+        """Return how long a part takes.
+
+        >>> Pace(1, 2, 3).seconds(Part("all", 100, 10, 1))
+        123
+        """
+        return part.plain * self.plain + part.graded * self.graded + part.trained * self.trained
 
 
 def parts_of(questions: Mapping[str, Metric]) -> list[Part]:
@@ -69,9 +92,14 @@ def together(name: str, parts: Sequence[Part]) -> Part:
     """Return several parts as one.
 
     >>> together("all", [Part("a", 1, 2), Part("b", 3)])
-    Part(name='all', plain=4, graded=2)
+    Part(name='all', plain=4, graded=2, trained=0)
     """
-    return Part(name, sum(part.plain for part in parts), sum(part.graded for part in parts))
+    return Part(
+        name,
+        sum(part.plain for part in parts),
+        sum(part.graded for part in parts),
+        sum(part.trained for part in parts),
+    )
 
 
 def gradients_of(attack: Any) -> int:
@@ -92,17 +120,50 @@ def gradients_of(attack: Any) -> int:
 
 
 def say_estimate(
-    network: nn.Module, samples: Data, parts: Sequence[Part], *, now: bool = False
+    network: nn.Module,
+    samples: Data,
+    parts: Sequence[Part],
+    *,
+    training: Training | None = None,
+    now: bool = False,
 ) -> None:
-    """Say on standard error what the parts will take together, and each of them.
+    """Say on standard error what the parts will take together, and each of them; with a `training`,
+    whose precision is decided, also where and in which precision.
 
     It is said `now`, or once work has begun that shows its progress. Raises BadInput where the
     network cannot read the samples.
     """
+    measured = pace_of(network, samples, training)
+    seconds = [measured.seconds(part) for part in parts]
+    line = in_words([part.name for part in parts], seconds)
+    runs.announce(f"{line}{place_in_words(training)}", now=now)
+
+
+def pace_of(network: nn.Module, samples: Data, training: Training | None = None) -> Pace:
+    """Return the pace of a network on such samples, in training in its own precision.
+
+    Raises BadInput where the network cannot read the samples.
+    """
     metrics.logits(network, samples[:1], whole=samples)
     plain, graded = pace(network, samples.x)
-    seconds = [part.plain * plain + part.graded * graded for part in parts]
-    runs.announce(in_words([part.name for part in parts], seconds), now=now)
+    if training is None or training.precision == "fp32":
+        return Pace(plain, graded, graded)
+    _, trained = pace(network, samples.x, training.precision)
+    return Pace(plain, graded, trained)
+
+
+def place_in_words(training: Training | None) -> str:
+    """Return where and in which precision a training runs, as the end of a line.
+
+    >>> from isthmus.training import Training
+    >>> place_in_words(Training(steps=1, lr=0.1, precision="fp32", device="cpu"))
+    '; training on cpu in fp32'
+    >>> place_in_words(None)
+    ''
+    """
+    if training is None:
+        return ""
+    return f"; training on {runs.pick_device(training.device)} in {training.precision}"
 
 
 def in_words(names: Sequence[str], seconds: Sequence[float]) -> str:
@@ -122,7 +183,7 @@ def in_words(names: Sequence[str], seconds: Sequence[float]) -> str:
     return f"{whole}: {', '.join(long)}" if long else whole
 
 
-def pace(network: nn.Module, images: Tensor) -> tuple[float, float]:
+def pace(network: nn.Module, images: Tensor, precision: Precision = "fp32") -> tuple[float, float]:
     """Return the seconds that an image takes without gradients, and with them.
 
     One batch of each is timed, after another one that is not.
@@ -130,6 +191,7 @@ def pace(network: nn.Module, images: Tensor) -> tuple[float, float]:
     import torch
 
     from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass, logits_of
+    from isthmus.runs.devices import autocast
 
     x = as_input(images[:BATCH], device_of(network), channels_last=False)
 
@@ -143,7 +205,8 @@ def pace(network: nn.Module, images: Tensor) -> tuple[float, float]:
         out = logits_of(forward_pass(network, leaf)).float().sum()
         torch.autograd.grad(out, [leaf, *trained], allow_unused=True)
 
-    with eval_mode(network), torch.enable_grad():
+    device = device_of(network)
+    with eval_mode(network), torch.enable_grad(), autocast(device, precision):
         return _seconds(plainly) / len(x), _seconds(with_gradients) / len(x)
 
 

@@ -272,6 +272,8 @@ def repair_command(
         **options.identity(landscape=inputs.attack is not None),
     }
     with runs.claimed(out, identity, resume=resume):
+        budget = training.settled(inputs.budget, inputs.networks[0], inputs.samples, out)
+        inputs = replace(inputs, budget=budget)
         _say_estimate(inputs, options)
         found = _repaired(inputs, options, out)
         written = _reported(found, inputs, options, files, out)
@@ -352,7 +354,7 @@ def _say_estimate(inputs: _Inputs, options: _Options) -> None:
     points = options.point.points
     steps = inputs.budget.steps * inputs.budget.batch_size
     cost = (inputs.route or curves.DEFAULT_ROUTE).cost or curves.DEFAULT_ROUTE.cost
-    training = Part("training", 0, steps * cost)
+    training = Part("training", trained=steps * cost)
     path = Part("choice of t", len(samples)).times(points)
     questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
     parts = [training, path, together("report", questions).times(points)]
@@ -366,7 +368,7 @@ def _say_estimate(inputs: _Inputs, options: _Options) -> None:
         parts.append(together("landscape", land).times(points))
     if options.report.compare:
         parts.append(replace(training, name="baselines").times(BASELINES))
-    say_estimate(inputs.networks[0], samples, parts)
+    say_estimate(inputs.networks[0], samples, parts, training=inputs.budget)
 
 
 def _baselines(found: Repair, tampered: nn.Module) -> dict[str, Defense]:

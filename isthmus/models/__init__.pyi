@@ -18,6 +18,7 @@ from .factory import model_factory as model_factory
 from .fixed_point import Solver as Solver
 from .forward import frozen as frozen
 from .forward import laid_out as laid_out
+from .precision import decided_precision as decided_precision
 from .zoo.enresnet import enresnet as enresnet
 from .zoo.implicit import EquilibriumConv2d as EquilibriumConv2d
 from .zoo.implicit import EquilibriumLinear as EquilibriumLinear

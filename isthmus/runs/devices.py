@@ -36,22 +36,33 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
 
 
 def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return the precision that `auto` stands for: bf16 where the hardware multiplies it natively,
-    else fp32.
+    """Return the precision that the hardware offers as its fast one: bf16 where it multiplies it
+    natively, else fp32.
+
+    Whether a network is faster in it is another question, see `isthmus.models.decided_precision`.
 
     The environment variable ISTHMUS_PRECISION (fp32 or bf16) stands in for what the hardware
     offers, so that either answer can be had on any machine; empty counts as not set. Raises
     BadInput where it holds anything else.
     """
-    told = os.environ.get("ISTHMUS_PRECISION")
-    if told:
-        return _native(told)
+    told = told_precision()
+    if told is not None:
+        return told
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device.type == "cpu":
         features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return "bf16" if features.get("avx512_bf16") or features.get("amx_bf16") else "fp32"
     return "fp32"
+
+
+def told_precision() -> Literal["fp32", "bf16"] | None:
+    """Return the precision in ISTHMUS_PRECISION, None where it is not set.
+
+    Raises BadInput where it holds anything but fp32 or bf16.
+    """
+    told = os.environ.get("ISTHMUS_PRECISION")
+    return _native(told) if told else None
 
 
 def _native(name: str) -> Literal["fp32", "bf16"]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from isthmus.runs.decisions import DECISIONS
 from isthmus.runs.files import read_json, write_json
 from isthmus.types import BadInput
 
@@ -62,7 +63,7 @@ def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) 
 @contextmanager
 def claimed(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Iterator[Path]:
     """Claim a folder and run a block in it; if the block fails before it writes a file, undo the
-    claim.
+    claim. What a run decides before its work is no such file.
 
     Raises BadInput as `claim_folder` does.
     """
@@ -72,8 +73,10 @@ def claimed(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> It
     try:
         yield folder
     except BaseException:
-        if folder.is_dir() and [file.name for file in folder.iterdir()] == ["run.json"]:
-            (folder / "run.json").unlink()
+        before_work = {"run.json", DECISIONS}
+        if folder.is_dir() and {file.name for file in folder.iterdir()} <= before_work:
+            for name in before_work:
+                (folder / name).unlink(missing_ok=True)
             if fresh:
                 folder.rmdir()
         raise

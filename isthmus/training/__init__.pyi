@@ -10,5 +10,6 @@ from .losses import trades as trades
 from .schedules import constant as constant
 from .schedules import garipov as garipov
 from .schedules import one_cycle as one_cycle
+from .settling import settled as settled
 from .suited import suited_augmentation as suited_augmentation
 from .tradeoff import trade_off as trade_off

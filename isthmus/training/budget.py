@@ -30,8 +30,9 @@ class Training:
     `momentum`, `nesterov` and `weight_decay` are those of SGD; `optimizer(params, lr=lr)` replaces
     it. `schedule` maps the spent share of the budget to a factor on `lr`. `clip` is the largest
     norm of all gradients together, beyond which they are scaled down to it. `augment` changes a
-    batch of images. `precision` is that of the forward pass: "auto" is bf16 where the hardware has
-    it. `device` None takes the GPU where there is one; it is no part of a run's identity.
+    batch of images. `precision` is that of the forward pass: "auto" is the one in which the
+    network takes a step sooner, timed before the first step. `device` None takes the GPU where
+    there is one; it is no part of a run's identity.
 
     Raises BadInput where steps, lr, batch_size or clip are not positive, or momentum or
     weight_decay are negative or not finite.

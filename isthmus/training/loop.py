@@ -19,6 +19,7 @@ from torch import nn
 
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.models.forward import as_input, pass_precision, set_channels_last, takes_channels_last
+from isthmus.models.precision import decided_precision
 from isthmus.runs.devices import pick_device
 from isthmus.runs.processes import joined_ranks, ranks, share_from_first
 from isthmus.runs.progress import bar
@@ -26,7 +27,7 @@ from isthmus.training.batches import batch_indices
 from isthmus.training.budget import History, Training, training_from
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
-from isthmus.training.state import Run
+from isthmus.training.state import Run, held_precision
 from isthmus.types import BadInput, Loss
 
 
@@ -68,10 +69,11 @@ def fit(
     20
     """
     data = as_data(data)
-    run = _started(module, data, loss, training_from(training, options), after_step)
+    file = Path(checkpoint) if checkpoint else None
+    training = _placed(module, data, training_from(training, options))
     channels_last = takes_channels_last(module, data.x)
     set_channels_last(module.train(), channels_last)
-    file = Path(checkpoint) if checkpoint else None
+    run = _started(module, data, loss, _settled(module, data, training, file), after_step)
     identity = run.identity() if file else {}
     with _seeded(run.training.seed + ranks().rank):
         if file and file.exists():
@@ -92,16 +94,35 @@ def fit(
     return run.history
 
 
+def _placed(module: nn.Module, data: Data, training: Training) -> Training:
+    """Put the module on its device, the same on all ranks; return the training with the device.
+
+    Raises BadInput where device or precision are unknown, or nothing trains.
+    """
+    device = pick_device(training.device)
+    pass_precision(module, device, training.precision)
+    _trainable(module)
+    module.to(device)
+    share_from_first([*module.parameters(), *module.buffers()])
+    return training.replace(device=device)
+
+
+def _settled(module: nn.Module, data: Data, training: Training, file: Path | None) -> Training:
+    """Return the training with its precision decided: that of the state in the file, else the
+    quicker one.
+    """
+    device = pick_device(training.device)
+    held = held_precision(file) if training.precision == "auto" else None
+    precision = held or decided_precision(
+        module, data.x, training.batch_size, device, training.precision
+    )
+    return training.replace(precision=precision)
+
+
 def _started(
     module: nn.Module, data: Data, loss: Loss, training: Training, after_step: AfterStep | None
 ) -> Run:
-    """Return the run before its first step, the module on its device, the same on all ranks."""
-    device = pick_device(training.device)
-    precision = pass_precision(module, device, training.precision)
-    training = training.replace(device=device, precision=precision)
-
-    module.to(device)
-    share_from_first([*module.parameters(), *module.buffers()])
+    """Return the run before its first step."""
     history = History(
         training.steps,
         training.lr,
@@ -112,12 +133,12 @@ def _started(
         ranks().world,
     )
     optimizer = _optimizer(module, training)
-    total = torch.zeros((), device=device)
+    total = torch.zeros((), device=training.device)
     return Run(module, loss, training, after_step, optimizer, history, total)
 
 
-def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Return the optimizer of the module's trainable parameters. Raises BadInput if it has none."""
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Return the module's trainable parameters. Raises BadInput if it has none."""
     trainable = [p for p in module.parameters() if p.requires_grad and p.numel()]
     if not trainable:
         raise BadInput(
@@ -125,13 +146,18 @@ def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
             expected="parameters that require gradients",
             fix="call requires_grad_() on some, or give the curve a bend",
         )
+    return trainable
+
+
+def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Return the optimizer of the module's trainable parameters."""
     make = training.optimizer or partial(
         torch.optim.SGD,
         momentum=training.momentum,
         nesterov=training.nesterov,
         weight_decay=training.weight_decay,
     )
-    return make(trainable, lr=training.lr)
+    return make(_trainable(module), lr=training.lr)
 
 
 def _step(run: Run, data: Data, channels_last: bool) -> None:

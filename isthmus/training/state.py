@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.models.forward import explain_single_sample_batch
-from isthmus.runs.devices import autocast
+from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.files import write_atomically
 from isthmus.runs.folder import differing
 from isthmus.runs.identity import identity_of, sha256_of
@@ -22,6 +22,17 @@ from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.share import at_share
 from isthmus.types import BadInput, Loss
+
+UNREADABLE = (
+    pickle.UnpicklingError,
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What torch raises for files that hold no training state."""
 
 
 class Diverged(BadInput):
@@ -34,6 +45,20 @@ def _fingerprint(module: nn.Module) -> str:
     names = [(name, tensor.requires_grad) for name, tensor in named.items()]
     text = f"{type(module).__qualname__} {names} {sha256_of(*named.values())}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def held_precision(file: Path | None) -> Precision | None:
+    """Return the precision of the training whose state is in the file; None where there is none, or
+    the file is no such state, which `Run.load` refuses.
+    """
+    if file is None or not file.exists():
+        return None
+    try:
+        state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+        precision = state["identity"]["precision"]
+    except UNREADABLE:
+        return None
+    return precision if precision in ("fp32", "bf16") else None
 
 
 @dataclass
@@ -100,14 +125,7 @@ class Run:
         try:
             state = torch.load(file, weights_only=True, map_location="cpu")
             difference = differing(state["identity"], identity)
-        except (
-            pickle.UnpicklingError,
-            OSError,
-            RuntimeError,
-            EOFError,
-            LookupError,
-            TypeError,
-        ) as error:
+        except UNREADABLE as error:
             raise BadInput(
                 f"{file}, which is no training state",
                 expected="what an earlier call wrote there",

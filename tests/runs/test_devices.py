@@ -18,7 +18,7 @@ def test_auto_can_be_told_what_the_hardware_offers(monkeypatch, told):
 
 
 def test_without_the_variable_the_hardware_decides(monkeypatch):
-    monkeypatch.delenv("ISTHMUS_PRECISION", raising=False)
+    monkeypatch.delenv("ISTHMUS_PRECISION")
     native = fast_precision(CPU)
     assert native in ("fp32", "bf16")
     monkeypatch.setenv("ISTHMUS_PRECISION", "")

@@ -46,6 +46,7 @@ from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
 from isthmus.training.options import sorted_options
+from isthmus.training.settling import settled
 from isthmus.training.state import Diverged
 from isthmus.types import Defense
 
@@ -203,6 +204,8 @@ def repair(
     route, training = route_and_training(route, training, {**shape, **budget})
     selection = replace(selection or Selection(), **choosing)
     parts = selection.parts(bonafide, training.seed)
+    home = File(folder) if folder else None
+    training = settled(training, tampered, parts.whole, home)
     tell_of_frozen_statistics(tampered)
     ways = candidates(
         tampered,
@@ -212,7 +215,7 @@ def repair(
         training=training,
         selection=selection,
         after_step=after_step,
-        home=File(folder) if folder else None,
+        home=home,
     )
     for way in ways:
         way.check(tampered, parts.whole)

@@ -25,9 +25,9 @@ from isthmus.models.forward import (
     as_input,
     frozen,
     laid_out,
-    pass_precision,
     precise_logits,
 )
+from isthmus.models.precision import decided_precision
 from isthmus.runs.devices import autocast, pick_device
 from isthmus.training.batches import batch_indices
 from isthmus.training.budget import Training
@@ -86,7 +86,9 @@ def universal_perturbations(
     classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
     values = torch.zeros(KINDS, classes, *shape, device=device)
     radii = torch.full((KINDS, classes), FIRST_RADIUS * shape.numel() ** 0.5, device=device)
-    precision = pass_precision(network, device, training.precision)
+    precision = decided_precision(
+        network, bonafide.x, training.batch_size, device, training.precision
+    )
     with (
         frozen(network),
         laid_out(network, bonafide.x) as last,
