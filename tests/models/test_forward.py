@@ -1,6 +1,9 @@
 """Laws of how networks run: modes, batches, precision, layout, devices, ranks outside a launch."""
 
 import copy
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -92,6 +95,27 @@ def test_channels_last_is_tried_first(kind):
 
 def test_a_broken_network_is_left_for_the_real_pass_to_report():
     assert takes_channels_last(nn.Linear(7, 2), data(4).x)
+
+
+OVERRUN = """
+import torch
+from torch import nn
+from isthmus import Data, fit
+from isthmus.curves import connect
+x, y = torch.rand(40, 3, 6, 6), torch.arange(40) % 2
+nets = [nn.Sequential(nn.Conv2d(3, 8, 1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+        for _ in range(2)]
+for net in nets:
+    fit(net, Data(x, y, 2), steps=60, lr=0.01, batch_size=40, precision="fp32")
+connect(*nets, Data(x, y, 2), steps=30, precision="fp32")
+"""
+
+
+def test_layers_whose_kernel_writes_past_its_buffer_on_older_cpus_are_not_laid_out_that_way():
+    """Under oneDNN's AVX2 kernels the process crashes where the layout is channels last."""
+    older = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", OVERRUN], env=older, capture_output=True)
+    assert done.returncode == 0, done.stderr[-300:]
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         outputs(nn.Linear(7, 2), data(4).x)
 
