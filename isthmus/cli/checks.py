@@ -122,7 +122,7 @@ def unclaimed(out: File, *, resume: bool | None) -> None:
         )
 
 
-def state_file(out: File, *, resume: bool) -> File:
+def state_beside(out: File, *, resume: bool) -> File:
     """Return where the training of `out` keeps its state.
 
     Raises BadInput if there is an unfinished one, without --resume.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isthmus import curves, evidence, metrics, models, runs
-from isthmus.cli.checks import state_file
+from isthmus.cli.checks import state_beside
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import (
     Budget,
@@ -38,7 +38,7 @@ def connect_command(
     :param out: A new file for the curve (.safetensors).
     :param resume: Go on with an interrupted run of the same command.
     """
-    state = state_file(out, resume=resume)
+    state = state_beside(out, resume=resume)
     samples = load_samples(clean)
     loss = robust.objective(samples)
     fitted, held_out = robust.parts(samples, budget.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isthmus import evidence, metrics, models, runs, training
-from isthmus.cli.checks import state_file
+from isthmus.cli.checks import state_beside
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import (
     Budget,
@@ -35,7 +35,7 @@ def train_command(
     """
     import torch
 
-    state = state_file(out, resume=resume)
+    state = state_beside(out, resume=resume)
     samples = load_samples(data)
     loss = robust.objective(samples)
     fitted, held_out = robust.parts(samples, budget.seed)

@@ -1,5 +1,4 @@
 from .curve_repair.along_path import AlongPath as AlongPath
-from .curve_repair.averaged import FEW as FEW
 from .curve_repair.averaged import STRAIGHT as STRAIGHT
 from .curve_repair.averaged import averaged_repairs as averaged_repairs
 from .curve_repair.endpoints import Endpoint as Endpoint

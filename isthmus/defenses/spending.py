@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import nn
 
@@ -37,6 +38,10 @@ class Trained(ABC):
     def gradients(self) -> int:
         """How many gradient evaluations the defense takes in all."""
         return self.training.steps
+
+    def within(self, gradients: int) -> Self:
+        """Return the defense at a budget of this many gradient evaluations."""
+        return replace(self, training=self.training.replace(steps=gradients))
 
 
 def gradients_of(other: nn.Module | Defense | None) -> int:

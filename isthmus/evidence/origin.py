@@ -15,6 +15,7 @@ from torch import nn
 from isthmus.data.dataset import Data
 from isthmus.evidence.record import NetworkKind, Origin, Provenance
 from isthmus.runs.files import file_sha256
+from isthmus.runs.portable import portable
 from isthmus.runs.versions import versions
 
 
@@ -22,21 +23,6 @@ def _program() -> str:
     """The program as a person calls it, without the place where it is installed."""
     file = Path(sys.argv[0])
     return f"python -m {file.parent.name}" if file.name == "__main__.py" else file.name
-
-
-def _public(argument: str) -> str:
-    """Return an argument with an absolute path cut to its last name: where a machine keeps its
-    files does not belong in a report.
-
-    >>> _public("/home/me/data/cifar10"), _public("--data=/home/me/a.npz"), _public("data/cifar10")
-    ('cifar10', '--data=a.npz', 'data/cifar10')
-    >>> _public("data=/home/me/mnist"), _public("seed=0")  # a setting, as after --set
-    ('data=mnist', 'seed=0')
-    """
-    if Path(argument).is_absolute():
-        return Path(argument).name
-    name, equals, value = argument.partition("=")
-    return name + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
@@ -54,7 +40,7 @@ def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
         **versions(),
         "platform": platform.platform(),
         "seed": seed,
-        "command": " ".join([_program(), shlex.join(map(_public, sys.argv[1:]))]),
+        "command": " ".join([_program(), shlex.join(map(portable, sys.argv[1:]))]),
         "data": sets,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -70,7 +56,11 @@ def network_provenance(seed: int, data: Mapping[str, Data], checkpoint: Path | N
 def _weights(checkpoint: Path | None) -> dict[str, Any]:
     if checkpoint is None:
         return {}
-    return {"checkpoint": {"path": str(checkpoint), "sha256": file_sha256(checkpoint)}}
+    return {"checkpoint": _file(checkpoint)}
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"path": portable(str(path)), "sha256": file_sha256(path)}
 
 
 def network_kind(network: nn.Module, model: str | None = None) -> NetworkKind:
@@ -98,7 +88,7 @@ def report_provenance(
     """
     entries: dict[str, Any] = {"other": {"kind": other}}
     if other_file is not None:
-        entries["other"] |= {"path": str(other_file), "sha256": file_sha256(other_file)}
+        entries["other"] |= _file(other_file)
     entries |= _weights(checkpoint)
     pending = {"recalibrated_on": "", "seconds": None}
     return Provenance.model_validate({**provenance(seed, data), **entries, **pending})

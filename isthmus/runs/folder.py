@@ -21,6 +21,11 @@ def differing(held: dict[str, Any], now: dict[str, Any]) -> str | None:
     return None
 
 
+def state_file(folder: Path | None, name: str) -> Path | None:
+    """Return where an unfinished training of that name is saved; None without a folder."""
+    return None if folder is None else folder / f"{name}.state"
+
+
 def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Path:
     """Claim `folder` for the run with this identity, by a file run.json in it, and return it.
 

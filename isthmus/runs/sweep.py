@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from isthmus.runs.files import read_json, write_json, write_text
 from isthmus.runs.folder import differing
+from isthmus.runs.portable import portable
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
@@ -211,19 +212,17 @@ def _check_arguments(sweep: Sweep, work: Work, job: Job) -> None:
         ) from error
 
 
-def _portable(value: Any) -> Any:
-    """Return a value as results hold it: of a path that exists its name alone, anywhere in it."""
+def _held(value: Any) -> Any:
+    """Return a value as results hold it, without what is a machine's own."""
     if isinstance(value, Mapping):
-        return {key: _portable(part) for key, part in value.items()}
+        return {key: _held(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_portable(part) for part in value]
-    if isinstance(value, (str, Path)) and "/" in str(value) and Path(value).exists():
-        return Path(value).name
-    return value
+        return [_held(part) for part in value]
+    return portable(str(value)) if isinstance(value, (str, Path)) else value
 
 
 def _described(sweep: Sweep, job: Job) -> dict[str, Any]:
-    return {"axes": _portable(job.axes), "settings": _portable(sweep.settings)}
+    return {"axes": _held(job.axes), "settings": _held(sweep.settings)}
 
 
 def _difference(record: Mapping[str, Any], sweep: Sweep) -> str | None:
@@ -232,4 +231,4 @@ def _difference(record: Mapping[str, Any], sweep: Sweep) -> str | None:
     """
     if "sweep" not in record:
         return None
-    return differing(record["sweep"]["settings"], _portable(sweep.settings))
+    return differing(record["sweep"]["settings"], _held(sweep.settings))

@@ -14,7 +14,6 @@ from isthmus.defenses.curve_repair.repair import follow
 from isthmus.defenses.curve_repair.rules import Rule
 from isthmus.defenses.curve_repair.selection import Selection
 from isthmus.defenses.spending import Trained, gradients_of
-from isthmus.defenses.unlearning.unlearn import UniversalUnlearning
 from isthmus.types import Defense
 
 
@@ -51,9 +50,8 @@ class AlongPath(Trained):
             selection=selection,
         )
         way.check(tampered, parts.whole)
-        if self.other is None and isinstance(way.other, UniversalUnlearning):
-            budget = way.other.training.replace(steps=self.training.steps)
-            way = replace(way, other=replace(way.other, training=budget, rates=(1.0,)))
+        if self.other is None and isinstance(way.other, Trained):
+            way = replace(way, other=way.other.within(self.training.steps))
         if way.other is None:
             other, training = default_within(self.training, way.route, tampered, parts.fitted)
             way = replace(way, other=other, training=training)

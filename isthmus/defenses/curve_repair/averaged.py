@@ -8,14 +8,9 @@ from isthmus.curves.route import CURVE_TRAINING, Route, network_budget
 from isthmus.defenses.curve_repair.on_curve import OnCurve
 from isthmus.defenses.rivals.averaged import Averaged
 from isthmus.defenses.rivals.ft_sam import FTSAM
+from isthmus.runs.folder import state_file
 from isthmus.training.budget import Training
 from isthmus.types import BadInput
-
-FEW = 1000
-"""With fewer samples a curve overfits, and the mean of two repairs is ahead.
-
-See docs/results/bakeoff.md. Not so in networks without BatchNorm, where it costs far more than a
-curve: docs/experiments.md."""
 
 STRAIGHT = Route(bends=0, low=0.5, high=1.0)
 """The route to a network that is a repair itself: straight, t sought near its end."""
@@ -65,8 +60,3 @@ def averaged_repairs(training: Training = CURVE_TRAINING, *, home: File | None =
         checkpoint=state_file(home, "averaged-copy"),
     )
     return Averaged((curve, copy), AVERAGED)
-
-
-def state_file(home: File | None, name: str) -> File | None:
-    """Return where an unfinished training of that name is saved; None without a home."""
-    return None if home is None else home / f"{name}.state"

@@ -20,10 +20,8 @@ from torch import nn
 
 from isthmus.curves.route import network_budget
 from isthmus.data.dataset import Data, Source
-from isthmus.defenses.rivals.averaged import Averaged
 from isthmus.defenses.rivals.fine_tune import FineTune
 from isthmus.defenses.spending import gradients_of
-from isthmus.defenses.unlearning.unlearn import UniversalUnlearning
 from isthmus.models.batchnorm import frozen_statistics, recalibrate
 from isthmus.models.channels.matching import permuted_copy
 from isthmus.models.view import copied
@@ -88,7 +86,7 @@ def resolve_endpoint(
         other(tampered, bonafide),
         getattr(other, "description", "") or identity_of(other),
         gradients_of(other),
-        repaired=isinstance(other, (Averaged, UniversalUnlearning)),
+        repaired=getattr(other, "repaired", False),
         maker=other,
     )
 

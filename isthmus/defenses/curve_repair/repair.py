@@ -24,7 +24,6 @@ from isthmus.curves.networks import PathNetworks
 from isthmus.curves.route import Route, route_and_training
 from isthmus.data.dataset import Data, Source
 from isthmus.data.splits import Parts
-from isthmus.defenses.curve_repair.averaged import state_file
 from isthmus.defenses.curve_repair.candidates import Candidate, candidates
 from isthmus.defenses.curve_repair.endpoints import Endpoint, resolve_endpoint
 from isthmus.defenses.curve_repair.preflight import Preflight, preflight
@@ -40,6 +39,7 @@ from isthmus.defenses.curve_repair.training import RETRIES, TrainedCurve, traine
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
 from isthmus.models.batchnorm import tell_of_frozen_statistics
+from isthmus.runs.folder import state_file
 from isthmus.runs.identity import identity_of
 from isthmus.runs.notices import notice
 from isthmus.training.budget import History, Training

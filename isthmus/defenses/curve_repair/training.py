@@ -19,8 +19,8 @@ from isthmus.curves.connection import connect
 from isthmus.curves.curve import Curve
 from isthmus.curves.route import Route
 from isthmus.data.dataset import Data
-from isthmus.defenses.curve_repair.averaged import state_file
 from isthmus.models.forward import device_of, eval_mode
+from isthmus.runs.folder import state_file
 from isthmus.runs.notices import notice
 from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep

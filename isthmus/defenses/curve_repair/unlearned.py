@@ -8,7 +8,6 @@ from torch import nn
 
 from isthmus.curves.route import CURVE_TRAINING, Route
 from isthmus.data.dataset import Data
-from isthmus.defenses.curve_repair.averaged import state_file
 from isthmus.defenses.unlearning.unlearn import (
     LARGEST_RATE,
     RATES,
@@ -16,6 +15,7 @@ from isthmus.defenses.unlearning.unlearn import (
     UniversalUnlearning,
 )
 from isthmus.models.batchnorm import recalibrated_layers
+from isthmus.runs.folder import state_file
 from isthmus.training.budget import Training
 from isthmus.training.suited import suited_augmentation
 

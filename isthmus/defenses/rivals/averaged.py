@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -31,6 +32,9 @@ class Averaged:
 
     defenses: Sequence[Defense]
     description: str = field(default="", repr=False)
+
+    repaired: ClassVar[bool] = True
+    """What it makes is a repaired network by itself, and no second one to lead a curve to."""
 
     def __post_init__(self) -> None:
         if len(self.defenses) < 2:

@@ -24,8 +24,9 @@ those of half-perturbed batches would be of neither kind. Measured in docs/resul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +101,9 @@ class UniversalUnlearning(Trained):
     checkpoint: str | Path | None = field(default=None, repr=False)
     description: str = field(default=UNLEARNED, repr=False)
 
+    repaired: ClassVar[bool] = True
+    """What it makes is a repaired network by itself, and no second one to lead a curve to."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.temperature > 0 or not 0 < self.share < 1:
@@ -123,6 +127,10 @@ class UniversalUnlearning(Trained):
         and none follows the last.
         """
         return len(self.rates) * self.training.steps
+
+    def within(self, gradients: int) -> UniversalUnlearning:
+        """Return the defense at this budget, all of it for one training, at the first rate."""
+        return replace(super().within(gradients), rates=self.rates[:1])
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the unlearned copy, its BatchNorm statistics those of the tampered network.
