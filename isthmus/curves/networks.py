@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isthmus.curves.curve import Curve
-from isthmus.curves.point import Correction, correction
+from isthmus.curves.point import ENDS, Correction, correction
 from isthmus.data.dataset import Source, as_data
 from isthmus.models.batchnorm import layers_with_statistics, recalibrate
 from isthmus.runs.devices import Precision
@@ -47,27 +47,28 @@ class PathNetworks:
         those between tend to them; see `network_at`. Raises BadInput where t is outside [0, 1].
         """
         t = float(t)
-        if ends == "own" and t in (0.0, 1.0):
+        if ends == "own" and t in ENDS:
             return self.curve.export(t)
         if self._version != self._moved():
             self._version = self._moved()
             self._statistics.clear()
             self._correction = None
-        if t in self._statistics:
-            net = self._restored(t)
-        else:
-            net = recalibrate(self.curve.export(t), self.data, precision=self.precision)
-            self.recalibrations += 1
-            self._statistics[t] = {name: b.clone() for name, b in _statistics_of(net).items()}
+        net = self._recalibrated(t)
         return net if ends == "recalibrated" else self._corrected(net, t)
 
     def _corrected(self, net: nn.Module, t: float) -> nn.Module:
         if self._correction is None:
-            self._correction = correction(self.curve, self.data, precision=self.precision)
+            pairs = ((self.curve.export(end), self._recalibrated(end)) for end in ENDS)
+            self._correction = correction(pairs)
         return self._correction.apply(net, t)
 
-    def _restored(self, t: float) -> nn.Module:
+    def _recalibrated(self, t: float) -> nn.Module:
+        """Return the network at t with the statistics of the data, which are computed once."""
         net = self.curve.export(t)
+        if t not in self._statistics:
+            recalibrate(net, self.data, precision=self.precision)
+            self.recalibrations += 1
+            self._statistics[t] = {name: b.clone() for name, b in _statistics_of(net).items()}
         for name, buffer in _statistics_of(net).items():
             buffer.copy_(self._statistics[t][name])
         return net

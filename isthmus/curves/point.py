@@ -11,7 +11,7 @@ back at each t, in proportion: near an end the network tends to that end as it w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,8 @@ from isthmus.curves.curve import Curve
 from isthmus.data.dataset import Source
 from isthmus.models.batchnorm import layers_with_statistics, recalibrate
 from isthmus.runs.devices import Precision
+
+ENDS = (0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +57,17 @@ class Correction:
 
 
 @torch.no_grad()
-def correction(
-    curve: Curve, recalibrate_on: Source, *, precision: Precision = "fp32"
-) -> Correction:
-    """Return what recalibration on the given bonafide data does to the ends of a curve."""
+def correction(ends: Iterable[tuple[nn.Module, nn.Module]]) -> Correction:
+    """Return what recalibration does to the two ends of a curve, each given as it came and
+    recalibrated.
+    """
     shifts, factors = [], []
-    for t in (0.0, 1.0):
-        end = curve.export(t)
-        layers = layers_with_statistics(end)
-        received = [tuple(part.clone() for part in _statistics(layer)) for layer in layers]
-        recalibrate(end, recalibrate_on, precision=precision)
-        pairs = list(zip(received, layers, strict=True))
-        shifts.append([mean - _statistics(layer)[0] for (mean, _), layer in pairs])
+    for received, recalibrated in ends:
+        own, new = layers_with_statistics(received), layers_with_statistics(recalibrated)
+        layers = list(zip(own, new, strict=True))
+        shifts.append([_statistics(a)[0] - _statistics(b)[0] for a, b in layers])
         factors.append(
-            [(v + layer.eps) / (_statistics(layer)[1] + layer.eps) for (_, v), layer in pairs]
+            [(_statistics(a)[1] + a.eps) / (_statistics(b)[1] + b.eps) for a, b in layers]
         )
     return Correction(list(zip(*shifts, strict=True)), list(zip(*factors, strict=True)))
 
@@ -93,9 +92,12 @@ def network_at(
     between are corrected so that they tend to them; with "recalibrated", every network has those of
     the data.
     """
-    if ends == "own" and t in (0.0, 1.0):
+    if ends == "own" and t in ENDS:
         return curve.export(t)
-    net = recalibrate(curve.export(t), recalibrate_on, precision=precision)
+
+    def recalibrated(t: float) -> nn.Module:
+        return recalibrate(curve.export(t), recalibrate_on, precision=precision)
+
     if ends == "recalibrated":
-        return net
-    return correction(curve, recalibrate_on, precision=precision).apply(net, t)
+        return recalibrated(t)
+    return correction((curve.export(t), recalibrated(t)) for t in ENDS).apply(recalibrated(t), t)
