@@ -13,10 +13,8 @@ from isthmus.evidence.record import (
     Finite,
     Flag,
     Number,
-    Origin,
     Part,
     Seconds,
-    Sentence,
     Text,
     Value,
 )
@@ -57,10 +55,6 @@ class Certificates(Document):
     kind: ClassVar = CERTIFICATE
     contract: ClassVar = CERTIFICATE
     version: Literal["isthmus-certificate/1"] = Field(alias="schema")
-    title: Sentence
-    verdict: Sentence
-    """The outcome in one plain sentence."""
-    provenance: Origin
     certifier: Text
     attack: Text | None
     """The attack at the largest eps; null without one."""
@@ -68,5 +62,3 @@ class Certificates(Document):
     """Without an attack."""
     rows: Annotated[tuple[CertificateRow, ...], MinLen(1)]
     equilibrium_layers: dict[Text, EquilibriumPart]
-    limits: tuple[Sentence, ...]
-    """What the record does not prove, one sentence each."""

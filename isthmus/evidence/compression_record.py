@@ -13,11 +13,9 @@ from isthmus.evidence.record import (
     Finite,
     Flag,
     Fraction,
-    Origin,
     Part,
     Positive,
     Seconds,
-    Sentence,
     Text,
     Value,
 )
@@ -102,10 +100,6 @@ class Compression(Document):
     kind: ClassVar = COMPRESSION
     contract: ClassVar = COMPRESSION
     version: Literal["isthmus-compression/1"] = Field(alias="schema")
-    title: Sentence
-    verdict: Sentence
-    """The outcome in one plain sentence."""
-    provenance: Origin
     network: Text
     compressed: Annotated[PrunedPart | QuantizedPart, Field(discriminator="kind")]
     before: Side
@@ -113,5 +107,3 @@ class Compression(Document):
     """Measured on the network that was read back from its file."""
     same: Value = Field(alias="same answers")
     """Share of samples with the same answer before and after."""
-    limits: tuple[Sentence, ...]
-    """What the record does not prove, one sentence each."""

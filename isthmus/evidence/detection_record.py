@@ -14,11 +14,9 @@ from isthmus.evidence.record import (
     Fraction,
     Hash,
     Number,
-    Origin,
     Part,
     Positive,
     Quartiles,
-    Sentence,
     Text,
     Value,
 )
@@ -108,11 +106,5 @@ class Detection(Document):
     kind: ClassVar = DETECTION
     contract: ClassVar = DETECTION
     version: Literal["isthmus-detection/1"] = Field(alias="schema")
-    title: Sentence
-    verdict: Sentence
-    """The outcome in one plain sentence."""
-    provenance: Origin
     detector: DetectorPart
     evaluations: tuple[EvaluationPart, ...]
-    limits: tuple[Sentence, ...]
-    """What the record does not prove, one sentence each."""

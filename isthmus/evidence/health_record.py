@@ -13,7 +13,6 @@ from isthmus.evidence.record import (
     Finite,
     Flag,
     Number,
-    Origin,
     Part,
     Quartiles,
     Sentence,
@@ -64,10 +63,6 @@ class AttackHealth(Document):
     kind: ClassVar = HEALTH
     contract: ClassVar = HEALTH
     version: Literal["isthmus-health/1"] = Field(alias="schema")
-    title: Sentence
-    verdict: Sentence
-    """The outcome in one plain sentence."""
-    provenance: Origin
     attack: Text
     accuracy: Value
     """Without the attack."""
@@ -82,5 +77,3 @@ class AttackHealth(Document):
     spreads: tuple[Finite, ...]
     """Spread of the objective over restarts, (max - min) / max, at every twentieth of the samples
     that stand."""
-    limits: tuple[Sentence, ...]
-    """What the record does not prove, one sentence each."""

@@ -664,6 +664,13 @@ class Document(Part):
     """A record that stands alone in a file: its entry `schema` names its kind and version."""
 
     kind: ClassVar[str]
+    version: str = Field(alias="schema")
+    title: Sentence
+    verdict: Sentence
+    """The outcome in one plain sentence."""
+    provenance: Origin
+    limits: tuple[Sentence, ...]
+    """What the evidence does not prove, one sentence each."""
 
     @classmethod
     def read(cls, record: Any) -> Self:
@@ -692,13 +699,10 @@ class Report(Document):
 
     kind: ClassVar = SCHEMA
     version: Literal["isthmus-report/1"] = Field(alias="schema")
-    title: Sentence
-    verdict: Sentence
-    """The outcome in one plain sentence."""
+    provenance: Provenance
     decision: VerdictPart | None = None
     """What to do with the network, what it cost, and what is not known; absent in records of
     before there were decisions."""
-    provenance: Provenance
     choice: ChoicePart
     curve: CurvePart
     path: PathPart
@@ -718,8 +722,6 @@ class Report(Document):
     permanence: Permanence | None = None
     landscape: Landscape | None = None
     baselines: tuple[Baseline, ...]
-    limits: tuple[Sentence, ...]
-    """What the evidence does not prove, one sentence each."""
 
     def entitled(self, title: str) -> Report:
         """Return the report under another title."""
