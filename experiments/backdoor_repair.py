@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from command import use_threads
+from pages import ranged
 from torch import nn
 
 from isthmus import Augment, Data, fit, repair, split
@@ -196,8 +197,7 @@ def walk(
 
 def cell(rows: list[dict[str, dict[str, float]]], name: str) -> str:
     """Mean over the seeds in percent, and the range."""
-    values = [100 * row[name]["value"] for row in rows]
-    return f"{sum(values) / len(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
+    return ranged([row[name]["value"] for row in rows], 1)
 
 
 def line(name: str, found: dict[int, list[Rows]]) -> str:

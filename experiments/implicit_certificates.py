@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from command import parts, use_threads
+from pages import grouped, ranged
 from torch import nn
 
 from isthmus import Accuracy, Data, Linf, fit
@@ -268,16 +269,6 @@ def fallen(net: nn.Module, part: Data, eps: float, restarts: int) -> dict[str, A
     return row
 
 
-def spread(values: list[float]) -> str:
-    """Mean [least, most], in percent."""
-    if not values:
-        return ""
-    scaled = [100 * value for value in values]
-    if len(scaled) == 1:
-        return f"{scaled[0]:.2f}"
-    return f"{mean(scaled):.2f} [{min(scaled):.2f}, {max(scaled):.2f}]"
-
-
 def line(name: str, cells: list[str], last: str = "") -> str:
     """A row of a table."""
     return f"| {name} | {' | '.join(cells)} | {last} |"
@@ -291,7 +282,7 @@ def section(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         *("", f"## {first['net']}, {first['training']}", ""),
         f"{len(rows)} seeds, {first['parameters']} parameters, {seconds:.0f} s of training; "
-        f"accuracy {spread([job['accuracy']['value'] for job in rows])}.",
+        f"accuracy {ranged([job['accuracy']['value'] for job in rows])}.",
         "",
         line("certifier", [f"{each:.4g}" for each in eps], "s"),
         "|---|" + "---|" * (len(eps) + 1),
@@ -299,7 +290,7 @@ def section(rows: list[dict[str, Any]]) -> list[str]:
     for name in first["certifiers"]:
         found = [job["certifiers"][name] for job in rows]
         series = zip(*(row["certified"] for row in found), strict=True)
-        cells = [spread([rate["value"] for rate in at]) for at in series]
+        cells = [ranged([rate["value"] for rate in at]) for at in series]
         lines.append(line(name, cells, f"{mean(row['seconds'] for row in found):.1f}"))
     attacks = [found for job in rows if len(found := attacks_on(job)) == len(eps)]
     return lines + attacked(attacks)
@@ -319,7 +310,7 @@ def attacked(attacks: list[list[dict[str, Any]]]) -> list[str]:
     for name in ("PGD-50", "PGD-50, unrolled"):
         if name in attacks[0][0]:
             series = zip(*attacks, strict=True)
-            cells = [spread([row[name]["value"] for row in at]) for at in series]
+            cells = [ranged([row[name]["value"] for row in at]) for at in series]
             counts = sorted({job[0]["images"] for job in attacks})
             lines.append(line(f"{name}, first {' or '.join(map(str, counts))}", cells))
     broken = sum(row["certified but broken"] for job in attacks for row in job)
@@ -334,6 +325,6 @@ def table(jobs: list[dict[str, Any]]) -> str:
         "Percent of the 10,000 test images; mean [least, most] over the seeds. Made by",
         "`isthmus sweep experiments/implicit_certificates.toml --gather`.",
     ]
-    for group in dict.fromkeys((job["net"], job["training"]) for job in jobs):
-        lines += section([job for job in jobs if (job["net"], job["training"]) == group])
+    for rows in grouped(jobs, "net", "training").values():
+        lines += section(rows)
     return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from command import parts, use_threads
+from pages import grouped, medians
 from screening import SETUPS, Setup, drawn_parts, right, with_images
 from torch import Tensor, nn
 
@@ -167,12 +168,6 @@ def run(
     }
 
 
-def spread(values: list[float], digits: int = 3) -> str:
-    """Median (least to most) over the networks."""
-    middle = sorted(values)[len(values) // 2]
-    return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def table(jobs: list[dict[str, Any]]) -> str:
     """The tables of the results page."""
     lines = [
@@ -181,8 +176,7 @@ def table(jobs: list[dict[str, Any]]) -> str:
         "Middle (least to most) over the networks. PGD-20; noise: random signs times eps. Made by",
         "`isthmus sweep experiments/manifold_detection.toml --gather`.",
     ]
-    for name, space in dict.fromkeys((job["set"], job["space"]) for job in jobs):
-        own = [job for job in jobs if (job["set"], job["space"]) == (name, space)]
+    for (name, space), own in grouped(jobs, "set", "space").items():
         lines += ["", f"## {name}, {space}, {len(own)} networks", ""]
         lines += by_eps(own)
         lines += ["", *of_easy(own)]
@@ -200,9 +194,9 @@ def by_eps(jobs: list[dict[str, Any]]) -> list[str]:
     for score in jobs[0]["scores"]:
         for eps in jobs[0]["scores"][score]["eps"]:
             rows = [job["scores"][score]["eps"][eps] for job in jobs if score in job["scores"]]
-            cells = [spread([row["median"] for row in rows])]
+            cells = [medians([row["median"] for row in rows])]
             for key in ("auroc", "noise auroc", "flagged", "noise flagged", "farther than before"):
-                cells.append(spread([row[key]["value"] for row in rows]))
+                cells.append(medians([row[key]["value"] for row in rows]))
             lines.append(f"| {score} | {eps} | {' | '.join(cells)} |")
     return lines
 
@@ -213,7 +207,7 @@ def of_easy(jobs: list[dict[str, Any]]) -> list[str]:
     for score in jobs[0]["scores"]:
         for name in jobs[0]["scores"][score]["easy"]:
             rows = [job["scores"][score]["easy"][name] for job in jobs if score in job["scores"]]
-            cells = [spread([row[key]["value"] for row in rows]) for key in ("auroc", "flagged")]
+            cells = [medians([row[key]["value"] for row in rows]) for key in ("auroc", "flagged")]
             lines.append(f"| {score} | {name} | {' | '.join(cells)} |")
     return lines
 
@@ -229,7 +223,7 @@ def aware_rows(jobs: list[dict[str, Any]]) -> list[str]:
                     rows = job["scores"][score]["aware"][eps]["rows"][2:]
                     worst.append(max(rows, key=lambda row: row["undetected"]["value"]))
             cells = [
-                spread([row[key]["value"] for row in worst])
+                medians([row[key]["value"] for row in worst])
                 for key in ("auroc", "detected", "undetected")
             ]
             lines.append(f"| {score} | {eps} | {' | '.join(cells)} |")

@@ -12,11 +12,11 @@ on the first of them.
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from command import parts, use_threads
+from pages import grouped, ranged
 from torch import nn
 
 from isthmus import Accuracy, Linf, RobustAccuracy, fit
@@ -85,12 +85,6 @@ def run(
     return record
 
 
-def spread(values: list[float]) -> str:
-    """Mean [least, most], in percent."""
-    scaled = [100 * value for value in values]
-    return f"{mean(scaled):.2f} [{min(scaled):.2f}, {max(scaled):.2f}]"
-
-
 def table(jobs: list[dict[str, Any]]) -> str:
     """The table of the results page."""
     lines = [
@@ -102,9 +96,7 @@ def table(jobs: list[dict[str, Any]]) -> str:
         "| density | clean share | method | seeds | clean | AutoAttack |",
         "|---|---|---|---|---|---|",
     ]
-    keys = dict.fromkeys((job["density"], job["clean"], job["method"]) for job in jobs)
-    for key in sorted(keys):
-        rows = [job for job in jobs if (job["density"], job["clean"], job["method"]) == key]
-        values = [spread([row[name]["value"] for row in rows]) for name in ("accuracy", "robust")]
+    for key, rows in sorted(grouped(jobs, "density", "clean", "method").items()):
+        values = [ranged([row[name]["value"] for row in rows]) for name in ("accuracy", "robust")]
         lines.append(f"| {key[0]:g} | {key[1]:g} | {key[2]} | {len(rows)} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from command import parts, use_threads
+from pages import grouped
 from torch import Tensor, nn
 
 from isthmus import Accuracy, Data, Linf, RobustAccuracy, fit
@@ -135,10 +136,7 @@ def table(jobs: list[dict[str, Any]]) -> str:
         "| net | loss | bits | way | seeds | clean | PGD-20 | zero weights | zero channels |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    names = ("net", "loss", "bits", "way")
-    keys = dict.fromkeys(tuple(job[name] for name in names) for job in jobs)
-    for key in sorted(keys):
-        rows = [job for job in jobs if tuple(job[name] for name in names) == key]
+    for key, rows in sorted(grouped(jobs, "net", "loss", "bits", "way").items()):
         cells = [
             spread(list(column)) for column in zip(*(row["values"] for row in rows), strict=True)
         ]

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from command import Sets, parsed, parser
 from ends import JUDGE, end
+from pages import grouped, ranged
 from scale import BALL, SCALES
 
 from isthmus import Data, RobustAccuracy, connect, evaluate_path, split
@@ -94,24 +95,16 @@ def job(train: Data, test: Data, pair: str, loss: str, seed: int, name: str) -> 
     (kept / f"{file.stem}.state").unlink(missing_ok=True)
 
 
-def cell(values: list[float]) -> str:
-    """Mean over the seeds in percent, and the range where there are several."""
-    spread = f" [{100 * min(values):.1f}, {100 * max(values):.1f}]" if len(values) > 1 else ""
-    return f"{100 * sum(values) / len(values):.1f}{spread}"
-
-
 def along(jobs: list[Record], metric: str) -> list[str]:
     """A cell for every second t: the mean over the jobs."""
     paths = [Path_.from_record(job["path"]) for job in jobs]
-    return [cell([path.at(t)[metric] for path in paths]) for t in paths[0].t[::2]]
+    return [ranged([path.at(t)[metric] for path in paths], 1) for t in paths[0].t[::2]]
 
 
 def table(name: str) -> str:
     """PGD-10 along the paths, AutoAttack at the best inner t and at the ends."""
     found = [read_json(file) for file in sorted((RESULTS / name).glob("*-seed*.json"))]
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for each in found:
-        groups.setdefault((each["pair"], each["loss"]), []).append(each)
+    groups = grouped(found, "pair", "loss")
     ts = [f"{t:g}" for t in found[0]["path"]["t"][::2]]
     lines = [f"## Scale: {name}", "", "Clean accuracy, and accuracy under PGD-10, at t.", ""]
     lines += [
@@ -134,7 +127,8 @@ def table(name: str) -> str:
     lines += ["|---|---|---|---|---|"]
     for (pair, loss), jobs in groups.items():
         first, best, last = (
-            cell([j["strong"]["values"]["AutoAttack"][i]["value"] for j in jobs]) for i in range(3)
+            ranged([j["strong"]["values"]["AutoAttack"][i]["value"] for j in jobs], 1)
+            for i in range(3)
         )
         where = ", ".join(f"{job['best']:g}" for job in jobs)
         lines.append(f"| {pair} | {loss} | {first} | {best} (t = {where}) | {last} |")

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from attackers import drawn
 from command import parts, use_threads
+from pages import grouped
 from torch import nn
 from trained_networks import received, unseen_and_theirs
 
@@ -192,6 +193,6 @@ def table(records: list[dict[str, Any]]) -> str:
         "| network | images | repair | accuracy / attack success / recovery |",
         "|---|---|---|---|",
     ]
-    for key in dict.fromkeys((record["network"], record["n"]) for record in records):
-        lines += rows_of([r for r in records if (r["network"], r["n"]) == key])
+    for group in grouped(records, "network", "n").values():
+        lines += rows_of(group)
     return "\n".join(lines) + "\n"

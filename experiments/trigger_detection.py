@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from command import parts, slug, use_threads
-from manifold_detection import spread
+from pages import grouped, medians
 from screening import SETUPS, drawn_parts, with_images
 from torch import nn
 
@@ -126,10 +126,9 @@ def table(jobs: list[dict[str, Any]]) -> str:
         "Middle (least to most) over seeds. Aware: triggered images moved by up to 8/255 to look",
         "like trusted ones. Made by `isthmus sweep experiments/trigger_detection.toml --gather`.",
     ]
-    for name, carried in dict.fromkeys((job["set"], job["trigger"]) for job in jobs):
-        own = [job for job in jobs if (job["set"], job["trigger"]) == (name, carried)]
+    for (name, carried), own in grouped(jobs, "set", "trigger").items():
         heads = [
-            f"attack success {owner} {spread([j['attack success'][owner]['value'] for j in own])}"
+            f"attack success {owner} {medians([j['attack success'][owner]['value'] for j in own])}"
             for owner in ("tampered", "repaired")
         ]
         lines += ["", f"## {name}, {carried}, {len(own)} seeds", "", "; ".join(heads) + ".", ""]
@@ -140,8 +139,8 @@ def table(jobs: list[dict[str, Any]]) -> str:
         for key in own[0]["rows"]:
             plain = [job["rows"][key]["triggered"] for job in own]
             aware = [job["rows"][key]["aware"] for job in own]
-            cells = [spread([r[c]["value"] for r in plain]) for c in ("auroc", "flagged")]
+            cells = [medians([r[c]["value"] for r in plain]) for c in ("auroc", "flagged")]
             names = ("auroc", "flagged", "attack success")
-            cells += [spread([r[c]["value"] for r in aware]) for c in names]
+            cells += [medians([r[c]["value"] for r in aware]) for c in names]
             lines.append(f"| {key} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

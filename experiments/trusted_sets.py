@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from command import parts, slug, use_threads
-from manifold_detection import spread
+from pages import grouped, medians
 from screening import SETUPS, drawn_parts
 from torch import Tensor, nn
 
@@ -130,28 +130,21 @@ def table(jobs: list[dict[str, Any]]) -> str:
         "Middle (least to most) over seeds. Made by",
         "`isthmus sweep experiments/trusted_sets.toml --gather`.",
     ]
-    for name in dict.fromkeys(job["set"] for job in jobs):
-        own = [job for job in jobs if job["set"] == name]
+    for (name,), own in grouped(jobs, "set").items():
         lines += ["", f"## {name}", "", *screening_rows(own), "", *repair_rows(own)]
     return "\n".join(lines) + "\n"
-
-
-def groups(jobs: list[dict[str, Any]]) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """Return the jobs by fault and share."""
-    keys = dict.fromkeys((job["fault"], job["share"]) for job in jobs)
-    return {key: [j for j in jobs if (j["fault"], j["share"]) == key] for key in keys}
 
 
 def screening_rows(jobs: list[dict[str, Any]]) -> list[str]:
     """What is suspected: faults, and clean images."""
     lines = ["| fault | share | space | of the faults | of the clean |", "|---|---|---|---|---|"]
-    for (fault, share), own in groups(jobs).items():
+    for (fault, share), own in grouped(jobs, "fault", "share").items():
         for space in ("pixels", "penultimate"):
             cells = []
             for kind in ("faults", "clean"):
                 rows = [job["screening"][space] for job in own]
                 values = [row[kind]["value"] for row in rows if kind in row]
-                cells.append(spread(values) if values else "")
+                cells.append(medians(values) if values else "")
             lines.append(f"| {fault} | {share:g} | {space} | {' | '.join(cells)} |")
     return lines
 
@@ -159,9 +152,9 @@ def screening_rows(jobs: list[dict[str, Any]]) -> list[str]:
 def repair_rows(jobs: list[dict[str, Any]]) -> list[str]:
     """Accuracy and attack success of the repairs."""
     lines = ["| fault | share | trusted set | accuracy | attack success |", "|---|---|---|---|---|"]
-    for (fault, share), own in groups(jobs).items():
+    for (fault, share), own in grouped(jobs, "fault", "share").items():
         for kind in ("as it is", "screened", "truly clean"):
             rows = [job["repairs"][kind] for job in own]
-            cells = [spread([r[c]["value"] for r in rows]) for c in ("accuracy", "attack success")]
+            cells = [medians([r[c]["value"] for r in rows]) for c in ("accuracy", "attack success")]
             lines.append(f"| {fault} | {share:g} | {kind} | {' | '.join(cells)} |")
     return lines
