@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 
@@ -12,7 +12,7 @@ def ranged(shares: Sequence[float], digits: int = 2) -> str:
     if not shares:
         return ""
     middle, low, high = (
-        f"{100 * share:.{digits}f}" for share in (mean(shares), min(shares), max(shares))
+        f"{100 * share:.{digits}f}" for share in (fmean(shares), min(shares), max(shares))
     )
     return f"{middle} [{low}, {high}]" if len(shares) > 1 else middle
 
