@@ -25,6 +25,7 @@ from isthmus.models.forward import (
     outputs,
     pass_size,
 )
+from isthmus.models.memory import in_passes
 from isthmus.models.noise import DrawnLogits, drawn_logits, is_random, seeded_draws
 from isthmus.runs.devices import Precision
 from isthmus.runs.files import write_atomically
@@ -149,7 +150,7 @@ def logits(
     """
     try:
         out = outputs(model, data.x, precision=precision)
-    except (BadInput, torch.OutOfMemoryError):
+    except BadInput:
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         shape = tuple(data.x.shape[1:])
@@ -240,9 +241,7 @@ def attacked_and_watched(
         for (x, y), file in zip(_batches(data, device_of(model)), files, strict=False):
             state = _stored(file)
             if state is None:
-                with watched(attack) as part:
-                    points = _attacked_batch(model, x, y, attack, channels_last)
-                state = {"points": points, **({} if part is None else part.state())}
+                state = _attacked_state(model, x, y, attack, channels_last)
                 _store(file, state)
             moved.append(state.pop("points"))
             if whole is not None:
@@ -291,6 +290,30 @@ def _store(file: Path | None, state: Mapping[str, Tensor]) -> None:
 def _batches(data: Data, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     size = pass_size(data.x, device, gradients=True)
     return zip(data.x.split(size), data.y.split(size), strict=True)
+
+
+def _attacked_state(
+    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, channels_last: bool
+) -> dict[str, Tensor]:
+    """Return the attacked points of a batch, and what watched the attack, as tensors by name.
+
+    A batch is attacked in halves where memory runs out, each with draws of its own.
+    """
+
+    def attacked_rows(rows: slice) -> tuple[Tensor, Watch | None]:
+        with watched(attack) as watch:
+            points = _attacked_batch(model, x[rows], y[rows], attack, channels_last)
+        return points, watch
+
+    parts = in_passes(model, attacked_rows, len(x), len(x))
+    whole = parts[0][1]
+    state = {"points": torch.cat([points for points, _ in parts])}
+    if whole is None:
+        return state
+    for _, watch in parts[1:]:
+        assert watch is not None
+        whole.add(watch.state())
+    return {**state, **whole.state()}
 
 
 def _attacked_batch(

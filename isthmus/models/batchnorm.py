@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
 
 import torch
@@ -29,6 +30,7 @@ from isthmus.models.forward import (
     forward_pass,
     takes_channels_last,
 )
+from isthmus.models.memory import attempted, half_of
 from isthmus.models.view import refuse_scripted
 from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.notices import notice
@@ -197,7 +199,8 @@ def recalibrate(
     bonafide set of 2,500 small images is one batch). The first layer's result does not depend on
     the batch size; deeper layers see activations normalized by batch, so the size is the same on
     every device. Layers that the network keeps in eval mode while it trains are frozen and stay so.
-    Networks without BatchNorm are left as they are, and the data unread.
+    Networks without BatchNorm are left as they are, and the data unread. Where memory runs out, all
+    batches are halved, and a notice says so.
 
     Raises BadInput where `data` cannot be read as samples, or one sample is too few for a layer to
     have a variance.
@@ -209,15 +212,23 @@ def recalibrate(
     device = device_of(module)
     last = takes_channels_last(module, x)
     size = batch_size or max(1, _BATCH_VALUES // x[0].numel())
-    with (
-        eval_mode(module),
-        _pooling(layers) as pooled,
-        autocast(device, precision),
-        explain_single_sample_batch(),
-    ):
-        for part in x.tensor_split(ceil(len(x) / size)):  # even: no last batch of one sample
-            forward_pass(module, as_input(part, device, channels_last=last))
-    for layer, statistics in pooled.items():
+
+    def pooled(size: int) -> dict[_NormBase, _Pooled]:
+        with (
+            eval_mode(module),
+            _pooling(layers) as statistics,
+            autocast(device, precision),
+            explain_single_sample_batch(),
+        ):
+            for part in x.tensor_split(ceil(len(x) / size)):  # even: no last batch of one sample
+                forward_pass(module, as_input(part, device, channels_last=last))
+        return statistics
+
+    statistics_of, _ = attempted(partial(pooled, size))
+    while statistics_of is None:
+        size = half_of(min(size, len(x)), "a batch for BatchNorm")
+        statistics_of, _ = attempted(partial(pooled, size))
+    for layer, statistics in statistics_of.items():
         if statistics.count:  # a layer that the pass never reached keeps its reset statistics
             statistics.write(layer)
     return module

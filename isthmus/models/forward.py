@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from isthmus.models.memory import in_passes, recomputed_in_parts, too_large
 from isthmus.runs.devices import Precision, autocast, chosen_precision
 from isthmus.types import BadInput
 
@@ -118,8 +119,13 @@ def forward_pass(module: nn.Module, x: Tensor) -> Any:
     """Return what the network returns at x, floats (n, c, h, w), and leave x as it is.
 
     x is cast to the type that the network computes in; a network that changes its input in place
-    gets a copy.
+    gets a copy. Within `largest_pass`, a larger batch is passed in parts, and what is returned are
+    its logits.
     """
+    if too_large(x):
+        return recomputed_in_parts(
+            network_under(module), lambda part: logits_of(forward_pass(module, part)), x
+        )
     if isinstance(module, Wrapper):  # does the same by itself
         return module(x)
     return prepared_pass(module, module, x)
@@ -273,15 +279,18 @@ def outputs(
 ) -> Tensor:
     """Return the network's outputs on x (n, c, h, w), in eval mode, as float32 on the CPU.
 
-    Raises BadInput where they are not a tensor.
+    Passes are halved where memory runs out. Raises BadInput where the outputs are not a tensor.
     """
     device = device_of(module)
     last = takes_channels_last(module, x)
     size = batch_size or pass_size(x, device)
+
+    def logits(rows: slice) -> Tensor:
+        part = as_input(x[rows], device, channels_last=last)
+        return logits_of(forward_pass(module, part)).float().cpu()
+
     with eval_mode(module), autocast(device, precision):
-        parts = (as_input(part, device, channels_last=last) for part in x.split(size))
-        logits = [logits_of(forward_pass(module, part)).float().cpu() for part in parts]
-        return torch.cat(logits)
+        return torch.cat(in_passes(module, logits, len(x), size))
 
 
 @contextmanager

@@ -56,11 +56,17 @@ def fit(
     where it was trained, in eval mode. Under `torchrun`, gradients are averaged over all ranks.
     `progress` labels the progress bar.
 
+    Where memory runs out, the batch stays what it is: it is passed in halves whose activations are
+    computed again for the gradients, a third more work, and a notice says so. The loss is that of
+    the whole batch; only BatchNorm takes its statistics from each half. Several processes, which
+    would wait for each other, refuse instead.
+
     With `checkpoint`, the state is saved there every `checkpoint_every` steps and at the end, and a
     later call with the same arguments goes on from it to the identical result.
 
     Raises BadInput where an option is unknown or out of range, nothing trains, the loss stops being
-    finite, precision or device is unknown, or the checkpoint is of another run.
+    finite, precision or device is unknown, or the checkpoint is of another run, or
+    memory does not suffice for one sample.
 
     >>> from isthmus import Data
     >>> data = Data(torch.rand(8, 1, 2, 2), torch.arange(8) % 2, classes=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.models.forward import explain_single_sample_batch
+from isthmus.models.memory import GradientPasses
 from isthmus.runs.devices import Precision, autocast
+from isthmus.runs.draws import random_state, set_random_state
 from isthmus.runs.files import write_atomically
 from isthmus.runs.folder import differing
 from isthmus.runs.identity import identity_of, sha256_of
@@ -66,7 +68,7 @@ class Run:
     """A training run: what it trains and how, what changes with its steps, how it is resumed.
 
     `training` has its precision resolved. `total` is the sum of the losses since the last note, a
-    scalar on the module's device.
+    scalar on the module's device. `passes` are as large as memory allows.
     """
 
     module: nn.Module
@@ -78,6 +80,7 @@ class Run:
     total: Tensor
     step: int = 0
     since: int = 0
+    passes: GradientPasses = field(default_factory=GradientPasses)
 
     def identity(self) -> dict[str, Any]:
         """Return what the run is recognized by: its options, its data, where it starts.
@@ -103,7 +106,7 @@ class Run:
 
     def save(self, file: Path, identity: dict[str, Any]) -> None:
         """Write the state of the run: the first rank's, with every rank's random state."""
-        states = gathered(_random_state())
+        states = gathered(random_state())
         share_from_first(self.module.buffers())
         if not ranks().first:
             return
@@ -111,6 +114,7 @@ class Run:
             "identity": identity,
             "step": self.step,
             "since": self.since,
+            "most": self.passes.most,
             "total": self.total,
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -141,32 +145,39 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.since = state["since"]
+        self.passes.most = state["most"]
         self.total = state["total"].to(self.total.device)
         self.history.losses = state["losses"]
         self.history.seconds = state["seconds"]
-        _set_random_state(state["random"][ranks().rank])
+        set_random_state(state["random"][ranks().rank])
 
     def take(self, x: Tensor, y: Tensor) -> None:
         """Take one step on the batch, on the mean of all ranks' gradients."""
         spent = self.step / self.training.steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * self.training.schedule(spent)
-        forward = autocast(x.device, self.training.precision)
-        with forward, explain_single_sample_batch(), at_share(spent):
-            value = self.loss(self.module, x, y)
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value = self.passes.step(lambda: self._graded(x, y, spent), len(x))
         average([p.grad for p in self.module.parameters() if p.grad is not None])
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip)
         self.optimizer.step()
-        self.total += value.detach()
+        self.total += value
         self.step += 1
         self.since += 1
         if self.step * 10 // self.training.steps > len(self.history.losses):
             self.note()
         if self.after_step is not None:
             self.after_step(self.module)
+
+    def _graded(self, x: Tensor, y: Tensor, spent: float) -> Tensor:
+        """Compute the gradients of a step, and return the loss without its graph."""
+        self.optimizer.zero_grad(set_to_none=True)
+        forward = autocast(x.device, self.training.precision)
+        with at_share(spent):
+            with forward, explain_single_sample_batch():
+                value = self.loss(self.module, x, y)
+            value.backward()
+        return value.detach()
 
     def note(self) -> None:
         """Add the mean loss since the last note. Raises BadInput where training has left the
@@ -183,16 +194,3 @@ class Run:
         self.history.losses.append(mean)
         self.total = torch.zeros_like(self.total)
         self.since = 0
-
-
-def _random_state() -> list[Tensor]:
-    return [
-        torch.get_rng_state(),
-        *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []),
-    ]
-
-
-def _set_random_state(state: list[Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1:]:
-        torch.cuda.set_rng_state_all(state[1:])

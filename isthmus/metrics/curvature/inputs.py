@@ -34,6 +34,7 @@ from isthmus.models.forward import (
     precise_logits,
     takes_channels_last,
 )
+from isthmus.models.memory import attempted, half_of, out_of_memory
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
@@ -158,14 +159,23 @@ def input_hessian(
         sdpa_kernel(SDPBackend.MATH),
     ):  # the fast kernels of attention have no second derivative
         while rows < len(x):
-            part, labels = x[rows : rows + size], y[rows : rows + size].to(device)
-            chunk = _Chunk(model, as_input(part, device, channels_last=last), labels)
-            used = form if form != "auto" else chunk.form()
-            rows += len(part)
-            parts.append((used, chunk.measured(used, tolerance, iterations, vectors)))
+            taken = slice(rows, rows + size)
+
+            def measured(taken: slice = taken) -> tuple[str, dict[str, Tensor], int]:
+                part, labels = as_input(x[taken], device, channels_last=last), y[taken].to(device)
+                chunk = _Chunk(model, part, labels)
+                used = form if form != "auto" else chunk.form()
+                fields = chunk.measured(used, tolerance, iterations, vectors)
+                return used, fields, chunk.logits.shape[1] - 1 if used == "gram" else iterations
+
+            part, _ = attempted(measured)
+            if part is None:
+                size = largest = half_of(min(size, len(x) - rows))
+                continue
+            rows += size
+            parts.append(part[:2])
             if not batch_size:  # the first chunk has said how many vectors a sample takes
-                held = chunk.logits.shape[1] - 1 if used == "gram" else iterations
-                size = max(1, largest * _ROWS // max(_ROWS, held))
+                size = max(1, largest * _ROWS // max(_ROWS, part[2]))
     names = " and ".join(sorted({used for used, _ in parts}))
     return InputHessian(
         names, x[0].numel(), **{k: torch.cat([part[k] for _, part in parts]) for k in parts[0][1]}
@@ -216,7 +226,7 @@ class _Chunk:
                         product, g, tolerance, iterations, semidefinite=semidefinite
                     )
         except (RuntimeError, NotImplementedError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if out_of_memory(error):
                 raise
             raise BadInput(
                 f"a network without a second derivative in its input ({first_line(error)})",
