@@ -146,8 +146,8 @@ class GradientPasses:
 
 @contextmanager
 def largest_pass(samples: int | None) -> Iterator[None]:
-    """Run a block in which passes with gradients keep the activations of so many samples at most;
-    None sets no bound.
+    """Run a block in which passes with gradients keep the activations of this many samples at
+    most; None sets no bound.
     """
     token = _with_gradients.set(samples)
     try:
