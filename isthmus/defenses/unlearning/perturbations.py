@@ -15,7 +15,6 @@ near. So the second kind is smooth: its gradients pass a low-pass filter.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,6 @@ from isthmus.models.forward import (
     laid_out,
     precise_logits,
 )
-from isthmus.models.memory import GradientPasses
 from isthmus.models.precision import decided_precision
 from isthmus.runs.devices import autocast, pick_device
 from isthmus.training.batches import batch_indices
@@ -91,7 +89,6 @@ def universal_perturbations(
     precision = decided_precision(
         network, bonafide.x, training.batch_size, device, training.precision
     )
-    passes = GradientPasses()
     with (
         frozen(network),
         laid_out(network, bonafide.x) as last,
@@ -106,9 +103,7 @@ def universal_perturbations(
                 x = training.augment(x)
             x = as_input(x, device, channels_last=last)
             sent = Assignment.drawn(bonafide.y[index], classes).to(device)
-            values, turned = passes.step(
-                partial(descended, network, x, values, sent, radii), len(x)
-            )
+            values, turned = descended(network, x, values, sent, radii)
             radii = adapted(radii, turned, sent, share)
     return UniversalPerturbations(values, radii)
 
