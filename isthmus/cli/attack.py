@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path as File
+from typing import TYPE_CHECKING
 
 from isthmus import attacks, metrics, runs
 from isthmus import data as data_room
+from isthmus.cli.estimate import Part, gradients_of, pace_of, say_estimate
 from isthmus.cli.gate import Check, Pipeline
 from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import Evasion, InputFile, ModelSpec, NewNpz, Number, Samples
 from isthmus.cli.output import metric_table, say, say_health
 from isthmus.types import BadInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from isthmus.data import Data
+    from isthmus.types import Attack
 
 
 def attack_command(
@@ -19,6 +28,7 @@ def attack_command(
     model: ModelSpec,
     data: Samples,
     evasion: Evasion = Evasion(),
+    limit: TimeLimit = TimeLimit(),
     seed: int = 0,
     device: str = "auto",
     out: NewNpz | None = None,
@@ -32,6 +42,7 @@ def attack_command(
     whether the attack, not the network, explains the number (isthmus health has the whole page).
     With --out, batches are saved beside it as soon as they are attacked, and an interrupted run
     goes on from them. With --fail-below the exit status is 1 where the robust accuracy is lower.
+    With --minutes the attack stays what it is, on as many samples, drawn at random, as fit.
 
     :param checkpoint: The network to attack.
     :param data: Samples: a named set, Parquet, image folder or .npz.
@@ -44,9 +55,10 @@ def attack_command(
         raise BadInput(
             f"--fail-below {fail_below:g}", expected="a share from 0 to 1", fix="write 0.4 for 40 %"
         )
+    limit.check()
     with pipeline.words():
         values, name = _attacked(
-            checkpoint, model, data, evasion, seed=seed, device=device, out=out
+            checkpoint, model, data, evasion, limit, seed=seed, device=device, out=out
         )
     gate = None
     if fail_below is not None:
@@ -62,6 +74,7 @@ def _attacked(
     model: ModelSpec,
     data: str,
     evasion: Evasion,
+    limit: TimeLimit,
     *,
     seed: int,
     device: str,
@@ -74,6 +87,7 @@ def _attacked(
     network = load_network(model, checkpoint).to(runs.pick_device(device))
     clean = metrics.check_above_chance(network, samples)
     folder = None if out is None else out.with_name(f".{out.name}.batches")
+    samples = _within(limit, network, samples, attack, seed, folder)
     passes = metrics.Passes(network, folder=folder)
     robust = metrics.RobustAccuracy(samples, attack, examine=attacks.examine).answer(passes)
     if out:
@@ -85,3 +99,32 @@ def _attacked(
     written = f"; wrote {out}" if out else ""
     say(f"{name} within {' and '.join(balls)}{written}")
     return values, name
+
+
+def _within(
+    limit: TimeLimit,
+    network: nn.Module,
+    samples: Data,
+    attack: Attack,
+    seed: int,
+    folder: File | None,
+) -> Data:
+    """Return as many samples, drawn at random, as the time allows; say how long the attack takes.
+
+    Fewer samples widen the interval of the robust accuracy, where a weaker attack would raise it.
+    """
+    import torch
+
+    measured = pace_of(network, samples)
+    one = Part("attack", 2, gradients_of(attack))
+    whole = len(samples)
+    if limit.minutes is not None:
+        file = None if folder is None else folder / runs.DECISIONS
+        count = limit.amount("samples", measured, [], one, most=whole, file=file)
+        if count < whole:
+            order = torch.randperm(whole, generator=torch.Generator().manual_seed(seed))
+            samples = samples[order[:count].sort().values]
+    note = limit.words("samples", len(samples), whole)
+    part = one.times(len(samples))
+    say_estimate(network, samples, [part], measured=measured, note=note, now=True)
+    return samples

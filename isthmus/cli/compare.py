@@ -7,17 +7,29 @@ from typing import TYPE_CHECKING
 
 from isthmus import curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
+from isthmus.cli.estimate import Part, pace_of, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import Budget, Clean, EvaluationOptions, InputFile, ModelSpec
 from isthmus.cli.output import metric_table, say, say_health
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import nn
+
+    from isthmus.data import Data
     from isthmus.evidence import Value
     from isthmus.evidence.record import ComparisonRow
     from isthmus.training import Training
-    from isthmus.types import Defense
+    from isthmus.types import Defense, Metric
+
+
+POINTS = 21
+"""How many points the path measures before it chooses."""
+
+LEAST_STEPS = 10
+"""With fewer steps no defense is one."""
 
 
 def compare_command(
@@ -28,6 +40,7 @@ def compare_command(
     out: File,
     evaluation: EvaluationOptions = EvaluationOptions(),
     budget: Budget = Budget(),
+    limit: TimeLimit = TimeLimit(),
     resume: bool = False,
 ) -> None:
     """Repair a checkpoint by the path and by other defenses.
@@ -41,6 +54,7 @@ def compare_command(
     :param out: A new folder for the table.
     :param resume: Go on with the run that OUT holds.
     """
+    limit.check("--steps", given=budget.steps is not None)
     unclaimed(out, resume=resume)
     evaluation.check()
     samples = load_samples(clean)
@@ -60,10 +74,13 @@ def compare_command(
         "checkpoint": runs.file_sha256(tampered),
         "clean": samples.sha256,
         **vars(budget),
+        **vars(limit),
         **vars(evaluation),
     }
     with runs.claimed(out, identity, resume=resume):
-        contestants = _contestants(training.settled(trained, network, fitted, out))
+        trained = training.settled(trained, network, fitted, out)
+        trained = _within(limit, trained, network, fitted, questions, out / runs.DECISIONS)
+        contestants = _contestants(trained)
         before = metrics.measure(network, questions)
         rows = evidence.comparison.compare(
             contestants, network, fitted, questions, folder=out / "rows"
@@ -77,6 +94,35 @@ def compare_command(
             }
             runs.write_json(out / "compare.json", table)
     _say_rows(evidence.values_of(before), rows)
+
+
+def _within(
+    limit: TimeLimit,
+    trained: Training,
+    network: nn.Module,
+    samples: Data,
+    questions: Mapping[str, Metric],
+    file: File,
+) -> Training:
+    """Return the training with as many steps as the time allows; say how long all rows take."""
+    measured = pace_of(network, samples, trained)
+    rows = _contestants(trained)
+    gradients = sum(getattr(defense, "gradients", 0) for defense in rows.values())
+    batches = gradients * trained.batch_size
+    path = Part("choice of t", POINTS * len(samples))
+    report = together("measuring", parts_of(questions)).times(len(rows) + 1)
+    default = trained.steps
+    one = Part("training", trained=batches / default)
+    if limit.minutes is not None:
+        fixed = [path, report]
+        steps = limit.amount(
+            "steps", measured, fixed, one, least=LEAST_STEPS, most=default, file=file
+        )
+        trained = trained.replace(steps=steps)
+    note = limit.words("steps", trained.steps, default)
+    parts = [one.times(trained.steps), path, report]
+    say_estimate(network, samples, parts, training=trained, measured=measured, note=note)
+    return trained
 
 
 def _say_rows(received: Mapping[str, Value], rows: Sequence[ComparisonRow]) -> None:

@@ -125,18 +125,20 @@ def say_estimate(
     parts: Sequence[Part],
     *,
     training: Training | None = None,
+    measured: Pace | None = None,
+    note: str = "",
     now: bool = False,
 ) -> None:
     """Say on standard error what the parts will take together, and each of them; with a `training`,
-    whose precision is decided, also where and in which precision.
+    whose precision is decided, also where and in which precision; and then the note.
 
-    It is said `now`, or once work has begun that shows its progress. Raises BadInput where the
-    network cannot read the samples.
+    The pace is timed here where it is not `measured`. The line is said `now`, or once work has
+    begun that shows its progress. Raises BadInput where the network cannot read the samples.
     """
-    measured = pace_of(network, samples, training)
+    measured = measured or pace_of(network, samples, training)
     seconds = [measured.seconds(part) for part in parts]
     line = in_words([part.name for part in parts], seconds)
-    runs.announce(f"{line}{place_in_words(training)}", now=now)
+    runs.announce(f"{line}{place_in_words(training)}{note}", now=now)
 
 
 def pace_of(network: nn.Module, samples: Data, training: Training | None = None) -> Pace:

@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
+from cyclopts import Parameter
+
 from isthmus import defenses, evidence, metrics, runs
-from isthmus.cli.estimate import Part, say_estimate
+from isthmus.cli.estimate import Part, pace_of, say_estimate
 from isthmus.cli.gate import Check, Pipeline
 from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
 from isthmus.cli.output import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.table import Table
     from torch import nn
 
     from isthmus.data import Data
-    from isthmus.defenses import Inverted, Outlook
+    from isthmus.defenses import Inverted, Outlook, References
+
+
+LEAST_STEPS = 20
+"""With fewer steps no search finds a trigger."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SearchOptions:
+    """How triggers are searched for.
+
+    :param steps: Steps of each search; by default as in the references, or 300.
+    :param batch_size: Samples per step; by default as in the references, or 32.
+    :param seed: Seed of the searches.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    limit: TimeLimit = TimeLimit()
+
+    def search(self) -> dict[str, Any]:
+        """Return the options that are given, as fields of `Search`."""
+        names = ("steps", "batch_size", "seed")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def inspect_command(
@@ -28,9 +58,7 @@ def inspect_command(
     model: ModelSpec,
     clean: Clean,
     references: InputFile | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
+    search: SearchOptions = SearchOptions(),
     out: NewFile | None = None,
     fail_on: Literal["suspicious", "doubt"] | None = None,
     pipeline: Pipeline = Pipeline(),
@@ -45,19 +73,12 @@ def inspect_command(
     :param checkpoint: The network to inspect.
     :param references: What clean networks gave (isthmus references); by default the references that
         come with isthmus.
-    :param steps: Steps of each search; by default as in the references, or 300.
-    :param batch_size: Samples per step; by default as in the references, or 32.
-    :param seed: Seed of the searches.
     :param out: A new file for the record (.json); records of clean networks make references.
     :param fail_on: suspicious, or doubt for all but "not suspicious".
     """
+    search.limit.check("--steps", given=search.steps is not None)
     with pipeline.words():
-        search: dict[str, Any] = {"seed": seed}
-        if steps is not None:
-            search["steps"] = steps
-        if batch_size is not None:
-            search["batch_size"] = batch_size
-        record = _inspected(checkpoint, model, clean, references, search=search, out=out)
+        record = _inspected(checkpoint, model, clean, references, search, out=out)
     gate = None
     if fail_on is not None:
         refused = {"suspicious"} if fail_on == "suspicious" else {"suspicious", "cannot tell"}
@@ -73,8 +94,8 @@ def _inspected(
     model: ModelSpec,
     clean: str,
     references: File | None,
+    options: SearchOptions,
     *,
-    search: Mapping[str, Any],
     out: File | None,
 ) -> dict[str, Any]:
     """Inspect, say what came of it, and return the record."""
@@ -82,7 +103,7 @@ def _inspected(
     network = load_network(model, checkpoint)
     metrics.check_above_chance(network, samples)
     known = defenses.read_references(references)[0] if references else None
-    _say_outlook(defenses.outlook(network, samples, clean=known, **search), network, samples)
+    search = _announced(network, samples, known, options)
     inspection = defenses.inspect(network, samples, clean=known, **search)
     fields = ("decision", "reason", "p", "suspect")
     record: dict[str, Any] = {name: getattr(inspection, name) for name in fields}
@@ -90,7 +111,7 @@ def _inspected(
     record["settings"] = dict(inspection.settings)
     record["parameters"] = defenses.parameters_of(network)
     record["triggers"] = [trigger.record() for trigger in inspection.found]
-    origin = evidence.provenance(search["seed"], {"clean": samples})
+    origin = evidence.provenance(options.seed, {"clean": samples})
     record["provenance"] = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
     if out:
         runs.write_json(out, record)
@@ -99,8 +120,33 @@ def _inspected(
     return record
 
 
-def _say_outlook(outlook: Outlook, network: nn.Module, samples: Data) -> None:
-    """Say what the inspection will be able to say, and how long it takes."""
+def _announced(
+    network: nn.Module, samples: Data, known: References | None, options: SearchOptions
+) -> dict[str, Any]:
+    """Return how triggers are searched for, with as many steps as the time allows; say what the
+    inspection will be able to say, and how long it takes.
+    """
+    search, limit = options.search(), options.limit
+    measured = pace_of(network, samples)
+    outlook = defenses.outlook(network, samples, clean=known, **search)
+    note = ""
+    if limit.minutes is not None:
+        single = defenses.outlook(network, samples, clean=known, **search, steps=1)
+        most = outlook.gradients // single.gradients
+        one = Part("search", 0, single.gradients)
+        steps = limit.amount("steps", measured, [], one, least=LEAST_STEPS, most=most)
+        note = limit.words("steps", steps, most)
+        if steps < most:  # otherwise the search stays that of the references
+            search["steps"] = steps
+            outlook = defenses.outlook(network, samples, clean=known, **search)
+    _say_outlook(outlook)
+    parts = [Part("search", 0, outlook.gradients)]
+    say_estimate(network, samples, parts, measured=measured, note=note)
+    return search
+
+
+def _say_outlook(outlook: Outlook) -> None:
+    """Say what the inspection will be able to say."""
     if outlook.judges:
         say(f"inspect will judge this network: it {outlook.reason}")
     else:
@@ -110,7 +156,6 @@ def _say_outlook(outlook: Outlook, network: nn.Module, samples: Data) -> None:
         )
     for caveat in outlook.caveats:
         say(f"- {caveat}")
-    say_estimate(network, samples, [Part("search", 0, outlook.gradients)])
 
 
 def _table(triggers: Iterable[Inverted], classes: Sequence[str]) -> Table:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isthmus import curves, evidence, metrics, models, runs
-from isthmus.cli.estimate import Part, parts_of, say_estimate, together
+from isthmus.cli.estimate import Part, pace_of, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_samples
+from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile
 from isthmus.cli.output import metric_table, say, say_health, say_landscape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path as File
 
     from isthmus.curves import Curve
     from isthmus.data import Data
     from isthmus.types import Metric
+
+
+POINTS = 21
+"""How many points of a curve are measured by default."""
 
 
 def path_command(
@@ -24,8 +30,9 @@ def path_command(
     model: ModelSpec,
     clean: Clean,
     out: NewFile,
-    points: int = 21,
+    points: int | None = None,
     measurement: Measurement = Measurement(),
+    limit: TimeLimit = TimeLimit(),
 ) -> None:
     """Measure the networks along a curve.
 
@@ -34,9 +41,10 @@ def path_command(
 
     :param curve: A curve, as `isthmus connect` writes it.
     :param out: A new file for the values (.json).
-    :param points: How many equally spaced t are measured, both ends included.
+    :param points: How many equally spaced t are measured, both ends included; by default 21.
     """
     measurement.check()
+    limit.check("--points", given=points is not None)
     samples = load_samples(clean)
     attack = measurement.landscape_attack(samples)
     judge = measurement.judge(samples)
@@ -48,14 +56,16 @@ def path_command(
         measured = judge.evaluation if judge.evaluation is not None else samples
         few = measured[: measurement.landscape.samples]
         landscape_questions = metrics.landscape_metrics(few, attack)
-    _say_estimate(loaded, samples, points, questions, landscape_questions)
-    path = metrics.evaluate_path(loaded, questions, points, recalibrate_on=samples, folder=folder)
+    work = _work(samples, questions, landscape_questions)
+    count = POINTS if points is None else points
+    count = _announced(loaded, samples, count, work, limit, folder / runs.DECISIONS)
+    path = metrics.evaluate_path(loaded, questions, count, recalibrate_on=samples, folder=folder)
     record = path.record()
     if attack is not None:
         landscape = metrics.evaluate_path(
             loaded,
             landscape_questions,
-            points,
+            count,
             recalibrate_on=samples,
             ends="recalibrated",
             folder=folder,
@@ -73,15 +83,31 @@ def path_command(
         say_landscape(around)
 
 
-def _say_estimate(
-    curve: Curve,
-    samples: Data,
-    points: int,
-    questions: Mapping[str, Metric],
-    landscape: Mapping[str, Metric],
-) -> None:
-    """Say how long the path will take. Raises BadInput where the samples do not fit the network."""
+def _work(
+    samples: Data, questions: Mapping[str, Metric], landscape: Mapping[str, Metric]
+) -> list[Part]:
+    """Return the parts of the work at one point."""
+    return [
+        Part("BatchNorm", len(samples)),
+        *parts_of(questions),
+        together("landscape", parts_of(landscape)),
+    ]
+
+
+def _announced(
+    curve: Curve, samples: Data, points: int, work: list[Part], limit: TimeLimit, file: File
+) -> int:
+    """Return how many points are measured; say how long that takes.
+
+    Raises BadInput where the samples do not fit the network, or the time no three points.
+    """
     network = curve.export(0.0)
-    parts = [Part("BatchNorm", len(samples)), *parts_of(questions)]
-    parts.append(together("landscape", parts_of(landscape)))
-    say_estimate(network, samples, [part.times(points) for part in parts])
+    measured = pace_of(network, samples)
+    count = points
+    if limit.minutes is not None:
+        one = together("points", work)
+        count = limit.amount("points", measured, [], one, least=3, most=points, file=file)
+    note = limit.words("points", count, points)
+    parts = [part.times(count) for part in work]
+    say_estimate(network, samples, parts, measured=measured, note=note)
+    return count

@@ -11,8 +11,9 @@ from cyclopts import Parameter
 
 from isthmus import attacks, curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
-from isthmus.cli.estimate import Part, parts_of, say_estimate, together
+from isthmus.cli.estimate import Part, pace_of, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_foreign
+from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import (
     Budget,
     Clean,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from isthmus.attacks import PGD
+    from isthmus.cli.estimate import Pace
     from isthmus.curves import Route
     from isthmus.data import Data, Parts
     from isthmus.defenses import Repair, Selection
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
 BASELINES = 4
 """How many of the baselines train, each with as many gradients as the curve."""
+
+LEAST_STEPS, LEAST_POINTS = 10, 5
+"""What a repair is no repair below, however short the time."""
 
 Second = Literal["unlearned", "permuted", "fine-tuned", "perturbed", "averaged"]
 
@@ -183,6 +188,7 @@ class TrainingOptions:
 
     robust: RobustTraining = RobustTraining()
     budget: Budget = Budget()
+    limit: TimeLimit = TimeLimit()
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,7 @@ class _Options:
     def check(self, other: File | None) -> None:
         """Raise BadInput if options exclude each other, before anything is read."""
         self.point.check()
+        self.trained.limit.check("--steps", given=self.trained.budget.steps is not None)
         self.curve.check(other, self.trained.robust.loss)
         self.report.check()
 
@@ -206,6 +213,7 @@ class _Options:
             **vars(self.curve),
             **vars(self.point),
             **vars(self.trained.budget),
+            **vars(self.trained.limit),
             **vars(self.trained.robust),
             **self.report.identity(),
             **(vars(self.report.landscape) if landscape else {}),
@@ -272,9 +280,7 @@ def repair_command(
         **options.identity(landscape=inputs.attack is not None),
     }
     with runs.claimed(out, identity, resume=resume):
-        budget = training.settled(inputs.budget, inputs.networks[0], inputs.samples, out)
-        inputs = replace(inputs, budget=budget)
-        _say_estimate(inputs, options)
+        inputs, options = _within(inputs, options, out)
         found = _repaired(inputs, options, out)
         written = _reported(found, inputs, options, files, out)
         if runs.ranks().first:
@@ -348,27 +354,93 @@ def _read(files: list[File], model: ModelSpec, clean: str, options: _Options) ->
     return _Inputs(model.model, networks, hashes, samples, parts, budget, route, judge, attack)
 
 
-def _say_estimate(inputs: _Inputs, options: _Options) -> None:
-    """Say how long the whole repair takes: training, points of the path, the report."""
-    samples = inputs.samples
-    points = options.point.points
-    steps = inputs.budget.steps * inputs.budget.batch_size
-    cost = (inputs.route or curves.DEFAULT_ROUTE).cost or curves.DEFAULT_ROUTE.cost
-    training = Part("training", trained=steps * cost)
-    path = Part("choice of t", len(samples)).times(points)
-    questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
-    parts = [training, path, together("report", questions).times(points)]
-    if options.report.evaluation.trigger is not None:
+def _within(inputs: _Inputs, options: _Options, home: File) -> tuple[_Inputs, _Options]:
+    """Return inputs and options with what is decided by timing the network: precision, and points
+    and steps where a time is given; say how long the whole repair takes.
+    """
+    network, limit = inputs.networks[0], options.trained.limit
+    budget = training.settled(inputs.budget, network, inputs.samples, home)
+    measured = pace_of(network, inputs.samples, budget)
+    step = _step(inputs, options)
+    fixed, one_point = _beside(inputs, options)
+    points, steps = options.point.points, budget.steps
+    note = ""
+    if limit.minutes is not None:
+        points, steps = _allowed(limit, measured, step, (fixed, one_point), (points, steps), home)
+        note = limit.words("steps", steps, budget.steps) + f" and {points} points"
+    budget = budget.replace(steps=steps)
+    options = replace(options, point=replace(options.point, points=points))
+    measuring = [part.times(points) for part in one_point]
+    parts = [part.times(steps) for part in step] + fixed + measuring
+    say_estimate(network, inputs.samples, parts, training=budget, measured=measured, note=note)
+    return replace(inputs, budget=budget), options
+
+
+def _allowed(
+    limit: TimeLimit,
+    measured: Pace,
+    step: list[Part],
+    beside: tuple[list[Part], list[Part]],
+    most: tuple[int, int],
+    home: File,
+) -> tuple[int, int]:
+    """Return how many points and steps the time allows, up to `most` of each.
+
+    Measuring takes half the time at most; training has all that measuring leaves.
+    """
+    file = home / runs.DECISIONS
+    fixed, one_point = beside
+    each_step, each_point = together("step", step), together("point", one_point)
+    points = limit.amount(
+        "points",
+        measured,
+        fixed,
+        each_point,
+        share=0.5,
+        least=LEAST_POINTS,
+        most=most[0],
+        file=file,
+    )
+    fixed = [*fixed, each_point.times(points)]
+    steps = limit.amount(
+        "steps", measured, fixed, each_step, least=LEAST_STEPS, most=most[1], file=file
+    )
+    return points, steps
+
+
+def _step(inputs: _Inputs, options: _Options) -> list[Part]:
+    """Return the training, and that of the baselines, for a step of the budget.
+
+    Without a curve that is asked for, it is the unlearning, at all its rates.
+    """
+    batch = inputs.budget.batch_size
+    cost: float = (inputs.route or curves.DEFAULT_ROUTE).cost or curves.DEFAULT_ROUTE.cost
+    if inputs.route in (None, defenses.ALMOST) and len(inputs.networks) == 1:
+        maker = defenses.unlearned_copy(inputs.networks[0], inputs.parts.whole, inputs.budget)
+        cost = maker.gradients / inputs.budget.steps
+    parts = [Part("training", trained=batch * cost)]
+    if options.report.compare:
+        spent = BASELINES * curves.DEFAULT_ROUTE.cost
+        parts.append(Part("baselines", trained=batch * spent))
+    return parts
+
+
+def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]:
+    """Return what is measured once, and what is measured at every point of the path."""
+    samples, report = inputs.samples, options.report
+    fixed = []
+    if report.evaluation.trigger is not None:
         images = attacks.QueryReactivation.images
-        parts.append(Part("queries", 2 * options.report.queries * images))
+        fixed.append(Part("queries", 2 * report.queries * images))
+    questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
+    points = [Part("choice of t", len(samples)), together("report", questions)]
     if inputs.attack is not None:
         measured = samples if inputs.judge.evaluation is None else inputs.judge.evaluation
-        few = measured[: options.report.landscape.samples]
-        land = parts_of(metrics.landscape_metrics(few, inputs.attack))
-        parts.append(together("landscape", land).times(points))
-    if options.report.compare:
-        parts.append(replace(training, name="baselines").times(BASELINES))
-    say_estimate(inputs.networks[0], samples, parts, training=inputs.budget)
+        few = measured[: report.landscape.samples]
+        points.append(
+            together("landscape", parts_of(metrics.landscape_metrics(few, inputs.attack)))
+        )
+    return fixed, points
 
 
 def _baselines(found: Repair, tampered: nn.Module) -> dict[str, Defense]:

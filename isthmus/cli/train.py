@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from shutil import rmtree
+from typing import TYPE_CHECKING
+
 from isthmus import evidence, metrics, models, runs, training
 from isthmus.cli.checks import state_beside
+from isthmus.cli.estimate import Part, pace_of, say_estimate
 from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import (
     Budget,
     InputFile,
@@ -15,6 +20,14 @@ from isthmus.cli.options import (
 )
 from isthmus.cli.output import metadata, say
 
+if TYPE_CHECKING:
+    from pathlib import Path as File
+
+    from torch import nn
+
+    from isthmus.data import Data
+    from isthmus.training import Training
+
 
 def train_command(
     *,
@@ -24,6 +37,7 @@ def train_command(
     init: InputFile | None = None,
     robust: RobustTraining = RobustTraining(),
     budget: Budget = Budget(),
+    limit: TimeLimit = TimeLimit(),
     resume: bool = False,
 ) -> None:
     """Train a network and write it as a checkpoint.
@@ -35,7 +49,11 @@ def train_command(
     """
     import torch
 
+    limit.check("--steps", given=budget.steps is not None)
     state = state_beside(out, resume=resume)
+    home = _home(state)
+    if not resume:
+        rmtree(home, ignore_errors=True)
     samples = load_samples(data)
     loss = robust.objective(samples)
     fitted, held_out = robust.parts(samples, budget.seed)
@@ -43,11 +61,12 @@ def train_command(
     network = load_network(model, init) if init else models.model_factory(model.spec)()
     metrics.logits(network, samples[:1])  # refuses images and classes that do not fit the network
     scratch = training.Training(steps=800, lr=0.1, schedule=training.one_cycle, nesterov=True)
+    trained = _settled(budget.training(scratch), network, fitted, limit, home)
     history = training.fit(
         network,
         fitted,
         loss,
-        training=budget.training(scratch),
+        training=trained,
         after_step=robust.check(held_out),
         checkpoint=state,
     )
@@ -55,7 +74,33 @@ def train_command(
         origin = evidence.provenance(budget.seed, {"train": samples})
         models.save_checkpoint(network, out, metadata(origin))
         state.unlink(missing_ok=True)
+        rmtree(home, ignore_errors=True)
     say(
         f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss "
         f"{history.losses[-1]:.3f}"
     )
+
+
+def _settled(
+    trained: Training, network: nn.Module, samples: Data, limit: TimeLimit, home: File
+) -> Training:
+    """Return the training with its precision decided, and its steps where a time is given; say how
+    long it takes.
+    """
+    trained = training.settled(trained, network, samples, home)
+    network.to(runs.pick_device(trained.device))
+    measured = pace_of(network, samples, trained)
+    # an attacked or a second pass is a gradient of its own; cross-entropy takes one
+    step = Part("training", trained=trained.batch_size)
+    if limit.minutes is not None:
+        steps = limit.amount("steps", measured, [], step, file=home / runs.DECISIONS)
+        trained = trained.replace(steps=steps)
+    note = limit.words("steps", trained.steps)
+    parts = [step.times(trained.steps)]
+    say_estimate(network, samples, parts, training=trained, measured=measured, note=note)
+    return trained
+
+
+def _home(state: File) -> File:
+    """Return the hidden folder that remembers what a training decides, until it is done."""
+    return state.with_suffix(".run")

@@ -1,3 +1,5 @@
+from .decisions import DECISIONS as DECISIONS
+from .decisions import decided as decided
 from .devices import Precision as Precision
 from .devices import fast_precision as fast_precision
 from .devices import pick_device as pick_device

@@ -1,0 +1,159 @@
+"""`--minutes`: as much work as fits, decided once, by a pace that the tests set themselves."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.command_line import MODEL, isthmus, refused
+
+from isthmus import training
+from isthmus.cli import estimate
+from isthmus.cli.estimate import Pace, Part
+from isthmus.cli.minutes import TimeLimit
+from isthmus.types import BadInput
+
+CLEAN = ("--model", MODEL, "--clean", "digits:test#n=60")
+PACE = Pace(plain=2**-10, graded=2**-8, trained=2**-8)
+ONE = Part("step", plain=2, trained=3)
+FIXED = [Part("report", plain=1000)]
+
+
+@pytest.fixture
+def paced(monkeypatch):
+    """Return a function that sets how many seconds each pass of a batch takes from here on."""
+
+    def set_pace(seconds):
+        monkeypatch.setattr(estimate, "_seconds", lambda work: seconds)
+
+    return set_pace
+
+
+@pytest.mark.parametrize("minutes", [0.1, 0.5, 3.0, 10.0])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_the_amount_is_the_largest_that_fits(minutes, share):
+    amount = TimeLimit(minutes).amount("steps", PACE, FIXED, ONE, share=share)
+    beside = PACE.seconds(FIXED[0])
+    takes = (beside + n * PACE.seconds(ONE) for n in itertools.count())
+    fitting = itertools.takewhile(lambda seconds: seconds <= 60 * minutes * share, takes)
+    assert amount == len(list(fitting)) - 1 > 0
+    most = amount // 2
+    assert TimeLimit(minutes).amount("steps", PACE, FIXED, ONE, share=share, most=most) == most
+
+
+def test_the_time_that_is_asked_for_instead_suffices():
+    with pytest.raises(BadInput, match=r"in which 0 steps fit.*time for 500 or more") as refusal:
+        TimeLimit(0.01).amount("steps", PACE, FIXED, ONE, least=500)
+    minutes = float(str(refusal.value).rpartition("--minutes ")[2])
+    assert 500 <= TimeLimit(minutes).amount("steps", PACE, FIXED, ONE) < 1000
+
+
+def test_an_amount_is_decided_once(tmp_path):
+    file = tmp_path / "decisions.json"
+    first = TimeLimit(1.0).amount("steps", PACE, [], ONE, file=file)
+    slower = Pace(1.0, 1.0, 1.0)
+    assert TimeLimit(1.0).amount("steps", slower, [], ONE, file=file) == first
+    assert TimeLimit(1.0).amount("steps", slower, [], ONE) < first
+    assert TimeLimit(2.0).amount("steps", slower, [], ONE, file=file) == 24
+
+
+@pytest.mark.parametrize(
+    ("minutes", "steps", "message"),
+    [(-1.0, False, "a time above zero"), (0.0, False, "above zero"), (5.0, True, "one of them")],
+)
+def test_times_that_decide_nothing_are_refused(minutes, steps, message):
+    with pytest.raises(BadInput, match=message):
+        TimeLimit(minutes).check("--steps", given=steps)
+
+
+def test_a_training_in_minutes_is_one_of_that_many_steps_and_resumes(home, paced, monkeypatch):
+    start = ("train", "--model", MODEL, "--data", "bad.npz#n=100", "--batch-size", 20)
+    start = (*start, "--precision", "fp32")
+    paced(5.0)  # for a batch of 64: one of 20 takes 1.5625 s
+    whole = isthmus(*start, "--minutes", 0.2, "--out", "timed.safetensors", folder=home)
+    assert whole.returncode == 0, whole.stderr
+    assert "--minutes 0.2 allows 7 steps" in whole.stderr
+    by_steps = isthmus(*start, "--steps", 7, "--out", "stepped.safetensors", folder=home)
+    assert by_steps.returncode == 0, by_steps.stderr
+
+    cut = ("--minutes", 0.2, "--out", "cut_short.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", interrupted)
+        assert isthmus(*start, *cut, folder=home).returncode == 130
+    paced(50.0)
+    resumed = isthmus(*start, *cut, "--resume", folder=home)
+    assert resumed.returncode == 0, resumed.stderr
+    weights = [load_file(home / f"{n}.safetensors") for n in ("timed", "stepped", "cut_short")]
+    for name, value in weights[0].items():
+        assert all(torch.equal(value, other[name]) for other in weights[1:])
+    assert not list(home.glob(".*cut_short*"))
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_repair_in_minutes_takes_the_steps_and_points_that_fit(home, paced, tmp_path):
+    paced(0.05)
+    out = tmp_path / "repair"
+    options = ("--second", "permuted", "--precision", "fp32", "--points", 100)
+    options = (*options, "--minutes", 0.2, "--out", out)
+    done = isthmus("repair", "a.safetensors", *CLEAN, *options, folder=home)
+    assert done.returncode == 0, done.stderr
+    decided = json.loads((out / "decisions.json").read_text())
+    points, steps = decided["points in 0.2 minutes"], decided["steps in 0.2 minutes"]
+    assert f"--minutes 0.2 allows {steps:,} of" in done.stderr
+    record = json.loads((out / "report.json").read_text())
+    assert points < 100 and len(record["path"]["t"]) == points + 2  # and both ends
+    assert record["curve"]["steps"] == steps
+    again = isthmus("repair", "a.safetensors", *CLEAN, *options, "--resume", folder=home)
+    assert again.returncode == 0 and f"allows {steps:,} of" in again.stderr, again.stderr
+
+
+def test_a_comparison_in_minutes_shares_the_steps(home, paced, tmp_path):
+    paced(0.1)
+    options = ("--precision", "fp32", "--minutes", 1.0, "--out", tmp_path / "table")
+    done = isthmus("compare", "a.safetensors", *CLEAN, *options, folder=home)
+    assert done.returncode == 0, done.stderr
+    assert "--minutes 1 allows" in done.stderr
+
+
+def test_an_inspection_in_minutes_takes_fewer_steps(home, paced):
+    paced(0.1)
+    inspect = ("inspect", "a.safetensors", *CLEAN, "--minutes", 1.0)
+    done = isthmus(*inspect, folder=home)
+    assert done.returncode == 0, done.stderr
+    assert "--minutes 1 allows" in done.stderr
+
+
+def test_a_path_in_minutes_measures_fewer_points_and_resumes_with_them(straight, paced, tmp_path):
+    paced(6.0)
+    out = tmp_path / "path.json"
+    path = ("path", "straight.safetensors", *CLEAN, "--out", out)
+    done = isthmus(*path, "--minutes", 1.0, folder=straight)
+    assert done.returncode == 0, done.stderr
+    count = len(json.loads(out.read_text())["t"])
+    assert 3 <= count < 21 and f"--minutes 1 allows {count} of 21 points" in done.stderr
+    out.unlink()
+    paced(0.001)
+    again = isthmus(*path, "--minutes", 1.0, folder=straight)
+    assert again.returncode == 0 and len(json.loads(out.read_text())["t"]) == count
+
+
+def test_an_attack_in_minutes_takes_fewer_samples(home, paced, tmp_path):
+    paced(1.0)
+    options = ("--model", MODEL, "--data", "digits:test#n=60", "--eps", 0.05)
+    attack = ("attack", "a.safetensors", *options, "--minutes", 0.05, "--out", tmp_path / "x.npz")
+    done = isthmus(*attack, folder=home)
+    assert done.returncode == 0, done.stderr
+    assert "of 60 samples" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["repair", "compare"])
+def test_minutes_in_which_nothing_can_be_done_are_refused_with_the_way_out(command, home, paced):
+    paced(10.0)
+    options = (*CLEAN, "--precision", "fp32", "--minutes", 0.1, "--out", f"short_{command}")
+    assert "pass --minutes" in refused(home, command, "a.safetensors", *options)
+    both = refused(home, command, "a.safetensors", *options, "--steps", 20)
+    assert "--minutes and --steps" in both
