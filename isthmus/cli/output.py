@@ -51,12 +51,13 @@ def say_landscape(part: Landscape) -> None:
 
 
 def deliver(found: Repair, report: Report, out: File) -> None:
-    """Write the repaired network and the report into the folder; print the table and, last, the
-    verdict.
+    """Write the repaired network, its card and the report into the folder; print the table and,
+    last, the verdict.
     """
     repaired = out / "repaired.safetensors"
     models.save_checkpoint(found.model, repaired, metadata(report.provenance.record()))
     _, page = evidence.write_report(report, out)
+    card = evidence.write_card(report, out)
     for state in out.rglob("*.state"):
         state.unlink()
     say(evidence.text.table(report))
@@ -66,6 +67,6 @@ def deliver(found: Repair, report: Report, out: File) -> None:
         say_landscape(report.landscape)
     for line in evidence.text.woken(report):
         say(line)
-    say(f"wrote {repaired}, {page.with_suffix('.json')} and {page}")
+    say(f"wrote {repaired}, {card}, {page.with_suffix('.json')} and {page}")
     for line in evidence.text.verdict_lines(report):
         say(line)

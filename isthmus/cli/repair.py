@@ -257,10 +257,10 @@ def repair_command(
     perturbations (--second unlearned); if that costs too much accuracy, a curve to a permuted copy
     follows.
 
-    Writes OUT/repaired.safetensors, OUT/report.json and OUT/report.html. The curve is trained and
-    measured where the point is sought, at t in [--low, --high]; t = 0 is TAMPERED. The point is
-    chosen on clean samples held out from training (--tolerance), or is the given --t. --trigger and
-    --target are used by the report only, after the choice.
+    Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
+    The curve is trained and measured where the point is sought, at t in [--low, --high]; t = 0 is
+    TAMPERED. The point is chosen on clean samples held out from training (--tolerance), or is the
+    given --t. --trigger and --target are used by the report only, after the choice.
 
     :param tampered: The checkpoint to repair: .safetensors, or a .pt file of tensors.
     :param other: A second checkpoint of the same architecture.

@@ -145,7 +145,7 @@ def verdict_lines(report: Report) -> list[str]:
 
 
 # ── Markdown ──────────────────────────────────────────────────────────────────────────────────────
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
     return re.sub(r"([\\`*_\[\]|<>&#~])", r"\\\1", " ".join(text.split()))
 
@@ -157,9 +157,9 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
     """
     report = Report.read(report)
     parts = [
-        [f"# {_escape(report.title)}"],
-        [f"**{_escape(report.verdict)}**"],
-        [f"- {_escape(line.strip())}" for line in verdict_lines(report)[1:]],
+        [f"# {escaped(report.title)}"],
+        [f"**{escaped(report.verdict)}**"],
+        [f"- {escaped(line.strip())}" for line in verdict_lines(report)[1:]],
         _warning(report),
         _markdown_table(report),
         ["Intervals are at 95 %."],
@@ -174,27 +174,27 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
 def _warning(report: Report) -> list[str]:
     if report.choice.confident:
         return []
-    reason = _escape(sentence(report.choice.reason))
+    reason = escaped(sentence(report.choice.reason))
     return [f"> The samples do not support this choice of t. {reason}"]
 
 
 def _markdown_table(report: Report) -> list[str]:
     names = compared(report)
-    heads = ("Network", *(label(_escape(name)) for name in names), "Steps, time")
+    heads = ("Network", *(label(escaped(name)) for name in names), "Steps, time")
     rows = []
     for row in table_rows(report):
-        settings = f" ({_escape(row.settings)})" if row.settings else ""
+        settings = f" ({escaped(row.settings)})" if row.settings else ""
         values = [in_line(row.measures.get(name)) for name in names]
-        cells = [_escape(capital(row.name)) + settings, *values]
+        cells = [escaped(capital(row.name)) + settings, *values]
         rows.append([*cells, ", ".join(_effort(row))])
     return markdown_table(heads, rows, numbers=True)
 
 
 def _chosen(report: Report) -> str:
     choice = report.choice
-    shares = [f"{percent(share)} {_escape(name)}" for name, share in ingredients(report) if share]
-    where = f"Chosen: t = {choice.t:.4g} ({', '.join(shares)}), by {_escape(choice.rule)}:"
-    return f"{where} {_escape(choice.reason.rstrip('.'))}."
+    shares = [f"{percent(share)} {escaped(name)}" for name, share in ingredients(report) if share]
+    where = f"Chosen: t = {choice.t:.4g} ({', '.join(shares)}), by {escaped(choice.rule)}:"
+    return f"{where} {escaped(choice.reason.rstrip('.'))}."
 
 
 def woken(report: Report) -> list[str]:
@@ -213,4 +213,4 @@ def woken(report: Report) -> list[str]:
 def _limits(report: Report) -> list[list[str]]:
     if not report.limits:
         return []
-    return [["What this does not prove:"], [f"- {_escape(limit)}" for limit in report.limits]]
+    return [["What this does not prove:"], [f"- {escaped(limit)}" for limit in report.limits]]

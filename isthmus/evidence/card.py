@@ -1,0 +1,94 @@
+"""The model card of a repaired network: Markdown under YAML front matter, as model hubs read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from isthmus.evidence.record import Provenance, Report
+from isthmus.evidence.tables import markdown_table
+from isthmus.evidence.text import escaped, to_markdown
+from isthmus.evidence.words import _SPACE, duration
+from isthmus.runs.files import write_text
+
+CARD = "README.md"
+"""The name under which model hubs look for a card."""
+
+
+def to_card(report: Report | Mapping[str, Any]) -> str:
+    """Return the card of the network that a report is about: verdict, before and after with
+    intervals, limits, data, how it was made.
+
+    What users named is text in it, whatever it contains. Raises BadInput where the record is no
+    report.
+    """
+    report = Report.read(report)
+    network = report.provenance.network
+    source = report.provenance.checkpoint
+    text = (
+        _environment()
+        .get_template("card.md")
+        .render(
+            report=report,
+            tags=["isthmus", "model-repair"],
+            architecture=network.architecture if network else None,
+            source=source.sha256 if source else None,
+            body=to_markdown(report).rstrip(),
+            data=_data(report.provenance),
+            made=list(_made(report)),
+        )
+    )
+    return f"{text.replace(_SPACE, ' ').rstrip()}\n"
+
+
+def write_card(report: Report | Mapping[str, Any], folder: Path | str) -> Path:
+    """Write the card as README.md into the folder and return its path; it is whole or not there.
+
+    Raises BadInput where the record is no report or the folder cannot be written.
+    """
+    return write_text(Path(folder) / CARD, to_card(report))
+
+
+def _environment() -> Environment:
+    """Return what renders Markdown, in which HTML needs no escape beyond `escaped`."""
+    return Environment(
+        loader=PackageLoader("isthmus.evidence", "templates"),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _data(origin: Provenance) -> list[str]:
+    rows = [
+        (escaped(name), f"{samples.n:,}", str(samples.classes), f"`{samples.sha256}`")
+        for name, samples in origin.data.items()
+    ]
+    return markdown_table(("Samples", "Number", "Classes", "SHA-256"), rows)
+
+
+def _made(report: Report) -> Iterator[str]:
+    """Yield how the network came about, as Markdown."""
+    origin, curve = report.provenance, report.curve
+    if origin.network:
+        kind = escaped(origin.network.architecture)
+        yield f"Network: {kind}, {origin.network.parameters:,} parameters."
+    if origin.checkpoint:
+        name, digest = escaped(origin.checkpoint.path), origin.checkpoint.sha256
+        yield f"Repaired from: {name}, SHA-256 `{digest}`."
+    if origin.other:
+        yield f"Second endpoint of the path: {escaped(origin.other.kind)}."
+    yield f"Path: {escaped(curve.kind)}, {curve.bends} bends, {curve.steps:,} steps of training."
+    for training in report.trainings:
+        yield (
+            f"Training, {escaped(training.name)}: {training.steps:,} steps, learning rate "
+            f"{training.lr:.3g}, batches of {training.batch_size}, {escaped(training.precision)}."
+        )
+    version = escaped(origin.isthmus)
+    yield f"Time: {duration(origin.seconds)}; seed {origin.seed}; isthmus {version}."
+    if origin.command:
+        yield f"Command: {escaped(origin.command)}"

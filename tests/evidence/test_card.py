@@ -1,0 +1,57 @@
+"""The model card: front matter that YAML reads, figures of the report, hostile names as text."""
+
+import re
+
+import pytest
+import yaml
+from support.records import HOSTILE, example, hostile, variant
+
+from isthmus.evidence.card import to_card, write_card
+from isthmus.evidence.record import Report
+from isthmus.evidence.text import to_markdown
+from isthmus.types import BadInput
+
+ABSENT = {"trigger": False, "evaluation": False, "baselines": False, "confident": False}
+
+
+def front(card):
+    """Return the front matter and what follows it."""
+    _, matter, text = re.split(r"^---$", card, maxsplit=2, flags=re.MULTILINE)
+    return yaml.safe_load(matter), text
+
+
+@pytest.mark.parametrize("parts", [{}, ABSENT], ids=["full", "without parts"])
+def test_a_card_holds_what_the_report_says(parts):
+    report = Report.read(variant(example(), **parts))
+    matter, text = front(to_card(report))
+    assert matter["isthmus"] == report.provenance.isthmus
+    assert matter["checkpoint_sha256"] == (
+        report.provenance.checkpoint.sha256 if report.provenance.checkpoint else None
+    )
+    assert to_markdown(report).strip() in text
+    for samples in report.provenance.data.values():
+        assert f"`{samples.sha256}`" in text and f"{samples.n:,}" in text
+    assert all(heading in text for heading in ("## Data", "## How it was made"))
+    assert not re.search(r"\bNone\b|\u202f|\xa0", text)
+
+
+def test_hostile_names_are_text():
+    record = hostile(example())
+    record["provenance"]["network"] = {"architecture": f"{HOSTILE}\n---\n", "parameters": 3}
+    matter, text = front(to_card(record))
+    assert matter["architecture"] == f"{HOSTILE}\n---\n"
+    assert set(matter) == {
+        "tags",
+        "pipeline_tag",
+        "architecture",
+        "checkpoint_sha256",
+        "isthmus",
+    }
+    assert not re.search(r"(?<!\\)(<|\]\()", text)
+
+
+def test_a_card_is_written_beside_the_network(tmp_path):
+    file = write_card(example(), tmp_path)
+    assert file == tmp_path / "README.md" and file.read_text() == to_card(example())
+    with pytest.raises(BadInput):
+        write_card({"schema": "none"}, tmp_path)
