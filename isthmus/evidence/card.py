@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from isthmus.evidence.page import environment
 from isthmus.evidence.record import Provenance, Report
 from isthmus.evidence.tables import markdown_table
 from isthmus.evidence.text import escaped, to_markdown
@@ -29,7 +28,8 @@ def to_card(report: Report | Mapping[str, Any]) -> str:
     network = report.provenance.network
     source = report.provenance.checkpoint
     text = (
-        _environment()
+        environment()
+        .overlay(autoescape=False)  # Markdown, which `escaped` and `to_markdown` keep plain
         .get_template("card.md")
         .render(
             report=report,
@@ -50,17 +50,6 @@ def write_card(report: Report | Mapping[str, Any], folder: Path | str) -> Path:
     Raises BadInput where the record is no report or the folder cannot be written.
     """
     return write_text(Path(folder) / CARD, to_card(report))
-
-
-def _environment() -> Environment:
-    """Return what renders Markdown, in which HTML needs no escape beyond `escaped`."""
-    return Environment(
-        loader=PackageLoader("isthmus.evidence", "templates"),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _data(origin: Provenance) -> list[str]:
