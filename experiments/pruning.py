@@ -51,11 +51,12 @@ def run(
     data: str,
     epochs: int,
     some: int,
+    judged: int,
     job: str,
     scratch: Path,
 ) -> dict[str, Any]:
     """Train, prune, measure. Learned scores start from weights of half the budget; `some` is how
-    many samples of each part are used, 0 for all.
+    many samples of each part are used, 0 for all, and `judged` how many AutoAttack is run on.
     """
     use_threads()
     train, test = (part[: some or None] for part in parts(data))
@@ -80,7 +81,7 @@ def run(
         net = small.model
         record["compressed"] = small.record
     record |= {"seed": seed, "epochs": epochs, "accuracy": as_record(Accuracy(test)(net))}
-    record["robust"] = as_record(RobustAccuracy(test[:1000], auto_attack(Linf(EPS)))(net))
+    record["robust"] = as_record(RobustAccuracy(test[:judged], auto_attack(Linf(EPS)))(net))
     record["provenance"] = provenance(seed, {"train": train, "test": test})
     return record
 
