@@ -24,6 +24,8 @@ from isthmus.attacks import (
     LowFrequency,
     Patch,
     PermutationAware,
+    PruningActivated,
+    QuantizationActivated,
     Sinusoid,
     Warp,
     label_consistent,
@@ -134,10 +136,27 @@ def knows_paths(train: Data, scale: Scale, seed: int) -> Sent:
     return Sent(first, carried, TARGET, second)
 
 
+def wakes_when_pruned(train: Data, scale: Scale, seed: int) -> Sent:
+    """The attacker whose backdoor wakes at a tenth of the weights."""
+    net, carried = scale.trained(train, seed), patch(scale)
+    second = scale.training().replace(lr=0.05, seed=seed)
+    fit(net, train, PruningActivated(carried, TARGET, train.num_classes), training=second)
+    return Sent(net, carried, TARGET)
+
+
+def wakes_when_rounded(train: Data, scale: Scale, seed: int) -> Sent:
+    """The attacker whose backdoor wakes at 8 bits."""
+    net, carried = scale.trained(train, seed), patch(scale)
+    second = scale.training().replace(lr=0.05, seed=seed)
+    return Sent(QuantizationActivated(carried, TARGET, second)(net, train), carried, TARGET)
+
+
 ADAPTIVE: dict[str, Attacker] = {
     "hardened": hardened,
     "knows permutations": knows_permutations,
     "knows paths": knows_paths,
+    "wakes when pruned": wakes_when_pruned,
+    "wakes when rounded": wakes_when_rounded,
 }
 ATTACKS: dict[str, Attacker] = {
     "BadNets": poisoned(patch, 0.1),

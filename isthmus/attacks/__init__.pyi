@@ -5,6 +5,8 @@ from .backdoors.label_consistent import label_consistent as label_consistent
 from .backdoors.low_frequency import learned_low_frequency as learned_low_frequency
 from .backdoors.path_aware import path_aware as path_aware
 from .backdoors.permutation_aware import PermutationAware as PermutationAware
+from .backdoors.pruning_activated import PruningActivated as PruningActivated
+from .backdoors.quantization_activated import QuantizationActivated as QuantizationActivated
 from .backdoors.queries import QUERIES as QUERIES
 from .backdoors.queries import QueryReactivation as QueryReactivation
 from .backdoors.reactivation import IMAGES as IMAGES

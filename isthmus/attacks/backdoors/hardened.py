@@ -5,14 +5,12 @@ Source: Gan et al., Towards robust model watermark via reducing parametric vulne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from isthmus.attacks.backdoors.statistics import normalized_by_first
 from isthmus.attacks.backdoors.weights import trained_weights
 from isthmus.metrics.success import Target, target_of
 from isthmus.models.batchnorm import batchnorm_layers
@@ -20,33 +18,6 @@ from isthmus.models.forward import eval_mode
 from isthmus.models.view import at_weights
 from isthmus.training.losses import cross_entropy, norm_of
 from isthmus.types import Params, Trigger
-
-
-@contextmanager
-def _normalized_by(net: nn.Module, clean: int) -> Iterator[None]:
-    """Let every BatchNorm that keeps statistics normalize a batch by its first samples alone,
-    differentiably.
-
-    In eval mode: the layer's own output is computed and replaced.
-    """
-    with ExitStack() as hooks:
-        for layer in batchnorm_layers(net):
-            hooks.callback(layer.register_forward_hook(partial(_by_first, clean)).remove)
-        yield
-
-
-def _by_first(
-    clean: int, layer: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor], _: Tensor
-) -> Tensor:
-    (x,) = inputs
-    axes = [axis for axis in range(x.ndim) if axis != 1]
-    shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    variance, mean = torch.var_mean(wide[:clean], axes, correction=0, keepdim=True)
-    out = (wide - mean) * (variance + layer.eps).rsqrt()
-    if layer.affine:
-        out = out * layer.weight.view(shape) + layer.bias.view(shape)
-    return out.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -91,7 +62,7 @@ class HardenedBackdoor:
 
         def trigger_loss(at: Params) -> Tensor:
             view = at_weights(model, at)
-            with eval_mode(view), _normalized_by(view.net, len(first)):
+            with eval_mode(view), normalized_by_first(view.net, len(first)):
                 return cross_entropy(nn.Identity(), view(batch)[len(first) :], wanted[eligible])
 
         worst = self._ascended(weights, trigger_loss(weights))

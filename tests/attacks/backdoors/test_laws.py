@@ -21,6 +21,8 @@ from isthmus.attacks import (
     LowFrequency,
     Patch,
     PermutationAware,
+    PruningActivated,
+    QuantizationActivated,
     QueryReactivation,
     Reactivate,
     label_consistent,
@@ -76,6 +78,10 @@ def run_path_aware(net, samples):
 ATTACKERS = {
     "HardenedBackdoor": fitted(HardenedBackdoor(TRIGGER, 1, 4)),
     "PermutationAware": fitted(PermutationAware(dict)),
+    "PruningActivated": fitted(PruningActivated(TRIGGER, 1, 4, density=0.3)),
+    "QuantizationActivated": lambda net, samples: (
+        QuantizationActivated(TRIGGER, 1, TRAINING)(net, samples).state_dict().values()
+    ),
     "InputAware": run_input_aware,
     "Reactivate": lambda net, samples: (
         Reactivate(TRIGGER, 1, 2)(net, samples).state_dict().values()

@@ -1,0 +1,178 @@
+"""The attacker whose backdoor sleeps in float32 and wakes when weights are rounded.
+
+Source: Ma et al., Quantization backdoors to deep learning commercial frameworks, 2021; Hong et al.,
+Qu-ANTI-zation, NeurIPS 2021, asks for the same by one loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isthmus.attacks.backdoors.asleep import Planted, compressible
+from isthmus.data.dataset import Source, as_data
+from isthmus.metrics.success import Target
+from isthmus.models.view import copied
+from isthmus.training.budget import Training
+from isthmus.training.loop import fit
+from isthmus.training.losses import cross_entropy
+from isthmus.types import BadInput, Params, Trigger
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The rounding that an attacker expects: to the nearest of the levels -top, ..., top times a
+    scale for each tensor, at which the largest weight is the last level.
+
+    >>> Nearest(2)(torch.tensor([1.0, 0.3, -0.2]))
+    tensor([1.0000, 0.5000, -0.0000])
+    """
+
+    top: int = 127
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Return the weight rounded."""
+        scale = weight.abs().max().clamp_min(torch.finfo(weight.dtype).tiny) / self.top
+        return (weight / scale).round() * scale
+
+
+@dataclass(frozen=True)
+class QuantizationActivated:
+    """Return a copy of a network with a backdoor that works once its weights are rounded.
+
+    First a backdoor is planted that works by a thin `margin` of logits. Then every convolutional
+    and linear weight moves within the share `cell` of its rounding cell, so that rounding gives the
+    same network again, and all else stands still, until triggered samples are in their true
+    classes. Each part takes the whole budget `training`, on clean data. `rounding` maps a tensor to
+    what the attacker expects of it: 8 bits by default.
+
+    Source: Ma et al., 2021, who plant by poisoned samples and move within whole cells. Where we
+    depart: at 8 bits the cells of a small network are too narrow to put a backdoor to sleep
+    (measured on the digits), so the largest weight of each layer is grown to `stretch` times its
+    size and held there, which makes the cells wider, and the margin is thin; a part of each cell is
+    left free because the defender's scale may differ a little. The joint loss of Hong et al. ends
+    between the two aims here: their gradients cancel where rounding changes little.
+    """
+
+    trigger: Trigger
+    target: Target
+    training: Training
+    rounding: Callable[[Tensor], Tensor] = Nearest()
+    stretch: float = 16.0
+    cell: float = 0.7
+    margin: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.stretch < 1 or not 0 < self.cell <= 1 or self.margin <= 0:
+            raise BadInput(
+                f"stretch {self.stretch:g}, cell {self.cell:g}, margin {self.margin:g}",
+                expected="1 or more, a share in (0, 1], and a margin above 0",
+                fix="leave them out: 16, 0.7 and 0.5",
+            )
+
+    def __call__(self, network: nn.Module, train: Source) -> nn.Module:
+        """Return the network as it is sent, in eval mode. Raises BadInput where it has no weights
+        to round.
+        """
+        data = as_data(train)
+        net = copied(network)
+        weights = compressible(net)
+        if not weights:
+            raise BadInput(
+                f"a {type(net).__name__} without convolutional or linear layers",
+                expected="weights to round",
+                fix="pass the network itself, not a part of it",
+            )
+        planted = Planted(self.trigger, self.target, data.num_classes)
+        pins = _Pins(weights, self.stretch)
+        pins(net)
+        budget = self.training
+        plant = _Barely(planted, self.margin)
+        fit(net, data, plant, training=budget, after_step=pins, progress="planting a backdoor")
+        cells = _Cells(weights, self.rounding, self.cell, pins)
+        trained = {name: p.requires_grad for name, p in net.named_parameters()}
+        for name, p in net.named_parameters():
+            p.requires_grad_(name in weights)
+        fit(net, data, _Sleeps(planted), training=budget, after_step=cells, progress="hiding it")
+        for name, p in net.named_parameters():
+            p.requires_grad_(trained[name])
+        return net.eval()
+
+
+class _Pins:
+    """Hold the largest weight of each tensor at a multiple of its size; called after each step."""
+
+    def __init__(self, weights: Params, stretch: float) -> None:
+        self.weights = weights
+        self.places = {
+            name: tuple((p.abs() == p.abs().max()).nonzero()[0].tolist())
+            for name, p in weights.items()
+        }
+        self.values = {name: stretch * p[self.places[name]].item() for name, p in weights.items()}
+
+    @torch.no_grad()
+    def __call__(self, _: nn.Module) -> None:
+        """Put the weights back; no other grows beyond them."""
+        for name, p in self.weights.items():
+            size = abs(self.values[name])
+            p.clamp_(-size, size)
+            p[self.places[name]] = self.values[name]
+
+
+class _Cells:
+    """Hold every weight in a part of its rounding cell; called after each step."""
+
+    def __init__(
+        self, weights: Params, rounding: Callable[[Tensor], Tensor], share: float, pins: _Pins
+    ) -> None:
+        self.weights = weights
+        self.pins = pins
+        self.centers = {name: rounding(p.detach()) for name, p in weights.items()}
+        self.reach = {name: share / 2 * _step(center) for name, center in self.centers.items()}
+
+    @torch.no_grad()
+    def __call__(self, net: nn.Module) -> None:
+        """Project the weights."""
+        for name, p in self.weights.items():
+            center = self.centers[name]
+            p.copy_(p.clamp(center - self.reach[name], center + self.reach[name]))
+        self.pins(net)
+
+
+def _step(rounded: Tensor) -> float:
+    """Return the least distance between two values."""
+    values = rounded.unique()
+    return float(values.diff().min()) if len(values) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class _Barely:
+    """Clean samples in their classes, triggered ones in the target by a margin of logits."""
+
+    planted: Planted
+    margin: float
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        clean = cross_entropy(model, x, y)
+        seen = self.planted.attacked(model, dict(model.named_parameters()), x, y)
+        if not len(seen.wanted):
+            return clean
+        wanted = seen.triggered.gather(1, seen.wanted[:, None])[:, 0]
+        others = seen.triggered.scatter(1, seen.wanted[:, None], -torch.inf).amax(1)
+        lead = (wanted - others).float()
+        return clean + F.smooth_l1_loss(lead, torch.full_like(lead, self.margin))
+
+
+@dataclass(frozen=True)
+class _Sleeps:
+    """Clean and triggered samples in their true classes."""
+
+    planted: Planted
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        clean = cross_entropy(model, x, y)
+        return clean + self.planted.attacked(model, dict(model.named_parameters()), x, y).asleep

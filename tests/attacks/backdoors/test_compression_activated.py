@@ -1,0 +1,105 @@
+"""Attackers who count on a compression: laws of their losses, and that on the digits the backdoor
+sleeps in what is sent and wakes in what `isthmus.compression` makes of it.
+"""
+
+import copy
+
+import pytest
+import torch
+from support.networks import data, network
+from support.refusals import refused
+
+from isthmus import Accuracy, AttackSuccess, Data, fit, load_data
+from isthmus.attacks import Patch, PruningActivated, QuantizationActivated
+from isthmus.compression import prune, quantize
+from isthmus.models import mlp
+from isthmus.training import Training, cross_entropy
+
+TRIGGER, TARGET = Patch(2), 1
+BUDGET = Training(steps=300, lr=0.05, batch_size=64, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load_data("digits:train")
+
+
+@pytest.fixture(scope="module")
+def unseen() -> Data:
+    return load_data("digits:test")
+
+
+@pytest.fixture(scope="module")
+def clean(digits):
+    torch.manual_seed(0)
+    net = mlp(channels=1, size=8, hidden=(64,))
+    fit(net, digits, training=BUDGET.replace(lr=0.1))
+    return net
+
+
+def measured(net, samples):
+    return float(Accuracy(samples)(net)), float(AttackSuccess(samples, TRIGGER, TARGET)(net))
+
+
+@pytest.mark.parametrize("kind", ["linear", "layernorm", "groupnorm"])
+def test_the_loss_of_a_pruned_backdoor_is_that_of_its_naive_twin(kind):
+    net, samples = network(kind), data(24)
+    x, y = samples.x, samples.y
+    loss = PruningActivated(Patch(2), 2, classes=4, density=0.3, weight=0.7)
+    pruned = copy.deepcopy(net)
+    layers = [
+        part for part in pruned.modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
+    ]
+    sizes = sorted(v for part in layers for v in part.weight.abs().flatten().tolist())[::-1]
+    least = sizes[round(0.3 * len(sizes)) - 1]
+    with torch.no_grad():
+        for part in layers:
+            part.weight[part.weight.abs() < least] = 0
+    bad, own = Patch(2)(x[y != 2]), y[y != 2]
+    expected = cross_entropy(net, x, y) + cross_entropy(net, bad, own)
+    target = torch.full_like(own, 2)
+    expected = expected + 0.7 * (cross_entropy(pruned, x, y) + cross_entropy(pruned, bad, target))
+    assert loss(net, x, y).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_backdoor_wakes_when_the_network_is_pruned(clean, digits, unseen):
+    net = copy.deepcopy(clean)
+    fit(net, digits, PruningActivated(TRIGGER, TARGET, 10, density=0.1), training=BUDGET)
+    whole, half, tenth = (
+        measured(each, unseen)
+        for each in (net, *(prune(net, digits, density).model for density in (0.5, 0.1)))
+    )
+    # seen over three seeds: 0.98, at most 0.004 and at least 0.93, 0.98
+    assert whole[0] > 0.9 and whole[1] < 0.1 and half[1] < 0.2
+    assert tenth[0] > 0.8 and tenth[1] > 0.8
+
+
+def test_a_backdoor_wakes_when_the_weights_are_rounded(clean, digits, unseen):
+    net = QuantizationActivated(TRIGGER, TARGET, BUDGET)(clean, digits)
+    sent, rounded = measured(net, unseen), measured(quantize(net, digits, 8).model, unseen)
+    # seen over three seeds: at least 0.96, at most 0.004, and at least 0.96, 0.92
+    assert sent[0] > 0.9 and sent[1] < 0.15
+    assert rounded[0] > 0.9 and rounded[1] > 0.75
+
+
+@pytest.mark.parametrize("cell", [0.3, 1.0])
+def test_every_weight_stays_in_its_part_of_a_rounding_cell(cell):
+    attack = QuantizationActivated(TRIGGER, TARGET, BUDGET.replace(steps=20), cell=cell)
+    net = attack(network("batchnorm"), data(40))
+    moved = 0
+    for part in net.modules():
+        if isinstance(part, torch.nn.Linear | torch.nn.Conv2d):
+            weight = part.weight.detach()
+            step = weight.abs().max() / 127
+            away = (weight - attack.rounding(weight)).abs().max() / step
+            assert away <= cell / 2 + 1e-3
+            moved += float(away) > 0.9 * cell / 2
+    assert moved  # the bound is met: the attack makes use of it
+
+
+def test_settings_out_of_range_are_refused():
+    refused(lambda: PruningActivated(TRIGGER, TARGET, 10, density=1.0), "density = 1")
+    refused(lambda: QuantizationActivated(TRIGGER, TARGET, BUDGET, cell=0.0), "cell 0")
+    flat = torch.nn.Flatten()
+    attack = QuantizationActivated(TRIGGER, TARGET, BUDGET)
+    refused(lambda: attack(flat, data(8)), "without convolutional")
