@@ -15,6 +15,7 @@ from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
 from isthmus.cli.output import say
+from isthmus.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from isthmus.data import Data
     from isthmus.defenses import Inverted, Outlook, References
+    from isthmus.defenses.inspection.inspect import Inspection
+    from isthmus.types import Defense
 
 
 LEAST_STEPS = 20
@@ -58,6 +61,7 @@ def inspect_command(
     model: ModelSpec,
     clean: Clean,
     references: InputFile | None = None,
+    compressed: bool = False,
     search: SearchOptions = SearchOptions(),
     out: NewFile | None = None,
     fail_on: Literal["suspicious", "doubt"] | None = None,
@@ -68,25 +72,36 @@ def inspect_command(
     Also says which class the trigger leads to, and at what false-alarm rate: the rate among clean
     networks that were searched alike (docs/inspection.md). Without such references nothing is
     claimed, and the first line says so before the search. With --fail-on the exit status is 1 where
-    the decision is the one named.
+    the decision is the one named, of the network or of a compressed one.
 
     :param checkpoint: The network to inspect.
     :param references: What clean networks gave (isthmus references); by default the references that
         come with isthmus.
+    :param compressed: Search the network pruned by 90 % and rounded to 8 and 4 bits as well: a
+        backdoor may sleep until then. Each takes as long as the network itself.
     :param out: A new file for the record (.json); records of clean networks make references.
     :param fail_on: suspicious, or doubt for all but "not suspicious".
     """
     search.limit.check("--steps", given=search.steps is not None)
     with pipeline.words():
-        record = _inspected(checkpoint, model, clean, references, search, out=out)
+        record = _inspected(
+            checkpoint, model, clean, references, search, compressed=compressed, out=out
+        )
     gate = None
     if fail_on is not None:
         refused = {"suspicious"} if fail_on == "suspicious" else {"suspicious", "cannot tell"}
-        passed = record["decision"] not in refused
-        gate = Check(
-            f"no decision of {fail_on}", passed, f"{record['decision']}: {record['reason']}"
-        )
+        worst = _against(record, refused)
+        reason = f"{worst['decision']}: {worst['reason']}"
+        gate = Check(f"no decision of {fail_on}", worst["decision"] not in refused, reason)
     pipeline.deliver("inspect", record, gate)
+
+
+def _against(record: dict[str, Any], refused: set[str]) -> dict[str, Any]:
+    """Return the first decision that a gate refuses, of the network or of a compressed one; that of
+    the network where there is none.
+    """
+    decided = [record, *record.get("compressed", {}).values()]
+    return next((part for part in decided if part.get("decision") in refused), record)
 
 
 def _inspected(
@@ -96,6 +111,7 @@ def _inspected(
     references: File | None,
     options: SearchOptions,
     *,
+    compressed: bool,
     out: File | None,
 ) -> dict[str, Any]:
     """Inspect, say what came of it, and return the record."""
@@ -103,28 +119,63 @@ def _inspected(
     network = load_network(model, checkpoint)
     metrics.check_above_chance(network, samples)
     known = defenses.read_references(references)[0] if references else None
-    search = _announced(network, samples, known, options)
+    searches = 1 + len(evidence.compressions()) if compressed else 1
+    search = _announced(network, samples, known, options, searches)
     inspection = defenses.inspect(network, samples, clean=known, **search)
-    fields = ("decision", "reason", "p", "suspect")
-    record: dict[str, Any] = {name: getattr(inspection, name) for name in fields}
-    record["statistics"] = dict(inspection.statistics)
-    record["settings"] = dict(inspection.settings)
+    record = _record(inspection)
     record["parameters"] = defenses.parameters_of(network)
-    record["triggers"] = [trigger.record() for trigger in inspection.found]
+    if compressed:
+        record["compressed"] = {
+            name: _after(compress, network, samples, known, search)
+            for name, compress in evidence.compressions().items()
+        }
     origin = evidence.provenance(options.seed, {"clean": samples})
     record["provenance"] = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
     if out:
         runs.write_json(out, record)
     say(_table(inspection.found, samples.classes))  # type: ignore[arg-type]
     say(f"{inspection.decision}: {inspection.reason}")
+    for name, part in record.get("compressed", {}).items():
+        outcome = part.get("refused") or f"{part['decision']}: {part['reason']}"
+        say(f"after {name}: {outcome}")
     return record
 
 
-def _announced(
-    network: nn.Module, samples: Data, known: References | None, options: SearchOptions
+def _record(inspection: Inspection) -> dict[str, Any]:
+    """Return what an inspection says, as plain JSON."""
+    fields = ("decision", "reason", "p", "suspect")
+    record: dict[str, Any] = {name: getattr(inspection, name) for name in fields}
+    record["statistics"] = dict(inspection.statistics)
+    record["settings"] = dict(inspection.settings)
+    record["triggers"] = [trigger.record() for trigger in inspection.found]
+    return record
+
+
+def _after(
+    compress: Defense,
+    network: nn.Module,
+    samples: Data,
+    known: References | None,
+    search: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return how triggers are searched for, with as many steps as the time allows; say what the
-    inspection will be able to say, and how long it takes.
+    """Return what is said of the compressed network, or why it cannot be inspected."""
+    try:
+        small = compress(network, samples)
+        metrics.check_above_chance(small, samples)
+        return _record(defenses.inspect(small, samples, clean=known, **search))
+    except BadInput as refusal:
+        return {"refused": str(refusal)}
+
+
+def _announced(
+    network: nn.Module,
+    samples: Data,
+    known: References | None,
+    options: SearchOptions,
+    searches: int,
+) -> dict[str, Any]:
+    """Return how triggers are searched for, with as many steps as the time allows for this number
+    of searches; say what the inspection will be able to say, and how long it takes.
     """
     search, limit = options.search(), options.limit
     measured = pace_of(network, samples)
@@ -133,14 +184,14 @@ def _announced(
     if limit.minutes is not None:
         single = defenses.outlook(network, samples, clean=known, **search, steps=1)
         most = outlook.gradients // single.gradients
-        one = Part("search", 0, single.gradients)
+        one = Part("search", 0, searches * single.gradients)
         steps = limit.amount("steps", measured, [], one, least=LEAST_STEPS, most=most)
         note = limit.words("steps", steps, most)
         if steps < most:  # otherwise the search stays that of the references
             search["steps"] = steps
             outlook = defenses.outlook(network, samples, clean=known, **search)
     _say_outlook(outlook)
-    parts = [Part("search", 0, outlook.gradients)]
+    parts = [Part("search", 0, searches * outlook.gradients)]
     say_estimate(network, samples, parts, measured=measured, note=note)
     return search
 

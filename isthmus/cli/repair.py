@@ -433,6 +433,8 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
         images = attacks.QueryReactivation.images
         fixed.append(Part("queries", 2 * report.queries * images))
     questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
+    small = 2 * len(evidence.compressions())  # of the network as received and of the repaired one
+    fixed.append(together("compression", questions).times(small))
     points = [Part("choice of t", len(samples)), together("report", questions)]
     if inputs.attack is not None:
         measured = samples if inputs.judge.evaluation is None else inputs.judge.evaluation

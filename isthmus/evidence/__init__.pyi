@@ -7,6 +7,7 @@ from .card import to_card as to_card
 from .card import write_card as write_card
 from .certificate_record import Certificates as Certificates
 from .certificate_report import certificates as certificates
+from .compressing import compressions as compressions
 from .compression_record import Compression as Compression
 from .compression_report import compression as compression
 from .detection_record import Detection as Detection

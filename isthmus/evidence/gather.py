@@ -21,6 +21,7 @@ from isthmus.defenses.curve_repair.repair import Repair
 from isthmus.defenses.inspection.inspect import Inspection
 from isthmus.evidence.answers import changed_answers
 from isthmus.evidence.comparison import compare
+from isthmus.evidence.compressing import compressions
 from isthmus.evidence.judge import Judge
 from isthmus.evidence.limits import limits
 from isthmus.evidence.origin import network_kind, report_provenance
@@ -31,6 +32,7 @@ from isthmus.evidence.record import (
     Baseline,
     ChoicePart,
     ComparisonRow,
+    CompressedPart,
     CurvePart,
     ErrorsPart,
     FindingPart,
@@ -104,12 +106,17 @@ def evidence(
         woken = compare(
             _reactivations(judge), repaired.model, repaired.fitted, metrics, folder=folder
         )
+        shrunk = [
+            compare(compressions(), network, repaired.fitted, metrics, folder=folder)
+            for network in (tampered, repaired.model)
+        ]
         before = _network(tampered, metrics, samples)
         after = _network(repaired.model, metrics, samples)
+    lasting = _permanence(repaired, tampered, woken, _queried(repaired, judge, queries))
     parts: dict[str, Part | None] = {
         "trigger": _trigger(judge),
         "errors": _errors(judge),
-        "permanence": _permanence(repaired, tampered, woken, _queried(repaired, judge, queries)),
+        "permanence": lasting.model_copy(update={"compressed": _compressed(*shrunk)}),
         "preflight": _preflight(repaired),
         "found_trigger": _found_trigger(inspection, samples),
     }
@@ -139,7 +146,7 @@ def evidence(
                 *limits(repaired, judge),
                 *_of_attacks(trace),
                 *_of_health(before, after),
-                *_not_run([*rows, *woken]),
+                *_not_run([*rows, *woken, *shrunk[0], *shrunk[1]]),
             ],
         }
     )
@@ -336,6 +343,24 @@ def _permanence(
     return Permanence.model_validate(lasting)
 
 
+def _compressed(
+    received: Sequence[ComparisonRow], repaired: Sequence[ComparisonRow]
+) -> tuple[CompressedPart, ...]:
+    """What each compression makes of both networks, where one of them could be compressed."""
+    parts = []
+    for rows in zip(received, repaired, strict=True):
+        networks = {
+            side: row.measures
+            for side, row in zip(("received", "repaired"), rows, strict=True)
+            if isinstance(row, Measured)
+        }
+        if networks:
+            first = rows[0]
+            part = {"name": first.name, "settings": first.settings, **networks}
+            parts.append(CompressedPart.model_validate(part))
+    return tuple(parts)
+
+
 def _landscape(
     repaired: Repair, attack: Attack, samples: Data, folder: str | File | None
 ) -> Landscape:
@@ -351,4 +376,5 @@ def _landscape(
 
 def _not_run(rows: Sequence[ComparisonRow]) -> list[str]:
     """A sentence for each defense that refused the network or the samples."""
-    return [f"{row.name} was not run: {row.refused}." for row in rows if isinstance(row, Refused)]
+    lines = [f"{row.name} was not run: {row.refused}." for row in rows if isinstance(row, Refused)]
+    return list(dict.fromkeys(lines))

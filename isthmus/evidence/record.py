@@ -453,6 +453,24 @@ class QueriesPart(Part):
         return with_it.value >= 0.5 and with_it.low > without_it.high
 
 
+class CompressedNetwork(Measures):
+    """Measures of a network after compression, by name."""
+
+    model_config = _needs(BONAFIDE_ACCURACY)
+    needed: ClassVar = (BONAFIDE_ACCURACY,)
+
+
+class CompressedPart(Part):
+    """What one compression, with nothing trained, makes of the network as received and of the
+    repaired one; a network that could not be compressed is absent.
+    """
+
+    name: Sentence
+    settings: Text
+    received: CompressedNetwork | None = None
+    repaired: CompressedNetwork | None = None
+
+
 class Permanence(Part):
     """Whether the repair lasts."""
 
@@ -465,6 +483,9 @@ class Permanence(Part):
     queries: QueriesPart | None = None
     """Where a trigger was given and queries were allowed: what they bring back without
     retraining."""
+    compressed: tuple[CompressedPart, ...] = ()
+    """Pruning and rounding of both networks: what accuracy is left and whether the backdoor wakes.
+    Absent in records of before they were tried."""
 
 
 class FindingPart(Part):

@@ -165,6 +165,7 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
         ["Intervals are at 95 %."],
         [_chosen(report)],
         woken(report),
+        compressed(report),
         *_limits(report),
     ]
     text = "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -208,6 +209,23 @@ def woken(report: Report) -> list[str]:
     return [
         f"Attack success after retraining with this number of triggered images: {', '.join(tries)}."
     ]
+
+
+def compressed(report: Report) -> list[str]:
+    """Return a sentence on what is left of the repaired network after each compression."""
+    parts = report.permanence.compressed if report.permanence else ()
+    tries = []
+    for part in parts:
+        measures = part.repaired.measures if part.repaired else {}
+        name = ACCURACY if ACCURACY in measures else BONAFIDE_ACCURACY
+        shown = [
+            f"{label(which)} {format_value(measures[which]).main}"
+            for which in (name, ATTACK_SUCCESS)
+            if which in measures
+        ]
+        if shown:
+            tries.append(f"{escaped(part.name)}: {', '.join(shown)}")
+    return [f"After compression of the repaired network: {'; '.join(tries)}."] if tries else []
 
 
 def _limits(report: Report) -> list[list[str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.evidence.commands import Step, next_command
-from isthmus.evidence.record import FindingPart, Report, Value, VerdictPart
+from isthmus.evidence.record import FindingPart, Measures, Report, Value, VerdictPart
 from isthmus.evidence.words import capital, points, sentence
 from isthmus.metrics.names import (
     ACCURACY,
@@ -249,8 +249,39 @@ def _warnings(report: Report) -> Iterator[str]:
             f"Queries alone wake the trigger: within eps {queries.eps:.3g} they raise attack "
             f"success to {percent(queries.triggered.value or 0.0)}."
         )
+    yield from _woken_by_compression(report)
     if ACCURACY in report.after.measures and not report.choice.confident:
         yield sentence(f"the bonafide samples did not support the choice of t: {_doubt(report)}")
+
+
+def _woken_by_compression(report: Report) -> Iterator[str]:
+    """Yield what compression wakes in a network that does not obey the trigger without it.
+
+    A network that has lost half of its accuracy says nothing: one that gives a single answer may
+    seem to obey.
+    """
+    name = accuracy_name(report)
+    compressed = report.permanence.compressed if report.permanence else ()
+    for part in compressed:
+        sides = (
+            ("the repaired network", report.after, part.repaired),
+            ("the network as received", report.before, part.received),
+        )
+        for words, whole, small in sides:
+            if small is None or _value(whole, ATTACK_SUCCESS) >= COMES_BACK:
+                continue
+            success, accuracy = _value(small, ATTACK_SUCCESS), _value(small, name)
+            if success >= COMES_BACK and accuracy >= _value(whole, name) / 2:
+                yield (
+                    f"{capital(part.name)} wakes a backdoor in {words}: attack success "
+                    f"{percent(success)} at an accuracy of {percent(accuracy)}."
+                )
+
+
+def _value(network: Measures, name: str) -> float:
+    """Return a measure of a network, 0 where it is not known."""
+    value = network.measures.get(name)
+    return 0.0 if value is None or value.value is None else value.value
 
 
 def _doubt(report: Report) -> str:

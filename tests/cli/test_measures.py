@@ -62,6 +62,17 @@ def referred(inspected):
     return inspected
 
 
+def test_compressed_networks_are_inspected_as_well(home):
+    few = ("--model", MODEL, "--clean", "digits:test#n=64", "--steps", 3, "--compressed")
+    done = isthmus("inspect", "a.safetensors", *few, "--out", "small.json", folder=home)
+    assert done.returncode == 0, done.stderr
+    compressed = json.loads((home / "small.json").read_text())["compressed"]
+    names = ["pruning by 90 %", "rounding to 8 bits", "rounding to 4 bits"]
+    assert list(compressed) == names and all(f"after {name}: " in done.stdout for name in names)
+    assert compressed[names[1]]["decision"] == "cannot tell"
+    assert all(len(part["triggers"]) == 22 for part in compressed.values() if "refused" not in part)
+
+
 def test_nothing_is_claimed_of_a_network_without_references(inspected):
     files = ("a.safetensors", "--out", "inspected.json")
     again = isthmus("inspect", *files, *INSPECT, folder=inspected)

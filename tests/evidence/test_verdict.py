@@ -228,6 +228,30 @@ def test_queries_wake_a_trigger_where_they_do_more_than_without_it(triggered, cl
     assert any("Queries alone" in line for line in decided(made).warnings) is wakes
 
 
+@pytest.mark.parametrize(
+    ("success", "accuracy", "warns"), [(0.9, 0.8, True), (0.9, 0.3, False), (0.3, 0.8, False)]
+)
+@pytest.mark.parametrize("side", ["received", "repaired"])
+def test_a_backdoor_that_compression_wakes_is_a_warning(side, success, accuracy, warns):
+    made = record(success=(0.02, 0.01))
+    small = {"accuracy": share(accuracy), "bonafide accuracy": share(accuracy)}
+    small["attack success"] = share(success)
+    made["permanence"]["compressed"] = [
+        {"name": "rounding to 8 bits", "settings": "Rounded(bits=8)", side: small}
+    ]
+    lines = [line for line in decided(made).warnings if "Rounding to 8 bits wakes" in line]
+    assert bool(lines) is warns
+    assert all(("received" in line) == (side == "received") for line in lines)
+
+
+def test_a_network_that_obeys_anyway_is_not_woken_by_compression():
+    made = record(success=(0.99, 0.01))
+    small = {name: share(0.9) for name in ("accuracy", "bonafide accuracy", "attack success")}
+    part = {"name": "rounding to 8 bits", "settings": "", "received": small}
+    made["permanence"]["compressed"] = [part]
+    assert not any("wakes" in line for line in decided(made).warnings)
+
+
 def test_the_sentence_opens_with_the_decision_and_hides_nothing():
     said = in_one_sentence(Report.read(record(success=(0.99, 0.4)))).replace("\u00a0", " ")
     assert said == (

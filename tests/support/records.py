@@ -43,12 +43,14 @@ def variant(
     record = copy.deepcopy(record)
     gone = ([] if trigger else ["attack success"]) + ([] if evaluation else ["accuracy", "loss"])
     woken = record["permanence"]["reactivation"]
+    compressed = record["permanence"]["compressed"]
     for part in (
         record["before"],
         record["after"],
         record["path"]["values"],
         *record["baselines"],
         *woken,
+        *(part[side] for part in compressed for side in ("received", "repaired")),
     ):
         for name in gone:
             part.pop(name, None)
