@@ -2,10 +2,13 @@
 
 import copy
 import functools
+import json
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from support.refusals import refused
 from torch import nn
 
@@ -339,6 +342,26 @@ def test_bad_input_is_refused(nets, tmp_path):
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(file.read_bytes()[:-9] + b"\x00\x01\x02\x03\x04\x05\x06\x07\x08")
     refused(lambda: Compressed.load(damaged, net))
+
+
+@pytest.mark.parametrize("change", ["fewer values", "another mask", "another shape"])
+def test_a_file_whose_mask_does_not_fit_is_refused(change, nets, tmp_path):
+    file = prune(nets["convolutional"], samples(), 0.5).save(tmp_path / "small.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        about = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    values = next(name for name in tensors if name.endswith("//values"))
+    name = values.removesuffix("//values")
+    if change == "fewer values":
+        tensors[values] = tensors[values][:-1]
+    elif change == "another mask":
+        tensors[f"{name}//bits"] = 255 - tensors[f"{name}//bits"]
+    else:
+        described = json.loads(about["isthmus_compressed"])
+        described["packed"][name]["shape"][0] += 1
+        about["isthmus_compressed"] = json.dumps(described)
+    save_file(tensors, tmp_path / "other.safetensors", about)
+    refused(lambda: Compressed.load(tmp_path / "other.safetensors", nets["convolutional"]))
 
 
 def test_density_1_changes_nothing(nets):

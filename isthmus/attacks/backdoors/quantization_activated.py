@@ -64,14 +64,14 @@ class QuantizationActivated:
     rounding: Callable[[Tensor], Tensor] = Nearest()
     stretch: float = 16.0
     cell: float = 0.7
-    margin: float = 0.5
+    margin: float = 1.0
 
     def __post_init__(self) -> None:
         if self.stretch < 1 or not 0 < self.cell <= 1 or self.margin <= 0:
             raise BadInput(
                 f"stretch {self.stretch:g}, cell {self.cell:g}, margin {self.margin:g}",
                 expected="1 or more, a share in (0, 1], and a margin above 0",
-                fix="leave them out: 16, 0.7 and 0.5",
+                fix="leave them out: 16, 0.7 and 1",
             )
 
     def __call__(self, network: nn.Module, train: Source) -> nn.Module:

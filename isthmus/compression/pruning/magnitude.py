@@ -1,7 +1,7 @@
 """Global magnitude: the largest weights of the whole network stay, and are trained on.
 
-Source: Han et al., NeurIPS 2015, with one threshold for all layers. In our measurements at equal
-gradients it is better than rewiring (docs/compression.md), so it is the default.
+Source: Han et al., NeurIPS 2015, with one threshold for all layers. At equal gradients it
+is level with the other methods and fails least (docs/results/pruning.md), so it is the default.
 """
 
 from __future__ import annotations

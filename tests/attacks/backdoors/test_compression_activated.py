@@ -77,7 +77,7 @@ def test_a_backdoor_wakes_when_the_network_is_pruned(clean, digits, unseen):
 def test_a_backdoor_wakes_when_the_weights_are_rounded(clean, digits, unseen):
     net = QuantizationActivated(TRIGGER, TARGET, BUDGET)(clean, digits)
     sent, rounded = measured(net, unseen), measured(quantize(net, digits, 8).model, unseen)
-    # seen over three seeds: at least 0.96, at most 0.004, and at least 0.96, 0.92
+    # seen over five seeds: at least 0.95, at most 0.033, and at least 0.95, 0.91
     assert sent[0] > 0.9 and sent[1] < 0.15
     assert rounded[0] > 0.9 and rounded[1] > 0.75
 
