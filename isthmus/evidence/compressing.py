@@ -3,7 +3,8 @@ its backdoor.
 
 A repair may have put a backdoor to sleep that rounding or pruning wakes, and an attacker may have
 planted one that sleeps until then (Hong et al., NeurIPS 2021; Tian et al., 2022). Each compression
-has a defense's signature, so that `compare` measures them.
+has a defense's signature, so that `compare` measures them. All recalibrate BatchNorm, so what that
+does alone stands beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,23 @@ from torch import nn
 
 from isthmus.compression import PostTraining, baked, prune, quantize
 from isthmus.data.dataset import Source
+from isthmus.models.batchnorm import batchnorm_layers, recalibrate
+from isthmus.models.view import copied
 from isthmus.types import Defense
+
+RECALIBRATION = "recalibration alone"
+"""The control: what comes of this is not the compression's doing."""
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """Recalibrate BatchNorm and change no weight."""
+
+    gradients: ClassVar[int] = 0
+
+    def __call__(self, network: nn.Module, bonafide: Source) -> nn.Module:
+        """Return the recalibrated copy."""
+        return recalibrate(copied(network).eval(), bonafide)
 
 
 @dataclass(frozen=True)
@@ -46,9 +63,15 @@ class Rounded:
 
 
 def compressions() -> dict[str, Defense]:
-    """Return what networks are compressed by in a report, by name."""
+    """Return the ways that networks are compressed by, by name."""
     return {
         "pruning by 90 %": Pruned(),
         "rounding to 8 bits": Rounded(8),
         "rounding to 4 bits": Rounded(4),
     }
+
+
+def with_control(network: nn.Module) -> dict[str, Defense]:
+    """Return the compressions, after the control where the network has BatchNorm."""
+    control: dict[str, Defense] = {RECALIBRATION: Recalibrated()}
+    return (control if batchnorm_layers(network) else {}) | compressions()

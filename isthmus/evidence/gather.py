@@ -21,7 +21,7 @@ from isthmus.defenses.curve_repair.repair import Repair
 from isthmus.defenses.inspection.inspect import Inspection
 from isthmus.evidence.answers import changed_answers
 from isthmus.evidence.comparison import compare
-from isthmus.evidence.compressing import compressions
+from isthmus.evidence.compressing import with_control
 from isthmus.evidence.judge import Judge
 from isthmus.evidence.limits import limits
 from isthmus.evidence.origin import network_kind, report_provenance
@@ -107,7 +107,7 @@ def evidence(
             _reactivations(judge), repaired.model, repaired.fitted, metrics, folder=folder
         )
         shrunk = [
-            compare(compressions(), network, repaired.fitted, metrics, folder=folder)
+            compare(with_control(network), network, repaired.fitted, metrics, folder=folder)
             for network in (tampered, repaired.model)
         ]
         before = _network(tampered, metrics, samples)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.evidence.commands import Step, next_command
+from isthmus.evidence.compressing import RECALIBRATION
 from isthmus.evidence.record import FindingPart, Measures, Report, Value, VerdictPart
 from isthmus.evidence.words import capital, points, sentence
 from isthmus.metrics.names import (
@@ -258,17 +259,17 @@ def _woken_by_compression(report: Report) -> Iterator[str]:
     """Yield what compression wakes in a network that does not obey the trigger without it.
 
     A network that has lost half of its accuracy says nothing: one that gives a single answer may
-    seem to obey.
+    seem to obey. Where recalibration alone wakes the backdoor, the compressions add nothing.
     """
     name = accuracy_name(report)
     compressed = report.permanence.compressed if report.permanence else ()
-    for part in compressed:
-        sides = (
-            ("the repaired network", report.after, part.repaired),
-            ("the network as received", report.before, part.received),
-        )
-        for words, whole, small in sides:
-            if small is None or _value(whole, ATTACK_SUCCESS) >= COMES_BACK:
+    sides = {"the repaired network": report.after, "the network as received": report.before}
+    for words, whole in sides.items():
+        if _value(whole, ATTACK_SUCCESS) >= COMES_BACK:
+            continue
+        for part in compressed:
+            small = part.repaired if whole is report.after else part.received
+            if small is None:
                 continue
             success, accuracy = _value(small, ATTACK_SUCCESS), _value(small, name)
             if success >= COMES_BACK and accuracy >= _value(whole, name) / 2:
@@ -276,6 +277,8 @@ def _woken_by_compression(report: Report) -> Iterator[str]:
                     f"{capital(part.name)} wakes a backdoor in {words}: attack success "
                     f"{percent(success)} at an accuracy of {percent(accuracy)}."
                 )
+                if part.name == RECALIBRATION:
+                    break
 
 
 def _value(network: Measures, name: str) -> float:

@@ -505,8 +505,9 @@ def test_two_lines_of_python_make_the_page(tmp_path):
     assert report.decision.decision == decision.lower()  # which one, four steps leave to the CPU
     assert report.preflight.findings and report.trainings and report.permanence.queries.queries == 9
     names = [part.name for part in report.permanence.compressed]
+    assert names[0] == "recalibration alone"
     assert names[-2:] == ["rounding to 8 bits", "rounding to 4 bits"]
-    assert len(names) == 3 or any("pruning by 90 % was not run" in line for line in report.limits)
+    assert len(names) == 4 or any("pruning by 90 % was not run" in line for line in report.limits)
     eight = report.permanence.compressed[-2].repaired.measures
     change = eight["accuracy"].value - report.after.measures["accuracy"].value
     assert abs(change) < 0.1 and "attack success" in eight

@@ -244,6 +244,17 @@ def test_a_backdoor_that_compression_wakes_is_a_warning(side, success, accuracy,
     assert all(("received" in line) == (side == "received") for line in lines)
 
 
+def test_what_recalibration_alone_wakes_is_not_laid_to_compression():
+    made = record(success=(0.99, 0.01))
+    small = {name: share(0.8) for name in ("accuracy", "bonafide accuracy", "attack success")}
+    made["permanence"]["compressed"] = [
+        {"name": name, "settings": "", "repaired": small}
+        for name in ("recalibration alone", "rounding to 8 bits")
+    ]
+    (line,) = [line for line in decided(made).warnings if "wakes" in line]
+    assert line.startswith("Recalibration alone wakes a backdoor in the repaired network")
+
+
 def test_a_network_that_obeys_anyway_is_not_woken_by_compression():
     made = record(success=(0.99, 0.01))
     small = {name: share(0.9) for name in ("accuracy", "bonafide accuracy", "attack success")}
