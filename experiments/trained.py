@@ -45,6 +45,9 @@ from isthmus.training import suited_augmentation
 from isthmus.types import Defense, Metric
 
 OURS = "isthmus repair"
+OURS_OF_TWO = "isthmus repair of two"
+"""Ours, given a second checkpoint of the same attack, trained from another seed."""
+
 ALONG = (0.5, 0.75, 0.9, 1.0)
 """Where the segment to a rival's result is judged."""
 
@@ -93,17 +96,23 @@ def bonafide_images(data: str, n: int, seed: int) -> tuple[Data, Data]:
 
 
 def networks_along(
-    way: str, network: nn.Module, bonafide: Data, seed: int
+    way: str, network: nn.Module, other: nn.Module | None, bonafide: Data, seed: int
 ) -> tuple[dict[str, nn.Module], int]:
     """Return what is judged, by t, and how many gradients it took."""
-    if way == OURS:
-        repaired = repair(network, bonafide, seed=seed)
+    if way in (OURS, OURS_OF_TWO):
+        repaired = repair(network, bonafide, other, seed=seed)
         return {f"{float(repaired.t):g}": repaired.model}, repaired.gradients
     augment = suited_augmentation(network, bonafide)
     training = UNLEARNING.replace(seed=seed, augment=augment, clip=None, weight_decay=1e-4)
     defense = RIVALS[way].defense(training)
     line = PathNetworks(Bezier(network, defense(network, bonafide), bends=0), bonafide)
     return {f"{t:g}": line.at(t) for t in ALONG}, training.steps
+
+
+def twin_of(name: str) -> str:
+    """Return the name of the network that differs in its seed alone."""
+    start, _, seed = name.rpartition("-seed")
+    return f"{start}-seed{1 - int(seed)}"
 
 
 def run(
@@ -113,13 +122,15 @@ def run(
     use_threads()
     bonafide, test = bonafide_images(data, n, seed)
     test = test[:judged]
-    sent = received(network, Path(weights).expanduser())
+    folder = Path(weights).expanduser()
+    sent = received(network, folder)
+    other = received(twin_of(network), folder).network if way == OURS_OF_TWO else None
     judges: dict[str, Metric] = {
         "accuracy": Accuracy(test),
         "attack success": AttackSuccess(test, sent.trigger, sent.target),
         "recovery": RecoveryAccuracy(test, sent.trigger, sent.target),
     }
-    along, gradients = networks_along(way, sent.network, bonafide, seed)
+    along, gradients = networks_along(way, sent.network, other, bonafide, seed)
     return {
         "network": network,
         "way": way,
@@ -166,10 +177,11 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[str]:
     """Return the rows of one network and one number of images."""
     first = records[0]
     rows = [f"| {first['network']} | {first['n']} | as received | {text(first['as received'])} |"]
-    for record in (r for r in records if r["way"] == OURS):
+    ours = [record for record in records if record["way"] in (OURS, OURS_OF_TWO)]
+    for record in ours:
         for t, values in record["along"].items():
-            rows.append(f"| | | **{OURS}**, by its rule, t = {t} | {text(values)} |")
-    rivals = [record for record in records if record["way"] != OURS]
+            rows.append(f"| | | **{record['way']}**, by its rule, t = {t} | {text(values)} |")
+    rivals = [record for record in records if record not in ours]
     for name in dict.fromkeys(family(record["way"]) for record in rivals):
         settings = [record for record in rivals if family(record["way"]) == name]
         for cost in COSTS:

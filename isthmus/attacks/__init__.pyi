@@ -22,6 +22,7 @@ from .inputs.health.examine import health as health
 from .inputs.health.in_float64 import InFloat64 as InFloat64
 from .inputs.health.single_step import SingleStepCheck as SingleStepCheck
 from .inputs.health.straight_through import BPDA as BPDA
+from .inputs.health.straight_through import named_layers as named_layers
 from .inputs.momentum import MIFGSM as MIFGSM
 from .inputs.single_step import NoiseFGSM as NoiseFGSM
 from .inputs.single_step import random_fgsm as random_fgsm

@@ -85,6 +85,7 @@ def _attacked(
     name = evasion.attack or "pgd"
     attack = evasion.named(name, samples, seed)
     network = load_network(model, checkpoint).to(runs.pick_device(device))
+    evasion.check_layers(network)
     clean = metrics.check_above_chance(network, samples)
     folder = None if out is None else out.with_name(f".{out.name}.batches")
     samples = _within(limit, network, samples, attack, seed, folder)

@@ -39,6 +39,7 @@ def evaluate_command(
     judge = replace(judge, attack=evasion.chosen(samples))
     questions = judge.metrics(samples)
     network = load_network(model, checkpoint)
+    evasion.check_layers(network)
     if len(questions) > 1:
         say_estimate(network, samples, parts_of(questions), now=True)
     values = metrics.measure(network, questions)

@@ -45,6 +45,7 @@ def health_command(
     evaluation = load_samples(samples)
     attack = _chosen(evasion).named(evasion.attack or "pgd", evaluation, seed)
     network = load_network(model, checkpoint).to(runs.pick_device(device))
+    evasion.check_layers(network)
     metrics.check_above_chance(network, evaluation)
     identity = {
         "command": "health",

@@ -19,6 +19,8 @@ from isthmus.cli.network import ModelSpec as ModelSpec
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from isthmus.attacks import PGD, SingleStepCheck
     from isthmus.curves import Route
     from isthmus.data import Ball, Data
@@ -203,7 +205,16 @@ class Evasion(Threat):
         )
         if self.straight_through is None:
             return attack
-        return attacks.BPDA(attack, [layer.strip() for layer in self.straight_through.split(",")])
+        return attacks.BPDA(attack, self.layers)
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers to pass straight through."""
+        return [layer.strip() for layer in (self.straight_through or "").split(",") if layer]
+
+    def check_layers(self, network: nn.Module) -> None:
+        """Raise BadInput where the network has no such layers, before any work is done."""
+        attacks.named_layers(network, self.layers)
 
     def chosen(self, samples: Data, *, landscape: bool = False) -> Attack | None:
         """Return the attack of --attack, None without one.

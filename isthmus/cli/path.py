@@ -49,6 +49,7 @@ def path_command(
     attack = measurement.landscape_attack(samples)
     judge = measurement.judge(samples)
     loaded = curves.load_curve(curve, models.model_factory(model.spec))
+    measurement.evasion.check_layers(loaded.export(0.0))
     folder = out.with_name(f".{out.name}.points")
     questions = judge.metrics_with_bonafide(samples)
     landscape_questions: dict[str, Metric] = {}

@@ -46,7 +46,9 @@ def plane_command(
     samples = load_samples(clean)
     attack = measurement.landscape_attack(samples)
     judge = measurement.judge(samples)
-    plane = curves.Plane(*(load_network(model, file) for file in (first, second, third)))
+    networks = [load_network(model, file) for file in (first, second, third)]
+    measurement.evasion.check_layers(networks[0])
+    plane = curves.Plane(*networks)
     questions = judge.metrics_with_bonafide(samples)
     if attack is not None:
         measured = judge.evaluation if judge.evaluation is not None else samples

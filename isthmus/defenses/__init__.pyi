@@ -19,7 +19,9 @@ from .curve_repair.rules import settled as settled
 from .curve_repair.rules import up_to as up_to
 from .curve_repair.selection import Selection as Selection
 from .curve_repair.stand_ins import STAND_INS as STAND_INS
+from .curve_repair.stand_ins import UNIVERSAL as UNIVERSAL
 from .curve_repair.stand_ins import stand_ins as stand_ins
+from .curve_repair.stand_ins import universal_stand_ins as universal_stand_ins
 from .curve_repair.unlearned import ALMOST as ALMOST
 from .curve_repair.unlearned import unlearned_copy as unlearned_copy
 from .inspection.found_triggers import KINDS as KINDS

@@ -5,6 +5,7 @@ from .hooks import in_order as in_order
 from .loop import fit as fit
 from .losses import adversarial as adversarial
 from .losses import cross_entropy as cross_entropy
+from .losses import distillation as distillation
 from .losses import sharpness_aware as sharpness_aware
 from .losses import trades as trades
 from .schedules import constant as constant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 import torch
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.models.forward import forward_pass, logits_of
-from isthmus.models.view import View
+from isthmus.models.view import View, copied
+from isthmus.runs.identity import sha256_of
 from isthmus.types import Attack, BadInput, Loss, Params
 
 
@@ -99,6 +100,63 @@ def trades(attack: Attack, beta: float = 6.0) -> Trades:
             f"beta = {beta}", expected="0 or more", fix="6 is the paper's choice for CIFAR-10"
         )
     return Trades(for_training(attack), beta)
+
+
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """The divergence from a teacher's answers. See `distillation`; `recognized` is a hash of the
+    teacher.
+    """
+
+    teacher: nn.Module = field(repr=False)
+    temperature: float
+    recognized: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        state = self.teacher.state_dict().values()
+        tensors = [value for value in state if isinstance(value, Tensor)]
+        object.__setattr__(self, "recognized", sha256_of(*tensors)[:16])
+
+    def __call__(self, model: nn.Module, x: Tensor, _: Tensor) -> Tensor:
+        """Return the divergence, a mean over the batch; labels are not read."""
+        with torch.no_grad():
+            wanted = _wide(forward_pass(self.teacher.to(x.device), x))
+        return divergence(_wide(forward_pass(model, x)), wanted, self.temperature)
+
+
+def distillation(teacher: nn.Module, temperature: float = 2.0) -> Distillation:
+    """Return the loss of answering as a teacher does, whatever the labels.
+
+    A few hundred labels are learned by heart; the teacher's answers say more of each image, and a
+    network that starts near the teacher has little to unlearn. The teacher is copied and answers in
+    eval mode. Source: Hinton et al., 2015, section 2, with soft targets alone. Raises BadInput
+    where the temperature is not positive.
+
+    >>> net = nn.Linear(2, 3)
+    >>> distillation(net)(net, torch.rand(4, 2), torch.zeros(4)).item()
+    0.0
+    """
+    if not 0 < temperature < inf:
+        raise BadInput(
+            f"temperature = {temperature:g}",
+            expected="a finite temperature above 0",
+            fix="pass temperature=2",
+        )
+    return Distillation(copied(teacher).eval().requires_grad_(False), temperature)
+
+
+def divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Return KL(wanted || logits) of logits (n, classes), a mean over samples.
+
+    Both are softened by the temperature; the gradient has the same size at any temperature (Hinton
+    et al., section 2).
+    """
+    return temperature**2 * F.kl_div(
+        (logits / temperature).log_softmax(1),
+        (wanted / temperature).log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
 
 
 @dataclass(frozen=True)

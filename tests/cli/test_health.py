@@ -40,6 +40,8 @@ def test_a_robust_number_is_printed_and_stored_with_its_health(home):
 def test_layers_to_pass_through_are_named_or_refused(home):
     named = ("--straight-through", "nothing")
     assert "'nothing'" in refused(home, "attack", "a.safetensors", *SAMPLES, *named)
+    attacked = (*named, "--attack", "pgd")
+    assert "'nothing'" in refused(home, "evaluate", "a.safetensors", *SAMPLES, *attacked)
     assert "--straight-through" in refused(home, "evaluate", "a.safetensors", *SAMPLES, *named)
 
 

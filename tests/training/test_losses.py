@@ -7,7 +7,8 @@ from support.networks import ZOO, data, network, pair
 from support.refusals import refused
 
 from isthmus import Bezier, expected_over_t, fit
-from isthmus.training import adversarial, cross_entropy, sharpness_aware, trades
+from isthmus.runs.identity import identity_of
+from isthmus.training import adversarial, cross_entropy, distillation, sharpness_aware, trades
 
 pytestmark = pytest.mark.numeric
 
@@ -153,3 +154,46 @@ def test_trades_at_perturbed_weights_is_refused():
 @pytest.mark.parametrize("rho", [0.0, -1.0, float("nan")])
 def test_a_radius_of_nothing_is_refused(rho):
     refused(lambda: sharpness_aware(rho=rho), "rho = ")
+
+
+def naive_distillation(student, teacher, x, temperature):
+    """T^2 sum p log(p / q), sample by sample, in float64."""
+    teacher = copy.deepcopy(teacher).eval()
+    with torch.no_grad():
+        wanted = (teacher(x).double() / temperature).softmax(1)
+    given = (student(x).double() / temperature).softmax(1)
+    return temperature**2 * (wanted * (wanted / given).log()).sum(1).mean()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_distillation_is_the_naive_divergence_and_reads_no_label(temperature):
+    student, teacher = pair("batchnorm")
+    x, y = batch()
+    loss = distillation(teacher, temperature)
+    twin = naive_distillation(copy.deepcopy(student), teacher, x, temperature)
+    torch.testing.assert_close(loss(student, x, y).double(), twin, rtol=1e-4, atol=1e-6)
+    assert loss(student, x, y) == loss(student, x, (y + 1) % 3) >= 0
+
+
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn():
+    teacher, _ = pair("batchnorm")
+    loss = distillation(teacher)
+    student = copy.deepcopy(teacher).eval()
+    value = loss(student, *batch())
+    value.backward()
+    assert abs(value.item()) < 1e-6
+    assert all(p.grad.abs().max() < 1e-5 for p in student.parameters() if p.grad is not None)
+
+
+def test_a_teacher_is_what_distillation_is_recognized_by_and_is_left_alone():
+    first, second = pair("batchnorm")
+    before = copy.deepcopy(first.state_dict())
+    assert identity_of(distillation(first)) == identity_of(distillation(copy.deepcopy(first)))
+    assert identity_of(distillation(first)) != identity_of(distillation(second))
+    fit(second, data(16), distillation(first), steps=3, lr=0.1)
+    torch.testing.assert_close(first.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    refused(lambda: distillation(network("batchnorm"), temperature), "temperature")

@@ -55,4 +55,4 @@ class AlongPath(Trained):
         if way.other is None:
             other, training = default_within(self.training, way.route, tampered, parts.fitted)
             way = replace(way, other=other, training=training)
-        return follow(way, tampered, parts, selection, retries=0).model
+        return follow(way, tampered, parts, retries=0).model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path as File
 
@@ -11,28 +12,64 @@ from isthmus.curves.connection import check_hook
 from isthmus.curves.curve import check_real, check_same_architecture
 from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.dataset import Data
+from isthmus.defenses.curve_repair.rules import Choice, end_costs_too_much, lowered, settled
 from isthmus.defenses.curve_repair.selection import Selection
+from isthmus.defenses.curve_repair.stand_ins import UNIVERSAL, universal_stand_ins
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import check_above_chance
+from isthmus.metrics.path import Path
+from isthmus.runs.wording import percent
 from isthmus.training.budget import Training
 from isthmus.training.hooks import AfterStep
+from isthmus.training.losses import distillation
+from isthmus.training.suited import suited_augmentation
 from isthmus.types import Defense
+
+NEAR = Route(low=0.02, high=0.15)
+"""The route between two given networks. A patch that two networks answer alike is lost within its
+first twentieth, which costs a point of accuracy; what is not lost on it, as a pattern blended over
+the image, is not lost farther on either, where accuracy goes (docs/results/trained.md)."""
+
+SETTLED = 0.05
+"""The part of a stand-in's fall that may be left at the chosen point: fewer samples than that do
+not tell."""
+
+
+LOST = 0.15
+"""The success of a stand-in that has lost its effect: chance among ten classes, and what a few
+hundred samples cannot tell from it."""
+
+
+def costly_end(path: Path, _: Choice) -> str:
+    """Return an objection where the samples show beyond doubt that the end costs too much."""
+    return "cost too much accuracy" if end_costs_too_much(path) else ""
+
+
+def working_stand_ins(path: Path, t: Choice) -> str:
+    """Return an objection where stand-ins for a trigger still work at t."""
+    success = path.at(float(t))[UNIVERSAL]
+    if success <= LOST:
+        return ""
+    return f"left universal perturbations a success of {percent(success)}"
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way to repair a network: the network at t = 1, or what makes it, the route to it, and how
-    that is trained.
+    """One way to repair a network: the network at t = 1, or what makes it, the route to it, how it
+    is trained, and how a point on it is selected.
 
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
-    nothing.
+    nothing. `objection` says in words why the network at a chosen t is not good enough for no other
+    way to be tried, and is empty where it is.
     """
 
     other: nn.Module | Defense | None
     route: Route
     training: Training
+    selection: Selection
     after_step: AfterStep | None = None
     home: File | None = None
+    objection: Callable[[Path, Choice], str] = costly_end
 
     def check(self, tampered: nn.Module, bonafide: Data) -> None:
         """Raise BadInput where the networks or the hook do not fit, before any work is done."""
@@ -57,13 +94,34 @@ def candidates(
 ) -> list[Candidate]:
     """Return the ways to repair the network, the first to be tried first.
 
-    Where `other`, `route`, a hook, or a rule or values of t in `selection` are given, that is the
-    one way. Else it is the straight path to `unlearned_copy`, and after it a curve to
+    A `route`, a hook, or a rule or values of t in `selection` make it one way: to `other`, or to
+    `default_endpoint`. A given defense is one way, too. Else the ways are `between_two` where a
+    network is given, the straight path to `unlearned_copy`, and, without a network, a curve to
     `default_endpoint`.
     """
-    only = Candidate(other, route or DEFAULT_ROUTE, training, after_step, home)
-    chosen = (other, route, after_step, selection.rule, selection.values_of_t)
-    if any(choice is not None for choice in chosen):
+    only = Candidate(other, route or DEFAULT_ROUTE, training, selection, after_step, home)
+    chosen = (route, after_step, selection.rule, selection.values_of_t)
+    given = isinstance(other, nn.Module)
+    if any(choice is not None for choice in chosen) or not (given or other is None):
         return [only]
-    unlearned = unlearned_copy(tampered, bonafide, training, home=home)
-    return [replace(only, other=unlearned, route=ALMOST), only]
+    copy = unlearned_copy(tampered, bonafide, training, home=home)
+    unlearned = replace(only, other=copy, route=ALMOST)
+    return [between_two(only, tampered, bonafide), unlearned] if given else [unlearned, only]
+
+
+def between_two(way: Candidate, tampered: nn.Module, bonafide: Data) -> Candidate:
+    """Return the way to a given network where nothing else is said.
+
+    The curve is trained near the tampered end (`NEAR`) to answer as the tampered network does,
+    under the augmentation that fits it: labels of a few hundred images are learned by heart, which
+    costs several points of accuracy (docs/results/trained.md). The point is the first one where
+    the stand-ins for a trigger have lost their effect, or one before it that costs less.
+    """
+    augment = way.training.augment or suited_augmentation(tampered, bonafide)
+    return replace(
+        way,
+        route=NEAR.replace(loss=distillation(tampered)),
+        training=way.training.replace(augment=augment),
+        selection=way.selection.watching(universal_stand_ins, lowered(settled(UNIVERSAL, SETTLED))),
+        objection=working_stand_ins,
+    )

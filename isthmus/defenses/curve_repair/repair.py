@@ -31,7 +31,6 @@ from isthmus.defenses.curve_repair.rules import (
     BONAFIDE,
     TOLERANCE,
     Choice,
-    end_costs_too_much,
     without_confidence,
 )
 from isthmus.defenses.curve_repair.selection import Selection
@@ -58,8 +57,8 @@ class Repair:
     `model` is an ordinary module in eval mode with the state-dict keys of the tampered one: the
     network at `t` of `networks`, which were recalibrated on `parts.fitted` alone. `path` was
     measured on `parts.held_out`, which the curve was not trained on. `rejected` are the repairs
-    that were tried before and cost too much accuracy. `preflight` is what was known before any of
-    them.
+    that were tried before; `objection` says why one was not good enough. `preflight` is what was
+    known before any of them.
     """
 
     model: nn.Module
@@ -70,6 +69,7 @@ class Repair:
     trained: TrainedCurve = field(repr=False)
     parts: Parts = field(repr=False)
     rejected: tuple[Repair, ...] = ()
+    objection: str = ""
     preflight: Preflight | None = field(default=None, repr=False)
 
     @property
@@ -110,7 +110,7 @@ class Repair:
     @property
     def second(self) -> str:
         """Where the network at t = 1 comes from, in words."""
-        rejected = [f"{repair.endpoint.source} cost too much accuracy" for repair in self.rejected]
+        rejected = [f"{repair.endpoint.source} {repair.objection}" for repair in self.rejected]
         return ", because ".join([self.endpoint.source, *rejected])
 
     @property
@@ -179,8 +179,11 @@ def repair(
 
     By default a straight path leads to `unlearned_copy`, which universal perturbations no longer
     turn; if that network has lost too much accuracy beyond doubt, a curve to a permuted copy
-    follows. A call with `other`, `after_step`,
-    values of t, a rule or any field of `Route`, even at its default, takes that one route.
+    follows. To a network that is given leads a curve, and the point on it is the first one where
+    stand-ins for a trigger have lost their effect; if they do not lose it, the straight path
+    follows. A call with a defense as `other`, `after_step`,
+    values of t, a rule or any field of `Route`, even at its default, takes the route and the rule
+    that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take
@@ -220,43 +223,33 @@ def repair(
     for way in ways:
         way.check(tampered, parts.whole)
     known = preflight(tampered, parts)
-    return replace(first_acceptable(ways, tampered, parts, selection), preflight=known)
+    return replace(first_acceptable(ways, tampered, parts), preflight=known)
 
 
-def first_acceptable(
-    ways: Sequence[Candidate], tampered: nn.Module, parts: Parts, selection: Selection
-) -> Repair:
-    """Return the repair by the first way that is acceptable, or else by the last; one that diverges
-    is passed over.
+def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Parts) -> Repair:
+    """Return the repair by the first way without an objection, or else by the last; one that
+    diverges is passed over.
     """
     rejected: list[Repair] = []
     for way in ways:
         try:
-            repaired = follow(way, tampered, parts, selection)
+            repaired = follow(way, tampered, parts)
         except Diverged as error:
             if way is ways[-1]:
                 raise
             notice(f"{error}; another way is tried")
             continue
         repaired = replace(repaired, rejected=tuple(rejected))
-        if acceptable(repaired):
+        if not repaired.objection:
             break
         rejected.append(repaired)
     return repaired
-
-
-def acceptable(repaired: Repair) -> bool:
-    """Return whether a repair is good enough for no other way to be tried: its end keeps its
-    accuracy.
-    """
-    return not end_costs_too_much(repaired.path)
 
 
 def follow(
     way: Candidate,
     tampered: nn.Module,
     parts: Parts,
-    selection: Selection,
     *,
     retries: int = RETRIES,
 ) -> Repair:
@@ -279,10 +272,12 @@ def follow(
     networks = PathNetworks(trained.curve, parts.fitted)
     path = evaluate_path(
         networks,
-        selection.metrics(tampered, parts),
-        selection.grid(way.route),
+        way.selection.metrics(tampered, parts),
+        way.selection.grid(way.route),
         folder=None if way.home is None else way.home / "points",
     )
-    t = without_confidence(selection.rule_for(way.route, parts)(path), parts.missing)
+    t = without_confidence(way.selection.rule_for(way.route, parts)(path), parts)
     model = networks.at(float(t))
-    return Repair(model, t, networks, path, endpoint, trained, parts)
+    return Repair(
+        model, t, networks, path, endpoint, trained, parts, objection=way.objection(path, t)
+    )

@@ -7,10 +7,11 @@ has no place here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from isthmus.data.splits import Parts
 from isthmus.metrics.names import BONAFIDE_ACCURACY
 from isthmus.metrics.path import Path
 from isthmus.metrics.values import Rate, least_drop
@@ -52,11 +53,18 @@ class Choice(float):
         return str(float(self))
 
 
-def without_confidence(choice: Choice, missing: Sequence[str]) -> Choice:
-    """Return the choice as one that claims nothing, since some classes have no bonafide sample."""
-    if not missing:
+def without_confidence(choice: Choice, parts: Parts) -> Choice:
+    """Return the choice as one that claims nothing where the samples cannot support a claim: they
+    trained the path as well, or some classes have none.
+    """
+    doubts = []
+    if choice.confident and not parts.disjoint:
+        doubts.append("the samples that chose it trained the path as well")
+    if parts.missing:
+        doubts.append(f"no bonafide sample of {abbreviated(parts.missing)}")
+    if not doubts:
         return choice
-    reason = f"{choice.reason}; no bonafide sample of {abbreviated(missing)}"
+    reason = "; ".join([choice.reason, *doubts])
     return Choice(float(choice), rule=choice.rule, reason=reason, confident=False)
 
 
@@ -136,6 +144,28 @@ def up_to(t: float, tolerance: float = TOLERANCE) -> Rule:
         return Choice(chosen, rule=name, reason=reason, confident=not doubt)
 
     return rule
+
+
+def lowered(rule: Rule, tolerance: float = TOLERANCE) -> Rule:
+    """Return the rule: the choice of another one, or the nearest point before it that the samples
+    do not show to cost more than `tolerance`, as `up_to` takes it.
+
+    For a rule that does not read accuracy. Raises BadInput as `up_to` does.
+    """
+    up_to(1.0, tolerance)  # a tolerance that is out of range is refused here
+
+    def lowering(path: Path) -> Choice:
+        choice = rule(path)
+        if choice == 0:  # the received network, which nothing comes before
+            return choice
+        cheap = up_to(float(choice), tolerance)(path)
+        if cheap == choice:
+            return choice
+        name = f"lowered({choice.rule}, {tolerance:g})"
+        reason = f"{cheap.reason}; {choice.reason}"
+        return Choice(cheap.t, rule=name, reason=reason, confident=False)
+
+    return lowering
 
 
 def _distance(chosen: float, farthest: float, t: float, *, any_cheap: bool) -> str:

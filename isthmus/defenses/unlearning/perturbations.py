@@ -63,6 +63,11 @@ class UniversalPerturbations:
         """The median radius of each kind, (kinds,), which one odd class does not move."""
         return self.radii.median(dim=1).values
 
+    @property
+    def oddest(self) -> tuple[int, ...]:
+        """The class of each kind whose perturbation needs the smallest radius."""
+        return tuple(self.radii.argmin(dim=1).tolist())
+
 
 def universal_perturbations(
     network: nn.Module, bonafide: Data, training: Training, *, share: float = 0.9

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data, Source, as_data
@@ -49,6 +48,7 @@ from isthmus.models.view import copied
 from isthmus.runs.processes import average
 from isthmus.training.budget import Training
 from isthmus.training.loop import fit
+from isthmus.training.losses import divergence
 from isthmus.types import BadInput
 
 COST = 4
@@ -63,6 +63,9 @@ UNLEARNING = Training(steps=450, lr=0.03, clip=1.0)
 
 Chosen on three networks of docs/results/trained.md, which says which. Smaller rates leave more of a
 sinusoid, larger ones cost accuracy; twice the steps gain nothing."""
+
+SHARE = 0.75
+"""The part of the other classes' samples that a perturbation turns to its class."""
 
 UNLEARNED = "unlearned copy: universal perturbations no longer turn it"
 
@@ -95,7 +98,7 @@ class UniversalUnlearning(Trained):
     """
 
     training: Training = UNLEARNING
-    share: float = 0.75
+    share: float = SHARE
     temperature: float = 2.0
     rates: Sequence[float] = (1.0,)
     checkpoint: str | Path | None = field(default=None, repr=False)
@@ -254,16 +257,7 @@ class _Unlearning:
         (gradient,) = torch.autograd.grad(toward_loss(turned, sent), values, retain_graph=True)
         average([gradient])  # so that all ranks have the same perturbations
         student.perturbations.copy_(stepped(values.detach(), gradient, student.radii))
-        as_they_are = self.divergence(clean, wanted)
-        return as_they_are + self.divergence(turned, wanted) + self.divergence(overlaid, wanted)
-
-    def divergence(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Return KL(wanted || logits), a mean over samples, both softened by the temperature; its
-        gradient has the same size at any temperature (Hinton et al., section 2).
-        """
-        return self.temperature**2 * F.kl_div(
-            (logits / self.temperature).log_softmax(1),
-            (wanted / self.temperature).log_softmax(1),
-            reduction="batchmean",
-            log_target=True,
+        as_they_are, despite_perturbations, despite_waves = (
+            divergence(logits, wanted, self.temperature) for logits in (clean, turned, overlaid)
         )
+        return as_they_are + despite_perturbations + despite_waves

@@ -19,6 +19,8 @@ from isthmus.defenses import (
     ALMOST,
     BONAFIDE,
     STAND_INS,
+    UNIVERSAL,
+    UNLEARNING,
     AlongPath,
     FineTune,
     PerturbedCopy,
@@ -29,14 +31,20 @@ from isthmus.defenses import (
     settled,
     stand_ins,
     standard,
+    universal_perturbations,
+    universal_stand_ins,
     unlearned_copy,
     up_to,
 )
+from isthmus.defenses.curve_repair.candidates import LOST
+from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS
+from isthmus.defenses.inspection.found_triggers import Perturbation
+from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
-from isthmus.metrics import Accuracy, AttackSuccess
+from isthmus.metrics import Accuracy, AttackSuccess, measure
 from isthmus.models import mlp, small_cnn
-from isthmus.training import Training
+from isthmus.training import Training, suited_augmentation
 from isthmus.types import BadInput
 
 pytestmark = pytest.mark.numeric
@@ -218,6 +226,43 @@ def test_the_stand_in_for_the_trigger_falls_where_the_attack_does(tampered, samp
     assert np.corrcoef(found.path[STAND_INS][:-1], attack["attack"][:-1])[0, 1] > 0.8
 
 
+def test_of_two_networks_the_curve_is_left_where_the_stand_ins_lose_their_effect(tampered, samples):
+    """By the defaults: a curve near the tampered end, to its own answers, and the first point of it
+    that universal perturbations no longer turn.
+    """
+    judge = {"accuracy": Accuracy(samples[1]), "attack": AttackSuccess(samples[1], TRIGGER, 1)}
+    before = measure(tampered[0], judge)
+    found = repair(tampered[0], samples[0], tampered[1])
+    after = measure(found.model, judge)
+    assert after["attack"] < 0.1 < 0.9 < before["attack"]
+    assert after["accuracy"] > before["accuracy"] - 0.06
+    if found.second == "given":
+        assert found.path.at(float(found.t))[UNIVERSAL] <= LOST
+        assert found.route.low <= found.t <= found.route.high
+        assert "lowered" in found.t.rule or found.t.rule.startswith("settled")
+    else:
+        assert "left universal perturbations a success of" in found.second
+        assert found.rejected[0].path.at(float(found.rejected[0].t))[UNIVERSAL] > LOST
+
+
+def test_universal_stand_ins_are_the_oddest_perturbations_on_the_held_out_samples(
+    tampered, samples
+):
+    fitted, held_out = samples
+    stand_in = universal_stand_ins(tampered[0], fitted, held_out)[UNIVERSAL]
+    search = UNLEARNING.replace(
+        steps=SEARCH_STEPS, augment=suited_augmentation(tampered[0], fitted)
+    )
+    found = universal_perturbations(tampered[0], fitted, search, share=SHARE)
+    for network in tampered:
+        successes = [
+            AttackSuccess(held_out, Perturbation(found.values[kind, target]), int(target))(network)
+            for kind, target in enumerate(found.radii.argmin(dim=1))
+        ]
+        assert stand_in(network) == pytest.approx(max(successes))
+    assert stand_in(tampered[0]) > SHARE / 2
+
+
 def test_as_a_defense_it_spends_what_the_others_spend(tampered, samples):
     training = CURVE_TRAINING.replace(**{**FAST, "steps": 6})
     end = replace(unlearned_copy(tampered[0], samples[0], training), rates=(1.0,))
@@ -328,10 +373,10 @@ def test_every_network_of_the_path_is_recalibrated_once(tampered, samples):
     options = {**FAST, "steps": 5}
     found = repair(tampered[0], samples[0], tampered[1], points=3, **options)
     inner = [t for t in found.path.t if 0 < t < 1]
-    assert found.networks.recalibrations == len(inner)
+    assert found.networks.recalibrations == len(inner) + 2  # the ends, for the correction
     attack = PGD(Linf(0.1), steps=1)
     evidence(found, tampered[0], Judge(samples[1]), landscape=attack, landscape_samples=20)
-    assert found.networks.recalibrations == len(inner) + 2  # the ends, for the landscape
+    assert found.networks.recalibrations == len(inner) + 2  # and again for the landscape
 
 
 @pytest.mark.parametrize(

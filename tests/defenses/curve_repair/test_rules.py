@@ -186,3 +186,25 @@ def test_no_rule_and_no_repair_has_a_place_for_a_trigger():
             inspect.signature(function).parameters
         )
     assert "triggers" not in inspect.getsource(select)
+
+
+@given(
+    st.lists(st.integers(0, 1000), min_size=3, max_size=21),
+    st.floats(0.05, 1.0),
+    st.floats(0.02, 0.3),
+)
+def test_lowered_goes_where_the_rule_goes_unless_accuracy_holds_it_back(hits, t, tolerance):
+    path = path_of(hits)
+    there = select.fixed(t)(path)
+    choice = select.lowered(select.fixed(t), tolerance)(path)
+    if there == 0:
+        assert choice == 0 and choice.reason == there.reason
+        return
+    limit = select.up_to(float(there), tolerance)(path)
+    assert choice == min(there, limit)
+    if choice < there:
+        assert (
+            not choice.confident and limit.reason in choice.reason and there.reason in choice.reason
+        )
+    else:
+        assert choice.reason == there.reason

@@ -68,21 +68,30 @@ class BPDA:
 def straight_through(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
     """Run a block in which the named layers pass gradients on as the identity does.
 
-    Raises BadInput where the network has no such module.
+    Raises BadInput as `named_layers` does.
+    """
+    with ExitStack() as hooks:
+        for layer in named_layers(model, layers):
+            handle = layer.register_forward_hook(_pass_on)
+            hooks.callback(handle.remove)
+        yield
+
+
+def named_layers(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Return the modules of these names. Raises BadInput where the network has no such module.
+
+    >>> named_layers(nn.Sequential(nn.Flatten(), nn.ReLU()), ["1"])
+    [ReLU()]
     """
     modules = dict(network_under(model).named_modules())
-    unknown = [name for name in layers if name not in modules or not name]
+    unknown = [name for name in names if name not in modules or not name]
     if unknown:
         raise BadInput(
             f"layer {unknown[0]!r}",
             expected=f"one of {', '.join(list(modules)[1:9])}, ...",
             fix="name modules as named_modules does",
         )
-    with ExitStack() as hooks:
-        for name in layers:
-            handle = modules[name].register_forward_hook(_pass_on)
-            hooks.callback(handle.remove)
-        yield
+    return [modules[name] for name in names]
 
 
 def _pass_on(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
