@@ -138,6 +138,11 @@ class PointOptions:
                 fix="a given t leaves nothing to choose",
             )
 
+    @property
+    def by_default(self) -> bool:
+        """Whether nothing says how the point is chosen."""
+        return self.t is None and self.tolerance is None
+
     def selection(self, route: Route | None) -> Selection:
         """Return how the point is selected on this route, or on the default one."""
         if self.t is not None:
@@ -252,10 +257,10 @@ def repair_command(
 ) -> None:
     """Repair a checkpoint with clean samples.
 
-    TAMPERED is repaired along a curve to OTHER. Without OTHER, and without an option that describes
-    a curve, a rule or t, the path leads straight to a copy that has unlearned universal
-    perturbations (--second unlearned); if that costs too much accuracy, a curve to a permuted copy
-    follows.
+    TAMPERED is repaired along a curve to OTHER, and left where universal perturbations lose their
+    effect. Where they do not lose it, and without OTHER, the path leads straight to a copy that has
+    unlearned them (--second unlearned); without OTHER, if that costs too much accuracy, a curve to
+    a permuted copy follows. An option that describes a curve, a rule or t makes it that curve.
 
     Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
     The curve is trained and measured where the point is sought, at t in [--low, --high]; t = 0 is
@@ -429,6 +434,9 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     """Return what is measured once, and what is measured at every point of the path."""
     samples, report = inputs.samples, options.report
     fixed = []
+    if len(inputs.networks) == 2 and inputs.route is None and options.point.by_default:
+        searched = defenses.SEARCH_STEPS * inputs.budget.batch_size
+        fixed.append(Part("universal perturbations", trained=searched))
     if report.evaluation.trigger is not None:
         images = attacks.QueryReactivation.images
         fixed.append(Part("queries", 2 * report.queries * images))

@@ -1,6 +1,7 @@
 from .curve_repair.along_path import AlongPath as AlongPath
 from .curve_repair.averaged import STRAIGHT as STRAIGHT
 from .curve_repair.averaged import averaged_repairs as averaged_repairs
+from .curve_repair.candidates import NEAR as NEAR
 from .curve_repair.endpoints import Endpoint as Endpoint
 from .curve_repair.endpoints import PermutedCopy as PermutedCopy
 from .curve_repair.endpoints import PerturbedCopy as PerturbedCopy
@@ -18,6 +19,7 @@ from .curve_repair.rules import fixed as fixed
 from .curve_repair.rules import settled as settled
 from .curve_repair.rules import up_to as up_to
 from .curve_repair.selection import Selection as Selection
+from .curve_repair.stand_ins import SEARCH_STEPS as SEARCH_STEPS
 from .curve_repair.stand_ins import STAND_INS as STAND_INS
 from .curve_repair.stand_ins import UNIVERSAL as UNIVERSAL
 from .curve_repair.stand_ins import stand_ins as stand_ins

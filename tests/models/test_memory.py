@@ -13,12 +13,13 @@ from torch import nn
 from isthmus.attacks import PGD
 from isthmus.curves import Bezier, connect
 from isthmus.data import Linf
+from isthmus.defenses import universal_perturbations
 from isthmus.metrics import attacked, input_hessian
 from isthmus.models import recalibrate
 from isthmus.models.forward import forward_pass, outputs
 from isthmus.models.memory import largest_pass, out_of_memory
 from isthmus.runs.notices import Notice
-from isthmus.training import cross_entropy, fit, sharpness_aware, trades
+from isthmus.training import Training, cross_entropy, fit, sharpness_aware, trades
 
 ERRORS = {
     "accelerator": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -95,6 +96,15 @@ def test_training_in_halves_is_training(loss):
     assert history.losses == pytest.approx(expected.losses, rel=1e-4)
     for a, b in zip(whole.parameters(), parts.net.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_universal_perturbations_in_halves_are_those_of_whole_batches():
+    search = Training(steps=6, lr=0.1, batch_size=16, precision="fp32")
+    whole = universal_perturbations(network("layernorm"), data(), search)
+    parts, said = notices(lambda: universal_perturbations(small(6), data(), search))
+    assert len(said) == 2
+    assert torch.allclose(whole.values, parts.values, atol=1e-5)
+    assert torch.equal(whole.radii, parts.radii)
 
 
 def test_a_curve_in_halves_draws_the_same_t():

@@ -34,7 +34,6 @@ SETTLED = 0.05
 """The part of a stand-in's fall that may be left at the chosen point: fewer samples than that do
 not tell."""
 
-
 LOST = 0.15
 """The success of a stand-in that has lost its effect: chance among ten classes, and what a few
 hundred samples cannot tell from it."""

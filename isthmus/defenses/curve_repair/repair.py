@@ -121,7 +121,7 @@ class Repair:
 
     @property
     def gradients(self) -> int:
-        """How many gradients were taken in all."""
+        """How many gradients were taken in all, by trainings: searches of a rule do not count."""
         steps = self.history.steps if self.history is not None else 0
         return self.spent + steps * self.route.cost
 
@@ -180,10 +180,9 @@ def repair(
     By default a straight path leads to `unlearned_copy`, which universal perturbations no longer
     turn; if that network has lost too much accuracy beyond doubt, a curve to a permuted copy
     follows. To a network that is given leads a curve, and the point on it is the first one where
-    stand-ins for a trigger have lost their effect; if they do not lose it, the straight path
-    follows. A call with a defense as `other`, `after_step`,
-    values of t, a rule or any field of `Route`, even at its default, takes the route and the rule
-    that it names.
+    stand-ins for a trigger have lost their effect (`NEAR`, `universal_stand_ins`); if they do not
+    lose it, the straight path follows. A call with a defense as `other`, `after_step`, values of t,
+    a rule or any field of `Route`, even at its default, takes the route and the rule that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take

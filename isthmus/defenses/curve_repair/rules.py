@@ -156,7 +156,7 @@ def lowered(rule: Rule, tolerance: float = TOLERANCE) -> Rule:
 
     def lowering(path: Path) -> Choice:
         choice = rule(path)
-        if choice == 0:  # the received network, which nothing comes before
+        if choice == 0.0:  # the received network, which nothing comes before
             return choice
         cheap = up_to(float(choice), tolerance)(path)
         if cheap == choice:

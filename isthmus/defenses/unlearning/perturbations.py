@@ -15,6 +15,7 @@ near. So the second kind is smooth: its gradients pass a low-pass filter.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from isthmus.models.forward import (
     laid_out,
     precise_logits,
 )
+from isthmus.models.memory import GradientPasses
 from isthmus.models.precision import decided_precision
 from isthmus.runs.devices import autocast, pick_device
 from isthmus.training.batches import batch_indices
@@ -77,8 +79,8 @@ def universal_perturbations(
 
     Each of `training.steps` takes one gradient; batches, augmentation, precision and seed are those
     of the training, and its rates do not count. Clean labels only say which samples are of another
-    class. Raises BadInput where the share is not in (0, 1), there is one class, or the network
-    returns no logits.
+    class. Where memory runs out, passes are halved. Raises BadInput where the share is not in
+    (0, 1), there is one class, the network returns no logits, or one sample is too many.
     """
     if bonafide.num_classes < 2 or not 0 < share < 1:
         raise BadInput(
@@ -91,6 +93,7 @@ def universal_perturbations(
     classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
     values = torch.zeros(KINDS, classes, *shape, device=device)
     radii = torch.full((KINDS, classes), FIRST_RADIUS * shape.numel() ** 0.5, device=device)
+    passes = GradientPasses()
     precision = decided_precision(
         network, bonafide.x, training.batch_size, device, training.precision
     )
@@ -108,7 +111,8 @@ def universal_perturbations(
                 x = training.augment(x)
             x = as_input(x, device, channels_last=last)
             sent = Assignment.drawn(bonafide.y[index], classes).to(device)
-            values, turned = descended(network, x, values, sent, radii)
+            step_down = partial(descended, network, x, values, sent, radii)
+            values, turned = passes.step(step_down, training.batch_size)
             radii = adapted(radii, turned, sent, share)
     return UniversalPerturbations(values, radii)
 
