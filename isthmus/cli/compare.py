@@ -78,7 +78,7 @@ def compare_command(
         **vars(evaluation),
     }
     with runs.claimed(out, identity, resume=resume):
-        trained = training.settled(trained, network, fitted, out)
+        trained = training.with_decided_precision(trained, network, fitted, out)
         trained = _within(limit, trained, network, fitted, questions, out / runs.DECISIONS)
         contestants = _contestants(trained)
         before = metrics.measure(network, questions)

@@ -364,7 +364,7 @@ def _within(inputs: _Inputs, options: _Options, home: File) -> tuple[_Inputs, _O
     and steps where a time is given; say how long the whole repair takes.
     """
     network, limit = inputs.networks[0], options.trained.limit
-    budget = training.settled(inputs.budget, network, inputs.samples, home)
+    budget = training.with_decided_precision(inputs.budget, network, inputs.samples, home)
     measured = pace_of(network, inputs.samples, budget)
     step = _step(inputs, options)
     fixed, one_point = _beside(inputs, options)

@@ -61,7 +61,7 @@ def train_command(
     network = load_network(model, init) if init else models.model_factory(model.spec)()
     metrics.logits(network, samples[:1])  # refuses images and classes that do not fit the network
     scratch = training.Training(steps=800, lr=0.1, schedule=training.one_cycle, nesterov=True)
-    trained = _settled(budget.training(scratch), network, fitted, limit, home)
+    trained = _decided(budget.training(scratch), network, fitted, limit, home)
     history = training.fit(
         network,
         fitted,
@@ -81,13 +81,13 @@ def train_command(
     )
 
 
-def _settled(
+def _decided(
     trained: Training, network: nn.Module, samples: Data, limit: TimeLimit, home: File
 ) -> Training:
     """Return the training with its precision decided, and its steps where a time is given; say how
     long it takes.
     """
-    trained = training.settled(trained, network, samples, home)
+    trained = training.with_decided_precision(trained, network, samples, home)
     network.to(runs.pick_device(trained.device))
     measured = pace_of(network, samples, trained)
     # an attacked or a second pass is a gradient of its own; cross-entropy takes one

@@ -8,9 +8,9 @@ from .losses import cross_entropy as cross_entropy
 from .losses import distillation as distillation
 from .losses import sharpness_aware as sharpness_aware
 from .losses import trades as trades
+from .precision import with_decided_precision as with_decided_precision
 from .schedules import constant as constant
 from .schedules import garipov as garipov
 from .schedules import one_cycle as one_cycle
-from .settling import settled as settled
 from .suited import suited_augmentation as suited_augmentation
 from .tradeoff import trade_off as trade_off

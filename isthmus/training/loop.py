@@ -79,7 +79,7 @@ def fit(
     training = _placed(module, data, training_from(training, options))
     channels_last = takes_channels_last(module, data.x)
     set_channels_last(module.train(), channels_last)
-    run = _started(module, data, loss, _settled(module, data, training, file), after_step)
+    run = _started(module, data, loss, _decided(module, data, training, file), after_step)
     identity = run.identity() if file else {}
     with _seeded(run.training.seed + ranks().rank):
         if file and file.exists():
@@ -113,7 +113,7 @@ def _placed(module: nn.Module, data: Data, training: Training) -> Training:
     return training.replace(device=device)
 
 
-def _settled(module: nn.Module, data: Data, training: Training, file: Path | None) -> Training:
+def _decided(module: nn.Module, data: Data, training: Training, file: Path | None) -> Training:
     """Return the training with its precision decided: that of the state in the file, else the
     quicker one.
     """

@@ -7,7 +7,7 @@ from torch import nn
 
 from isthmus.models import precision
 from isthmus.models.precision import CLEARLY, decided_precision, quicker
-from isthmus.training import Training, fit, settled
+from isthmus.training import Training, fit, with_decided_precision
 
 CPU = torch.device("cpu")
 
@@ -132,13 +132,14 @@ def test_a_run_of_several_trainings_decides_once_and_remembers(timed, tmp_path, 
     seconds, steps = timed
     seconds["bf16"] = 0.5
     auto = Training(steps=2, lr=0.1)
-    assert settled(auto, network("batchnorm"), data(), tmp_path).precision == "bf16"
+    assert with_decided_precision(auto, network("batchnorm"), data(), tmp_path).precision == "bf16"
     seconds["bf16"] = 2.0
     monkeypatch.setattr(precision, "_chosen", {})
-    assert settled(auto, network("batchnorm"), data(), tmp_path).precision == "bf16"
-    assert settled(auto, network("batchnorm"), data()).precision == "fp32"
+    assert with_decided_precision(auto, network("batchnorm"), data(), tmp_path).precision == "bf16"
+    assert with_decided_precision(auto, network("batchnorm"), data()).precision == "fp32"
     once = len(steps)
-    assert settled(auto.replace(precision="bf16"), network("batchnorm"), data()).precision == "bf16"
+    asked = auto.replace(precision="bf16")
+    assert with_decided_precision(asked, network("batchnorm"), data()).precision == "bf16"
     assert len(steps) == once
 
 

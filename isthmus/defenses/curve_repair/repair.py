@@ -45,7 +45,7 @@ from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
 from isthmus.training.options import sorted_options
-from isthmus.training.settling import settled
+from isthmus.training.precision import with_decided_precision
 from isthmus.training.state import Diverged
 from isthmus.types import Defense
 
@@ -207,7 +207,7 @@ def repair(
     selection = replace(selection or Selection(), **choosing)
     parts = selection.parts(bonafide, training.seed)
     home = File(folder) if folder else None
-    training = settled(training, tampered, parts.whole, home)
+    training = with_decided_precision(training, tampered, parts.whole, home)
     tell_of_frozen_statistics(tampered)
     ways = candidates(
         tampered,

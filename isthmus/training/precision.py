@@ -14,7 +14,7 @@ from isthmus.runs.devices import pick_device
 from isthmus.training.budget import Training
 
 
-def settled(
+def with_decided_precision(
     training: Training, network: nn.Module, data: Data, home: Path | None = None
 ) -> Training:
     """Return the training with its precision decided, for all that follows: `auto` is the one in
