@@ -162,3 +162,10 @@ def test_the_rule_sees_a_breach(code, tmp_path):
 )
 def test_a_computed_import_is_seen(code):
     assert len(list(computed(ast.parse(code)))) == 1
+
+
+def test_modules_are_copied_by_view_alone():
+    copiers = {
+        str(file.relative_to(ROOT)) for file in FILES.values() if "deepcopy" in file.read_text()
+    }
+    assert copiers == {"models/view.py"}, "copied(module) also copies what hooks have computed"

@@ -78,10 +78,7 @@ class Trades:
         clean = _wide(forward_pass(model, x))
         shares = clean.detach().softmax(1)
         attacked = _wide(forward_pass(model, self.attack(model, x, shares).detach()))
-        divergence = F.kl_div(
-            attacked.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True
-        )
-        return F.cross_entropy(clean, y) + self.beta * divergence
+        return F.cross_entropy(clean, y) + self.beta * divergence(attacked, clean)
 
 
 def trades(attack: Attack, beta: float = 6.0) -> Trades:
@@ -120,8 +117,8 @@ class Distillation:
     def __call__(self, model: nn.Module, x: Tensor, _: Tensor) -> Tensor:
         """Return the divergence, a mean over the batch; labels are not read."""
         with torch.no_grad():
-            wanted = _wide(forward_pass(self.teacher.to(x.device), x))
-        return divergence(_wide(forward_pass(model, x)), wanted, self.temperature)
+            answers = _wide(forward_pass(self.teacher.to(x.device), x))
+        return divergence(_wide(forward_pass(model, x)), answers, self.temperature)
 
 
 def distillation(teacher: nn.Module, temperature: float = 2.0) -> Distillation:
@@ -145,7 +142,7 @@ def distillation(teacher: nn.Module, temperature: float = 2.0) -> Distillation:
     return Distillation(copied(teacher).eval().requires_grad_(False), temperature)
 
 
-def divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+def divergence(logits: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
     """Return KL(wanted || logits) of logits (n, classes), a mean over samples.
 
     Both are softened by the temperature; the gradient has the same size at any temperature (Hinton

@@ -5,18 +5,16 @@ Whether a sample is fooled is measured elsewhere, on the network itself.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from copy import deepcopy
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from isthmus.attacks.inputs.health.by_products import Watch, watching
-from isthmus.types import Attack
+from isthmus.attacks.inputs.health.otherwise import Otherwise
+from isthmus.models.view import copied
 
 
 @dataclass(frozen=True)
-class InFloat64:
+class InFloat64(Otherwise):
     """Runs an attack on a copy of the network in float64, and returns its points in the type of x.
 
     For logits that carry a constant or a scale beside which float32 rounds their differences away,
@@ -32,18 +30,7 @@ class InFloat64:
     torch.float32
     """
 
-    attack: Attack
-
-    @property
-    def random(self) -> bool:
-        """Whether the attack draws, as its own `random` says."""
-        return bool(getattr(self.attack, "random", False))
-
-    def remembering(self) -> AbstractContextManager[Watch]:
-        """Return a block that remembers this attack's runs, and can say how healthy they were."""
-        return watching(self)
-
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape, type and device of x."""
-        moved: Tensor = self.attack(deepcopy(model).double(), x.double(), y)
+        moved: Tensor = self.attack(copied(model).double(), x.double(), y)
         return moved.to(x.dtype).clamp(0, 1)

@@ -8,19 +8,19 @@ on as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from isthmus.attacks.inputs.health.by_products import Watch, watching
+from isthmus.attacks.inputs.health.otherwise import Otherwise
 from isthmus.models.forward import network_under
-from isthmus.types import Attack, BadInput
+from isthmus.types import BadInput
 
 
 @dataclass(frozen=True)
-class BPDA:
+class BPDA(Otherwise):
     """An attack in which the named layers (rounding, JPEG, thresholds) pass gradients on unchanged.
 
     `layers` are names of modules, as `named_modules` has them, whose output has the shape of their
@@ -39,7 +39,6 @@ class BPDA:
     torch.Size([2, 1, 2, 2])
     """
 
-    attack: Attack
     layers: Sequence[str]
 
     def __post_init__(self) -> None:
@@ -48,15 +47,6 @@ class BPDA:
             raise BadInput(
                 "no layers", expected="names of modules", fix="name them as named_modules does"
             )
-
-    @property
-    def random(self) -> bool:
-        """Whether the attack draws, as its own `random` says."""
-        return bool(getattr(self.attack, "random", False))
-
-    def remembering(self) -> AbstractContextManager[Watch]:
-        """Return a block that remembers this attack's runs, and can say how healthy they were."""
-        return watching(self)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape, type and device of x."""
