@@ -6,7 +6,6 @@ without, and times one batch of each. It leaves out what is small beside them.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from isthmus import metrics, runs
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import torch
     from torch import Tensor, nn
 
     from isthmus.data import Data
@@ -209,11 +209,11 @@ def pace(network: nn.Module, images: Tensor, precision: Precision = "fp32") -> t
 
     device = device_of(network)
     with eval_mode(network), torch.enable_grad(), autocast(device, precision):
-        return _seconds(plainly) / len(x), _seconds(with_gradients) / len(x)
+        plain, graded = _seconds(plainly, device), _seconds(with_gradients, device)
+    return plain / len(x), graded / len(x)
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    """Return how long work takes the second time."""
     work()
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    return runs.seconds_of(work, device)

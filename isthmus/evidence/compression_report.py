@@ -6,7 +6,6 @@ delivered.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -23,6 +22,7 @@ from isthmus.metrics.accuracy import Agreement
 from isthmus.metrics.question import measure
 from isthmus.models.checkpoint.writing import save_checkpoint
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
+from isthmus.runs.devices import seconds_of
 from isthmus.types import Metric
 
 LIMITS = (
@@ -91,14 +91,11 @@ def _side(model: nn.Module, data: Data, metrics: Mapping[str, Metric], size: int
 @torch.no_grad()
 def _milliseconds(model: nn.Module, data: Data, repeats: int = 15) -> float:
     """Return the median time of a pass of one image."""
-    x = as_input(data.x[:1], device_of(model), channels_last=False)
-    times = []
+    device = device_of(model)
+    x = as_input(data.x[:1], device, channels_last=False)
     with eval_mode(model):
-        for _ in range(repeats):
-            began = time.perf_counter()
-            forward_pass(model, x)
-            times.append(1000 * (time.perf_counter() - began))
-    return median(times)
+        times = [seconds_of(lambda: forward_pass(model, x), device) for _ in range(repeats)]
+    return 1000 * median(times)
 
 
 def _verdict(before: Side, after: Side) -> str:

@@ -6,7 +6,6 @@ dense convolutions, and twice the time for depthwise ones (docs/experiments.md).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from math import inf
 from typing import Literal
@@ -27,6 +26,7 @@ from isthmus.runs.devices import (
     autocast,
     chosen_precision,
     fast_precision,
+    seconds_of,
     told_precision,
 )
 from isthmus.runs.processes import gathered
@@ -120,11 +120,10 @@ def _step_seconds(module: nn.Module, images: Tensor, device: torch.device, kind:
         x = as_input(images, device, channels_last=last).clone()
         weights: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
         trained = weights or [x.requires_grad_()]
-        began = time.perf_counter()
-        with autocast(device, kind):
-            logits = precise_logits(module, x)
-        gradients = torch.autograd.grad(logits.logsumexp(1).sum(), trained, allow_unused=True)
-        del gradients
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
+
+        def step() -> None:
+            with autocast(device, kind):
+                logits = precise_logits(module, x)
+            torch.autograd.grad(logits.logsumexp(1).sum(), trained, allow_unused=True)
+
+        return seconds_of(step, device)

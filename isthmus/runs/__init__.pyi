@@ -3,6 +3,7 @@ from .decisions import decided as decided
 from .devices import Precision as Precision
 from .devices import fast_precision as fast_precision
 from .devices import pick_device as pick_device
+from .devices import seconds_of as seconds_of
 from .files import file_sha256 as file_sha256
 from .files import read_json as read_json
 from .files import write_json as write_json

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -98,3 +100,22 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
         device.type, torch.bfloat16, enabled=enabled
     )
     return context
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Return how long work takes on a device, from an idle device until it is done.
+
+    >>> seconds_of(lambda: None, torch.device("cpu")) < 1
+    True
+    """
+    _wait_for(device)
+    began = time.perf_counter()
+    work()
+    _wait_for(device)
+    return time.perf_counter() - began
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until a device that takes work in advance has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

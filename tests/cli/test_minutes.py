@@ -25,7 +25,7 @@ def paced(monkeypatch):
     """Return a function that sets how many seconds each pass of a batch takes from here on."""
 
     def set_pace(seconds):
-        monkeypatch.setattr(estimate, "_seconds", lambda work: seconds)
+        monkeypatch.setattr(estimate, "_seconds", lambda work, device: seconds)
 
     return set_pace
 

@@ -5,7 +5,7 @@ import torch
 from support.refusals import refused
 
 from isthmus.runs import fast_precision
-from isthmus.runs.devices import chosen_precision
+from isthmus.runs.devices import chosen_precision, seconds_of
 
 CPU = torch.device("cpu")
 
@@ -30,3 +30,12 @@ def test_any_other_value_of_the_variable_is_refused(monkeypatch, told):
     monkeypatch.setenv("ISTHMUS_PRECISION", told)
     refused(lambda: fast_precision(CPU), f"ISTHMUS_PRECISION={told}")
     assert chosen_precision(CPU, "fp32") == "fp32"
+
+
+def test_work_is_timed_from_an_idle_device_until_it_is_done(monkeypatch):
+    order = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append(device.type))
+    assert seconds_of(lambda: order.append("work"), torch.device("cuda")) >= 0
+    assert order == ["cuda", "work", "cuda"]
+    seconds_of(lambda: order.append("work"), torch.device("cpu"))
+    assert order[3:] == ["work"]
