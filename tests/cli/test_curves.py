@@ -142,6 +142,8 @@ def test_the_landscape_is_measured_drawn_and_told(home):
         "--clean",
         "digits:test#n=200",
         *FAST,
+        "--bends",
+        1,
         "--points",
         4,
         *around,
