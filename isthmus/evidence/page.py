@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from isthmus.evidence import figures, health_figures
+from isthmus.evidence import figures
 from isthmus.evidence.certificate_record import CERTIFICATE, Certificates
 from isthmus.evidence.compression_record import COMPRESSION, Compression
 from isthmus.evidence.detection_record import DETECTION, Detection
@@ -180,7 +180,7 @@ def _detection_page(report: Detection) -> str:
 
 def _health_page(report: AttackHealth) -> str:
     words = "Gain, loss and spread of the climbs, and accuracy against eps; numbers in the tables"
-    figure = _twice(partial(health_figures.attack_health, report), "health", words)
+    figure = _twice(partial(figures.attack_health, report), "health", words)
     return environment().get_template("health.html").render(report=report, figure=figure)
 
 

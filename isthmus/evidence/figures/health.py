@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from isthmus.evidence.figures import COLORS, _Band, _in_percent, _number, _style
+from isthmus.evidence.figures.drawing import COLORS, Band, in_percent, number, styled
 from isthmus.evidence.health_record import AttackHealth, LookPart
 
 _LINE: dict[str, Any] = {"marker": "o", "markersize": 3.4, "linewidth": 1.5}
@@ -19,7 +19,7 @@ _LINE: dict[str, Any] = {"marker": "o", "markersize": 3.4, "linewidth": 1.5}
 def attack_health(source: AttackHealth, *, width: float = 7.4) -> Figure:
     """Return the four panels; `width` in inches. A panel without measurements says so."""
     wide = width > 5
-    with _style():
+    with styled():
         figure = Figure(figsize=(width, 5.4 if wide else 9.6), layout="constrained")
         panels = figure.subplots(2 if wide else 4, 2 if wide else 1).flatten()
         gain, radius, climb, spread = panels
@@ -41,7 +41,7 @@ def _absent(axes: Axes) -> None:
 
 def _draw_quartiles(axes: Axes, looks: Sequence[LookPart], color: str) -> None:
     steps = [look.step for look in looks]
-    low, middle, high = ([_number(look.quartiles[i]) for look in looks] for i in range(3))
+    low, middle, high = ([number(look.quartiles[i]) for look in looks] for i in range(3))
     axes.fill_between(steps, low, high, color=COLORS[color], alpha=0.16, linewidth=0)
     axes.plot(steps, middle, color=COLORS[color], **_LINE)
 
@@ -53,7 +53,7 @@ def _draw_gains(axes: Axes, looks: Sequence[LookPart]) -> None:
         return
     _draw_quartiles(axes, looks, "clean")
     axes.set_ylim(-0.02, 1.05)
-    _in_percent(axes.yaxis)
+    in_percent(axes.yaxis)
     axes.set_xlabel("steps")
 
 
@@ -73,11 +73,11 @@ def _draw_radii(axes: Axes, source: AttackHealth) -> None:
         _absent(axes)
         return
     eps = [row.eps for row in rows]
-    band = _Band.of([row.accuracy for row in rows])
+    band = Band.of([row.accuracy for row in rows])
     axes.fill_between(eps, band.low, band.high, color=COLORS["bonafide"], alpha=0.16, linewidth=0)
     axes.plot(eps, band.middle, color=COLORS["bonafide"], **_LINE)
     axes.set_ylim(-0.02, 1.02)
-    _in_percent(axes.yaxis)
+    in_percent(axes.yaxis)
     axes.set_xlabel("eps")
 
 
@@ -89,5 +89,5 @@ def _draw_spreads(axes: Axes, spreads: Sequence[float]) -> None:
     shares = [i / (len(spreads) - 1) for i in range(len(spreads))]
     axes.plot(shares, spreads, color=COLORS["third"], **_LINE)
     axes.set_ylim(bottom=0)
-    _in_percent(axes.xaxis)
+    in_percent(axes.xaxis)
     axes.set_xlabel("samples with at most this spread")

@@ -1,0 +1,11 @@
+from .against_eps import certified as certified
+from .against_eps import detected as detected
+from .classes import per_class as per_class
+from .drawing import COLORS as COLORS
+from .drawing import to_svg as to_svg
+from .health import attack_health as attack_health
+from .path import along_path as along_path
+from .path import landscape as landscape
+from .plane import contours as contours
+from .sweeps import swept as swept
+from .training import training_loss as training_loss
