@@ -169,3 +169,15 @@ def test_modules_are_copied_by_view_alone():
         str(file.relative_to(ROOT)) for file in FILES.values() if "deepcopy" in file.read_text()
     }
     assert copiers == {"models/view.py"}, "copied(module) also copies what hooks have computed"
+
+
+def test_no_file_takes_a_private_name_of_another():
+    taken = {
+        f"{module} takes {node.module}.{alias.name}"
+        for module, file in FILES.items()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("isthmus")
+        for alias in node.names
+        if re.match("_[^_]", alias.name)
+    }
+    assert not taken

@@ -13,7 +13,7 @@ from isthmus.types import Params
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """How a flat vector is cut into a network's parameters; each tied parameter stands once."""
 
     names: tuple[str, ...]
@@ -21,7 +21,8 @@ class _Layout:
     dtypes: tuple[torch.dtype, ...]
 
     @classmethod
-    def of(cls, module: nn.Module, *, trainable: bool) -> _Layout:
+    def of(cls, module: nn.Module, *, trainable: bool) -> Layout:
+        """Return the layout of the floating parameters that require gradients, or of the others."""
         params = {
             n: p
             for n, p in module.named_parameters()
@@ -34,6 +35,7 @@ class _Layout:
         )
 
     def flatten(self, module: nn.Module, dtype: torch.dtype) -> Tensor:
+        """Return the module's parameters as one vector."""
         params = dict(module.named_parameters())
         parts = [params[name].detach().reshape(-1).to(dtype) for name in self.names]
         return torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
@@ -55,7 +57,7 @@ _CHUNK = 2**20
 A few operands of this size fit into a CPU's caches, and a launch on a GPU has enough to do."""
 
 
-class _Combine(torch.autograd.Function):
+class Combine(torch.autograd.Function):
     """theta = sum_k c_k P_k, its squared norm, and its cut into parameters, as one node of the
     graph.
 
@@ -67,8 +69,9 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        bends: Tensor, ends: Tensor, c: tuple[float, ...], layout: _Layout
+        bends: Tensor, ends: Tensor, c: tuple[float, ...], layout: Layout
     ) -> tuple[Tensor, ...]:
+        """Return theta, its squared norm and its parts, for the coefficients c."""
         theta = torch.empty_like(ends[0])
         first, *inner, last = c
         squares = []
@@ -85,6 +88,7 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what the way back needs."""
         _, _, c, ctx.layout = inputs
         ctx.inner = c[1:-1]
         ctx.save_for_backward(output[0])
@@ -92,18 +96,19 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> Any:
+        """Return the gradients of the bends; ends and coefficients have none."""
         (theta,) = ctx.saved_tensors
         compose = _traced if torch.is_grad_enabled() else _written
         return compose(ctx.layout, ctx.inner, theta, given), None, None, None
 
 
 def _written(
-    layout: _Layout, inner: Sequence[float], theta: Tensor, given: Sequence[Tensor | None]
+    layout: Layout, inner: Sequence[float], theta: Tensor, given: Sequence[Tensor | None]
 ) -> Tensor:
     """Return the gradient of each bend: its coefficient times that of theta, (bends, n), written in
     place.
 
-    `given` are the gradients of what `_Combine` returned: theta, its squared norm, each parameter.
+    `given` are the gradients of what `Combine` returned: theta, its squared norm, each parameter.
     """
     of_theta, of_square, *of_parts = given
     grads = theta.new_empty(len(inner), len(theta))
@@ -118,7 +123,7 @@ def _written(
 
 
 def _traced(
-    layout: _Layout, inner: Sequence[float], theta: Tensor, given: Sequence[Tensor | None]
+    layout: Layout, inner: Sequence[float], theta: Tensor, given: Sequence[Tensor | None]
 ) -> Tensor:
     """Return what `_written` does, by operations that can be differentiated once more."""
     of_theta, of_square, *of_parts = given

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.curves.combine import _Combine, _Layout
+from isthmus.curves.combine import Combine, Layout
 from isthmus.models.forward import Wrapper, computing_type
 from isthmus.models.view import View, copied, places
 from isthmus.types import BadInput, Params
@@ -102,8 +102,8 @@ class Curve(Wrapper):
             )
         check_same_architecture(start, end)
         check_real(start)
-        self._moving = _Layout.of(start, trainable=True)
-        self._frozen = _Layout.of(start, trainable=False)
+        self._moving = Layout.of(start, trainable=True)
+        self._frozen = Layout.of(start, trainable=False)
         if bends and not self._moving.names:
             raise BadInput(
                 "a network whose parameters are all frozen",
@@ -176,7 +176,7 @@ class Curve(Wrapper):
         """
         c = tuple(self.coefficients(self._check(t)).tolist())
         bends = self.bends if len(self.bends) else self.bends.detach()
-        theta, square, *parts = _Combine.apply(  # type: ignore[no-untyped-call]
+        theta, square, *parts = Combine.apply(  # type: ignore[no-untyped-call]
             bends,
             self.ends,
             c,

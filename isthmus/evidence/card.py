@@ -10,7 +10,7 @@ from isthmus.evidence.page import environment
 from isthmus.evidence.record import Provenance, Report
 from isthmus.evidence.tables import markdown_table
 from isthmus.evidence.text import escaped, to_markdown
-from isthmus.evidence.words import _SPACE, duration
+from isthmus.evidence.words import NO_BREAK_SPACE, duration
 from isthmus.runs.files import write_text
 
 CARD = "README.md"
@@ -41,7 +41,7 @@ def to_card(report: Report | Mapping[str, Any]) -> str:
             made=list(_made(report)),
         )
     )
-    return f"{text.replace(_SPACE, ' ').rstrip()}\n"
+    return f"{text.replace(NO_BREAK_SPACE, ' ').rstrip()}\n"
 
 
 def write_card(report: Report | Mapping[str, Any], folder: Path | str) -> Path:

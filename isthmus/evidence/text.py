@@ -16,7 +16,7 @@ from isthmus.evidence.summary import TableRow, compared, ingredients, table_rows
 from isthmus.evidence.tables import markdown_table, terminal_table
 from isthmus.evidence.verdict import decide, without_decision
 from isthmus.evidence.words import (
-    _SPACE,
+    NO_BREAK_SPACE,
     Wording,
     capital,
     digits,
@@ -68,7 +68,7 @@ def _network_row(row: TableRow, names: list[str]) -> list[str | Text]:
 
 
 def _cell(value: Wording, style: str) -> Text:
-    interval = value.interval.removesuffix(f"{_SPACE}%")
+    interval = value.interval.removesuffix(f"{NO_BREAK_SPACE}%")
     counts = value.counts.replace(" of ", "/")
     return Text(value.main, style).append(f"\n{interval}\n{counts}\n", "dim")
 
@@ -169,7 +169,7 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
         *_limits(report),
     ]
     text = "\n\n".join("\n".join(lines) for lines in parts if lines)
-    return f"{text.replace(_SPACE, ' ')}\n"
+    return f"{text.replace(NO_BREAK_SPACE, ' ')}\n"
 
 
 def _warning(report: Report) -> list[str]:

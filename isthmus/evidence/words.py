@@ -8,8 +8,9 @@ from isthmus.evidence.record import HealthPart, Value
 from isthmus.metrics.values import NATS, SHARE
 from isthmus.runs.wording import percent
 
-# a number and its unit stay on one line
-_SPACE = "\u00a0"
+NO_BREAK_SPACE = "\u00a0"
+"""Stands between a number and its unit, which stay on one line."""
+
 _DASH = "\u2013"
 _MINUS = "\u2212"
 
@@ -36,17 +37,17 @@ def digits(number: float | None) -> str:
 def duration(seconds: float | None) -> str:
     """Return a time as a person says it.
 
-    >>> [duration(s).replace(_SPACE, " ") for s in (1.24, 75.0, 7500.0, None)]
+    >>> [duration(s).replace(NO_BREAK_SPACE, " ") for s in (1.24, 75.0, 7500.0, None)]
     ['1.2 s', '1 min 15 s', '2 h 5 min', 'not measured']
     """
     if seconds is None:
         return "not measured"
     if seconds < 59.95:
-        return f"{seconds:.1f}{_SPACE}s"
+        return f"{seconds:.1f}{NO_BREAK_SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return _SPACE.join((str(minutes), "min", str(rest), "s"))
-    return _SPACE.join((str(minutes // 60), "h", str(minutes % 60), "min"))
+        return NO_BREAK_SPACE.join((str(minutes), "min", str(rest), "s"))
+    return NO_BREAK_SPACE.join((str(minutes // 60), "h", str(minutes % 60), "min"))
 
 
 def capital(text: str) -> str:
@@ -107,8 +108,10 @@ def format_value(value: Value | float | None) -> Wording:
     """Return a value in words, by its unit; one that is absent or not finite says so.
 
     >>> from isthmus.metrics.values import Quantity
-    >>> format_value(Quantity(0.568, "share")).main.replace(_SPACE, " "), format_value(0.568).main
-    ('56.8 %', '0.568')
+    >>> format_value(Quantity(0.568, "share")).main.replace(NO_BREAK_SPACE, " ")
+    '56.8 %'
+    >>> format_value(0.568).main
+    '0.568'
     """
     if value is None:
         return Wording("not measured", known=False)
@@ -169,7 +172,7 @@ def _share(value: Value, share: float, counts: str) -> Wording:
         return Wording(percent(share), counts=counts, at=100 * share)
     low, high = (100 * end for end in ends)
     low, high = max(0, low), min(100, high)  # the normal interval of a mean may leave them
-    interval = f"{low:.1f}{_DASH}{high:.1f}{_SPACE}%"
+    interval = f"{low:.1f}{_DASH}{high:.1f}{NO_BREAK_SPACE}%"
     return Wording(percent(share), interval, counts, 100 * share, low, high)
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from isthmus.data.dataset import Data
 from isthmus.data.pixels import pixels_of
-from isthmus.data.sources.reading import Classes, _damaged, _optional
+from isthmus.data.sources.reading import Classes, damaged, optional_package
 from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 # What archives, file servers and tools leave behind: never a class. Hidden folders neither.
 _NO_CLASS = {
@@ -33,19 +33,19 @@ _NO_CLASS = {
 _SPLIT = re.compile("train(ing)?|test(ing)?|val(id(ation)?)?|dev", re.IGNORECASE)
 
 
-def _pixels(source: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
+def decoded(source: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
     """Decode one image: (1, h, w) where it is gray, else (3, h, w)."""
-    image_module = _optional("PIL.Image", name)
+    image_module = optional_package("PIL.Image", name)
     try:
         with image_module.open(source) as image:
             return pixels_of(image, name)
     except BadInput:
         raise
     except Exception as error:  # each format raises errors of its own
-        raise _damaged(name, error, "image") from error
+        raise damaged(name, error, "image") from error
 
 
-def _stacked(images: Iterable[NDArray[np.uint8]], name: Callable[[int], str]) -> NDArray[np.uint8]:
+def stacked(images: Iterable[NDArray[np.uint8]], name: Callable[[int], str]) -> NDArray[np.uint8]:
     """Stack images of one size, (n, c, h, w): gray where all are, else in color.
 
     `name` names the i-th image in errors.
@@ -67,7 +67,7 @@ def _stacked(images: Iterable[NDArray[np.uint8]], name: Callable[[int], str]) ->
     return np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in stack])
 
 
-def _image_folder(folder: Path, classes: Classes) -> Data:
+def read_image_folder(folder: Path, classes: Classes) -> Data:
     """Return the images of folder/CLASS, however deep below it they lie.
 
     Classes are numbered in the order of their sorted names, one without images among them.
@@ -76,7 +76,7 @@ def _image_folder(folder: Path, classes: Classes) -> Data:
     images = {name: _images_below(folder / name) for name in names}
     _check_layout(folder, names, images)
     files = [(file, label) for label, name in enumerate(names) for file in images[name]]
-    stack = _stacked((_pixels(file, str(file)) for file, _ in files), lambda i: str(files[i][0]))
+    stack = stacked((decoded(file, str(file)) for file, _ in files), lambda i: str(files[i][0]))
     labels = torch.tensor([label for _, label in files])
     return Data(torch.from_numpy(stack), labels, names if classes is None else classes)
 
@@ -152,5 +152,5 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
     )

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from isthmus.data.dataset import Data
-from isthmus.data.sources.parquet import _parquet
-from isthmus.data.sources.reading import Classes, _optional, _reason, _relabeled
+from isthmus.data.sources.parquet import read_parquet
+from isthmus.data.sources.reading import Classes, optional_package, reason_of, relabeled
 from isthmus.runs.wording import suggestion
 from isthmus.types import BadInput
 
@@ -52,20 +52,20 @@ def _digits(part: str) -> Data:
 
 def _download(name: str, part: str) -> Path:
     """Return the set's Parquet file, downloaded by the hub's own package, which keeps it."""
-    hub = _optional("huggingface_hub", f"{name}:{part}")
+    hub = optional_package("huggingface_hub", f"{name}:{part}")
     repository, folder = HUB[name]
     file = f"{folder}/{part}-00000-of-00001.parquet"
     try:
         return Path(hub.hf_hub_download(repository, file, repo_type="dataset"))
     except Exception as error:  # which errors depends on the package's version and its HTTP library
         raise BadInput(
-            f"{name}:{part}, which could not be downloaded ({_reason(error)})",
+            f"{name}:{part}, which could not be downloaded ({reason_of(error)})",
             expected=f"{repository}/{file} from the Hugging Face hub, or from its cache",
             fix="check the connection, set HF_ENDPOINT to a mirror, or pass a Parquet file",
         ) from error
 
 
-def _named(spec: str, classes: Classes) -> Data:
+def read_named(spec: str, classes: Classes) -> Data:
     """Return a named set. Raises BadInput where set or part is unknown."""
     name, _, part = spec.partition(":")
     if spec not in NAMED:
@@ -75,7 +75,7 @@ def _named(spec: str, classes: Classes) -> Data:
             fix=suggestion(spec, NAMED),
         )
     return (
-        _relabeled(_digits(part), classes)
+        relabeled(_digits(part), classes)
         if name == "digits"
-        else _parquet([_download(name, part)], classes)
+        else read_parquet([_download(name, part)], classes)
     )

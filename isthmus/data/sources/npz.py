@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from isthmus.data.dataset import Data
-from isthmus.data.sources.reading import Classes, _damaged, _data
+from isthmus.data.sources.reading import Classes, damaged, with_classes
 from isthmus.runs.files import write_atomically
 from isthmus.types import BadInput
 
 
 # ---- npz
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file by name. Raises BadInput where it is damaged or holds objects."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -27,10 +28,10 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
                 expected="plain arrays: objects could run code and are not loaded",
                 fix="save x as uint8 or float and y as int64",
             ) from error
-        raise _damaged(path, error, ".npz") from error
+        raise damaged(path, error, ".npz") from error
 
 
-def _channels_first(path: Path, x: NDArray[Any], layout: str | None) -> NDArray[Any]:
+def channels_first(path: Path, x: NDArray[Any], layout: str | None) -> NDArray[Any]:
     """Return images (n, h, w), (n, h, w, c) or (n, c, h, w) as the last.
 
     Without a layout, channels are the last axis where that has 4 values at most and the first has
@@ -57,12 +58,12 @@ def _channels_first(path: Path, x: NDArray[Any], layout: str | None) -> NDArray[
     return x.transpose(0, 3, 1, 2) if layout == "nhwc" else x
 
 
-def _npz(path: Path, classes: Classes) -> Data:
+def read_npz(path: Path, classes: Classes) -> Data:
     """Return the arrays x and y, or images and labels, of a file.
 
     `classes` in it is a count or the names; `layout` is "nchw" or "nhwc".
     """
-    arrays = _arrays(path)
+    arrays = arrays_of(path)
     pair = next(
         (p for p in (("x", "y"), ("images", "labels")) if p[0] in arrays and p[1] in arrays), None
     )
@@ -73,7 +74,7 @@ def _npz(path: Path, classes: Classes) -> Data:
             fix="save each split on its own, np.savez('train.npz', x=x_train, y=y_train)",
         )
     layout = str(arrays["layout"]).lower() if "layout" in arrays else None
-    x = _channels_first(path, arrays[pair[0]], layout)
+    x = channels_first(path, arrays[pair[0]], layout)
     y = arrays[pair[1]]
     if y.dtype.kind not in "iuf":
         raise BadInput(
@@ -89,7 +90,7 @@ def _npz(path: Path, classes: Classes) -> Data:
         ) from error
     labels = torch.from_numpy(y.astype(np.float64 if y.dtype.kind == "f" else np.int64))
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    return _data(
+    return with_classes(
         images, labels, classes, _names(path, arrays["classes"]) if "classes" in arrays else None
     )
 

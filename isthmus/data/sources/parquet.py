@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from isthmus.data.dataset import Data
-from isthmus.data.sources.images import _pixels, _stacked
-from isthmus.data.sources.reading import Classes, _damaged, _data, _optional
+from isthmus.data.sources.images import decoded, stacked
+from isthmus.data.sources.reading import Classes, damaged, optional_package, with_classes
 from isthmus.runs.files import write_atomically
 from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
@@ -95,7 +95,7 @@ def _bytes(cell: Any, path: Path, row: int) -> io.BytesIO:
         try:
             held = (path.parent / cell["path"]).read_bytes()
         except OSError as error:
-            raise _damaged(f"{path}, row {row}: {cell['path']}", error, "image") from error
+            raise damaged(f"{path}, row {row}: {cell['path']}", error, "image") from error
     if held is None:
         raise BadInput(
             f"{path}, where row {row} has no image",
@@ -115,10 +115,10 @@ def _decode(files: Sequence[Path], column: str) -> NDArray[np.uint8]:
             with parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=1024, columns=[column]):
                     for cell in batch.column(0).to_pylist():
-                        yield _pixels(_bytes(cell, path, row), f"{path}, row {row}")
+                        yield decoded(_bytes(cell, path, row), f"{path}, row {row}")
                         row += 1
 
-    return _stacked(
+    return stacked(
         images(), lambda i: f"image {i} of {files[0]}{', ...' if len(files) > 1 else ''}"
     )
 
@@ -181,12 +181,12 @@ def _cached(
     return images
 
 
-def _parquet(files: Sequence[Path], classes: Classes) -> Data:
+def read_parquet(files: Sequence[Path], classes: Classes) -> Data:
     """Return the rows of Parquet files in order; the names of the classes are those in the first
     one's schema.
     """
-    arrow = _optional("pyarrow", str(files[0]))
-    parquet = _optional("pyarrow.parquet", str(files[0]))
+    arrow = optional_package("pyarrow", str(files[0]))
+    parquet = optional_package("pyarrow.parquet", str(files[0]))
     try:
         schema = parquet.read_schema(files[0])
         image, label = _columns(files[0], schema)
@@ -195,13 +195,13 @@ def _parquet(files: Sequence[Path], classes: Classes) -> Data:
     except BadInput:
         raise
     except (OSError, ValueError, KeyError, arrow.ArrowException) as error:
-        raise _damaged(", ".join(map(str, files[:3])), error, "Parquet") from error
+        raise damaged(", ".join(map(str, files[:3])), error, "Parquet") from error
     feature = _features(schema).get(label)
     names = feature.get("names") if isinstance(feature, dict) else None
-    return _data(torch.from_numpy(x), y, classes, names)
+    return with_classes(torch.from_numpy(x), y, classes, names)
 
 
-def _shards(pattern: str, files: Sequence[Path], classes: Classes) -> Data:
+def read_shards(pattern: str, files: Sequence[Path], classes: Classes) -> Data:
     """Return the Parquet files of one split as one set, in the order of their names."""
     words = "(?<![a-z])(?:train|test|val|dev)"
     splits = {word for file in files for word in re.findall(words, file.stem.lower())}
@@ -212,7 +212,7 @@ def _shards(pattern: str, files: Sequence[Path], classes: Classes) -> Data:
             fix=f"name one file, or a pattern such as {files[0].parent / 'train*.parquet'}",
         )
     _check_whole(pattern, files)
-    return _parquet(sorted(files), classes)
+    return read_parquet(sorted(files), classes)
 
 
 _SHARD = re.compile(r"(.*-)(\d+)(-of-)(\d+)(\.parquet)")

@@ -16,7 +16,7 @@ from isthmus.types import BadInput
 Classes = Sequence[str] | int | None
 
 
-def _optional(module: str, what: str) -> Any:
+def optional_package(module: str, what: str) -> Any:
     """Import a package that only some data need."""
     try:
         return import_module(module)
@@ -28,19 +28,21 @@ def _optional(module: str, what: str) -> Any:
         ) from error
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return an error's type and first line."""
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _damaged(path: Path | str, error: BaseException, what: str) -> BadInput:
+def damaged(path: Path | str, error: BaseException, what: str) -> BadInput:
+    """Return the refusal of a file that cannot be read as what it should be."""
     return BadInput(
-        f"{path}, which cannot be read as {what} ({_reason(error)})",
+        f"{path}, which cannot be read as {what} ({reason_of(error)})",
         expected=f"a whole {what} file",
         fix="copy or download it again",
     )
 
 
-def _data(x: torch.Tensor, y: torch.Tensor, asked: Classes, said: Classes) -> Data:
+def with_classes(x: torch.Tensor, y: torch.Tensor, asked: Classes, said: Classes) -> Data:
     """Return Data with the classes that were asked for, else those the source says, else as many as
     the labels need.
     """
@@ -49,5 +51,6 @@ def _data(x: torch.Tensor, y: torch.Tensor, asked: Classes, said: Classes) -> Da
     return Data(x, y, said if asked is None else asked)  # type: ignore[arg-type]
 
 
-def _relabeled(data: Data, classes: Classes) -> Data:
+def relabeled(data: Data, classes: Classes) -> Data:
+    """Return the data with these classes, where any are given."""
     return data if classes is None else Data(data.x, data.y, classes)

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from isthmus.data.dataset import Data
-from isthmus.data.sources.images import _image_folder
-from isthmus.data.sources.named import NAMED, _named
-from isthmus.data.sources.npz import _npz
-from isthmus.data.sources.parquet import _parquet, _shards
+from isthmus.data.sources.images import read_image_folder
+from isthmus.data.sources.named import NAMED, read_named
+from isthmus.data.sources.npz import read_npz
+from isthmus.data.sources.parquet import read_parquet, read_shards
 from isthmus.data.sources.reading import Classes
 from isthmus.data.splits import split
 from isthmus.runs.wording import suggestion
@@ -26,14 +26,14 @@ from isthmus.types import BadInput
 # ---- by path
 def _folder(path: Path, classes: Classes) -> Data:
     shards = sorted(path.glob("*.parquet"))
-    return _shards(str(path), shards, classes) if shards else _image_folder(path, classes)
+    return read_shards(str(path), shards, classes) if shards else read_image_folder(path, classes)
 
 
 def _file(path: Path, classes: Classes) -> Data:
     if path.suffix == ".parquet":
-        return _parquet([path], classes)
+        return read_parquet([path], classes)
     if path.suffix == ".npz":
-        return _npz(path, classes)
+        return read_npz(path, classes)
     pickled = path.suffix in (".pt", ".pth", ".pkl", ".pickle")
     raise BadInput(
         f"{path}, a file of type {path.suffix or '(none)'}",
@@ -45,7 +45,7 @@ def _file(path: Path, classes: Classes) -> Data:
 def _load(spec: str, classes: Classes) -> Data:
     path = Path(spec)
     if spec in NAMED or not spec:
-        return _named(spec, classes)
+        return read_named(spec, classes)
     if path.is_dir():
         return _folder(path, classes)
     if path.exists():
@@ -53,7 +53,7 @@ def _load(spec: str, classes: Classes) -> Data:
     if glob.has_magic(spec):
         files = [Path(name) for name in glob.glob(spec)]
         if files and all(file.suffix == ".parquet" for file in files):
-            return _shards(spec, files, classes)
+            return read_shards(spec, files, classes)
         raise BadInput(
             f"{spec!r}, which matches {len(files)} files",
             expected="Parquet files",
@@ -66,7 +66,7 @@ def _load(spec: str, classes: Classes) -> Data:
             expected="a file or folder",
             fix=suggestion(path.name, around),
         )
-    return _named(spec, classes)
+    return read_named(spec, classes)
 
 
 def _options(spec: str) -> tuple[str, dict[str, int]]:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isthmus.data.sources.images import _IMAGES, _pixels
-from isthmus.data.sources.npz import _arrays, _channels_first
+from isthmus.data.sources.images import IMAGE_SUFFIXES, decoded
+from isthmus.data.sources.npz import arrays_of, channels_first
 from isthmus.data.sources.spec import load_data
 from isthmus.types import BadInput
 
-_FILES = (*_IMAGES, ".npz", ".parquet")
+_FILES = (*IMAGE_SUFFIXES, ".npz", ".parquet")
 
 
 def image_stream(source: str) -> Iterator[tuple[str, Tensor]]:
@@ -34,11 +34,11 @@ def image_stream(source: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _images(path: Path, source: str) -> Tensor:
-    if path.suffix.lower() in _IMAGES and path.exists():
-        return torch.from_numpy(_pixels(path, source).copy())[None]
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.exists():
+        return torch.from_numpy(decoded(path, source).copy())[None]
     if path.suffix != ".npz" or not path.exists():
         return load_data(source).x
-    arrays = _arrays(path)
+    arrays = arrays_of(path)
     held = next((arrays[name] for name in ("x", "images") if name in arrays), None)
     if held is None or held.dtype.kind not in "uf":
         raise BadInput(
@@ -47,4 +47,4 @@ def _images(path: Path, source: str) -> Tensor:
             fix="save them with np.savez('inputs.npz', x=x)",
         )
     layout = str(arrays["layout"]).lower() if "layout" in arrays else None
-    return torch.from_numpy(np.ascontiguousarray(_channels_first(path, held, layout)))
+    return torch.from_numpy(np.ascontiguousarray(channels_first(path, held, layout)))

@@ -89,7 +89,7 @@ class Inverted:
         """Return the question how often this trigger reaches its goal on the data, a metric that
         gives a Rate.
         """
-        return _question(data, self.trigger, self.target)
+        return question_of(data, self.trigger, self.target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,8 @@ class Misled(Question[Rate]):
 _Question = Misled | AttackSuccess
 
 
-def _question(data: Source, trigger: Trigger, target: Goal) -> _Question:
+def question_of(data: Source, trigger: Trigger, target: Goal) -> _Question:
+    """Return how often the trigger leads to the target, or away from every class."""
     return Misled(data, trigger) if target == "any" else AttackSuccess(data, trigger, target)
 
 

@@ -36,7 +36,7 @@ from isthmus.defenses.inspection.found_triggers import (
     Kind,
     MaskedPattern,
     Perturbation,
-    _question,
+    question_of,
 )
 from isthmus.metrics.passes import Passes, logits
 from isthmus.metrics.question import Question
@@ -408,7 +408,7 @@ def _inverted(
         row = min(range(i * rows, (i + 1) * rows), key=lambda candidate: merits[candidate])
         reached = merits[row] < inf if search.radius is None else -merits[row] >= search.wanted
         score = min(0.0, log(max(sizes[row], 1e-12) / family.largest)) if reached else 0.0
-        success = _question(judged, triggers[row], goal)(model)
+        success = question_of(judged, triggers[row], goal)(model)
         yield Inverted(triggers[row], goal, search.kind, sizes[row], score, success)
 
 
