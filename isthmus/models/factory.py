@@ -14,7 +14,7 @@ from torch import nn
 
 from isthmus.models.hubs import HUBS, Built
 from isthmus.models.preparation import Preparation, parse_normalization, prepared
-from isthmus.runs.imports import imported
+from isthmus.runs.imports import attribute_of, imported
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import first_line, suggestion
 from isthmus.types import BadInput
@@ -201,8 +201,8 @@ def _from_hub(
 def _factory(place: str, name: str) -> Any:
     """Return the callable of this name in a module. Raises BadInput where there is none."""
     module = imported(place)
-    factory = getattr(module, name, None)
-    if factory is None and "." in name and hasattr(module, name.partition(".")[0]):
+    factory = attribute_of(module, name)
+    if factory is None and "." in name and attribute_of(module, name.partition(".")[0]):
         raise BadInput(
             f"{name!r}, a method or an attribute of something in {place}",
             expected="a callable of that module",

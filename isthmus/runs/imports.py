@@ -48,6 +48,22 @@ def imported(name: str, folder: Path | None = None) -> ModuleType:
         ) from error
 
 
+def attribute_of(module: ModuleType, name: str) -> Any:
+    """Return what the module calls by this name, None where there is nothing.
+
+    Raises BadInput where a module that imports its parts when asked for them fails to.
+    """
+    try:
+        return getattr(module, name, None)
+    except Exception as error:  # its __getattr__ may raise anything
+        raise BadInput(
+            f"{name!r}, which fails to import in {module.__name__} "
+            f"({type(error).__name__}: {first_line(error)})",
+            expected="a name that imports",
+            fix=f"install what it needs: python -c 'from {module.__name__} import {name}' shows it",
+        ) from error
+
+
 def named_function(spec: str, folder: Path | None = None) -> Callable[..., Any]:
     """Return the function that `PKG.MODULE:FUNCTION` names.
 
@@ -60,7 +76,7 @@ def named_function(spec: str, folder: Path | None = None) -> Callable[..., Any]:
             expected="PKG.MODULE:FUNCTION",
             fix="for example pruning:job, for the function job of pruning.py",
         )
-    function = getattr(imported(place, folder), name, None)
+    function = attribute_of(imported(place, folder), name)
     if not callable(function):
         raise BadInput(
             f"{spec!r}, which is no function",

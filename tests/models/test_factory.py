@@ -24,6 +24,11 @@ number = 3
 """
     (tmp_path / "own_nets.py").write_text(code)
     (tmp_path / "broken_nets.py").write_text("def network(:\n")
+    (tmp_path / "lazy_nets.py").write_text(
+        "def __getattr__(name):\n"
+        "    if name == 'Network': raise ImportError('no vision')\n"
+        "    raise AttributeError(name)\n"
+    )
     (tmp_path / "needy_nets.py").write_text("import a_package_that_is_not_there\n")
     return tmp_path
 
@@ -67,6 +72,11 @@ def test_library_networks_and_open_arguments(here):
             "needy_nets:network",
             ["'needy_nets'", "needs a_package_that_is_not_there", "pip install"],
         ),
+        (
+            "lazy_nets:Network",
+            ["'Network'", "fails to import in lazy_nets", "no vision"],
+        ),
+        ("lazy_nets:Network.from_pretrained", ["'Network'", "fails to import in lazy_nets"]),
         ("own_nets:netwrk", ["'netwrk', unknown in own_nets", "did you mean network"]),
         ("own_nets:nn.Linear.forward", ["'nn.Linear.forward', a method", "wrap it in a function"]),
         ("own_nets:made", ["a Linear", "a callable that builds the network"]),
