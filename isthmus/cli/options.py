@@ -50,7 +50,7 @@ Number = Annotated[float, Parameter(validator=checks.finite)]
 class Budget:
     """How a network or a curve is trained.
 
-    :param steps: Number of SGD steps; by default 200 for a curve and 800 for a network.
+    :param steps: Number of steps; by default 200 for a curve and 800 for a network.
     :param lr: Learning rate; by default 0.5 for a curve and 0.1 for a network.
     :param batch_size: Samples per step and process.
     :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from shutil import rmtree
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from isthmus import evidence, metrics, models, runs, training
 from isthmus.cli.checks import state_beside
@@ -35,6 +36,7 @@ def train_command(
     data: Samples,
     out: NewFile,
     init: InputFile | None = None,
+    optimizer: Literal["sgd", "adamw"] = "sgd",
     robust: RobustTraining = RobustTraining(),
     budget: Budget = Budget(),
     limit: TimeLimit = TimeLimit(),
@@ -45,6 +47,8 @@ def train_command(
     :param data: Training samples: a named set, Parquet, image folder or .npz.
     :param out: A new file for the network (.safetensors).
     :param init: Start from this checkpoint instead of random weights.
+    :param optimizer: sgd, with Nesterov's momentum, or adamw, which transformers want and whose
+        --lr is 0.001 by default.
     :param resume: Go on with an interrupted run of the same command.
     """
     import torch
@@ -60,8 +64,7 @@ def train_command(
     torch.manual_seed(budget.seed)
     network = load_network(model, init) if init else models.model_factory(model.spec)()
     metrics.logits(network, samples[:1])  # refuses images and classes that do not fit the network
-    scratch = training.Training(steps=800, lr=0.1, schedule=training.one_cycle, nesterov=True)
-    trained = _decided(budget.training(scratch), network, fitted, limit, home)
+    trained = _decided(_optimized(optimizer, budget), network, fitted, limit, home)
     history = training.fit(
         network,
         fitted,
@@ -79,6 +82,17 @@ def train_command(
         f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss "
         f"{history.losses[-1]:.3f}"
     )
+
+
+def _optimized(optimizer: str, budget: Budget) -> Training:
+    """Return the budget as a training by this optimizer."""
+    import torch
+
+    scratch = training.Training(steps=800, lr=0.1, schedule=training.one_cycle, nesterov=True)
+    if optimizer == "adamw":
+        adamw = partial(torch.optim.AdamW, weight_decay=budget.weight_decay)
+        scratch = scratch.replace(lr=0.001, nesterov=False, optimizer=adamw)
+    return budget.training(scratch)
 
 
 def _decided(

@@ -1,9 +1,15 @@
 """`isthmus train` and `poison`, and the losses of whatever trains."""
 
 import json
+from functools import partial
 
 import pytest
+import torch
 from support.command_line import MODEL, isthmus, refused
+
+from isthmus import fit, load_checkpoint, load_data
+from isthmus.models import model_factory
+from isthmus.training import one_cycle
 
 TRAIN, CLEAN = ("train", "--data", "digits:train#n=200"), ("--clean", "digits:test#n=200")
 
@@ -109,3 +115,23 @@ def test_images_that_do_not_fit_the_network_are_refused_before_training(model, d
     assert says in refused(
         spoiled[0], "train", "--model", model, "--data", data, "--out", "refused.safetensors"
     )
+
+
+def test_adamw_is_that_of_torch_at_its_own_rate(home):
+    options = ("--model", MODEL, "--steps", 6, "--precision", "fp32", "--weight-decay", 0.01)
+    named = ("--optimizer", "adamw", "--out", "adamw.safetensors")
+    done = isthmus(*TRAIN, *options, *named, folder=home)
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    net = model_factory(MODEL)()
+    fit(
+        net,
+        load_data("digits:train#n=200"),
+        steps=6,
+        lr=0.001,
+        schedule=one_cycle,
+        optimizer=partial(torch.optim.AdamW, weight_decay=0.01),
+        precision="fp32",
+    )
+    written = load_checkpoint(home / "adamw.safetensors", model_factory(MODEL)())
+    torch.testing.assert_close(written.state_dict(), net.state_dict(), rtol=0, atol=0)
