@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 ScoreName = Literal["knn", "linf", "kde", "lle", "tangent", "mahalanobis", "inconsistency"]
+IndexName = Literal["exact", "approximate"]
 
 CALIBRATING = 0.25
 """The share of the clean samples that sets the threshold; the others are the reference."""
@@ -42,6 +43,8 @@ class DetectorOptions:
     :param neighbors: How many reference samples an input is compared with.
     :param layer: Measure it in the features of this layer; several with commas. By default in
         pixels.
+    :param index: How the nearest of them are found: exact, or approximate, for references of a
+        hundred thousand samples and more; the report says what share it finds.
     :param false_positive_rate: Share of clean inputs that may be flagged.
     :param seed: Seed of the split of the clean samples into reference and calibration.
     """
@@ -49,6 +52,7 @@ class DetectorOptions:
     score: ScoreName = "lle"
     neighbors: int = 20
     layer: str | None = None
+    index: IndexName = "exact"
     false_positive_rate: Number = 0.05
     seed: int = 0
 
@@ -64,7 +68,7 @@ class DetectorOptions:
         generator = torch.Generator().manual_seed(self.seed)
         reference, calibration = data.split(samples, [len(samples) - held, held], generator)
         layers = None if self.layer is None else tuple(self.layer.split(","))
-        detector = detection.ManifoldDetector(self.score, self.neighbors, layers)
+        detector = detection.ManifoldDetector(self.score, self.neighbors, layers, self.index)
         detector.fit(reference, network)
         return detector.calibrate(calibration, self.false_positive_rate)
 

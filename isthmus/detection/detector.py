@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Source, as_data
 from isthmus.detection.features import check_layers, layer_features, pixels
+from isthmus.detection.index import INDEXES
+from isthmus.detection.neighbors import NeighborScore
 from isthmus.detection.score import Score
 from isthmus.detection.table import scores
 from isthmus.detection.thresholds import Threshold, calibrated
@@ -52,8 +54,10 @@ class ManifoldDetector:
 
     `score` is knn, linf, kde, lle, tangent, mahalanobis or inconsistency. `layer` is a module's
     name, or several; None means pixels. Scores of several layers are averaged, each divided by its
-    typical value on the reference; inconsistency needs two layers or more. Raises BadInput where
-    the score is unknown, or the layers do not suit it.
+    typical value on the reference; inconsistency needs two layers or more. `index` is how the
+    nearest reference rows are found: exact, or approximate for a large reference (the extra `ann`),
+    whose `recall` is measured. Raises BadInput where the score or the index is unknown, or the
+    layers or the index do not suit the score.
     """
 
     def __init__(
@@ -61,18 +65,27 @@ class ManifoldDetector:
         score: str = "lle",
         neighbors: int = 20,
         layer: str | Sequence[str] | None = None,
+        index: str = "exact",
     ) -> None:
-        if score not in scores():
-            raise BadInput(
-                f"score {score!r}", expected="a known score", fix=suggestion(score, scores())
-            )
+        for name, kind, known in (("score", score, scores()), ("index", index, INDEXES)):
+            if kind not in known:
+                raise BadInput(
+                    f"{name} {kind!r}", expected=f"a known {name}", fix=suggestion(kind, known)
+                )
         self.score_name = score
+        self.index = index
         self.neighbors = neighbors
         self.layers = (layer,) if isinstance(layer, str) else tuple(layer or ())
         self.threshold: Threshold | None = None
         self.model: nn.Module | None = None
         self._fitted: Fitted | None = None
         self._calibration = torch.empty(0, 16, dtype=torch.uint8)
+        if index != "exact" and not issubclass(self._kind, NeighborScore):
+            raise BadInput(
+                f"an {index} index for the score {score}",
+                expected="a score over neighbors: knn, linf, kde, lle or tangent",
+                fix="leave the index out",
+            )
         if not self._kind.inputs(max(1, len(self.layers))):
             raise BadInput(
                 f"{len(self.layers)} layers for the score {score}",
@@ -110,6 +123,7 @@ class ManifoldDetector:
         groups = self._kind.inputs(len(features))
         chosen = [tuple(features[layer] for layer in group) for group in groups]
         parts = tuple(self._kind.fit(rows, data.y, self.neighbors) for rows in chosen)
+        self._use_index(parts)
         scales: tuple[float, ...] = (1.0,)
         if len(parts) > 1:
             pairs = zip(parts, chosen, strict=True)
@@ -145,6 +159,24 @@ class ManifoldDetector:
         for part, scale, group in zip(fitted.parts, fitted.scales, groups, strict=True):
             total = total + part(*(features[layer] for layer in group)) / scale
         return total / len(fitted.parts)
+
+    def _use_index(self, parts: tuple[Score, ...]) -> None:
+        if self.index != "exact":
+            for part in parts:
+                assert isinstance(part, NeighborScore)
+                part.search_by(self.index)
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the nearest rows that the index finds, for the first 500 reference rows and
+        the worst of the layers; None for an exact index, which finds them all.
+
+        Raises BadInput before `fit`.
+        """
+        if self.index == "exact":
+            return None
+        parts = self.fitted.parts
+        return min(part.recall() for part in parts if isinstance(part, NeighborScore))
 
     def calibrate(self, clean: Source, false_positive_rate: float = 0.05) -> Self:
         """Set the threshold that clean inputs exceed at the given rate, with the interval that the
@@ -225,6 +257,7 @@ class ManifoldDetector:
         return {
             "score": self.score_name,
             "neighbors": self.neighbors,
+            "index": self.index,
             "layers": list(self.layers),
             "shape": list(fitted.shape),
             "scales": list(fitted.scales),
@@ -255,7 +288,8 @@ class ManifoldDetector:
 
     @classmethod
     def _restored(cls, tensors: Params, record: dict[str, Any]) -> Self:
-        detector = cls(record["score"], int(record["neighbors"]), record["layers"])
+        index = record.get("index", "exact")  # older files do not say
+        detector = cls(record["score"], int(record["neighbors"]), record["layers"], index)
         images = tensors["reference_images"]
         if sha256_of(images) != record["reference"]:
             raise ValueError("the reference is another one")
@@ -266,6 +300,7 @@ class ManifoldDetector:
             state = {k.removeprefix(mark): v for k, v in tensors.items() if k.startswith(mark)}
             parts.append(detector._kind.from_state(state))
         shape = tuple(map(int, record["shape"]))
+        detector._use_index(tuple(parts))
         detector._fitted = Fitted(tuple(parts), scales, shape, images, str(record["network"]))
         detector._calibration = tensors["calibration_images"]
         held = record["threshold"]

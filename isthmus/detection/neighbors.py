@@ -6,12 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from isthmus.detection.index import INDEXES, Search, exact
 from isthmus.detection.score import SOME, Score
 from isthmus.types import BadInput
 
@@ -56,15 +56,7 @@ class NeighborScore(Score):
 
     def nearest(self, x: Tensor, count: int) -> Tensor:
         """Return the indices of the nearest reference rows of x, (n, count), nearest first."""
-        if x.device.type == "cpu":
-            found = self._index.kneighbors(x.float().numpy(), count, return_distance=False)
-            return torch.from_numpy(found)
-        reference = self._on(x.device)
-        parts = [
-            torch.cdist(part, reference).topk(count, largest=False).indices
-            for part in x.float().split(256)
-        ]
-        return torch.cat(parts)
+        return self._search(x, count)
 
     def others(self, rows: int, count: int) -> Tensor:
         """Return the nearest other reference rows of each of the first `rows`, (rows, count)."""
@@ -87,9 +79,21 @@ class NeighborScore(Score):
         some = self.reference[:rows]
         return self.by_parts(some, self.others(rows, count), self.local)
 
+    def search_by(self, index: str) -> None:
+        """Find neighbors by the index of that name from now on."""
+        self.__dict__["_search"] = INDEXES[index](self._on)  # where `cached_property` keeps it
+
+    @torch.no_grad()
+    def recall(self) -> float:
+        """Return the share of their nearest rows that the first reference rows find."""
+        some = self.reference[:SOME]
+        found = self._search(some, self.neighbors)
+        true = exact(self._on)(some, self.neighbors)
+        return float((true[:, :, None] == found[:, None, :]).any(2).double().mean())
+
     @cached_property
-    def _index(self) -> Any:
-        return NearestNeighbors(algorithm="brute").fit(self.reference.numpy())
+    def _search(self) -> Search:
+        return exact(self._on)
 
     @cached_property
     def _moved(self) -> dict[torch.device, Tensor]:

@@ -43,6 +43,9 @@ class DetectorPart(Part):
 
     score: Text
     neighbors: Positive
+    index: Text = "exact"
+    recall: Fraction | None = None
+    """The share of the nearest reference rows that the index finds; absent where it is all."""
     layers: tuple[Text, ...]
     """None for a detector of pixels."""
     shape: tuple[Positive, ...]

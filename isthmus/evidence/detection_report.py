@@ -92,6 +92,8 @@ def _detector(detector: ManifoldDetector) -> DetectorPart:
     return DetectorPart(
         score=detector.score_name,
         neighbors=detector.neighbors,
+        index=detector.index,
+        recall=detector.recall,
         layers=detector.layers,
         shape=fitted.shape,
         scales=fitted.scales,

@@ -44,16 +44,46 @@ def network():
     return net.double().eval()
 
 
-def fitted(name, layer=None, reference=None, neighbors=10):
+def fitted(name, layer=None, reference=None, neighbors=10, index="exact"):
     if name == "inconsistency":
         layer = layer or ("1", "3", "5")
     reference = on_plane(150) if reference is None else reference
-    return ManifoldDetector(name, neighbors, layer).fit(reference, network() if layer else None)
+    detector = ManifoldDetector(name, neighbors, layer, index)
+    return detector.fit(reference, network() if layer else None)
 
 
-@pytest.fixture(scope="module", params=scores())
+OVER_NEIGHBORS = [name for name, kind in scores().items() if issubclass(kind, NeighborScore)]
+KINDS = [(name, "exact") for name in scores()] + [(name, "approximate") for name in OVER_NEIGHBORS]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=" ".join)
 def detector(request):
-    return fitted(request.param)
+    name, index = request.param
+    if index == "approximate":
+        pytest.importorskip("faiss")
+    return fitted(name, index=index)
+
+
+def test_an_approximate_index_finds_what_it_says(tmp_path):
+    """On clusters that a graph of few links splits; loaded again it answers alike."""
+    pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.rand(20, 64, generator=generator)
+    x = centers.repeat(60, 1) + 0.01 * torch.rand(1200, 64, generator=generator)
+    data = Data((x / 2).view(-1, 1, 8, 8), torch.arange(1200) % 2, 2)
+    detector = ManifoldDetector("knn", 10, index="approximate").fit(data)
+    (part,) = detector.fitted.parts
+    rows = part.reference[:500]
+    apart = (rows[:, None].double() - part.reference).square().sum(2)
+    near = apart.topk(10, largest=False).indices.tolist()
+    hits = [
+        len(set(a) & set(b)) for a, b in zip(near, part.nearest(rows, 10).tolist(), strict=True)
+    ]
+    assert detector.recall == pytest.approx(sum(hits) / 5000, abs=0.01) and detector.recall > 0.9
+    assert detector.record()["index"] == "approximate"
+    loaded = ManifoldDetector.load(detector.save(tmp_path / "detector.safetensors"))
+    assert torch.equal(loaded.score(data.x), detector.score(data.x))
+    assert loaded.index == "approximate" and fitted("knn").recall is None
 
 
 def test_every_score_is_in_the_table_and_every_file_of_one_too():
@@ -246,6 +276,11 @@ REFUSED = {
         "layer 'conv1'",
     ),
     "no network": (lambda: ManifoldDetector(layer="1").fit((X, Y)), "no network"),
+    "index": (lambda: ManifoldDetector(index="exakt"), "did you mean exact"),
+    "no neighbors to find": (
+        lambda: ManifoldDetector("mahalanobis", layer="1", index="approximate"),
+        "a score over neighbors",
+    ),
     "not fitted": (lambda: ManifoldDetector().score(X), "call fit first"),
     "no threshold": (lambda: fitted("lle").flags(X), "call calibrate"),
     "no answers": (lambda: fitted("lle").answers(X), "no network"),
