@@ -12,62 +12,31 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.command_line import FAST, MODEL, TRIGGER, isthmus, refused
+from support.command_line import CLEAN, FAST, MODEL, TRIGGER, done, isthmus, refused
+
+REPAIR = ("repair", "a.safetensors", *CLEAN)
+
+
+def report_of(folder):
+    """The record of a repair that was written into a folder."""
+    return json.loads((folder / "report.json").read_text())
 
 
 def test_repair_of_two_checkpoints_leaves_network_and_report(home):
-    found = isthmus(
-        "repair",
-        "a.safetensors",
-        "b.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        "--data",
-        "digits:test#skip=200",
-        *TRIGGER,
-        *FAST,
-        "--points",
-        3,
-        "--compare",
-        "--out",
-        "two",
-        folder=home,
-    )
-    assert found.returncode == 0, found.stderr
+    two = ("repair", "a.safetensors", "b.safetensors", *CLEAN, "--data", "digits:test#skip=200")
+    done(home, *two, *TRIGGER, *FAST, "--points", 3, "--compare", "--out", "two")
     written = {"repaired.safetensors", "README.md", "report.json", "report.html", "run.json"}
     assert written <= set(os.listdir(home / "two"))
-    record = json.loads((home / "two/report.json").read_text())
-    assert len(record["baselines"]) == 7 and record["provenance"]["data"].keys() == {
-        "clean",
-        "evaluation",
-    }
-    assert (
-        load_file(home / "two/repaired.safetensors").keys()
-        == load_file(home / "a.safetensors").keys()
-    )
+    record = report_of(home / "two")
+    assert len(record["baselines"]) == 7
+    assert record["provenance"]["data"].keys() == {"clean", "evaluation"}
+    repaired = load_file(home / "two/repaired.safetensors")
+    assert repaired.keys() == load_file(home / "a.safetensors").keys()
 
 
 def test_a_given_t_is_taken_as_it_is(home):
-    given = isthmus(
-        "repair",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        *FAST,
-        "--points",
-        3,
-        "--t",
-        0.07,
-        "--out",
-        "given",
-        folder=home,
-    )
-    assert given.returncode == 0, given.stderr
-    assert json.loads((home / "given/report.json").read_text())["choice"]["t"] == 0.07
+    done(home, *REPAIR, *FAST, "--points", 3, "--t", 0.07, "--out", "given")
+    assert report_of(home / "given")["choice"]["t"] == 0.07
 
 
 @pytest.mark.parametrize(
@@ -83,23 +52,8 @@ def test_a_given_t_is_taken_as_it_is(home):
 )
 def test_one_checkpoint_is_enough(second, says, home):
     chosen = ("--second", second) if second else ()
-    found = isthmus(
-        "repair",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        *FAST,
-        *chosen,
-        "--points",
-        3,
-        "--out",
-        f"alone-{second}",
-        folder=home,
-    )
-    assert found.returncode == 0, found.stderr
-    record = json.loads((home / f"alone-{second}/report.json").read_text())
+    done(home, *REPAIR, *FAST, *chosen, "--points", 3, "--out", f"alone-{second}")
+    record = report_of(home / f"alone-{second}")
     kind = record["provenance"]["other"]["kind"]
     assert says in kind and str(home) not in kind
     taken = {None: 0.9, "unlearned": 0.9, "averaged": 1.0}
@@ -107,67 +61,38 @@ def test_one_checkpoint_is_enough(second, says, home):
 
 
 def test_a_folder_is_never_overwritten_and_resume_goes_on(home):
-    repair = (
-        "repair",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        *FAST,
-        "--points",
-        3,
-        "--out",
-        "one",
-    )
-    assert isthmus(*repair, folder=home).returncode == 0
+    repair = (*REPAIR, *FAST, "--points", 3, "--out", "one")
+    done(home, *repair)
     first = (home / "one/repaired.safetensors").read_bytes()
-    for arguments, says in [(repair, "--resume"), ((*repair, "--bends", 2, "--resume"), "bends")]:
-        refused = isthmus(*arguments, folder=home)
-        assert refused.returncode == 2 and says in refused.stderr, refused.stderr
-    assert isthmus(*repair, "--resume", folder=home).returncode == 0
+    assert "--resume" in refused(home, *repair)
+    assert "bends" in refused(home, *repair, "--bends", 2, "--resume")
+    done(home, *repair, "--resume")
     again = load_file(home / "one/repaired.safetensors")
     (home / "first.safetensors").write_bytes(first)
     assert all(torch.equal(v, again[k]) for k, v in load_file(home / "first.safetensors").items())
 
 
 def test_control_c_loses_nothing(home):
-    arguments = [
-        "repair",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        "--steps",
-        "1200",
-        "--points",
-        "3",
-        "--out",
-    ]
+    arguments = (*REPAIR, "--steps", "1200", "--points", "3", "--out")
     command = [sys.executable, "-m", "isthmus", *arguments, "stopped"]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }  # another number, other last bits
-    heeds = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # a shell's background jobs, and theirs, ignore it
+    # another number of threads, other last bits
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    # a shell's background jobs, and theirs, ignore it
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
         command, cwd=home, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heeds
     ) as running:
         while not list((home / "stopped").glob("*.state")) and running.poll() is None:
             time.sleep(0.05)
-        for _ in range(
-            10
-        ):  # Python loses an interrupt that arrives while an object is being finalized
+        # Python loses an interrupt that arrives while an object is being finalized
+        for _ in range(10):
             running.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 _, error = running.communicate(timeout=2)
                 break
     assert running.returncode == 130 and "--resume" in error and "Traceback" not in error
-    assert isthmus(*arguments, "stopped", "--resume", folder=home).returncode == 0
-    assert isthmus(*arguments, "through", folder=home).returncode == 0
+    done(home, *arguments, "stopped", "--resume")
+    done(home, *arguments, "through")
     one, two = (load_file(home / name / "repaired.safetensors") for name in ("stopped", "through"))
     assert all(torch.equal(v, two[k]) for k, v in one.items())
 
@@ -247,33 +172,13 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
     ],
 )
 def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
-    repair = (
-        "repair",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        "--out",
-        "refused",
-        *arguments,
-    )
-    assert says in refused(
-        spoiled[0], *(repair if "--steps" in arguments else (*repair, "--steps", 3))
-    )
+    steps = () if "--steps" in arguments else ("--steps", 3)
+    assert says in refused(spoiled[0], *REPAIR, "--out", "refused", *arguments, *steps)
 
 
 def test_the_same_checkpoint_twice_is_no_second_one(home):
-    repair = (
-        "repair",
-        "a.safetensors",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-    )
-    assert "a.safetensors again" in refused(home, *repair, "--out", "refused")
+    twice = ("repair", "a.safetensors", "a.safetensors", *CLEAN)
+    assert "a.safetensors again" in refused(home, *twice, "--out", "refused")
 
 
 @pytest.mark.parametrize(
@@ -285,65 +190,24 @@ def test_the_same_checkpoint_twice_is_no_second_one(home):
     ],
 )
 def test_an_unknown_model_is_refused_in_one_line(model, says, spoiled):
-    assert says in refused(
-        spoiled[0],
-        "repair",
-        "a.safetensors",
-        "--model",
-        model,
-        "--clean",
-        "digits:test",
-        "--out",
-        "refused",
-    )
+    repair = ("repair", "a.safetensors", "--model", model, "--clean", "digits:test")
+    assert says in refused(spoiled[0], *repair, "--out", "refused")
 
 
 def test_endpoints_of_different_architectures_are_refused(spoiled):
     folder, _ = spoiled
-    isthmus(
-        "train",
-        "--model",
-        MODEL.replace("8", "16"),
-        "--data",
-        "digits:train",
-        "--steps",
-        1,
-        "--out",
-        "wide.safetensors",
-        folder=folder,
-    )
-    error = refused(
-        folder,
-        "repair",
-        "a.safetensors",
-        "wide.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test",
-        "--out",
-        "refused",
-    )
+    wide = ("--model", MODEL.replace("8", "16"), "--out", "wide.safetensors")
+    done(folder, "train", "--data", "digits:train", "--steps", 1, *wide)
+    two = ("repair", "a.safetensors", "wide.safetensors", *CLEAN)
+    error = refused(folder, *two, "--out", "refused")
     assert "wide.safetensors" in error and "shape" in error
 
 
 def test_nothing_called_repaired_is_written_where_the_curve_does_not_train(home):
     """At a rate that moves nothing: half way to a permuted copy, the network guesses."""
     still = ("--lr", 1e-9, "--steps", 60, "--low", 0.5, "--high", 0.5, "--points", 3)
-    found = isthmus(
-        "repair",
-        "a.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        "--second",
-        "permuted",
-        *still,
-        "--out",
-        "untrained",
-        folder=home,
-    )
+    moved = (*REPAIR, "--second", "permuted", *still, "--out", "untrained")
+    found = isthmus(*moved, folder=home)
     *before, last = found.stderr.splitlines()
     assert found.returncode == 2 and sum("once more" in line for line in before) == 2, found.stderr
     assert last.startswith("isthmus: got a curve that did not train: after 3 trainings")

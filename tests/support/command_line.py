@@ -15,6 +15,10 @@ TRIGGER = ("--trigger", "Patch(size=2)", "--target", 1)
 FAST = ("--steps", 20, "--lr", 0.05)
 
 
+CLEAN = ("--model", MODEL, "--clean", "digits:test#n=200")
+"""The network that a command reads, and trusted images for it."""
+
+
 def isthmus(*arguments, folder):
     """Run the command line from a folder, in this process; return its status, standard output and
     standard error.
@@ -30,6 +34,13 @@ def isthmus(*arguments, folder):
         except SystemExit as end:
             status = end.code
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), error.getvalue())
+
+
+def done(folder, *arguments):
+    """What a command prints that succeeds."""
+    found = isthmus(*arguments, folder=folder)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
 
 
 def refused(folder, *arguments):
