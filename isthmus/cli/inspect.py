@@ -18,7 +18,7 @@ from isthmus.cli.output import say
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.table import Table
     from torch import nn
@@ -84,24 +84,60 @@ def inspect_command(
     """
     search.limit.check("--steps", given=search.steps is not None)
     with pipeline.words():
-        record = _inspected(
-            checkpoint, model, clean, references, search, compressed=compressed, out=out
-        )
+        inspected = _inspected(checkpoint, model, clean, references, search, compressed=compressed)
+        record = inspected.record()
+        if out:
+            runs.write_json(out, record)
+        inspected.show()
     gate = None
     if fail_on is not None:
         refused = {"suspicious"} if fail_on == "suspicious" else {"suspicious", "cannot tell"}
-        worst = _against(record, refused)
-        reason = f"{worst['decision']}: {worst['reason']}"
-        gate = Check(f"no decision of {fail_on}", worst["decision"] not in refused, reason)
+        worst = inspected.first_of(refused)
+        reason = f"{worst.decision}: {worst.reason}"
+        gate = Check(f"no decision of {fail_on}", worst.decision not in refused, reason)
     pipeline.deliver("inspect", record, gate)
 
 
-def _against(record: dict[str, Any], refused: set[str]) -> dict[str, Any]:
-    """Return the first decision that a gate refuses, of the network or of a compressed one; that of
-    the network where there is none.
+@dataclass(frozen=True, eq=False)
+class _Inspected:
+    """What was found in a network, and in what each compression makes of it, or why that cannot be
+    inspected; `classes` are the names of the classes, `origin` is where the result comes from.
     """
-    decided = [record, *record.get("compressed", {}).values()]
-    return next((part for part in decided if part.get("decision") in refused), record)
+
+    whole: Inspection
+    compressed: Mapping[str, Inspection | BadInput]
+    parameters: int
+    classes: Sequence[str]
+    origin: Mapping[str, Any]
+
+    def first_of(self, refused: set[str]) -> Inspection:
+        """Return the first inspection with a decision that a gate refuses; that of the network
+        where there is none.
+        """
+        smaller = [each for each in self.compressed.values() if not isinstance(each, BadInput)]
+        return next(
+            (each for each in (self.whole, *smaller) if each.decision in refused), self.whole
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it as plain JSON."""
+        record = {**self.whole.record(), "parameters": self.parameters}
+        if self.compressed:
+            record["compressed"] = {
+                name: {"refused": str(each)} if isinstance(each, BadInput) else each.record()
+                for name, each in self.compressed.items()
+            }
+        return {**record, "provenance": self.origin}
+
+    def show(self) -> None:
+        """Print the triggers and the decisions."""
+        say(_table(self.whole.found, self.classes))
+        say(f"{self.whole.decision}: {self.whole.reason}")
+        for name, each in self.compressed.items():
+            found = str(each)
+            if not isinstance(each, BadInput):
+                found = f"{each.decision}: {each.reason}"
+            say(f"after {name}: {found}")
 
 
 def _inspected(
@@ -112,43 +148,21 @@ def _inspected(
     options: SearchOptions,
     *,
     compressed: bool,
-    out: File | None,
-) -> dict[str, Any]:
-    """Inspect, say what came of it, and return the record."""
+) -> _Inspected:
+    """Inspect the network, and where it is asked for its compressed forms."""
     samples = load_samples(clean)
     network = load_network(model, checkpoint)
     metrics.check_above_chance(network, samples)
     known = defenses.read_references(references)[0] if references else None
-    searches = 1 + len(evidence.compressions()) if compressed else 1
-    search = _announced(network, samples, known, options, searches)
-    inspection = defenses.inspect(network, samples, clean=known, **search)
-    record = _record(inspection)
-    record["parameters"] = defenses.parameters_of(network)
-    if compressed:
-        record["compressed"] = {
-            name: _after(compress, network, samples, known, search)
-            for name, compress in evidence.compressions().items()
-        }
+    ways = evidence.compressions() if compressed else {}
+    search = _announced(network, samples, known, options, 1 + len(ways))
+    whole = defenses.inspect(network, samples, clean=known, **search)
+    smaller = {
+        name: _after(compress, network, samples, known, search) for name, compress in ways.items()
+    }
     origin = evidence.provenance(options.seed, {"clean": samples})
-    record["provenance"] = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
-    if out:
-        runs.write_json(out, record)
-    say(_table(inspection.found, samples.classes))  # type: ignore[arg-type]
-    say(f"{inspection.decision}: {inspection.reason}")
-    for name, part in record.get("compressed", {}).items():
-        outcome = part.get("refused") or f"{part['decision']}: {part['reason']}"
-        say(f"after {name}: {outcome}")
-    return record
-
-
-def _record(inspection: Inspection) -> dict[str, Any]:
-    """Return what an inspection says, as plain JSON."""
-    fields = ("decision", "reason", "p", "suspect")
-    record: dict[str, Any] = {name: getattr(inspection, name) for name in fields}
-    record["statistics"] = dict(inspection.statistics)
-    record["settings"] = dict(inspection.settings)
-    record["triggers"] = [trigger.record() for trigger in inspection.found]
-    return record
+    origin = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
+    return _Inspected(whole, smaller, defenses.parameters_of(network), samples.names, origin)
 
 
 def _after(
@@ -157,14 +171,14 @@ def _after(
     samples: Data,
     known: References | None,
     search: dict[str, Any],
-) -> dict[str, Any]:
-    """Return what is said of the compressed network, or why it cannot be inspected."""
+) -> Inspection | BadInput:
+    """Return what is found in the compressed network, or why it cannot be inspected."""
     try:
         small = compress(network, samples)
         metrics.check_above_chance(small, samples)
-        return _record(defenses.inspect(small, samples, clean=known, **search))
+        return defenses.inspect(small, samples, clean=known, **search)
     except BadInput as refusal:
-        return {"refused": str(refusal)}
+        return refusal
 
 
 def _announced(

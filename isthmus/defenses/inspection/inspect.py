@@ -106,6 +106,18 @@ class Inspection:
     found: tuple[Inverted, ...] = field(repr=False)
     oddest: Inverted = field(repr=False)
 
+    def record(self) -> dict[str, Any]:
+        """Return the inspection as plain JSON; of clean networks, what `collected` reads."""
+        return {
+            "decision": self.decision,
+            "reason": self.reason,
+            "p": self.p,
+            "suspect": self.suspect,
+            "statistics": dict(self.statistics),
+            "settings": dict(self.settings),
+            "triggers": [trigger.record() for trigger in self.found],
+        }
+
 
 def _survey(
     model: nn.Module, data: Data, kinds: Sequence[Kind], held_out: Source | None, search: Search
