@@ -7,7 +7,7 @@ trigger.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 from typing import Any
 
@@ -98,29 +98,16 @@ def evidence(
     """
     judge = judge or Judge()
     judge.check_disjoint_from(repaired.fitted)
-    metrics = judge.metrics_with_bonafide(repaired.held_out)
-    samples = repaired.held_out if judge.evaluation is None else judge.evaluation
-    with recorded() as trace:
-        path = _along(repaired, judge.metrics(repaired.held_out), folder)
-        rows = compare(baselines or {}, tampered, repaired.fitted, metrics, folder=folder)
-        woken = compare(
-            _reactivations(judge), repaired.model, repaired.fitted, metrics, folder=folder
-        )
-        shrunk = [
-            compare(with_control(network), network, repaired.fitted, metrics, folder=folder)
-            for network in (tampered, repaired.model)
-        ]
-        before = _network(tampered, metrics, samples)
-        after = _network(repaired.model, metrics, samples)
-    lasting = _permanence(repaired, tampered, woken, _queried(repaired, judge, queries))
+    measured = _measured(repaired, tampered, judge, baselines or {}, folder)
+    samples = judge.samples(repaired.held_out)
+    answers, examples = changed_answers(tampered, repaired.model, samples, judge)
     parts: dict[str, Part | None] = {
         "trigger": _trigger(judge),
         "errors": _errors(judge),
-        "permanence": lasting.model_copy(update={"compressed": _compressed(*shrunk)}),
+        "permanence": _permanence(repaired, tampered, measured, _queried(repaired, judge, queries)),
         "preflight": _preflight(repaired),
         "found_trigger": _found_trigger(inspection, samples),
     }
-    answers, examples = changed_answers(tampered, repaired.model, samples, judge)
     if landscape is not None:
         asked = samples[:landscape_samples]
         parts["landscape"] = _landscape(repaired, landscape, asked, folder)
@@ -129,28 +116,79 @@ def evidence(
             "schema": SCHEMA,
             "title": "Repair of a neural network along a low-loss path",
             "verdict": "not decided yet",
-            "provenance": _provenance(repaired, judge, provenance, path),
+            "provenance": _provenance(repaired, judge, provenance, measured.path),
             "choice": _choice(repaired),
             "curve": _curve(repaired),
-            "path": PathPart.model_validate(path.record()),
-            "before": before,
-            "after": after,
+            "path": PathPart.model_validate(measured.path.record()),
+            "before": measured.before,
+            "after": measured.after,
             "answers": answers,
             "examples": examples,
             "trainings": trainings(repaired),
             **{name: part for name, part in parts.items() if part is not None},
-            "baselines": [
-                Baseline.model_validate(row.record()) for row in rows if isinstance(row, Measured)
-            ],
-            "limits": [
-                *limits(repaired, judge),
-                *_of_attacks(trace),
-                *_of_health(before, after),
-                *_not_run([*rows, *woken, *shrunk[0], *shrunk[1]]),
-            ],
+            "baselines": measured.baselines(),
+            "limits": [*limits(repaired, judge), *measured.warnings()],
         }
     )
     return decided(report)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measurements:
+    """What was measured of both networks, on the path, and of other networks beside them: rivals,
+    the repaired one retrained with triggered images, and the compressed forms of both.
+    """
+
+    path: Path
+    rivals: Sequence[ComparisonRow]
+    woken: Sequence[ComparisonRow]
+    compressed: tuple[Sequence[ComparisonRow], Sequence[ComparisonRow]]
+    before: Network
+    after: Network
+    trace: Trace
+
+    def baselines(self) -> list[Baseline]:
+        """Return the rivals that were run."""
+        rows = [row for row in self.rivals if isinstance(row, Measured)]
+        return [Baseline.model_validate(row.record()) for row in rows]
+
+    def warnings(self) -> list[str]:
+        """Return what the attacks noticed, and what was not run."""
+        received, repaired = self.compressed
+        return [
+            *_of_attacks(self.trace),
+            *_of_health(self.before, self.after),
+            *_not_run([*self.rivals, *self.woken, *received, *repaired]),
+        ]
+
+
+def _measured(
+    repaired: Repair,
+    tampered: nn.Module,
+    judge: Judge,
+    baselines: Mapping[str, Defense],
+    folder: str | File | None,
+) -> _Measurements:
+    """Measure the path, the networks beside it, and both networks themselves."""
+    metrics = judge.metrics_with_bonafide(repaired.held_out)
+    samples = judge.samples(repaired.held_out)
+
+    def beside(defenses: Mapping[str, Defense], network: nn.Module) -> Sequence[ComparisonRow]:
+        return compare(defenses, network, repaired.fitted, metrics, folder=folder)
+
+    with recorded() as trace:
+        return _Measurements(
+            path=_along(repaired, judge.metrics(repaired.held_out), folder),
+            rivals=beside(baselines, tampered),
+            woken=beside(_reactivations(judge), repaired.model),
+            compressed=(
+                beside(with_control(tampered), tampered),
+                beside(with_control(repaired.model), repaired.model),
+            ),
+            before=_network(tampered, metrics, samples),
+            after=_network(repaired.model, metrics, samples),
+            trace=trace,
+        )
 
 
 def decided(report: Report) -> Report:
@@ -278,7 +316,7 @@ def _queried(repaired: Repair, judge: Judge, queries: int) -> QueriesPart | None
     if judge.trigger is None or judge.target in (None, "all") or not queries:
         return None
     target = judge.target
-    judged = repaired.held_out if judge.evaluation is None else judge.evaluation
+    judged = judge.samples(repaired.held_out)
     search = QueryReactivation(judge.trigger, target, queries=queries)
     found = {}
     for name, attack in (("triggered", search), ("clean", replace(search, trigger=None))):
@@ -323,21 +361,22 @@ def _found_trigger(inspection: Inspection | None, samples: Data) -> FoundTrigger
 def _permanence(
     repaired: Repair,
     tampered: nn.Module,
-    woken: Sequence[ComparisonRow],
+    measured: _Measurements,
     queries: QueriesPart | None,
 ) -> Permanence:
-    """Whether the repair lasts: the loss barrier back to the tampered network, retraining with
-    triggered images, and queries.
+    """Whether the repair lasts: the loss barrier back to the tampered network, compression,
+    retraining with triggered images, and queries.
     """
     lasting: dict[str, Any] = {
-        "linear_barrier": linear_barrier(repaired.model, tampered, repaired.fitted)
+        "linear_barrier": linear_barrier(repaired.model, tampered, repaired.fitted),
+        "compressed": _compressed(*measured.compressed),
     }
     if queries is not None:
         lasting["queries"] = queries
-    if woken:
+    if measured.woken:
         lasting["reactivation"] = [
             Reactivation.model_validate({"images": images, **row.measures})
-            for images, row in zip(IMAGES, woken, strict=True)
+            for images, row in zip(IMAGES, measured.woken, strict=True)
             if isinstance(row, Measured)
         ]
     return Permanence.model_validate(lasting)

@@ -70,6 +70,10 @@ class Judge:
             return self
         return replace(self, evaluation=self.evaluation[apart], left_out=left_out)
 
+    def samples(self, bonafide: Data) -> Data:
+        """Return the evaluation data, or the bonafide samples where there are none."""
+        return bonafide if self.evaluation is None else self.evaluation
+
     def data(self) -> dict[str, Data]:
         """Return the evaluation data and the errors by name, those that were given."""
         given = {"evaluation": self.evaluation, "errors": self.errors}
@@ -84,7 +88,7 @@ class Judge:
 
         Without evaluation data, trigger and attack are tried on the bonafide samples.
         """
-        samples = bonafide if self.evaluation is None else self.evaluation
+        samples = self.samples(bonafide)
         metrics: dict[str, Metric] = {}
         if self.evaluation is not None:
             metrics[ACCURACY] = Accuracy(self.evaluation)
