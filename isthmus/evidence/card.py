@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from isthmus.evidence.page import environment
 from isthmus.evidence.record import Provenance, Report
+from isthmus.evidence.rendering import environment
 from isthmus.evidence.tables import markdown_table
 from isthmus.evidence.text import escaped, to_markdown
 from isthmus.evidence.words import NO_BREAK_SPACE, duration

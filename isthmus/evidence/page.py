@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -21,8 +20,9 @@ from isthmus.evidence.certificate_record import CERTIFICATE, Certificates
 from isthmus.evidence.compression_record import COMPRESSION, Compression
 from isthmus.evidence.detection_record import DETECTION, Detection
 from isthmus.evidence.health_record import HEALTH, AttackHealth
-from isthmus.evidence.labels import label, short
-from isthmus.evidence.record import SCHEMA, Landscape, Report, Value
+from isthmus.evidence.labels import label
+from isthmus.evidence.record import SCHEMA, Landscape, Report
+from isthmus.evidence.rendering import environment, facts
 from isthmus.evidence.summary import (
     compared,
     ingredients,
@@ -32,60 +32,9 @@ from isthmus.evidence.summary import (
     worst_classes,
 )
 from isthmus.evidence.verdict import decide, without_decision
-from isthmus.evidence.words import (
-    capital,
-    change,
-    digits,
-    duration,
-    format_value,
-    nats,
-    sentence,
-    with_spread,
-)
-from isthmus.metrics.names import (
-    ACCURACY,
-    ATTACK_SUCCESS,
-    BONAFIDE_ACCURACY,
-    BONAFIDE_LOSS,
-    CALIBRATION_ERROR,
-    CONFIDENCE,
-    INJECTION_SUCCESS,
-    LOSS,
-    RECOVERY,
-)
+from isthmus.evidence.words import digits, format_value
 from isthmus.runs.files import write_json, write_text
-from isthmus.runs.wording import percent
 from isthmus.types import BadInput
-
-EXPLAINED = {
-    ACCURACY: "on evaluation data; higher is better",
-    ATTACK_SUCCESS: (
-        "of triggered inputs from other classes, the share sent to the target; lower is better"
-    ),
-    RECOVERY: (
-        "of the same triggered inputs, the share that is given its true class; higher is better"
-    ),
-    INJECTION_SUCCESS: (
-        "of the images with an injected error, the share that still shows it; lower is better"
-    ),
-    BONAFIDE_ACCURACY: "on trusted samples, those that t was chosen with; higher is better",
-    LOSS: "in nats, on evaluation data; lower is better",
-    BONAFIDE_LOSS: "in nats, on trusted samples; lower is better",
-    CONFIDENCE: "mean probability of the network's own answers; best where it equals the accuracy",
-    CALIBRATION_ERROR: "mean distance of confidence from accuracy, in 15 bins; lower is better",
-}
-"""What stands under the name of a measure."""
-
-FACTS = {
-    "other": "second endpoint",
-    "recalibrated_on": "BatchNorm recalibrated on",
-    "lr": "learning rate",
-    "endpoint_gradients": "gradient evaluations for the second endpoint",
-    "low": "smallest t",
-    "high": "largest t",
-    "holdout": "share held out from training",
-}
-"""What entries of a record are called on the page, where their own names would not do."""
 
 EXAMPLE_KINDS = {
     "lost": "Right before, wrong after",
@@ -95,10 +44,6 @@ EXAMPLE_KINDS = {
 """What examples of each kind are called."""
 
 CLASSES_SHOWN = 20
-
-NO_BARRIER = 0.05
-"""Nats below which a rise of the loss along a line counts as none."""
-
 
 Written = Report | Certificates | Detection | Compression | AttackHealth
 """What has a record and a page."""
@@ -239,50 +184,6 @@ def landscape_in_words(part: Landscape) -> str:
     return f"Barriers: {', '.join(barriers)}."
 
 
-def barrier_in_words(barrier: float) -> str:
-    """Return what the loss barrier back to the network as received says about the repair."""
-    rise = (
-        "On the straight line back to the network as received, the loss on bonafide data rises by "
-        f"{nats(barrier)} nats above the line between its ends: "
-    )
-    if barrier < NO_BARRIER:
-        return (
-            f"{rise}there is no barrier. The repaired network has stayed in the basin of the "
-            "network as received, which is a warning: what was tampered with there may come back "
-            "with little training."
-        )
-    return (
-        f"{rise}there is a barrier. The repaired network has left the basin of the network as "
-        "received; that does not prove that a backdoor is gone."
-    )
-
-
-def facts(part: Mapping[str, Any], skip: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yield the entries of a part of the record as (name, text), those of its parts after their
-    names.
-    """
-    for name, value in part.items():
-        if name in skip or value is None:
-            continue
-        title = FACTS.get(name, name.replace("_", " "))
-        if isinstance(value, Mapping):
-            yield from ((f"{title}: {inner}", text) for inner, text in facts(value))
-        elif name == "seconds":
-            yield "time taken", duration(value)
-        else:
-            yield title, _fact(value)
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 _OF_TRAINING = ("bends", "steps", "lr", "batch_size", "weight_decay", "clip", "seed", "kind")
 
 
@@ -334,39 +235,3 @@ def _twice(draw: _Draw, name: str, words: str) -> Markup:
         opening = Markup('<svg class="{}" role="img" aria-label="{}" ').format(kind, words)
         drawn.append(svg.replace(Markup("<svg "), opening, 1))
     return Markup("\n").join(drawn)
-
-
-def _explanation(name: str, value: Value | None) -> str:
-    """What stands under the name of a measure: what is known of it, else its unit."""
-    if name in EXPLAINED:
-        return EXPLAINED[name]
-    return "" if value is None or value.unit == "share" else value.unit
-
-
-def environment() -> Environment:
-    """Return what renders the pages: the templates, their filters and their functions."""
-    env = Environment(
-        loader=PackageLoader("isthmus.evidence", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters.update(
-        label=label,
-        percent=percent,
-        duration=duration,
-        capital=capital,
-        sentence=sentence,
-        short=short,
-    )
-    env.globals.update(
-        digits=digits,
-        with_spread=with_spread,
-        format_value=format_value,
-        change=change,
-        explanation=_explanation,
-        barrier_in_words=barrier_in_words,
-        facts=facts,
-    )
-    return env

@@ -15,8 +15,9 @@ from support.records import HOSTILE, example, hostile, surrounded, variant
 
 from isthmus import Patch, fit, load_data, repair
 from isthmus.evidence import Judge, evidence
-from isthmus.evidence.page import barrier_in_words, to_html, write_report
+from isthmus.evidence.page import to_html, write_report
 from isthmus.evidence.record import Network, Report, Value, read_report, values_of
+from isthmus.evidence.rendering import barrier_in_words
 from isthmus.evidence.schema import generate, schema
 from isthmus.evidence.summary import end_names
 from isthmus.evidence.text import table, to_markdown, verdict_lines
