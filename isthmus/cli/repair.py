@@ -441,7 +441,8 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
         images = attacks.QueryReactivation.images
         fixed.append(Part("queries", 2 * report.queries * images))
     questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
-    small = 2 * len(evidence.compressions())  # of the network as received and of the repaired one
+    # both the network as received and the repaired one
+    small = 2 * len(evidence.compressing.with_control(inputs.networks[0]))
     fixed.append(together("compression", questions).times(small))
     points = [Part("choice of t", len(samples)), together("report", questions)]
     if inputs.attack is not None:

@@ -1,4 +1,5 @@
 from . import comparison as comparison
+from . import compressing as compressing
 from . import figures as figures
 from . import tables as tables
 from . import text as text
