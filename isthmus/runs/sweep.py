@@ -190,19 +190,23 @@ def _made(file: Path) -> Path:
 
 def _arguments(sweep: Sweep, work: Work, job: Job) -> dict[str, Any]:
     """Return what a job's function is called with."""
-    scratch = sweep.hidden(job.name)
-    own = {"scratch": scratch, "job": job.name}
-    wanted = {name: own[name] for name in own.keys() & inspect.signature(work).parameters.keys()}
-    if "scratch" in wanted:
-        scratch.mkdir(parents=True, exist_ok=True)
-    return {**sweep.settings, **job.axes, **wanted}
+    own = _own(sweep, work, job)
+    if "scratch" in own:
+        own["scratch"].mkdir(parents=True, exist_ok=True)
+    return {**sweep.settings, **job.axes, **own}
+
+
+def _own(sweep: Sweep, work: Work, job: Job) -> dict[str, Any]:
+    """Return what a function may ask for beside axes and settings, where it does."""
+    own = {"scratch": sweep.hidden(job.name), "job": job.name}
+    asked = inspect.signature(work).parameters
+    return {name: value for name, value in own.items() if name in asked}
 
 
 def _check_arguments(sweep: Sweep, work: Work, job: Job) -> None:
     signature = inspect.signature(work)
-    own = {"scratch": None, "job": None}.items() & {(n, None) for n in signature.parameters}
     try:
-        signature.bind(**{**sweep.settings, **job.axes, **dict(own)})
+        signature.bind(**{**sweep.settings, **job.axes, **_own(sweep, work, job)})
     except TypeError as error:
         name = getattr(work, "__qualname__", repr(work))
         raise BadInput(

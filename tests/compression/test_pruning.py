@@ -10,9 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from support.refusals import refused
+from support.rows import samples
 from torch import nn
 
-from isthmus import Bezier, Data, MeanLoss, compression, fit, load_checkpoint, permuted_copy
+from isthmus import Bezier, MeanLoss, compression, fit, load_checkpoint, permuted_copy
 from isthmus.compression import (
     Compressed,
     LearnedScores,
@@ -36,15 +37,6 @@ METHODS = {
     "rewiring from magnitudes": Rewiring(start="magnitude"),
 }
 CHANNELS = {name: method for name, method in METHODS.items() if name != "learned-scores"}
-
-
-def samples(n=80, seed=0):
-    """Images of 6x6 in three classes: which of three rows is bright."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % 3
-    x = 0.5 * torch.rand(n, 1, 6, 6, generator=generator)
-    x[torch.arange(n), 0, 2 * y] += 0.5
-    return Data(x, y, 3)
 
 
 def convolutional():

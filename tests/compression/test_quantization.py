@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from support.refusals import refused
+from support.rows import samples
 from torch import nn
 
-from isthmus import Bezier, Data, fit
+from isthmus import Bezier, fit
 from isthmus.attacks import PGD
 from isthmus.compression import (
     BinaryRelax,
@@ -31,15 +32,6 @@ from isthmus.training.share import at_share
 
 BITS = (1, "ternary", 2, 4, 8)
 BUDGET = {"steps": 20, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
-
-
-def samples(n=80, seed=0):
-    """Images of 6x6 in three classes: which of three rows is bright."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % 3
-    x = 0.5 * torch.rand(n, 1, 6, 6, generator=generator)
-    x[torch.arange(n), 0, 2 * y] += 0.5
-    return Data(x, y, 3)
 
 
 def make():
