@@ -31,8 +31,9 @@ class Training:
     it. `schedule` maps the spent share of the budget to a factor on `lr`. `clip` is the largest
     norm of all gradients together, beyond which they are scaled down to it. `augment` changes a
     batch of images. `precision` is that of the forward pass: "auto" is the one in which the
-    network takes a step sooner, timed before the first step. `device` None takes the GPU where
-    there is one; it is no part of a run's identity.
+    network takes a step sooner, timed before the first step. `compile` runs the network through
+    `torch.compile`, which takes a minute or so before the first step, and falls back with a notice.
+    `device` None takes the GPU where there is one; it is no part of a run's identity.
 
     Raises BadInput where steps, lr, batch_size or clip are not positive, or momentum or
     weight_decay are negative or not finite.
@@ -53,6 +54,7 @@ class Training:
     optimizer: Callable[..., torch.optim.Optimizer] | None = None
     seed: int = 0
     precision: Precision = "auto"
+    compile: bool = False
     device: str | torch.device | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

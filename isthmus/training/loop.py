@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from isthmus.data.dataset import Data, Source, as_data
+from isthmus.models.compiled import compiled
 from isthmus.models.forward import as_input, pass_precision, set_channels_last, takes_channels_last
 from isthmus.models.precision import decided_precision
 from isthmus.runs.devices import pick_device
@@ -86,7 +87,10 @@ def fit(
             run.load(file, identity)
         began = time.perf_counter() - run.history.seconds
         label = f"{progress} on {run.training.device} in {run.training.precision}"
-        with bar(label, run.training.steps, run.step) as advance:
+        with (
+            compiled(module, run.training.compile),
+            bar(label, run.training.steps, run.step) as advance,
+        ):
             while run.step < run.training.steps:
                 _step(run, data, channels_last)
                 run.history.seconds = time.perf_counter() - began

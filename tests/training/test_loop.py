@@ -310,6 +310,7 @@ CHANGED = {
     "schedule": constant,
     "augment": double,
     "precision": "bf16",
+    "compile": True,
     "optimizer": torch.optim.Adagrad,
     "after_step": double,
 }
