@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.help.formatters import DefaultFormatter
 
 from isthmus import runs
 from isthmus.cli.checks import finite
@@ -24,6 +26,10 @@ from isthmus.runs.notices import plain_notices
 from isthmus.runs.progress import shown
 from isthmus.runs.versions import __version__
 from isthmus.types import BadInput
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpPanel
+    from rich.console import Console, ConsoleOptions
 
 REPAIR = Group("Repair", sort_key=1)
 TRAIN = Group("Train and tamper", sort_key=2)
@@ -96,6 +102,20 @@ COMMANDS = (
 )
 
 
+class Unbroken(DefaultFormatter):
+    """The help page without the line breaks of docstrings: an option's text is broken where the
+    terminal ends and nowhere else.
+    """
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Print a panel of the page."""
+        for entry in panel.entries:
+            text = getattr(entry.description, "primary_renderable", None)
+            if text is not None:
+                text.plain = " ".join(text.plain.split())
+        super().__call__(console, options, panel)
+
+
 def application(chosen: str | None = None) -> App:
     """Return the application, in which the `chosen` command has its docstring as its help page.
 
@@ -107,6 +127,7 @@ def application(chosen: str | None = None) -> App:
         version=__version__,
         help="Repair, evaluate and harden neural networks along low-loss paths between them.",
         help_format="plaintext",
+        help_formatter=Unbroken(),
         default_parameter=Parameter(validator=finite),
         suppress_keyboard_interrupt=False,  # `main` says how to go on
     )
@@ -122,11 +143,13 @@ def _joined_ranks() -> AbstractContextManager[object]:
     return runs.joined_ranks() if several else nullcontext()
 
 
-def _reason(error: CycloptsError) -> str:
-    """Return the one line that says why a command line cannot be read."""
+def _reason(error: CycloptsError, chosen: str | None) -> str:
+    """Return the one line that says why a command line cannot be read, and which page helps."""
     if isinstance(error.__cause__, BadInput):  # from a check of `checks.py`
         return str(error.__cause__)
-    return f"{' '.join(str(error).split())} See isthmus --help."
+    known = chosen in {command.name for command in COMMANDS}
+    page = f"isthmus {chosen}" if known else "isthmus"
+    return f"{' '.join(str(error).split())} See {page} --help."
 
 
 def _how_to_go_on(chosen: str | None) -> str:
@@ -150,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"isthmus: {error}", file=sys.stderr)
         sys.exit(2)
     except CycloptsError as error:
-        print(f"isthmus: {_reason(error)}", file=sys.stderr)
+        print(f"isthmus: {_reason(error, chosen)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing

@@ -257,10 +257,11 @@ def repair_command(
 ) -> None:
     """Repair a checkpoint with clean samples.
 
-    TAMPERED is repaired along a curve to OTHER, and left where universal perturbations lose their
-    effect. Where they do not lose it, and without OTHER, the path leads straight to a copy that has
-    unlearned them (--second unlearned); without OTHER, if that costs too much accuracy, a curve to
-    a permuted copy follows. An option that describes a curve, a rule or t makes it that curve.
+    Without OTHER, the path leads straight to a copy of TAMPERED that universal perturbations no
+    longer turn (--second unlearned), and where that costs too much accuracy, along a curve to a
+    permuted copy. With OTHER, it is a curve to OTHER, and the network taken is the first on it at
+    which universal perturbations have lost their effect; where none has, the straight path follows.
+    An option that describes a curve, a rule or t asks for that curve alone.
 
     Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
     The curve is trained and measured where the point is sought, at t in [--low, --high]; t = 0 is

@@ -332,7 +332,7 @@ def changed(**entries):
 MISFITS = {
     "missing": (
         lambda: changed(**{"2_bias": None}),
-        ["lacks 1 of them (2.bias)", "4 keys of Sequential", "factory"],
+        ["lacks 1 of the keys (2.bias)", "4 keys of Sequential", "factory"],
     ),
     "extra": (
         lambda: changed(tail_bias=torch.ones(2)),
@@ -341,7 +341,7 @@ MISFITS = {
     "both": (
         lambda: {f"conv{i}.weight": torch.ones(1) for i in range(9)},
         [
-            "lacks 4 of them (0.bias, 0.weight, 2.bias and 1 more)",
+            "lacks 4 of the keys (0.bias, 0.weight, 2.bias and 1 more)",
             "9 others (conv0.weight, ",
             "and 6 more)",
         ],

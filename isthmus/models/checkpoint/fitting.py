@@ -184,7 +184,7 @@ def _check_keys(path: Path, state: Params, wanted: _Wanted) -> None:
     missing = wanted.missing(state)
     extra = wanted.extra(state)
     if missing or extra:
-        lacks = f"lacks {len(missing)} of them ({abbreviated(missing)})" if missing else ""
+        lacks = f"lacks {len(missing)} of the keys ({abbreviated(missing)})" if missing else ""
         has = f"has {len(extra)} others ({abbreviated(extra)})" if extra else ""
         raise BadInput(
             f"{path}, which {' and '.join(filter(None, [lacks, has]))}"
