@@ -30,9 +30,9 @@ def _of_curve(repaired: Repair) -> Iterator[TrainingPart]:
     history, route = repaired.history, repaired.route
     if history is None:
         return
-    source = repaired.endpoint.source.partition(":")[0]
+    source = repaired.endpoint.spoken.partition(":")[0]
     yield TrainingPart(
-        name=f"curve to {'the second network' if source == 'given' else source}",
+        name=f"curve to {source}",
         steps=history.steps,
         gradients=history.steps * route.cost,
         lr=history.lr,

@@ -142,12 +142,12 @@ def health_note(health: HealthPart) -> str:
     ...     indicators=(),
     ... )
     >>> health_note(sound)
-    'attack checked: nothing decisive fired'
+    'attack checked: nothing found that speaks against the number'
     """
     random = f", mean of {health.draws} draws" if health.draws > 1 else ""
     if not health.trustworthy:
         return f"not to be trusted: {', '.join(health.decisive)}{random}"
-    return f"attack checked: nothing decisive fired{random}"
+    return f"attack checked: nothing found that speaks against the number{random}"
 
 
 def in_line(value: Value | float | None) -> str:

@@ -44,6 +44,11 @@ class Endpoint:
     repaired: bool = False
     maker: Defense | None = None
 
+    @property
+    def spoken(self) -> str:
+        """Where it comes from, as part of a sentence."""
+        return "the second network" if self.source == "given" else self.source
+
 
 def default_endpoint(
     tampered: nn.Module, bonafide: Data, training: Training, checkpoint: File | None = None

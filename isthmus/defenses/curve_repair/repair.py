@@ -110,7 +110,7 @@ class Repair:
     @property
     def second(self) -> str:
         """Where the network at t = 1 comes from, in words."""
-        rejected = [f"{repair.endpoint.source} {repair.objection}" for repair in self.rejected]
+        rejected = [f"{repair.endpoint.spoken} {repair.objection}" for repair in self.rejected]
         return ", because ".join([self.endpoint.source, *rejected])
 
     @property

@@ -241,7 +241,7 @@ def test_of_two_networks_the_curve_is_left_where_the_stand_ins_lose_their_effect
         assert found.route.low <= found.t <= found.route.high
         assert "lowered" in found.t.rule or found.t.rule.startswith("settled")
     else:
-        assert "left universal perturbations a success of" in found.second
+        assert "the second network left universal perturbations a success of" in found.second
         assert found.rejected[0].path.at(float(found.rejected[0].t))[UNIVERSAL] > LOST
 
 
