@@ -54,6 +54,8 @@ def test_the_help_of_every_command_imports_nothing_heavy(command, tmp_path):
         (("--version",), "0.1.0"),
         (("repare", "a.safetensors"), "repair"),
         (("repair", "a.safetensors", "--step", "3"), "--step"),
+        (("repair", "a.safetensors", "--step", "3"), "See isthmus repair --help"),
+        (("repare", "a.safetensors"), "See isthmus --help"),
         (
             ("repair", "there.json", *MODEL, "--clean", "digits", "--out", "o", "--rho", "nan"),
             "finite",
@@ -121,6 +123,13 @@ def test_every_option_of_every_command_is_explained(command):
         if not argument.parameter.help and argument.parse and argument.show
     ]
     assert not silent
+
+
+def test_the_help_of_an_option_is_broken_where_the_terminal_ends(tmp_path, monkeypatch):
+    for columns, whole in (("400", True), ("60", False)):
+        monkeypatch.setenv("COLUMNS", columns)
+        _, text, _ = started("train", "--help", folder=tmp_path)
+        assert ("PKG.MODULE:FACTORY,width=8 for a callable of yours" in text) == whole
 
 
 @pytest.mark.parametrize("command", ["poison", "evaluate"])
