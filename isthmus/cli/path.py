@@ -54,8 +54,7 @@ def path_command(
     questions = judge.metrics_with_bonafide(samples)
     landscape_questions: dict[str, Metric] = {}
     if attack is not None:
-        measured = judge.evaluation if judge.evaluation is not None else samples
-        few = measured[: measurement.landscape.samples]
+        few = judge.samples(samples)[: measurement.landscape.samples]
         landscape_questions = metrics.landscape_metrics(few, attack)
     work = _work(samples, questions, landscape_questions)
     count = POINTS if points is None else points

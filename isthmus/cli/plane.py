@@ -51,9 +51,8 @@ def plane_command(
     plane = curves.Plane(*networks)
     questions = judge.metrics_with_bonafide(samples)
     if attack is not None:
-        measured = judge.evaluation if judge.evaluation is not None else samples
-        samples_of_it = measured[: measurement.landscape.samples]
-        questions |= metrics.landscape_metrics(samples_of_it, attack)
+        few = judge.samples(samples)[: measurement.landscape.samples]
+        questions |= metrics.landscape_metrics(few, attack)
     elif judge.evaluation is None:
         questions["bonafide loss"] = metrics.MeanLoss(samples)
     drawings = _drawings(out, questions)

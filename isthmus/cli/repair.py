@@ -447,8 +447,7 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     fixed.append(together("compression", questions).times(small))
     points = [Part("choice of t", len(samples)), together("report", questions)]
     if inputs.attack is not None:
-        measured = inputs.judge.samples(samples)
-        few = measured[: report.landscape.samples]
+        few = inputs.judge.samples(samples)[: report.landscape.samples]
         points.append(
             together("landscape", parts_of(metrics.landscape_metrics(few, inputs.attack)))
         )

@@ -21,7 +21,7 @@ class Knn(NeighborScore):
         return distances.mean(1)
 
 
-class Linf(NeighborScore):
+class KnnLinf(NeighborScore):
     """Mean l-inf distance to the neighbors.
 
     On images of strokes it saturates at 1: one pixel of full contrast is enough.

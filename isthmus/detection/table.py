@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isthmus.detection.inconsistency import Inconsistency
 from isthmus.detection.kde import Kde
-from isthmus.detection.knn import Knn, Linf
+from isthmus.detection.knn import Knn, KnnLinf
 from isthmus.detection.lle import Lle
 from isthmus.detection.mahalanobis import Mahalanobis
 from isthmus.detection.score import Score
@@ -15,7 +15,7 @@ def scores() -> dict[str, type[Score]]:
     """Return every score by its name."""
     return {
         "knn": Knn,
-        "linf": Linf,
+        "linf": KnnLinf,
         "kde": Kde,
         "lle": Lle,
         "tangent": Tangent,
