@@ -9,11 +9,12 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 from safetensors.torch import load_file
-from support.command_line import FAST, MODEL, TRIGGER, isthmus, refused
+from support.command_line import CLEAN, FAST, MODEL, TRIGGER, done, isthmus, refused
 
 from isthmus.evidence.schema import schema
 
 ON_DIGITS = ("--model", MODEL, "--clean", "digits:test")
+CONNECT = ("connect", "a.safetensors", "b.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -55,44 +56,11 @@ def test_the_first_point_of_a_path_measures_what_evaluate_does(started):
 def test_robust_accuracy_along_a_robust_path(home):
     for loss in ("cross-entropy", "adversarial"):
         eps = () if loss == "cross-entropy" else ("--eps", 0.1, "--attack-steps", 2)
-        found = isthmus(
-            "connect",
-            "a.safetensors",
-            "b.safetensors",
-            "--model",
-            MODEL,
-            "--clean",
-            "digits:test",
-            "--steps",
-            60,
-            "--lr",
-            0.3,
-            "--loss",
-            loss,
-            *eps,
-            "--out",
-            f"{loss}.safetensors",
-            folder=home,
-        )
-        assert found.returncode == 0, found.stderr
-        found = isthmus(
-            "path",
-            f"{loss}.safetensors",
-            "--model",
-            MODEL,
-            "--clean",
-            "digits:test#n=100",
-            "--points",
-            3,
-            "--attack",
-            "fgsm",
-            "--eps",
-            0.1,
-            "--out",
-            f"{loss}.json",
-            folder=home,
-        )
-        assert found.returncode == 0 and "robust accuracy" in found.stdout, found.stderr
+        loud = ("--steps", 60, "--lr", 0.3, "--loss", loss, *eps)
+        done(home, *CONNECT, *ON_DIGITS, *loud, "--out", f"{loss}.safetensors")
+        path = ("path", f"{loss}.safetensors", *ON_DIGITS[:2], "--clean", "digits:test#n=100")
+        attack = ("--points", 3, "--attack", "fgsm", "--eps", 0.1)
+        assert "robust accuracy" in done(home, *path, *attack, "--out", f"{loss}.json")
     plain, robust = (
         json.loads((home / f"{loss}.json").read_text())["values"]
         for loss in ("cross-entropy", "adversarial")
@@ -102,56 +70,16 @@ def test_robust_accuracy_along_a_robust_path(home):
 
 def test_the_landscape_is_measured_drawn_and_told(home):
     around = ("--landscape", "--eps", 0.1, "--attack-steps", 2, "--landscape-samples", 40)
-    isthmus(
-        "connect",
-        "a.safetensors",
-        "b.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test",
-        *FAST,
-        "--out",
-        "around.safetensors",
-        folder=home,
-    )
-    along = (
-        "path",
-        "around.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        "--points",
-        5,
-    )
-    found = isthmus(*along, *around, "--out", "around.json", folder=home)
-    assert found.returncode == 0 and "Pearson" in found.stdout and "one hump" in found.stdout, (
-        found.stderr
-    )
+    done(home, *CONNECT, *ON_DIGITS, *FAST, "--out", "around.safetensors")
+    along = ("path", "around.safetensors", *CLEAN, "--points", 5)
+    told = done(home, *along, *around, "--out", "around.json")
+    assert "Pearson" in told and "one hump" in told
     part = json.loads((home / "around.json").read_text())["landscape"]
     assert part["values"]["lambda_max"][2]["n"] == 40 and len(part["correlations"]) == 5
-    refused = isthmus(*along, "--landscape-samples", 9, "--out", "no.json", folder=home)
-    assert refused.returncode == 2 and "--landscape" in refused.stderr
-    found = isthmus(
-        "repair",
-        "a.safetensors",
-        "b.safetensors",
-        "--model",
-        MODEL,
-        "--clean",
-        "digits:test#n=200",
-        *FAST,
-        "--bends",
-        1,
-        "--points",
-        4,
-        *around,
-        "--out",
-        "landscape",
-        folder=home,
-    )
-    assert found.returncode == 0 and "Robustness loss against" in found.stdout, found.stderr
+    assert "--landscape" in refused(home, *along, "--landscape-samples", 9, "--out", "no.json")
+    shape = ("--bends", 1, "--points", 4, *around, "--out", "landscape")
+    told = done(home, "repair", "a.safetensors", "b.safetensors", *CLEAN, *FAST, *shape)
+    assert "Robustness loss against" in told
     page = (home / "landscape/report.html").read_text()
     assert "Robustness along the path" in page and page.count("<svg class") == 6
     Draft202012Validator(schema()).validate(
@@ -160,32 +88,11 @@ def test_the_landscape_is_measured_drawn_and_told(home):
 
 
 def test_a_plane_is_measured_and_drawn(home):
-    isthmus(
-        "train",
-        "--model",
-        MODEL,
-        "--data",
-        "bad.npz",
-        "--out",
-        "third.safetensors",
-        "--steps",
-        10,
-        "--seed",
-        9,
-        folder=home,
-    )
-    plane = (
-        "plane",
-        "a.safetensors",
-        "b.safetensors",
-        "third.safetensors",
-        "--model",
-        MODEL,
-        "--points",
-        3,
-    )
-    found = isthmus(*plane, "--clean", "digits:test#n=100", "--out", "plane.json", folder=home)
-    assert found.returncode == 0, found.stderr
+    third = ("--data", "bad.npz", "--steps", 10, "--seed", 9, "--out", "third.safetensors")
+    done(home, "train", "--model", MODEL, *third)
+    plane = ("plane", "a.safetensors", "b.safetensors", "third.safetensors", "--points", 3)
+    on_digits = ("--model", MODEL, "--clean", "digits:test#n=100")
+    done(home, *plane, *on_digits, "--out", "plane.json")
     record = json.loads((home / "plane.json").read_text())
     assert len(record["values"]["bonafide loss"][0]) == 3 and len(record["corners"]) == 3
     drawn = (home / "plane-bonafide-loss.svg").read_text()
