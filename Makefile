@@ -1,6 +1,6 @@
 # The commands of the README and of development. Everything is installed into .venv from this
-# folder's own files. The suite runs in two processes of one thread each, which is faster than one
-# process of two threads: most tests are too small to share.
+# folder's own files. The suite runs in two processes of one thread each, and the demo in one, which
+# is faster than a process of two threads: most tests are too small to share.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -16,7 +16,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/core
-	$(BIN)/isthmus demo --resume
+	OMP_NUM_THREADS=1 $(BIN)/isthmus demo --resume
 
 picture: demo
 	PYTHONPATH=tests $(BIN)/python docs/picture.py demo/report.html docs/report.png

@@ -11,7 +11,7 @@ from pathlib import Path as File
 from tempfile import TemporaryFile
 from typing import Any
 
-from isthmus.runs.wording import first_line, suggestion
+from isthmus.runs.wording import absent, first_line
 from isthmus.types import BadInput
 
 OF_TORCH = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
@@ -34,10 +34,7 @@ def existing(_: Any, value: Any) -> None:
 
 def _exists(file: File, expected: str) -> None:
     if not file.exists():
-        beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise BadInput(
-            f"{file}, which does not exist", expected=expected, fix=suggestion(file.name, beside)
-        )
+        raise absent(file, expected)
 
 
 def source(_: Any, value: Any) -> None:

@@ -176,7 +176,7 @@ def in_words(names: Sequence[str], seconds: Sequence[float]) -> str:
     >>> in_words(["curve", "path"], [90, 30])
     'about 2:00 min in all: curve 1:30 min, path 0:30 min'
     """
-    whole = f"about {runs.duration(sum(seconds))} in all"
+    whole = f"about {runs.duration(max(1, sum(seconds)))} in all"
     long = [
         f"{name} {runs.duration(time)}"
         for name, time in zip(names, seconds, strict=True)

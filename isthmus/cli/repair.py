@@ -212,6 +212,12 @@ class _Options:
         self.curve.check(other, self.trained.robust.loss)
         self.report.check()
 
+    @property
+    def by_default(self) -> bool:
+        """Whether nothing says which way leads to the repaired network."""
+        plain = self.trained.robust.loss == "cross-entropy"
+        return plain and self.point.by_default and not self.curve.given() and not self.curve.second
+
     def identity(self, *, landscape: bool) -> dict[str, Any]:
         """Return what a run is recognized by."""
         return {
@@ -417,17 +423,18 @@ def _allowed(
 def _step(inputs: _Inputs, options: _Options) -> list[Part]:
     """Return the training, and that of the baselines, for a step of the budget.
 
-    Without a curve that is asked for, it is the unlearning, at all its rates.
+    Without a curve that is asked for, it is the unlearning, at all its rates, after the curve to a
+    second network where there is one.
     """
     batch = inputs.budget.batch_size
     cost: float = (inputs.route or curves.DEFAULT_ROUTE).cost or curves.DEFAULT_ROUTE.cost
-    if inputs.route in (None, defenses.ALMOST) and len(inputs.networks) == 1:
+    two = len(inputs.networks) == 2
+    if inputs.route is defenses.ALMOST or options.by_default:
         maker = defenses.unlearned_copy(inputs.networks[0], inputs.parts.whole, inputs.budget)
-        cost = maker.gradients / inputs.budget.steps
+        cost = maker.gradients / inputs.budget.steps + (cost if two else 0)
     parts = [Part("training", trained=batch * cost)]
     if options.report.compare:
-        spent = BASELINES * curves.DEFAULT_ROUTE.cost
-        parts.append(Part("baselines", trained=batch * spent))
+        parts.append(Part("baselines", trained=batch * BASELINES * cost))
     return parts
 
 
@@ -435,7 +442,7 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     """Return what is measured once, and what is measured at every point of the path."""
     samples, report = inputs.samples, options.report
     fixed = []
-    if len(inputs.networks) == 2 and inputs.route is None and options.point.by_default:
+    if len(inputs.networks) == 2 and options.by_default:
         searched = defenses.SEARCH_STEPS * inputs.budget.batch_size
         fixed.append(Part("universal perturbations", trained=searched))
     if report.evaluation.trigger is not None:
@@ -460,4 +467,6 @@ def _baselines(found: Repair, tampered: nn.Module) -> dict[str, Defense]:
     if other.repaired:
         other = defenses.default_endpoint(tampered, found.fitted, found.training)
     cost = found.route.cost or curves.DEFAULT_ROUTE.cost
-    return defenses.standard(other.network, curves.network_budget(found.training, cost=cost))
+    budget = curves.network_budget(found.training, cost=cost)
+    spent = found.gradients or budget.steps  # a straight path to a given network takes none
+    return defenses.standard(other.network, budget.replace(steps=spent))

@@ -79,5 +79,6 @@ def tell(seed: int, folder: File) -> Story:
     found = defenses.repair(tampered, bonafide, training=budget, folder=folder)
     judge = evidence.Judge(evaluation, parse_trigger(TRIGGER), TARGET)
     other = defenses.default_endpoint(tampered, bonafide, budget).network
-    rivals = defenses.standard(other, curves.network_budget(budget, cost=2))
+    spent = curves.network_budget(budget, cost=2).replace(steps=found.gradients)
+    rivals = defenses.standard(other, spent)
     return Story(tampered, bonafide, evaluation, found, judge, rivals)

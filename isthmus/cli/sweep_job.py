@@ -136,13 +136,19 @@ def _poisoned(samples: Data, attack: Mapping[str, Any] | None, seed: int) -> Dat
 
 
 def _defense(name: str, seed: int) -> Defense | Callable[[nn.Module, Data], nn.Module]:
-    """Return a defense by its name, at the budget of a repair."""
+    """Return a defense by its name, a rival at the largest budget that a repair may take."""
     budget = curves.network_budget(curves.CURVE_TRAINING, cost=curves.DEFAULT_ROUTE.cost)
-    known: dict[str, Any] = {
-        NONE: lambda tampered, trusted: tampered,
-        "repair": lambda tampered, trusted: defenses.repair(tampered, trusted, seed=seed).model,
-        **defenses.all_rivals(budget.replace(seed=seed)),
-    }
+    rivals = defenses.all_rivals(budget)
+    known = (NONE, "repair", *rivals)
     if name not in known:
         raise BadInput(f"defense {name!r}", expected="a known one", fix=suggestion(name, known))
-    return known[name]  # type: ignore[no-any-return]
+
+    def rival(tampered: nn.Module, trusted: Data) -> nn.Module:
+        steps = defenses.unlearned_copy(tampered, trusted).gradients
+        return defenses.all_rivals(budget.replace(seed=seed, steps=steps))[name](tampered, trusted)
+
+    if name == NONE:
+        return lambda tampered, trusted: tampered
+    if name == "repair":
+        return lambda tampered, trusted: defenses.repair(tampered, trusted, seed=seed).model
+    return rival

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+from isthmus.types import BadInput
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -22,6 +25,16 @@ def suggestion(word: str, known: Iterable[str]) -> str:
         f"choose one of {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
         if known
         else "check the spelling"
+    )
+
+
+def absent(path: Path, expected: str) -> BadInput:
+    """Return the refusal of a file that does not exist, with the visible names beside it."""
+    folder = path.parent
+    beside = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    visible = [name for name in beside if not name.startswith(".")]
+    return BadInput(
+        f"{path}, which does not exist", expected=expected, fix=suggestion(path.name, visible)
     )
 
 

@@ -19,7 +19,7 @@ from isthmus.data.sources.npz import read_npz
 from isthmus.data.sources.parquet import read_parquet, read_shards
 from isthmus.data.sources.reading import Classes
 from isthmus.data.splits import split
-from isthmus.runs.wording import suggestion
+from isthmus.runs.wording import absent
 from isthmus.types import BadInput
 
 
@@ -60,12 +60,7 @@ def _load(spec: str, classes: Classes) -> Data:
             fix="check the pattern",
         )
     if path.suffix or len(path.parts) > 1:
-        around = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise BadInput(
-            f"{spec}, which does not exist",
-            expected="a file or folder",
-            fix=suggestion(path.name, around),
-        )
+        raise absent(path, "a file or folder")
     return read_named(spec, classes)
 
 

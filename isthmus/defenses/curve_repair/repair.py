@@ -239,8 +239,9 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
             notice(f"{error}; another way is tried")
             continue
         repaired = replace(repaired, rejected=tuple(rejected))
-        if not repaired.objection:
+        if not repaired.objection or way is ways[-1]:
             break
+        notice(f"{repaired.endpoint.spoken} {repaired.objection}; another way is tried")
         rejected.append(repaired)
     return repaired
 

@@ -200,7 +200,8 @@ def inspect(
     It is suspicious where p, its rank among the `clean` references (those of the package by
     default, where image shape, number of classes and settings fit), is at most `level`. The search
     is that of the references, as far as `options`, fields of `Search`, do not say otherwise.
-    The decision is "cannot tell" where no references fit, or they are fewer than 1 / level - 1.
+    The decision is "cannot tell" where no references fit, or they are fewer than 1 / level - 1, or
+    they are of networks of another size and this one is no odder than they are.
     "not suspicious" does not say that there is no backdoor: docs/inspection.md has the share of
     each attack that is found.
 
@@ -221,7 +222,8 @@ def inspect(
     fitting = _fitting(known, settings, values.keys())
     p = None if fitting is None else p_value(values, fitting)
     suspect = oddest(triggers, values, fitting)
-    decision, reason = _decide(p, fitting, level, suspect)
+    caveats = () if fitting is None else _caveats(fitting, model)
+    decision, reason = _decide(p, fitting, level, suspect, caveats)
     index: dict[str, tuple[float, ...]] = {
         kind: anomaly_index(
             [
@@ -310,8 +312,8 @@ def _caveats(references: References, model: nn.Module) -> tuple[str, ...]:
     if references.parameters is None or references.parameters == own:
         return ()
     return (
-        f"the references have {references.parameters:,} parameters and this network {own:,}: p "
-        "holds for networks like the references",
+        f"the references have {references.parameters:,} parameters and this network {own:,}: they "
+        "may call it suspicious, at a rate that is theirs, and cannot clear it",
     )
 
 
@@ -321,7 +323,11 @@ def parameters_of(model: nn.Module) -> int:
 
 
 def _decide(
-    p: float | None, clean: References | None, level: float, suspect: Inverted
+    p: float | None,
+    clean: References | None,
+    level: float,
+    suspect: Inverted,
+    caveats: Sequence[str],
 ) -> tuple[str, str]:
     where = (
         "leads away from every class"
@@ -336,7 +342,9 @@ def _decide(
         return "cannot tell", f"{rank} cannot resolve a false-alarm rate of {percent(level)}; {odd}"
     if p <= level:
         return "suspicious", f"{odd}; among {rank} and this one, {percent(p)} are as odd"
+    decision = "cannot tell" if caveats else "not suspicious"
+    proof = " and ".join(caveats) or "no proof of a clean network"
     return (
-        "not suspicious",
-        f"among {rank} and this one, {percent(p)} are as odd; {odd}; no proof of a clean network",
+        decision,
+        f"among {rank} and this one, {percent(p)} are as odd; {odd}; {proof}",
     )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from isthmus.runs.files import read_json
-from isthmus.runs.wording import abbreviated, first_line, suggestion
+from isthmus.runs.wording import abbreviated, absent, first_line
 from isthmus.types import BadInput, Params
 
 # Where training scripts put the state dict, the most common first; the averaged weights only where
@@ -38,10 +38,7 @@ def _head(path: Path) -> bytes:
         fix = f"name the file inside it: {abbreviated(inside)}" if inside else "name the file"
         raise BadInput(f"{path}, a folder", expected=expected, fix=fix)
     if not path.exists():
-        around = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise BadInput(
-            f"{path}, which does not exist", expected=expected, fix=suggestion(path.name, around)
-        )
+        raise absent(path, expected)
     try:
         with path.open("rb") as file:
             head = file.read(512)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from dataclasses import replace
 
 import jsonschema
@@ -232,7 +233,9 @@ def test_of_two_networks_the_curve_is_left_where_the_stand_ins_lose_their_effect
     """
     judge = {"accuracy": Accuracy(samples[1]), "attack": AttackSuccess(samples[1], TRIGGER, 1)}
     before = measure(tampered[0], judge)
-    found = repair(tampered[0], samples[0], tampered[1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = repair(tampered[0], samples[0], tampered[1])
     after = measure(found.model, judge)
     assert after["attack"] < 0.1 < 0.9 < before["attack"]
     assert after["accuracy"] > before["accuracy"] - 0.06
@@ -242,6 +245,8 @@ def test_of_two_networks_the_curve_is_left_where_the_stand_ins_lose_their_effect
         assert "lowered" in found.t.rule or found.t.rule.startswith("settled")
     else:
         assert "the second network left universal perturbations a success of" in found.second
+        told = [str(warning.message) for warning in caught]
+        assert any("the second network left" in line and "another way" in line for line in told)
         assert found.rejected[0].path.at(float(found.rejected[0].t))[UNIVERSAL] > LOST
 
 
