@@ -146,7 +146,7 @@ def pace_of(network: nn.Module, samples: Data, training: Training | None = None)
 
     Raises BadInput where the network cannot read the samples.
     """
-    metrics.logits(network, samples[:1], whole=samples)
+    metrics.check_fits(network, samples)
     plain, graded = pace(network, samples.x)
     if training is None or training.precision == "fp32":
         return Pace(plain, graded, graded)

@@ -103,7 +103,7 @@ class Work:
         assert judge.evaluation is not None
         judge = replace(judge, attack=options.robust.chosen(judge.evaluation))
         network = load_network(options.model, checkpoint)
-        metrics.logits(network, samples[:1])  # refuses images and classes that do not fit
+        metrics.check_fits(network, samples)
         return cls(checkpoint, options, network, samples, judge)
 
     @property

@@ -63,7 +63,8 @@ def train_command(
     fitted, held_out = robust.parts(samples, budget.seed)
     torch.manual_seed(budget.seed)
     network = load_network(model, init) if init else models.model_factory(model.spec)()
-    metrics.logits(network, samples[:1])  # refuses images and classes that do not fit the network
+    models.check_savable(network)  # before hours of training
+    metrics.check_fits(network, samples)
     trained = _decided(_optimized(optimizer, budget), network, fitted, limit, home)
     history = training.fit(
         network,

@@ -15,6 +15,7 @@ from .health import Health as Health
 from .landscape import landscape_metrics as landscape_metrics
 from .passes import Passes as Passes
 from .passes import attacked as attacked
+from .passes import check_fits as check_fits
 from .passes import logits as logits
 from .path import Path as Path
 from .path import evaluate_path as evaluate_path

@@ -152,11 +152,11 @@ def logits(
         out = outputs(model, data.x, precision=precision)
     except BadInput:
         raise
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+    except Exception as error:  # a user's network may raise anything
         shape = tuple(data.x.shape[1:])
         raise BadInput(
             f"images of shape {shape} and type {data.x.dtype} that the network cannot read "
-            f"({first_line(error)})",
+            f"({type(error).__name__}: {first_line(error)})",
             expected="the shape and type it was built for",
             fix="convert the images, or check the model factory",
         ) from error

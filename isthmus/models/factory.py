@@ -65,7 +65,7 @@ def _build(
         module = factory(**named)
     except BadInput:
         raise
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, or exit
         raise BadInput(
             f"{spec!r}, which fails ({type(error).__name__}: {first_line(error)})",
             expected="a callable that builds the network",

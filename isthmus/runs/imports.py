@@ -40,7 +40,7 @@ def imported(name: str, folder: Path | None = None) -> ModuleType:
             expected="one that imports from here",
             fix=f"run where it can be imported; {suggestion(last, around)}",
         ) from error
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, or exit
         raise BadInput(
             f"module {name!r}, which fails to import ({type(error).__name__}: {first_line(error)})",
             expected="a module that imports",
@@ -55,7 +55,7 @@ def attribute_of(module: ModuleType, name: str) -> Any:
     """
     try:
         return getattr(module, name, None)
-    except Exception as error:  # its __getattr__ may raise anything
+    except (Exception, SystemExit) as error:  # its __getattr__ may raise anything
         raise BadInput(
             f"{name!r}, which fails to import in {module.__name__} "
             f"({type(error).__name__}: {first_line(error)})",

@@ -144,7 +144,7 @@ def _do(sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[st
         _seed(job)
         record = work(**_arguments(sweep, work, job))
         write_json(sweep.file(job), {**record, "sweep": _described(sweep, job)})
-    except Exception as error:  # the job's own code may raise anything
+    except (Exception, SystemExit) as error:  # the job's own code may raise anything, or exit
         write_text(error_file, traceback.format_exc())
         outcome.failed[job.name] = first_line(error)
         tell(f"{job.name} failed: {first_line(error)}")

@@ -108,7 +108,7 @@ def test_clean_labels_stay(home):
     "model, data, says",
     [
         (MODEL, "color.npz", "shape (3, 8, 8)"),
-        (f"{MODEL},classes=5", "digits:train", "(1, 10)"),
+        (f"{MODEL},classes=5", "digits:train", "(2, 10)"),
     ],
 )
 def test_images_that_do_not_fit_the_network_are_refused_before_training(model, data, says, spoiled):
@@ -135,3 +135,28 @@ def test_adamw_is_that_of_torch_at_its_own_rate(home):
     )
     written = load_checkpoint(home / "adamw.safetensors", model_factory(MODEL)())
     torch.testing.assert_close(written.state_dict(), net.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "factory, says",
+    [
+        ("one_row", "shape (1, 10)"),
+        ("unsaved", "'_extra_state' is no ordinary tensor (dict)"),
+        ("two_inputs", "TypeError: "),
+    ],
+)
+def test_networks_that_fail_later_are_refused_before_training(factory, says, tmp_path):
+    (tmp_path / "late_networks.py").write_text("""
+from torch import nn
+class OneRow(nn.Linear):
+    def forward(self, x): return super().forward(x.flatten(1))[:1]
+class Unsaved(nn.Linear):
+    def forward(self, x): return super().forward(x.flatten(1))
+    def get_extra_state(self): return {"name": "x"}
+def one_row(): return OneRow(64, 10)
+def unsaved(): return Unsaved(64, 10)
+def two_inputs(): return nn.Bilinear(64, 64, 10)
+""")
+    model = ("--model", f"late_networks:{factory}", "--data", "digits:train")
+    assert says in refused(tmp_path, "train", *model, "--out", "refused.safetensors")
+    assert not list(tmp_path.glob("*refused*"))

@@ -290,11 +290,16 @@ def test_a_constant_answer_is_chance_however_common_the_class():
             lambda: Accuracy(data(8))(nn.Sequential(nn.Flatten(), nn.Linear(50, 4))),
             r"shape \(3, 8, 8\)",
         ),
-        (lambda: Accuracy(data(8))(nn.BatchNorm1d(3)), "cannot read .expected 2D or 3D input"),
+        (
+            lambda: Accuracy(data(8))(nn.BatchNorm1d(3)),
+            "cannot read .ValueError: expected 2D or 3D input",
+        ),
         (
             lambda: Accuracy(data(8))(nn.Sequential(Quarters(), nn.Softmax(9))),
-            "cannot read .Dimension out of range",
+            "cannot read .IndexError: Dimension out of range",
         ),
+        (lambda: Accuracy(data(8))(nn.Bilinear(2, 2, 4)), "cannot read .TypeError: .*missing"),
+        (lambda: Accuracy(data(8))(nn.ModuleList()), "cannot read .NotImplementedError"),
         (lambda: Accuracy(data(8), "fp8")(Quarters()), "precision 'fp8'"),
     ],
 )

@@ -19,6 +19,7 @@ def network(width: int = 4, bias=True, scale=1.0, name=None, *, deep=False):
 def anything(**named): return nn.Linear(2, named["width"])
 def failing(): raise RuntimeError("no\\nluck")
 def nothing(): return {"w": 1}
+def leaving(): raise SystemExit(0)
 made = nn.Linear(2, 2)
 number = 3
 """
@@ -29,6 +30,7 @@ number = 3
         "    if name == 'Network': raise ImportError('no vision')\n"
         "    raise AttributeError(name)\n"
     )
+    (tmp_path / "script_nets.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "needy_nets.py").write_text("import a_package_that_is_not_there\n")
     return tmp_path
 
@@ -77,6 +79,7 @@ def test_library_networks_and_open_arguments(here):
             ["'Network'", "fails to import in lazy_nets", "no vision"],
         ),
         ("lazy_nets:Network.from_pretrained", ["'Network'", "fails to import in lazy_nets"]),
+        ("script_nets:network", ["'script_nets'", "fails to import (SystemExit: 0"]),
         ("own_nets:netwrk", ["'netwrk', unknown in own_nets", "did you mean network"]),
         ("own_nets:nn.Linear.forward", ["'nn.Linear.forward', a method", "wrap it in a function"]),
         ("own_nets:made", ["a Linear", "a callable that builds the network"]),
@@ -96,6 +99,7 @@ def test_bad_specs_are_refused_in_one_line(spec, words, here):
     ("spec", "words"),
     [
         ("own_nets:failing", ["RuntimeError: no", "builds the network"]),
+        ("own_nets:leaving", ["SystemExit: 0", "builds the network"]),
         ("own_nets:nothing", ["returns a dict", "torch.nn.Module", "return the network"]),
         ("own_nets:network,width=-1", ["which fails", "correct it or its arguments"]),
         ("own_nets:network,width=wide", ["TypeError", "correct it or its arguments"]),

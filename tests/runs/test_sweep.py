@@ -59,12 +59,13 @@ def test_a_job_does_not_depend_on_those_before_it(tmp_path):
     assert last.read_text() == alone.read_text()
 
 
-def test_a_failed_job_is_reported_and_tried_again(tmp_path):
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_failed_job_is_reported_and_tried_again(error, tmp_path):
     sweep = sweep_of(tmp_path)
 
     def third_fails(i, seed):
         if i == 2 and not (tmp_path / "mended").exists():
-            raise ValueError("no luck")
+            raise error("no luck")
         return {"value": i}
 
     outcome = run_sweep(sweep, third_fails)

@@ -71,6 +71,14 @@ def write_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str
     return write_atomically(path, write)
 
 
+def check_savable(module: nn.Module | Mapping[str, Tensor]) -> None:
+    """Raise BadInput where an entry of the module's state dict, or of a given one, is no dense
+    tensor, which a checkpoint cannot hold.
+    """
+    state = module.state_dict() if isinstance(module, nn.Module) else module
+    check_entries(state, type(module).__name__)
+
+
 def save_checkpoint(
     module: nn.Module | Mapping[str, Tensor],
     path: Path | str,
@@ -84,7 +92,7 @@ def save_checkpoint(
     bytes. Raises BadInput where an entry is no dense tensor, the metadata is not text, or the file
     cannot be written.
     """
+    check_savable(module)
     state = module.state_dict() if isinstance(module, nn.Module) else module
-    check_entries(state, type(module).__name__)
     check_metadata(metadata or {})
     return write_tensors(state, Path(path), metadata or {})
