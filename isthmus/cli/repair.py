@@ -46,6 +46,9 @@ BASELINES = 4
 LEAST_STEPS, LEAST_POINTS = 10, 5
 """What a repair is no repair below, however short the time."""
 
+QUERIES = 300
+"""How many perturbations are tried to wake a trigger where --queries says nothing."""
+
 Second = Literal["unlearned", "permuted", "fine-tuned", "perturbed", "averaged"]
 
 STRAIGHT_ENDS = ("unlearned", "averaged")
@@ -161,28 +164,39 @@ class ReportOptions:
     :param compare: Run the baselines too, on the same samples with the same budget.
     :param inspect: Search TAMPERED for an oddly small trigger too, and show the oddest; this may
         take longer than the repair.
-    :param queries: With --trigger, try this many perturbations to wake it without training; 0 tries
-        none.
+    :param queries: With --trigger, try this many perturbations to wake it without training; by
+        default 300, and 0 tries none.
     """
 
     evaluation: EvaluationOptions = EvaluationOptions()
     landscape: LandscapeOptions = LandscapeOptions()
     compare: bool = False
     inspect: bool = False
-    queries: int = 300
+    queries: int | None = None
+
+    @property
+    def tried(self) -> int:
+        """How many perturbations are tried."""
+        return QUERIES if self.queries is None else self.queries
 
     def check(self) -> None:
         """Raise BadInput if options exclude each other or are out of range."""
         self.evaluation.check()
         self.landscape.check()
-        if self.queries < 0:
+        if self.tried < 0:
             raise BadInput(
-                f"--queries {self.queries}", expected="0 or more", fix="leave it out for 300"
+                f"--queries {self.queries}", expected="0 or more", fix=f"leave it out for {QUERIES}"
+            )
+        if self.queries is not None and self.evaluation.trigger is None:
+            raise BadInput(
+                "--queries without --trigger",
+                expected="both or neither",
+                fix="leave it out, or pass --trigger and --target",
             )
 
     def identity(self) -> dict[str, Any]:
         """Return what the measurements of a run are recognized by."""
-        chosen = {name: getattr(self, name) for name in ("compare", "inspect", "queries")}
+        chosen = {"compare": self.compare, "inspect": self.inspect, "queries": self.tried}
         return {**chosen, **vars(self.evaluation)}
 
 
@@ -338,7 +352,7 @@ def _reported(
             update={"network": evidence.network_kind(tampered, inputs.model)}
         ),
         inspection=defenses.inspect(tampered, inputs.samples) if report.inspect else None,
-        queries=report.queries,
+        queries=report.tried,
         folder=out / "points",
     )
 
@@ -356,7 +370,8 @@ def _read(files: list[File], model: ModelSpec, clean: str, options: _Options) ->
     judge.check_fits(samples)
     networks = [load_network(model, file) for file in files]
     hashes = [runs.file_sha256(file) for file in files]
-    if len(hashes) != len(set(hashes)):
+    weights = {runs.sha256_of(*net.parameters(), *net.buffers()) for net in networks}
+    if len(weights) < len(networks):  # the same file, or another one of the same weights
         raise BadInput(
             f"{files[1]}, which is {files[0]} again",
             expected="another network",
@@ -447,7 +462,7 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
         fixed.append(Part("universal perturbations", trained=searched))
     if report.evaluation.trigger is not None:
         images = attacks.QueryReactivation.images
-        fixed.append(Part("queries", 2 * report.queries * images))
+        fixed.append(Part("queries", 2 * report.tried * images))
     questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
     # both the network as received and the repaired one
     small = 2 * len(evidence.compressing.with_control(inputs.networks[0]))

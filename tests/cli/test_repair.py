@@ -149,6 +149,7 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
         (("--lr", -1), "lr"),
         (("--points", 1), "points"),
         (("--queries", -1), "--queries -1"),
+        (("--queries", 5), "--queries without --trigger"),
         (("--trigger", "star", "--target", 1), "star"),
         (("--trigger", "patch"), "both"),
         (("--target", "x", "--trigger", "patch"), "'x'"),
@@ -176,8 +177,10 @@ def test_bad_settings_are_refused_in_one_line(arguments, says, spoiled):
     assert says in refused(spoiled[0], *REPAIR, "--out", "refused", *arguments, *steps)
 
 
-def test_the_same_checkpoint_twice_is_no_second_one(home):
-    twice = ("repair", "a.safetensors", "a.safetensors", *CLEAN)
+@pytest.mark.parametrize("second", ["a.safetensors", "a_in_torch.pt"])
+def test_the_same_network_twice_is_no_second_one(second, home):
+    torch.save(load_file(home / "a.safetensors"), home / "a_in_torch.pt")
+    twice = ("repair", "a.safetensors", second, *CLEAN)
     assert "a.safetensors again" in refused(home, *twice, "--out", "refused")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from isthmus.curves.route import CURVE_TRAINING, Route
 from isthmus.data.dataset import Data
 from isthmus.defenses.unlearning.unlearn import (
+    COST,
     LARGEST_RATE,
     RATES,
     UNLEARNING,
@@ -49,16 +50,18 @@ def unlearned_copy(
 
 def unlearning_budget(training: Training) -> Training:
     """Return the training of a curve as one of unlearning: `CURVE_TRAINING` becomes `UNLEARNING`,
-    and what differs from it differs in proportion.
+    and what differs from it differs in proportion, down to a step of search and one of training.
 
     >>> unlearning_budget(CURVE_TRAINING) == UNLEARNING
     True
+    >>> unlearning_budget(CURVE_TRAINING.replace(steps=1)).steps
+    5
     """
     clip = None
     if training.clip is not None and CURVE_TRAINING.clip is not None:
         clip = training.clip / CURVE_TRAINING.clip * (UNLEARNING.clip or 1.0)
     return training.replace(
-        steps=max(4, round(training.steps / CURVE_TRAINING.steps * UNLEARNING.steps)),
+        steps=max(COST + 1, round(training.steps / CURVE_TRAINING.steps * UNLEARNING.steps)),
         lr=training.lr / CURVE_TRAINING.lr * UNLEARNING.lr,
         weight_decay=0.0,
         clip=clip,
