@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from isthmus import attacks, certification, data, evidence, models, runs
-from isthmus.cli import words
-from isthmus.cli.checks import unclaimed
+from isthmus.cli import checks, words
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import InputFile, ModelSpec, Samples
 from isthmus.cli.output import say
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from isthmus.evidence import Certificates
     from isthmus.types import Attack
 
+SIGMA = 0.25
+"""The noise of smoothing where nothing is said."""
+
 CertifierName = Literal["auto", "mixed-monotone", "interval", "lipschitz", "smoothing"]
 
 
@@ -35,7 +37,7 @@ def certify_command(
     out: File,
     eps: str = "0.01,0.03,0.1",
     certifier: CertifierName = "auto",
-    sigma: float = 0.25,
+    sigma: float | None = None,
     attack_steps: int = 20,
     restarts: int = 1,
 ) -> None:
@@ -50,13 +52,15 @@ def certify_command(
     :param eps: Radii in units of images in [0, 1], as 0.01,8/255: l-inf; l2 for smoothing.
     :param certifier: By default mixed-monotone for a network with equilibrium layers, and interval
         for others. smoothing takes any network, and certifies its majority answer under noise.
-    :param sigma: Standard deviation of the noise of smoothing.
+    :param sigma: Standard deviation of the noise of smoothing; by default 0.25.
     :param attack_steps: Steps of PGD at every eps; 0 for no attack. Smoothing is not attacked.
     :param restarts: How often PGD starts anew.
     """
-    unclaimed(out, resume=None)
-    certifies = _certifier(certifier, sigma)
+    checks.unclaimed(out, resume=None)
     smooth = certifier == "smoothing"
+    if sigma is not None and not smooth:
+        checks.without_effect(["sigma"], on=f"--certifier {certifier}")
+    certifies = _certifier(certifier, SIGMA if sigma is None else sigma)
     kind = data.L2 if smooth else data.Linf
     balls = [kind(radius) for radius in words.parse_numbers(eps, "eps")]
     evaluation = load_samples(samples)

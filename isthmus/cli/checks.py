@@ -6,6 +6,8 @@ Each check is a cyclopts validator, `(type, value) -> None`; `main` prints what 
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterable
+from dataclasses import fields
 from math import isfinite
 from pathlib import Path as File
 from tempfile import TemporaryFile
@@ -93,6 +95,22 @@ def unwritten(out: File) -> File:
     except OSError as error:
         place = f"{out}, in a place that cannot be written ({first_line(error)})"
         raise BadInput(place, expected="a folder of yours", fix="choose another --out") from error
+
+
+def changed(options: Any) -> list[str]:
+    """Return the names of the fields of a dataclass that are not at their default."""
+    return [
+        field.name for field in fields(options) if getattr(options, field.name) != field.default
+    ]
+
+
+def without_effect(names: Iterable[str], *, on: str, fix: str = "leave them out") -> None:
+    """Refuse options that have no effect on what a command is to do. Raises BadInput where there
+    are any.
+    """
+    given = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    if given:
+        raise BadInput(given, expected=f"options that have an effect on {on}", fix=fix)
 
 
 def unclaimed(out: File, *, resume: bool | None) -> None:

@@ -18,7 +18,7 @@ from isthmus.cli.output import say
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from rich.table import Table
     from torch import Tensor, nn
@@ -130,6 +130,8 @@ def detect_command(
         raise BadInput(
             "a checkpoint or --model alone", expected="both or none", fix="give the other one too"
         )
+    given = {"data": samples, "detector": detector, "clean": clean, "out": out}
+    _check_used(action, given, made, evasion)
     match action:
         case "fit":
             _fit(checkpoint, model, _given(clean, "--clean"), _folder(out), made)
@@ -141,6 +143,21 @@ def detect_command(
             folder = _folder(out)
             held = _loaded(checkpoint, model, _given(detector, "--detector"))
             _evaluate(held, _given(samples, "--data"), weights, folder, evasion)
+
+
+def _check_used(
+    action: str, given: Mapping[str, object], made: DetectorOptions, evasion: EvasionOptions
+) -> None:
+    """Raise BadInput where something is given that the action does not read."""
+    unread = {
+        "fit": ("data", "detector"),
+        "score": ("clean", "out"),
+        "evaluate": ("clean",),
+    }
+    names = [name for name in unread[action] if given[name]]
+    names += checks.changed(made) if action != "fit" else []
+    names += checks.changed(evasion) if action != "evaluate" else []
+    checks.without_effect(names, on=f"detect {action}")
 
 
 def _given(value: Value | None, name: str) -> Value:

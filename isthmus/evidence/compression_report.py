@@ -100,6 +100,18 @@ def _milliseconds(model: nn.Module, data: Data, repeats: int = 15) -> float:
 
 def _verdict(before: Side, after: Side) -> str:
     """Return how much smaller the file is and what accuracy is left, in a sentence."""
-    factor = before.bytes / after.bytes
     one, other = (format_value(side.accuracy).main for side in (before, after))
-    return f"The file is {factor:.1f} times smaller; clean accuracy goes from {one} to {other}."
+    size = size_in_words(before.bytes, after.bytes)
+    return f"The file is {size}; clean accuracy goes from {one} to {other}."
+
+
+def size_in_words(before: int, after: int) -> str:
+    """Return how large a file of `after` bytes is beside one of `before` bytes.
+
+    >>> size_in_words(400, 100), size_in_words(90, 100), size_in_words(101, 100)
+    ('4.0 times smaller', '1.1 times larger', 'as large as before')
+    """
+    smaller, larger = f"{before / after:.1f}", f"{after / before:.1f}"
+    if smaller == larger == "1.0":
+        return "as large as before"
+    return f"{smaller} times smaller" if before > after else f"{larger} times larger"

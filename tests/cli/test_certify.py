@@ -106,6 +106,7 @@ def test_every_certifier_has_a_name(implicit):
         (("--eps", "-0.1"), "eps = -0.1"),
         (("--eps", "much"), "eps 'much'"),
         (("--certifier", "smoothing", "--sigma", 0), "sigma"),
+        (("--sigma", 0.1), "--sigma"),
         (("--attack-steps", 5, "--restarts", 0), "restarts = 0"),
     ],
 )

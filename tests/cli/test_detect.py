@@ -133,6 +133,10 @@ PIXELS = ("--detector", "pixels/detector.safetensors")
     [
         (("fit", "--out", "bad"), "no --clean"),
         (("fit", "--clean", CLEAN), "no --out"),
+        (("fit", "--clean", CLEAN, "--eps", 0.1, "--out", "bad"), "--eps"),
+        (("fit", "--clean", CLEAN, "--data", CLEAN, "--out", "bad"), "--data"),
+        (("score", *PIXELS, "--data", CLEAN, "--score", "knn", "--out", "bad"), "--out, --score"),
+        (("evaluate", *PIXELS, "--data", CLEAN, "--false-positive-rate", 0.1), "--false-positive"),
         (("fit", "--clean", "digits:train#n=60", "--out", "bad"), "from 15 samples"),
         (("fit", "--clean", CLEAN, "--neighbors", 451, "--out", "bad"), "neighbors = 451"),
         (("fit", *NETWORK, "--clean", CLEAN, "--layer", "conv", "--out", "bad"), "layer 'conv'"),
