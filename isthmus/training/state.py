@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -33,6 +34,8 @@ UNREADABLE = (
     LookupError,
     TypeError,
     ValueError,
+    AttributeError,
+    zipfile.BadZipFile,
 )
 """What torch raises for files that hold no training state."""
 
@@ -61,6 +64,16 @@ def held_precision(file: Path | None) -> Precision | None:
     except UNREADABLE:
         return None
     return precision if precision in ("fp32", "bf16") else None
+
+
+def _check_whole(file: Path) -> None:
+    """Raise BadZipFile where a file of torch is damaged: its sums are there, and torch does not
+    look at them.
+    """
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise zipfile.BadZipFile(damaged)
 
 
 @dataclass
@@ -127,8 +140,11 @@ class Run:
     def load(self, file: Path, identity: dict[str, Any]) -> None:
         """Resume the run from the file. Raises BadInput where the file is of another run."""
         try:
+            _check_whole(file)
             state = torch.load(file, weights_only=True, map_location="cpu")
             difference = differing(state["identity"], identity)
+            if not difference:
+                self._take_up(state)
         except UNREADABLE as error:
             raise BadInput(
                 f"{file}, which is no training state",
@@ -141,14 +157,20 @@ class Run:
                 expected="the state of this run",
                 fix="pass another path as checkpoint, or the settings of that run",
             )
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state. Raises one of UNREADABLE where it is damaged."""
+        step, since, losses = state["step"], state["since"], state["losses"]
+        if not (0 <= since <= step <= self.training.steps and len(losses) <= step):
+            raise ValueError("steps and losses do not belong together")
+        most, total, seconds = state["most"], state["total"], state["seconds"]
+        self.passes.most = None if most is None else int(most)
+        self.total = total.to(self.total.device)
+        self.step, self.since = int(step), int(since)
+        self.history.losses = [float(loss) for loss in losses]
+        self.history.seconds = float(seconds)
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        self.since = state["since"]
-        self.passes.most = state["most"]
-        self.total = state["total"].to(self.total.device)
-        self.history.losses = state["losses"]
-        self.history.seconds = state["seconds"]
         set_random_state(state["random"][ranks().rank])
 
     def take(self, x: Tensor, y: Tensor) -> None:

@@ -447,6 +447,37 @@ def test_a_file_that_is_no_training_state_is_refused_and_kept(content, tmp_path)
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: None} for name in ("identity", "step", "since", "total", "module", "optimizer")),
+        {"random": []},
+        {"losses": "many"},
+        {"step": 10**6},
+        {"step": -1},
+    ],
+    ids=str,
+)
+def test_a_state_that_does_not_fit_together_is_refused(change, tmp_path):
+    file = tmp_path / "state"
+    fit(network("linear"), data(), checkpoint=file, **BASE)
+    torch.save(torch.load(file, weights_only=True) | change, file)
+    with pytest.raises(BadInput, match="no training state"):
+        fit(network("linear"), data(), checkpoint=file, **BASE)
+
+
+def test_a_flipped_bit_in_a_saved_weight_is_noticed(tmp_path):
+    file = tmp_path / "state"
+    net = network("linear")
+    fit(net, data(), checkpoint=file, **BASE)
+    weight = next(net.parameters()).detach().numpy().tobytes()
+    whole = bytearray(file.read_bytes())
+    whole[whole.index(weight) + 6] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(BadInput, match="no training state"):
+        fit(network("linear"), data(), checkpoint=file, **BASE)
+
+
 # two ranks
 
 
