@@ -60,7 +60,10 @@ class BadInput(ValueError):
 
     >>> print(BadInput("t = 1.5", expected="0 <= t <= 1", fix="pass a point on the curve"))
     got t = 1.5; expected 0 <= t <= 1; pass a point on the curve
+
+    Line breaks, which names of files may have, are written out.
     """
 
     def __init__(self, got: str, *, expected: str, fix: str) -> None:
-        super().__init__(f"got {got}; expected {expected}; {fix}")
+        line = f"got {got}; expected {expected}; {fix}"
+        super().__init__(line.replace("\n", "\\n").replace("\r", "\\r"))

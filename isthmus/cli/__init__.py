@@ -7,6 +7,12 @@ is loaded. Commands reach the library through its rooms (`from isthmus import mo
 its own and a row of `COMMANDS` in `app.py`.
 """
 
-from isthmus.cli.app import main
+import sys
+
+try:  # loading takes a moment, in which an interrupt is no traceback either
+    from isthmus.cli.app import main
+except KeyboardInterrupt:
+    print("isthmus: interrupted before anything was done", file=sys.stderr)
+    sys.exit(130)
 
 __all__ = ["main"]

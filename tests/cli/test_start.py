@@ -158,3 +158,17 @@ def test_types_and_pages_are_part_of_the_package():
     assert (package / "py.typed").is_file()
     assert (package / "__init__.pyi").is_file()
     assert (package / "models/__init__.pyi").is_file()
+
+
+def test_an_interrupt_while_the_command_line_loads_is_one_line():
+    code = """
+import sys
+class Interrupts:
+    def find_spec(self, name, *rest):
+        if name == "cyclopts": raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+import isthmus.cli
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 130 and ended.stderr.count("\n") == 1, ended.stderr
+    assert "interrupted" in ended.stderr

@@ -248,6 +248,17 @@ BROKEN = {
 }
 
 
+def test_a_name_that_safetensors_cannot_read_is_no_damage(tmp_path):
+    file = save_checkpoint(perceptron(), tmp_path / "x.safetensors")
+    named = file.rename(tmp_path / os.fsdecode(b"caf\xe9.safetensors"))
+    refused(lambda: read_checkpoint(named), "not UTF-8", "rename the file")
+    assert read_checkpoint(named.rename(tmp_path / "café.safetensors"))[0]
+
+
+def test_a_line_break_in_a_name_leaves_the_message_one_line(tmp_path):
+    refused(lambda: read_checkpoint(tmp_path / "a\nb\rc.safetensors"), r"a\nb\rc.safetensors")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_files_are_refused_in_one_line(name, suffix, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -107,6 +108,12 @@ def _read_index(path: Path) -> tuple[Params, dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
+    if os.fsencode(path).decode(errors="ignore") != str(path):
+        raise BadInput(
+            f"{path}, whose name is not UTF-8",
+            expected="a name that safetensors can read",
+            fix="rename the file",
+        )
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()  # the file itself is no mapping
