@@ -121,4 +121,4 @@ def test_an_area_is_a_value_of_a_record():
 def test_pages_share_one_environment():
     files = Path(isthmus.__file__).parent.rglob("*.py")
     makers = [file.name for file in files if "PackageLoader(" in file.read_text(encoding="utf-8")]
-    assert makers == ["page.py"]
+    assert makers == ["rendering.py"]
