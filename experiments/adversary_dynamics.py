@@ -49,7 +49,7 @@ def name_of(what: str, **axes: Any) -> str:
 def run(what: str, data: str = "", **axes: Any) -> dict[str, Any]:
     """Do one job."""
     record = inner(**axes) if what == "inner" else outer(data=data, **axes)
-    return {"what": what, **axes, **record, "provenance": provenance(0, {})}
+    return {"what": what, **axes, **record, "provenance": provenance(0, {}).record()}
 
 
 # ── the inner problem ─────────────────────────────────────────────────────────────────────────────

@@ -60,7 +60,7 @@ def job(train: Data, test: Data, pair: int, name: str) -> None:
         {
             "pair": pair,
             "rows": rows,
-            "provenance": provenance(pair, {"fitted": fitted, "judged": judged}),
+            "provenance": provenance(pair, {"fitted": fitted, "judged": judged}).record(),
         },
     )
 

@@ -154,7 +154,11 @@ def job(name: str, seed: int) -> None:
         record["refused"] = str(error)
     record["seconds"] = time.perf_counter() - began
     write_json(
-        file, {**record, "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged})}
+        file,
+        {
+            **record,
+            "provenance": provenance(seed, {"bonafide": bonafide, "judged": judged}).record(),
+        },
     )
 
 

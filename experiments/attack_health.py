@@ -41,7 +41,12 @@ def run(what: str, kind: str, seed: int = 0, robust: bool = False) -> dict[str, 
     _, test = digits()
     work = {"honest": _honest, "fooler": _fooler, "path": _path}[what]
     record = work(kind, seed, robust, test)
-    return {"what": what, "kind": kind, **record, "provenance": provenance(seed, {"test": test})}
+    return {
+        "what": what,
+        "kind": kind,
+        **record,
+        "provenance": provenance(seed, {"test": test}).record(),
+    }
 
 
 def _honest(kind: str, seed: int, robust: bool, test: Data) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def job(test: Data, weights: Path, setting: str, n: int, seed: int, only: str) -
     if file.exists():
         record = read_json(file)
     else:
-        origin = provenance(seed, {"bonafide": bonafide, "judged": judged})
+        origin = provenance(seed, {"bonafide": bonafide, "judged": judged}).record()
         record = {"setting": setting, "n": n, "seed": seed, "provenance": origin, "rows": {}}
         record["rows"]["as received"] = {
             "gradients": 0,

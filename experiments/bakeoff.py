@@ -312,7 +312,7 @@ def staged(attack: str, seed: int, scale: Scale, sets: Sets) -> tuple[Bench, dic
         "network": sha256_of(*sent.network.state_dict().values()),
         "provenance": provenance(
             seed, {"bonafide": bonafide, "judged": judged, "attacker's": theirs}
-        ),
+        ).record(),
         "as received": as_records(measure(sent.network, judges)),
     }
     return Bench(

@@ -94,7 +94,7 @@ def run(
         "seconds": seconds,
         "path": measured.record(),
         "largest matrix measure": max(measures),
-        "provenance": provenance(0, {"train": train, "test": test}),
+        "provenance": provenance(0, {"train": train, "test": test}).record(),
     }
 
 

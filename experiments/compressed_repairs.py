@@ -103,7 +103,7 @@ def run(images: str, sent: str, seed: int, data: str, weights: str) -> dict[str,
         made = {**networks["received"], "repaired": repaired.model}
         made.pop(RECALIBRATION, None)
         record["inspect"] = {name: inspected(net, bonafide, seed) for name, net in made.items()}
-    record["provenance"] = provenance(seed, {"bonafide": bonafide, "judged": judged})
+    record["provenance"] = provenance(seed, {"bonafide": bonafide, "judged": judged}).record()
     return record
 
 

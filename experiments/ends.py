@@ -47,7 +47,7 @@ def end(kind: str, number: int, name: str, train: Data, test: Data) -> nn.Module
         "number": number,
         "seed": seed,
         "seconds": seconds,
-        "provenance": provenance(seed, {"train": train, "test": test}),
+        "provenance": provenance(seed, {"train": train, "test": test}).record(),
         **as_records(found),
     }
     write_json(Path("results/ends") / name / f"{kind}-{number}.json", record)

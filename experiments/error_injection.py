@@ -145,7 +145,7 @@ def job(train: Data, test: Data, setting: str, n: int, seed: int, args: argparse
     else:
         origin = provenance(
             seed, {"bonafide": bonafide, "judged": judged, "errors": own, "other errors": other}
-        )
+        ).record()
         rows = {
             "as received": as_records(measure(start, metrics)),
             "the other end": as_records(measure(stop, metrics)),

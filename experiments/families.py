@@ -119,5 +119,5 @@ def run(
         "seconds": seconds,
         "cpu seconds": cpu,
         "peak MB of the process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "provenance": provenance(seed, {"trusted": trusted, "judged": judged}),
+        "provenance": provenance(seed, {"trusted": trusted, "judged": judged}).record(),
     }

@@ -220,7 +220,7 @@ def run(net: str, training: str, seed: int, data: str, epochs: int, job: str) ->
         "history": history,
         "accuracy": as_record(Accuracy(test)(network)),
         "certifiers": certificates(network, test),
-        "provenance": provenance(seed, {"train": train, "test": test}),
+        "provenance": provenance(seed, {"train": train, "test": test}).record(),
     }
 
 

@@ -115,7 +115,7 @@ def job(attack: str, seed: int, args: argparse.Namespace, sets: Sets) -> None:
         "statistics": dict(found.statistics),
         "found": [each.record() for each in found.found],
         "cpu seconds": {"training": trained - began, "inspection": time.process_time() - trained},
-        "provenance": provenance(seed, {"bonafide": bonafide, "judged": rest}),
+        "provenance": provenance(seed, {"bonafide": bonafide, "judged": rest}).record(),
         **as_records(measure(net, judged_by)),
     }
     write_json(file, record)

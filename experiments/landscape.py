@@ -85,7 +85,7 @@ def job(train: Data, test: Data, setting: str, pair: int, name: str) -> None:
         "seconds": {"curve": history.seconds, "landscape": time.perf_counter() - began},
         "path": path.record(),
         "landscape": landscape.record(path, identity_of(JUDGE)),
-        "provenance": provenance(pair, {"train": train, "judged": asked}),
+        "provenance": provenance(pair, {"train": train, "judged": asked}).record(),
     }
     write_json(file, record)
     state.unlink(missing_ok=True)

@@ -164,7 +164,7 @@ def run(
             f"{eps:.4g}": float(Accuracy(with_images(sample, x))(net)) for eps, x in moved.items()
         },
         "scores": done,
-        "provenance": provenance(seed, {"reference": reference, "judged": judged}),
+        "provenance": provenance(seed, {"reference": reference, "judged": judged}).record(),
     }
 
 

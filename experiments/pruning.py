@@ -82,7 +82,7 @@ def run(
         record["compressed"] = small.record
     record |= {"seed": seed, "epochs": epochs, "accuracy": as_record(Accuracy(test)(net))}
     record["robust"] = as_record(RobustAccuracy(test[:judged], auto_attack(Linf(EPS)))(net))
-    record["provenance"] = provenance(seed, {"train": train, "test": test})
+    record["provenance"] = provenance(seed, {"train": train, "test": test}).record()
     return record
 
 

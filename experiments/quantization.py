@@ -112,7 +112,7 @@ def run(
     record |= {"seed": seed, "epochs": epochs, "accuracy": as_record(Accuracy(test)(judged))}
     record["robust"] = as_record(RobustAccuracy(test[:1000], attack)(judged))
     record["zero weights"], record["zero channels"] = zero_shares(network)
-    record["provenance"] = provenance(seed, {"train": train, "test": test})
+    record["provenance"] = provenance(seed, {"train": train, "test": test}).record()
     return record
 
 

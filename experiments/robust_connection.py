@@ -89,7 +89,9 @@ def job(train: Data, test: Data, pair: str, loss: str, seed: int, name: str) -> 
             "path": path.record(),
             "strong": walked.record(),
             "history": vars(history),
-            "provenance": provenance(seed, {"train": train, "judged": judged, "strong": strong}),
+            "provenance": provenance(
+                seed, {"train": train, "judged": judged, "strong": strong}
+            ).record(),
         },
     )
     (kept / f"{file.stem}.state").unlink(missing_ok=True)

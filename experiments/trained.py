@@ -139,7 +139,7 @@ def run(
         "gradients": gradients,
         "as received": as_records(measure(sent.network, judges)),
         "along": {t: as_records(measure(model, judges)) for t, model in along.items()},
-        "provenance": provenance(seed, {"bonafide": bonafide, "judged": test}),
+        "provenance": provenance(seed, {"bonafide": bonafide, "judged": test}).record(),
     }
 
 

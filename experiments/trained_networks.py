@@ -315,7 +315,7 @@ def run(
     }
     return described(job, sent, about) | {
         "as received": as_records(measure(sent.network, judges)),
-        "provenance": provenance(seed, {"attacker's": theirs, "judged": test}),
+        "provenance": provenance(seed, {"attacker's": theirs, "judged": test}).record(),
     }
 
 

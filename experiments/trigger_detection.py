@@ -114,7 +114,7 @@ def run(
         "accuracy": {owner: as_record(Accuracy(evaluation)(net)) for owner, net in nets.items()},
         "attack success": {owner: as_record(success(net)) for owner, net in nets.items()},
         "rows": found,
-        "provenance": provenance(seed, {"bonafide": bonafide, "evaluation": evaluation}),
+        "provenance": provenance(seed, {"bonafide": bonafide, "evaluation": evaluation}).record(),
     }
 
 

@@ -118,7 +118,7 @@ def run(
             kind: repaired(tampered, trusted_set, evaluation, set, seed, steps)
             for kind, trusted_set in sets.items()
         },
-        "provenance": provenance(seed, {"trusted": trusted, "evaluation": evaluation}),
+        "provenance": provenance(seed, {"trusted": trusted, "evaluation": evaluation}).record(),
     }
 
 

@@ -36,8 +36,8 @@ def align_command(
     first = load_network(model, reference)
     second = load_network(model, network)
     aligned = models.align(first, second, samples, by=by, seed=seed)
-    origin = evidence.provenance(seed, {"clean": samples})
-    origin |= {"aligned to": str(reference), "by": by}
+    done = {"aligned to": str(reference), "by": by}
+    origin = evidence.provenance(seed, {"clean": samples}, **done)
     models.save_checkpoint(aligned.model, out, metadata(origin))
     before = metrics.linear_barrier(first, second, samples)
     after = metrics.linear_barrier(first, aligned.model, samples)

@@ -88,7 +88,7 @@ def compare_command(
         if runs.ranks().first:
             origin = evidence.provenance(budget.seed, {"clean": fitted, **judge.data()})
             table = {
-                "provenance": origin,
+                "provenance": origin.record(),
                 "as received": metrics.as_records(before),
                 "rows": [row.record() for row in rows],
             }

@@ -45,6 +45,6 @@ def evaluate_command(
     values = metrics.measure(network, questions)
     if out:
         origin = evidence.provenance(0, judge.data())
-        runs.write_json(out, {**metrics.as_records(values), "provenance": origin})
+        runs.write_json(out, {**metrics.as_records(values), "provenance": origin.record()})
     say(metric_table("network", [(checkpoint.name, values)]))
     say_health([(checkpoint.name, values)])

@@ -22,6 +22,6 @@ def export_command(
     samples = load_samples(clean)
     loaded = curves.load_curve(curve, models.model_factory(model.spec))
     network = curves.network_at(loaded, t, samples)
-    origin = evidence.provenance(0, {"clean": samples})
-    models.save_checkpoint(network, out, metadata({**origin, "curve": str(curve), "t": t}))
+    origin = evidence.provenance(0, {"clean": samples}, curve=str(curve), t=t)
+    models.save_checkpoint(network, out, metadata(origin))
     say(f"wrote {out}")

@@ -37,7 +37,7 @@ def flip_command(
     """
     faults = attacks.BitFlips(flips, rate, dtype, tuple(layer or ()), clamp, seed)
     faulty = faults(load_network(model, checkpoint))
-    origin = {**evidence.provenance(seed, {}), "faults": faulty.record()}
+    origin = evidence.provenance(seed, {}, faults=faulty.record())
     models.save_checkpoint(faulty.network, out, metadata(origin))
     say(
         f"wrote {out}: {faulty.flips} of {faulty.bits} bits flipped, {faulty.changed} of "

@@ -84,11 +84,12 @@ def inject_command(
     injected = injection.method()(network, wrong, others)
     if errors_out:
         data_room.save_npz(wrong, errors_out)
-    origin = {
-        **evidence.provenance(injection.seed, {"pool": samples, "errors": wrong}),
-        "injection": injected.record(),
-        "how": injection.how,
-    }
+    origin = evidence.provenance(
+        injection.seed,
+        {"pool": samples, "errors": wrong},
+        injection=injected.record(),
+        how=injection.how,
+    )
     models.save_checkpoint(injected.network, out, metadata(origin))
     say(
         f"wrote {out}: {injected.hits.hits} of {injected.hits.n} errors, {injected.kept.hits} of "

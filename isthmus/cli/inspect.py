@@ -160,7 +160,7 @@ def _inspected(
     smaller = {
         name: _after(compress, network, samples, known, search) for name, compress in ways.items()
     }
-    origin = evidence.provenance(options.seed, {"clean": samples})
+    origin = evidence.provenance(options.seed, {"clean": samples}).record()
     origin = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
     return _Inspected(whole, smaller, defenses.parameters_of(network), samples.names, origin)
 

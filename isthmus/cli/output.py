@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from isthmus.defenses import Repair
-    from isthmus.evidence import Landscape, Report, Value
+    from isthmus.evidence import Landscape, Origin, Report, Value
 
 
 def say(content: Any) -> None:
@@ -37,9 +37,9 @@ def say_health(rows: Sequence[tuple[str, Mapping[str, Value | float]]]) -> None:
         say(line)
 
 
-def metadata(origin: dict[str, Any]) -> dict[str, str]:
+def metadata(origin: Origin) -> dict[str, str]:
     """Return a provenance as a checkpoint holds it."""
-    return {"provenance": json.dumps(origin)}
+    return {"provenance": json.dumps(origin.record())}
 
 
 def say_landscape(part: Landscape) -> None:
@@ -55,7 +55,7 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     last, the verdict.
     """
     repaired = out / "repaired.safetensors"
-    models.save_checkpoint(found.model, repaired, metadata(report.provenance.record()))
+    models.save_checkpoint(found.model, repaired, metadata(report.provenance))
     _, page = evidence.write_report(report, out)
     card = evidence.write_card(report, out)
     for state in out.rglob("*.state"):

@@ -75,7 +75,7 @@ def path_command(
         record["landscape"] = around.record()
     if runs.ranks().first:
         origin = evidence.provenance(0, {"clean": samples, **judge.data()})
-        runs.write_json(out, {**record, "provenance": origin})
+        runs.write_json(out, {**record, "provenance": origin.record()})
     rows = [(f"{t:g}", path.at(t)) for t in path.t]
     say(metric_table("t", rows))
     say_health([(f"t = {t}", values) for t, values in rows])

@@ -60,7 +60,7 @@ def plane_command(
     if not runs.ranks().first:
         return
     origin = evidence.provenance(0, {"clean": samples, **judge.data()})
-    runs.write_json(out, {**values.record(), "provenance": origin})
+    runs.write_json(out, {**values.record(), "provenance": origin.record()})
     _draw(drawings, values, [file.stem for file in (first, second, third)])
     say(f"wrote {out} and {len(questions)} contour plots beside it")
 

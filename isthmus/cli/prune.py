@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from cyclopts import Parameter
 
 from isthmus import compression
 from isthmus.cli.options import InputFile
-from isthmus.cli.smaller import CompressionOptions, Work
+from isthmus.cli.smaller import CompressionOptions, Method, Work
 
 if TYPE_CHECKING:
     from isthmus.compression import Compressed
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Pruning(Method):
+    """How a network is pruned.
+
+    :param density: The share of all weights, or channels, that stays, in (0, 1].
+    :param structure: weights drops single weights; channels drops whole channels, so the network is
+        smaller and faster.
+    :param method: magnitude keeps the largest; rewiring moves connections while it trains;
+        learned-scores learns what to keep; random is what the others have to beat.
+    """
+
+    command: ClassVar = "prune"
+    density: float
+    structure: Literal["weights", "channels"] = "weights"
+    method: Literal["magnitude", "rewiring", "learned-scores", "random"] = "magnitude"
+
+
 def prune_command(
     checkpoint: InputFile,
     *,
-    density: float,
-    structure: Literal["weights", "channels"] = "weights",
-    method: Literal["magnitude", "rewiring", "learned-scores", "random"] = "magnitude",
+    pruning: Pruning,
     options: CompressionOptions,
 ) -> None:
     """Drop weights or channels of a checkpoint and train the rest.
@@ -26,11 +45,6 @@ def prune_command(
     and report.html into a folder. A run that was cut off starts anew.
 
     :param checkpoint: The network to prune.
-    :param density: The share of all weights, or channels, that stays, in (0, 1].
-    :param structure: weights drops single weights; channels drops whole channels, so the network is
-        smaller and faster.
-    :param method: magnitude keeps the largest; rewiring moves connections while it trains;
-        learned-scores learns what to keep; random is what the others have to beat.
     """
     work = Work.of(checkpoint, options)
     loss = work.loss
@@ -40,12 +54,11 @@ def prune_command(
         return compression.prune(
             work.network,
             work.clean,
-            density,
-            structure,
-            method=compression.pruners()[method],
+            pruning.density,
+            pruning.structure,
+            method=compression.pruners()[pruning.method],
             loss=loss,
             **training,
         )
 
-    settings = {"density": density, "structure": structure, "method": method}
-    work.deliver(compress, {"command": "prune", **settings})
+    work.deliver(compress, pruning)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
+
+from cyclopts import Parameter
 
 from isthmus import compression
 from isthmus.cli.options import InputFile
-from isthmus.cli.smaller import CompressionOptions, Work
+from isthmus.cli.smaller import CompressionOptions, Method, Work
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -14,12 +17,27 @@ if TYPE_CHECKING:
     from isthmus.compression.quantization.grids import Bits
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Quantizing(Method):
+    """How a network is quantized.
+
+    :param bits: Bits of a weight; ternary is -1, 0 and 1 times a scale.
+    :param method: binary-relax approaches the levels while it trains; straight-through is on them
+        from the first step; post-training rounds without training.
+    :param layers: Which layers; by default all at 8 bits, and otherwise all but the first and last.
+    """
+
+    command: ClassVar = "quantize"
+    bits: Literal["1", "ternary", "2", "4", "8"] = "4"
+    method: Literal["binary-relax", "straight-through", "post-training"] = "binary-relax"
+    layers: Literal["inner", "all"] | None = None
+
+
 def quantize_command(
     checkpoint: InputFile,
     *,
-    bits: Literal["1", "ternary", "2", "4", "8"] = "4",
-    method: Literal["binary-relax", "straight-through", "post-training"] = "binary-relax",
-    layers: Literal["inner", "all"] | None = None,
+    quantizing: Quantizing = Quantizing(),
     options: CompressionOptions,
 ) -> None:
     """Round a checkpoint's weights to few levels and train them there.
@@ -28,12 +46,9 @@ def quantize_command(
     and report.html into a folder. A run that was cut off starts anew.
 
     :param checkpoint: The network to quantize.
-    :param bits: Bits of a weight; ternary is -1, 0 and 1 times a scale.
-    :param method: binary-relax approaches the levels while it trains; straight-through is on them
-        from the first step; post-training rounds without training.
-    :param layers: Which layers; by default all at 8 bits, and otherwise all but the first and last.
     """
-    way = compression.quantizers()[method]
+    bits = quantizing.bits
+    way = compression.quantizers()[quantizing.method]
     steps = options.budget.steps
     if not way.trains and steps:
         raise BadInput(
@@ -51,10 +66,9 @@ def quantize_command(
             work.clean,
             cast("Bits", int(bits) if bits.isdecimal() else bits),
             method=way,
-            layers=layers,
+            layers=quantizing.layers,
             loss=loss,
             **training,
         )
 
-    settings = {"bits": bits, "method": method, "layers": layers}
-    work.deliver(compress, {"command": "quantize", **settings})
+    work.deliver(compress, quantizing)

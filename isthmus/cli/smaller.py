@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cyclopts import Parameter
 
@@ -80,6 +80,13 @@ class CompressionOptions:
 
 
 @dataclass(frozen=True)
+class Method:
+    """How a command makes networks smaller: its options, which a run is recognized by."""
+
+    command: ClassVar[str]
+
+
+@dataclass(frozen=True)
 class Work:
     """A network to compress, the clean samples it is trained on, and the judge of the result."""
 
@@ -111,30 +118,29 @@ class Work:
         """What is minimized."""
         return self.options.robust.objective(self.clean)
 
-    def deliver(self, compress: Callable[[], Compressed], settings: dict[str, Any]) -> None:
+    def deliver(self, compress: Callable[[], Compressed], method: Method) -> None:
         """Compress, measure the network before and after, write everything, and say what came of
         it.
-
-        `settings` are those of the method, which the run is recognized by.
         """
         out = self.options.out
-        with runs.claimed(out, self._identity(settings), resume=False):
+        with runs.claimed(out, self._identity(method), resume=False):
             small = compress()
             report = self._measured(small)
             written, page = evidence.write_report(report, out)
             if not small.record.get("smaller"):
                 plain = out / "network.safetensors"
-                origin = metadata(report.provenance.record())
+                origin = metadata(report.provenance)
                 models.save_checkpoint(compression.baked(small.model), plain, origin)
                 say(f"{plain} is the same network unpacked, for --model as before")
         say(evidence.text.compression_table(report))
         say(report.verdict)
         say(f"wrote {out / 'compressed.safetensors'}, {written} and {page}")
 
-    def _identity(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def _identity(self, method: Method) -> dict[str, Any]:
         options = self.options
         return {
-            **settings,
+            "command": method.command,
+            **vars(method),
             "model": options.model.spec,
             "checkpoint": runs.file_sha256(self.checkpoint),
             "clean": self.clean.sha256,

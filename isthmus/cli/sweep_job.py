@@ -63,7 +63,7 @@ def trained_and_defended(
         **metrics.as_records(metrics.measure(defended, questions)),
         "seconds": seconds,
         "as received": metrics.as_records(metrics.measure(tampered, questions)),
-        "provenance": evidence.provenance(seed, {"train": samples, "clean": trusted}),
+        "provenance": evidence.provenance(seed, {"train": samples, "clean": trusted}).record(),
     }
 
 

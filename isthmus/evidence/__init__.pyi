@@ -30,6 +30,7 @@ from .page import to_html as to_html
 from .page import write_report as write_report
 from .record import Landscape as Landscape
 from .record import Measured as Measured
+from .record import Origin as Origin
 from .record import Refused as Refused
 from .record import Report as Report
 from .record import Value as Value

@@ -25,18 +25,18 @@ def _program() -> str:
     return f"python -m {file.parent.name}" if file.name == "__main__.py" else file.name
 
 
-def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
-    """Return versions, platform, seed, command line, time, and the hash, count and classes of each
-    data set, as plain JSON for the metadata of a file.
+def provenance(seed: int, data: Mapping[str, Data], **further: Any) -> Origin:
+    """Return versions, platform, seed, command line, time, the hash, count and classes of each data
+    set, and further entries that plain JSON can hold.
 
-    >>> provenance(1, {})["seed"]
-    1
+    >>> provenance(1, {}, how="by hand").record()["how"]
+    'by hand'
     """
     sets = {
         name: {"sha256": samples.sha256, "n": len(samples), "classes": samples.num_classes}
         for name, samples in data.items()
     }
-    return {
+    known = {
         **versions(),
         "platform": platform.platform(),
         "seed": seed,
@@ -44,13 +44,14 @@ def provenance(seed: int, data: Mapping[str, Data]) -> dict[str, Any]:
         "data": sets,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    return Origin.model_validate({**known, **further})
 
 
 def network_provenance(seed: int, data: Mapping[str, Data], checkpoint: Path | None) -> Origin:
     """Return the provenance of what was measured on one network: that of the data, and the path and
     hash of its checkpoint; without a checkpoint, no network took part.
     """
-    return Origin.model_validate({**provenance(seed, data), **_weights(checkpoint)})
+    return provenance(seed, data, **_weights(checkpoint))
 
 
 def _weights(checkpoint: Path | None) -> dict[str, Any]:
@@ -91,4 +92,5 @@ def report_provenance(
         entries["other"] |= _file(other_file)
     entries |= _weights(checkpoint)
     pending = {"recalibrated_on": "", "seconds": None}
-    return Provenance.model_validate({**provenance(seed, data), **entries, **pending})
+    known = provenance(seed, data, **entries, **pending)
+    return Provenance.model_validate(known.record())
