@@ -181,3 +181,13 @@ def test_no_file_takes_a_private_name_of_another():
         if re.match("_[^_]", alias.name)
     }
     assert not taken
+
+
+def test_no_class_name_is_defined_in_two_files():
+    """A name means one thing in the whole tree, private and nested classes included."""
+    homes: dict[str, set[str]] = {}
+    for module, file in FILES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, set()).add(module)
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}

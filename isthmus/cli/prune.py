@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from isthmus import compression
 from isthmus.cli.options import InputFile
-from isthmus.cli.smaller import CompressionOptions, Method, Work
+from isthmus.cli.smaller import Compressing, CompressionOptions, Method
 
 if TYPE_CHECKING:
     from isthmus.compression import Compressed
@@ -46,7 +46,7 @@ def prune_command(
 
     :param checkpoint: The network to prune.
     """
-    work = Work.of(checkpoint, options)
+    work = Compressing.of(checkpoint, options)
     loss = work.loss
     training = options.training()
 

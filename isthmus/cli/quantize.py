@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from isthmus import compression
 from isthmus.cli.options import InputFile
-from isthmus.cli.smaller import CompressionOptions, Method, Work
+from isthmus.cli.smaller import Compressing, CompressionOptions, Method
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def quantize_command(
             expected="nothing to train",
             fix="leave --steps out, or pass --method binary-relax",
         )
-    work = Work.of(checkpoint, options)
+    work = Compressing.of(checkpoint, options)
     loss = work.loss
     training = options.training() if way.trains else {}
 

@@ -87,7 +87,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Work:
+class Compressing:
     """A network to compress, the clean samples it is trained on, and the judge of the result."""
 
     checkpoint: File
@@ -97,7 +97,7 @@ class Work:
     judge: Judge
 
     @classmethod
-    def of(cls, checkpoint: File, options: CompressionOptions) -> Work:
+    def of(cls, checkpoint: File, options: CompressionOptions) -> Compressing:
         """Read network and samples. Raises BadInput where one of them does not fit."""
         unclaimed(options.out, resume=None)
         options.evaluation.check()

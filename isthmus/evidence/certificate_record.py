@@ -13,7 +13,7 @@ from isthmus.evidence.record import (
     Finite,
     Flag,
     Number,
-    Part,
+    RecordPart,
     Seconds,
     Text,
     Value,
@@ -23,7 +23,7 @@ CERTIFICATE = "isthmus-certificate/1"
 """The version of the record. A change that breaks readers raises the number."""
 
 
-class CertificateRow(Part):
+class CertificateRow(RecordPart):
     """What holds at one eps."""
 
     eps: Annotated[Finite, Ge(0)]
@@ -37,7 +37,7 @@ class CertificateRow(Part):
     """The certifier's time for one sample."""
 
 
-class EquilibriumPart(Part):
+class EquilibriumPart(RecordPart):
     """An equilibrium layer: its gamma, and how its last fixed point was reached."""
 
     gamma: Finite

@@ -13,8 +13,8 @@ from isthmus.evidence.record import (
     Finite,
     Flag,
     Fraction,
-    Part,
     Positive,
+    RecordPart,
     Seconds,
     Text,
     Value,
@@ -24,7 +24,7 @@ COMPRESSION = "isthmus-compression/1"
 """The version of the record. A change that breaks readers raises the number."""
 
 
-class Side(Part):
+class Side(RecordPart):
     """A network before or after: its metrics by name, its file, and what a pass of one image costs.
 
     `milliseconds` is the median time of that pass on this machine, in PyTorch, which skips no
@@ -44,7 +44,7 @@ class Side(Part):
         return next(iter(self.metrics.values()))
 
 
-class LayerPart(Part):
+class LayerPart(RecordPart):
     """What stays of a layer: weights or channels of a pruned one, nonzero weights on a grid."""
 
     units: Positive
@@ -58,7 +58,7 @@ class LayerPart(Part):
         return self.kept / self.units
 
 
-class Work(Part):
+class ReducedPart(RecordPart):
     """What pruning and quantization have in common."""
 
     method: Text
@@ -71,7 +71,7 @@ class Work(Part):
     seconds: Seconds
 
 
-class PrunedPart(Work):
+class PrunedPart(ReducedPart):
     """How weights or channels were dropped."""
 
     kind: Literal["prune"]
@@ -84,7 +84,7 @@ class PrunedPart(Work):
     """Of channels: whether the network was built without them."""
 
 
-class QuantizedPart(Work):
+class QuantizedPart(ReducedPart):
     """How weights were rounded to few levels."""
 
     kind: Literal["quantize"]

@@ -14,9 +14,9 @@ from isthmus.evidence.record import (
     Fraction,
     Hash,
     Number,
-    Part,
     Positive,
     Quartiles,
+    RecordPart,
     Text,
     Value,
 )
@@ -25,7 +25,7 @@ DETECTION = "isthmus-detection/1"
 """The version of the record. A change that breaks readers raises the number."""
 
 
-class ThresholdPart(Part):
+class ThresholdPart(RecordPart):
     """The score above which an input is flagged, and the share of clean inputs that it flags, with
     the 95 % interval that the calibration samples allow.
     """
@@ -38,7 +38,7 @@ class ThresholdPart(Part):
     """Calibration samples."""
 
 
-class DetectorPart(Part):
+class DetectorPart(RecordPart):
     """The settings of a detector, and what it is bound to."""
 
     score: Text
@@ -57,7 +57,7 @@ class DetectorPart(Part):
     threshold: ThresholdPart
 
 
-class DetectionRow(Part):
+class DetectionRow(RecordPart):
     """What became of one kind of input."""
 
     inputs: Text
@@ -74,7 +74,7 @@ class DetectionRow(Part):
     """Of the score."""
 
 
-class EvaluationPart(Part):
+class EvaluationPart(RecordPart):
     """The rows at one eps: an attack, noise, and the detector-aware attack at every weight."""
 
     eps: Annotated[Finite, Ge(0)]

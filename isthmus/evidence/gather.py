@@ -40,13 +40,13 @@ from isthmus.evidence.record import (
     Landscape,
     Measured,
     Network,
-    Part,
     PathPart,
     Permanence,
     PreflightPart,
     Provenance,
     QueriesPart,
     Reactivation,
+    RecordPart,
     Refused,
     Report,
     TriggerPart,
@@ -101,7 +101,7 @@ def evidence(
     measured = _measured(repaired, tampered, judge, baselines or {}, folder)
     samples = judge.samples(repaired.held_out)
     answers, examples = changed_answers(tampered, repaired.model, samples, judge)
-    parts: dict[str, Part | None] = {
+    parts: dict[str, RecordPart | None] = {
         "trigger": _trigger(judge),
         "errors": _errors(judge),
         "permanence": _permanence(repaired, tampered, measured, _queried(repaired, judge, queries)),

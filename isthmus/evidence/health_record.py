@@ -13,8 +13,8 @@ from isthmus.evidence.record import (
     Finite,
     Flag,
     Number,
-    Part,
     Quartiles,
+    RecordPart,
     Sentence,
     Text,
     Value,
@@ -24,7 +24,7 @@ HEALTH = "isthmus-health/1"
 """The version of the record. A change that breaks readers raises the number."""
 
 
-class IndicatorPart(Part):
+class IndicatorPart(RecordPart):
     """An indicator of the attack's health, what it says, and what to do where it fires."""
 
     name: Sentence
@@ -41,14 +41,14 @@ class IndicatorPart(Part):
     """Where the threshold comes from."""
 
 
-class LookPart(Part):
+class LookPart(RecordPart):
     """What the climbs of samples that stand have reached after a number of steps: quartiles."""
 
     step: Count
     quartiles: Quartiles
 
 
-class RadiusPart(Part):
+class RadiusPart(RecordPart):
     """Accuracy under PGD within one radius, on some of the samples."""
 
     eps: Annotated[Finite, Ge(0)]

@@ -83,7 +83,7 @@ Seconds = Annotated[Annotated[float, Strict(), Ge(0)] | None, BeforeValidator(_f
 Json = Annotated[Any, BeforeValidator(as_json)]
 
 
-class Part(BaseModel):
+class RecordPart(BaseModel):
     """A part of a record, with the entries that it declares and no others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -110,7 +110,7 @@ class Part(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-class OpenPart(Part):
+class OpenPart(RecordPart):
     """A part of a record that may hold further entries of any kind."""
 
     model_config = ConfigDict(extra="allow")
@@ -118,7 +118,7 @@ class OpenPart(Part):
 
 
 # ── health of an attack ───────────────────────────────────────────────────────────────────────────
-class AttackFindingPart(Part):
+class AttackFindingPart(RecordPart):
     """What one indicator says of an attack: it fires above its threshold, with `below` under it."""
 
     name: Sentence
@@ -131,7 +131,7 @@ class AttackFindingPart(Part):
     fired: Flag
 
 
-class HealthPart(Part):
+class HealthPart(RecordPart):
     """How far the robust accuracy under an attack can be trusted."""
 
     trustworthy: Flag
@@ -153,7 +153,7 @@ class HealthPart(Part):
 
 
 # ── values and measures ───────────────────────────────────────────────────────────────────────────
-class Value(Part):
+class Value(RecordPart):
     """A measured number.
 
     A share of samples has hits, n and its 95 % Wilson interval; a mean over samples has n, their
@@ -241,7 +241,7 @@ Series = Annotated[
 """For each metric one value per t."""
 
 
-class Measures(Part):
+class Measures(RecordPart):
     """Values by the names of their metrics, beside other entries."""
 
     model_config = ConfigDict(extra="allow")
@@ -301,7 +301,7 @@ class Measured(Measures):
     seconds: Seconds
 
 
-class Refused(Part):
+class Refused(RecordPart):
     """A defense that refused the network or the samples, and why."""
 
     name: Sentence
@@ -426,7 +426,7 @@ class Reactivation(Measures):
     images: Positive
 
 
-class QueriesPart(Part):
+class QueriesPart(RecordPart):
     """What queries alone bring back: a perturbation that is searched with triggered images, and one
     that is searched with clean ones, each on images of its own.
     """
@@ -460,7 +460,7 @@ class CompressedNetwork(Measures):
     needed: ClassVar = (BONAFIDE_ACCURACY,)
 
 
-class CompressedPart(Part):
+class CompressedPart(RecordPart):
     """What one compression, with nothing trained, makes of the network as received and of the
     repaired one; a network that could not be compressed is absent.
     """
@@ -471,7 +471,7 @@ class CompressedPart(Part):
     repaired: CompressedNetwork | None = None
 
 
-class Permanence(Part):
+class Permanence(RecordPart):
     """Whether the repair lasts."""
 
     linear_barrier: Number
@@ -488,7 +488,7 @@ class Permanence(Part):
     Absent in records of before they were tried."""
 
 
-class FindingPart(Part):
+class FindingPart(RecordPart):
     """One line of the preflight."""
 
     text: Sentence
@@ -512,7 +512,7 @@ class PreflightPart(OpenPart):
     """Held-out accuracy of the network as received, after recalibration alone."""
 
 
-class AnswersPart(Part):
+class AnswersPart(RecordPart):
     """How the repair changed answers, on the evaluation data where there are any, else on the
     samples held out.
     """
@@ -524,7 +524,7 @@ class AnswersPart(Part):
     """Samples that are answered rightly after it alone."""
 
 
-class ExamplePart(Part):
+class ExamplePart(RecordPart):
     """An image whose answer the repair changed."""
 
     png: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+=*$")]
@@ -537,7 +537,7 @@ class ExamplePart(Part):
     kind: Literal["lost", "gained", "triggered"]
 
 
-class FoundTriggerPart(Part):
+class FoundTriggerPart(RecordPart):
     """The oddest trigger that a search found on the network as received."""
 
     png: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+=*$")]
@@ -552,7 +552,7 @@ class FoundTriggerPart(Part):
     reason: Sentence
 
 
-class TrainingPart(Part):
+class TrainingPart(RecordPart):
     """One training of the repair, its settings as they were run."""
 
     name: Text
@@ -572,7 +572,7 @@ class TrainingPart(Part):
     seconds: Seconds = None
 
 
-class VerdictPart(Part):
+class VerdictPart(RecordPart):
     """What a reader needs to decide; a function of the rest of the record."""
 
     decision: Literal["use", "use with care", "do not use"]
@@ -586,7 +586,7 @@ class VerdictPart(Part):
     """One command to run next."""
 
 
-class CorrelationPart(Part):
+class CorrelationPart(RecordPart):
     """How the robustness loss goes with another quantity along the path."""
 
     first: Text
@@ -601,7 +601,7 @@ class CorrelationPart(Part):
 _LANDSCAPE = LANDSCAPE[:8]  # the bounds of the quadratic model are there for some balls only
 
 
-class Landscape(Part):
+class Landscape(RecordPart):
     """Robustness along the path: values at each t on the same samples, barriers above the line
     between the ends, correlations of the robustness loss with the other quantities, R^2 on them.
     """
@@ -681,7 +681,7 @@ class Provenance(Origin):
     network: NetworkKind | None = None
 
 
-class Document(Part):
+class Document(RecordPart):
     """A record that stands alone in a file: its entry `schema` names its kind and version."""
 
     kind: ClassVar[str]

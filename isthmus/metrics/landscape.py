@@ -74,7 +74,7 @@ CAVEATS = (
 
 
 @dataclass(frozen=True)
-class Bound:
+class SandwichEnd:
     """One end of the sandwich around the quadratic model's worst loss in a ball, per sample; see
     `InputHessian`.
     """
@@ -110,8 +110,8 @@ def landscape_metrics(data: Source, attack: Attack) -> dict[str, Metric]:
     metrics[ALIGNMENT] = Nearby(samples, attrgetter("alignment"))
     ball = getattr(attack, "ball", None)
     if isinstance(ball, L2 | Linf):
-        metrics[LOWER] = Nearby(samples, Bound(ball, "lower"), NATS)
-        metrics[UPPER] = Nearby(samples, Bound(ball, "upper"), NATS)
+        metrics[LOWER] = Nearby(samples, SandwichEnd(ball, "lower"), NATS)
+        metrics[UPPER] = Nearby(samples, SandwichEnd(ball, "upper"), NATS)
     return metrics
 
 

@@ -168,7 +168,7 @@ def _columns() -> Progress:
     )
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
@@ -176,7 +176,7 @@ def _columns() -> Progress:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        Rate(),
+        Speed(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True, markup=False, emoji=False, highlight=False),

@@ -28,7 +28,7 @@ from isthmus.training.batches import batch_indices
 from isthmus.training.budget import History, Training, training_from
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
-from isthmus.training.state import Run, held_precision
+from isthmus.training.state import TrainingRun, held_precision
 from isthmus.types import BadInput, Loss
 
 
@@ -131,7 +131,7 @@ def _decided(module: nn.Module, data: Data, training: Training, file: Path | Non
 
 def _started(
     module: nn.Module, data: Data, loss: Loss, training: Training, after_step: AfterStep | None
-) -> Run:
+) -> TrainingRun:
     """Return the run before its first step."""
     history = History(
         training.steps,
@@ -144,7 +144,7 @@ def _started(
     )
     optimizer = _optimizer(module, training)
     total = torch.zeros((), device=training.device)
-    return Run(module, loss, training, after_step, optimizer, history, total)
+    return TrainingRun(module, loss, training, after_step, optimizer, history, total)
 
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -170,7 +170,7 @@ def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     return make(_trainable(module), lr=training.lr)
 
 
-def _step(run: Run, data: Data, channels_last: bool) -> None:
+def _step(run: TrainingRun, data: Data, channels_last: bool) -> None:
     """Draw a batch and take a step on it."""
     training = run.training
     device = run.total.device

@@ -54,7 +54,7 @@ def _fingerprint(module: nn.Module) -> str:
 
 def held_precision(file: Path | None) -> Precision | None:
     """Return the precision of the training whose state is in the file; None where there is none, or
-    the file is no such state, which `Run.load` refuses.
+    the file is no such state, which `TrainingRun.load` refuses.
     """
     if file is None or not file.exists():
         return None
@@ -77,7 +77,7 @@ def _check_whole(file: Path) -> None:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A training run: what it trains and how, what changes with its steps, how it is resumed.
 
     `training` has its precision resolved. `total` is the sum of the losses since the last note, a

@@ -25,7 +25,7 @@ from isthmus.compression import (
 )
 from isthmus.compression.packing import pack_codes, pack_mask, unpack_codes, unpack_mask
 from isthmus.compression.quantization.grids import grid_of
-from isthmus.compression.quantization.rounded import Rounded, rounded_in
+from isthmus.compression.quantization.rounded import RoundedWeight, rounded_in
 from isthmus.data import Linf
 from isthmus.models import save_checkpoint, small_cnn
 from isthmus.training.share import at_share
@@ -110,7 +110,7 @@ def test_errors_fall_with_bits():
 
 def test_relaxed_weights_tend_to_the_grid():
     weight = hard_tensors()["normal"]
-    rounded = Rounded(grid_of(4), relaxed=0.6)
+    rounded = RoundedWeight(grid_of(4), relaxed=0.6)
     target = grid_of(4).rounded(weight)
     away = []
     for share in (0.0, 0.3, 0.59, 0.6, 0.9):

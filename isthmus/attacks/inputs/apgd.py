@@ -27,7 +27,7 @@ from isthmus.attacks.inputs.objectives import (
     margin,
     ranked,
 )
-from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit, per_sample
+from isthmus.attacks.inputs.search import Rows, Trial, TrialAttack, Visit, per_sample
 from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import Ball
 from isthmus.runs.devices import Precision
@@ -130,7 +130,7 @@ class _Climb(Rows):
 
 
 @dataclass(frozen=True)
-class APGD(Search):
+class APGD(TrialAttack):
     """Auto-PGD within an l-inf or l2 ball: `objective` "ce", "dlr" or "targeted" (DLR toward other
     classes).
 

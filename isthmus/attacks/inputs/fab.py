@@ -21,7 +21,7 @@ from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import ranked, toward
-from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit, per_sample
+from isthmus.attacks.inputs.search import Rows, Trial, TrialAttack, Visit, per_sample
 from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import Ball, Linf
 from isthmus.runs.devices import Precision
@@ -71,7 +71,7 @@ class _Approach(Rows):
 
 
 @dataclass(frozen=True)
-class FAB(Search):
+class FAB(TrialAttack):
     """Fast adaptive boundary attack, targeted, within an l-inf or l2 ball. Options are those of
     `APGD`.
 

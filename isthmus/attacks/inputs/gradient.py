@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from isthmus.attacks.inputs.memory import remembered
 from isthmus.attacks.inputs.objectives import Objective, cross_entropy_per_sample
-from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit
+from isthmus.attacks.inputs.search import Rows, Trial, TrialAttack, Visit
 from isthmus.attacks.inputs.victim import (
     Victim,
     check_counts,
@@ -51,7 +51,7 @@ class Climb(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ascent(Search):
+class Ascent(TrialAttack):
     """Projected gradient ascent: all that `PGD`, `MIFGSM` and `MSD` share; they differ in the
     region and the step in it.
 

@@ -30,7 +30,7 @@ class _Rows(Protocol):
     def index(self) -> Tensor: ...
 
 
-class Look(Protocol):
+class LookedAt(Protocol):
     """A look of an attack at one point of each row, as `search.Visit` has it."""
 
     @property
@@ -173,15 +173,15 @@ class Tape:
         self.moved = torch.zeros_like(self.fooled)
         self.blind_at_start = torch.zeros_like(self.fooled)
         self._looked = torch.zeros_like(self.fooled)
-        self._climbs: list[_Climb] = []
+        self._climbs: list[_TrialSoFar] = []
         self._ends: list[Tensor] = []
 
     def start(self) -> None:
         """Begin another trial."""
         self._finish()
-        self._climbs.append(_Climb(self.x))
+        self._climbs.append(_TrialSoFar(self.x))
 
-    def look(self, visit: Look, values: Tensor, fooled: Tensor) -> None:
+    def look(self, visit: LookedAt, values: Tensor, fooled: Tensor) -> None:
         """Record a look: the objective's values and which rows it fools, (rows,)."""
         index = visit.rows.index
         wrong = visit.logits.argmax(1) != self.labels[index]
@@ -234,7 +234,7 @@ class Tape:
         )
 
 
-class _Climb:
+class _TrialSoFar:
     """One trial: its values, its points, and the last look that took a gradient."""
 
     def __init__(self, x: Tensor) -> None:
@@ -247,7 +247,7 @@ class _Climb:
         self.settled = torch.full((n,), torch.nan, device=x.device)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def look(self, visit: Look, values: Tensor) -> None:
+    def look(self, visit: LookedAt, values: Tensor) -> None:
         """Take in a look at the rows that still stand."""
         index = visit.rows.index
         row = torch.full_like(self.aligned, torch.nan, dtype=values.dtype)

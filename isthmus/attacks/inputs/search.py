@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from isthmus.attacks.inputs.health.by_products import Watch, watching
+from isthmus.attacks.inputs.health.by_products import AttackWatch, watching
 from isthmus.attacks.inputs.memory import Tape, remembered
 from isthmus.attacks.inputs.objectives import Objective, margin
 from isthmus.attacks.inputs.trace import Trace, reporting
@@ -68,7 +68,7 @@ Trials = Callable[[Tensor, Tensor], Iterable[Trial]]
 """The trials of an attack on a batch, in order: `(clean logits, y) -> trials`."""
 
 
-class Search(ABC):
+class TrialAttack(ABC):
     """An attack that is a list of trials: a frozen dataclass that writes `_trials` and `random`.
 
     Its fields or properties say how the loop runs; the others keep the values that stand here.
@@ -126,7 +126,7 @@ class Search(ABC):
         """
         return _run(self, model, x, y)
 
-    def remembering(self) -> AbstractContextManager[Watch]:
+    def remembering(self) -> AbstractContextManager[AttackWatch]:
         """Return a block that remembers this attack's runs, and can say how healthy they were."""
         return watching(self)
 
@@ -195,7 +195,7 @@ class _Worst:
         return Trace(int(self.climbed.sum()), int((self.climbed & ~self.moved).sum()))
 
 
-def _run(search: Search, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _run(search: TrialAttack, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the worst points that the trials visit, the inputs themselves among them, on x's
     device.
 
@@ -232,7 +232,7 @@ def _run(search: Search, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _run_batch(
-    search: Search, victim: Victim, worst: _Worst, generator: torch.Generator | None
+    search: TrialAttack, victim: Victim, worst: _Worst, generator: torch.Generator | None
 ) -> None:
     """Run the trials on one batch, and let an open memory look on."""
     ball = getattr(search, "ball", None)

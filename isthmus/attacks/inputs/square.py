@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import margin
-from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit, per_sample
+from isthmus.attacks.inputs.search import Rows, Trial, TrialAttack, Visit, per_sample
 from isthmus.attacks.inputs.trace import note_gradient_free
 from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import L2, Linf
@@ -28,7 +28,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 querie
 
 
 @dataclass(frozen=True)
-class Square(Search):
+class Square(TrialAttack):
     """Square attack within an l-inf or l2 ball, with `queries` forward passes per sample; `p` is
     the first size.
 

@@ -17,7 +17,7 @@ from isthmus.attacks.inputs.apgd import APGD
 from isthmus.attacks.inputs.fab import FAB
 from isthmus.attacks.inputs.gradient import highest
 from isthmus.attacks.inputs.objectives import cross_entropy_per_sample
-from isthmus.attacks.inputs.search import Rows, Search, Trial, Visit
+from isthmus.attacks.inputs.search import Rows, Trial, TrialAttack, Visit
 from isthmus.attacks.inputs.square import Square
 from isthmus.attacks.inputs.victim import Victim, under_attack
 from isthmus.data.balls import L2, Linf
@@ -27,7 +27,7 @@ from isthmus.types import Attack, BadInput
 
 
 @dataclass(frozen=True)
-class WorstOf(Search):
+class WorstOf(TrialAttack):
     """Runs the attacks in order on samples not yet fooled; for samples that none fools, returns the
     point with the largest margin.
 

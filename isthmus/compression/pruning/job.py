@@ -17,7 +17,7 @@ from isthmus.types import Loss
 
 
 @dataclass
-class Job:
+class PruningJob:
     """A pruning run: `target` units of `units` are to stay in the network, trained on the loss.
 
     `training` None means that nothing is trained. Parts of the budget are run by `train`, each
@@ -86,5 +86,5 @@ class Pruner(Protocol):
     `job.steps`.
     """
 
-    def __call__(self, job: Job, /) -> None:
+    def __call__(self, job: PruningJob, /) -> None:
         """Choose what stays, and train it."""

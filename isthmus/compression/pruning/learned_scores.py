@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from isthmus.compression.pruning.job import Job
+from isthmus.compression.pruning.job import PruningJob
 from isthmus.compression.pruning.units import Units, WeightUnits
 from isthmus.training.schedules import constant
 from isthmus.types import BadInput
@@ -39,7 +39,7 @@ class LearnedScores:
                 fix="pass share=0.5",
             )
 
-    def __call__(self, job: Job) -> None:
+    def __call__(self, job: PruningJob) -> None:
         """Learn the scores, fix the mask, train the weights. Raises BadInput for channels."""
         units = job.units
         if not isinstance(units, WeightUnits):

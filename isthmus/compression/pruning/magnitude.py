@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isthmus.compression.pruning.job import Job
+from isthmus.compression.pruning.job import PruningJob
 from isthmus.types import BadInput
 
 
@@ -28,7 +28,7 @@ class Magnitude:
                 f"dense = {self.dense:g}", expected="a share in [0, 1)", fix="pass dense=0.5"
             )
 
-    def __call__(self, job: Job) -> None:
+    def __call__(self, job: PruningJob) -> None:
         """Train densely, prune, train what stays."""
         before = round(self.dense * job.steps)
         job.train("dense training", before)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isthmus.compression.pruning.job import Job
+from isthmus.compression.pruning.job import PruningJob
 from isthmus.compression.pruning.units import Units, WeightUnits
 
 
@@ -23,7 +23,7 @@ class RandomMask:
     rescale: bool = True
     seed: int = 0
 
-    def __call__(self, job: Job) -> None:
+    def __call__(self, job: PruningJob) -> None:
         """Draw the mask and train."""
         job.units.keep_largest(drawn(job.units, self.seed), job.target)
         if self.rescale:

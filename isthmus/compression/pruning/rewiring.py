@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from isthmus.compression.pruning.job import Job
+from isthmus.compression.pruning.job import PruningJob
 from isthmus.compression.pruning.random_mask import drawn, rescale
 from isthmus.compression.pruning.units import Units
 from isthmus.types import BadInput
@@ -43,7 +43,7 @@ class Rewiring:
         if not 0 < self.rate < 1:
             raise BadInput(f"rate = {self.rate:g}", expected="a share in (0, 1)", fix="pass 0.5")
 
-    def __call__(self, job: Job) -> None:
+    def __call__(self, job: PruningJob) -> None:
         """Choose the first mask, and train while connections move."""
         units = job.units
         if self.start == "random":

@@ -9,7 +9,7 @@ from torch import nn
 
 from isthmus.compression.compact import Compressed
 from isthmus.compression.network import baked
-from isthmus.compression.pruning.job import Job, Pruner
+from isthmus.compression.pruning.job import Pruner, PruningJob
 from isthmus.compression.pruning.magnitude import Magnitude
 from isthmus.compression.pruning.smaller import without_channels
 from isthmus.compression.pruning.units import ChannelUnits, Units, WeightUnits
@@ -65,7 +65,7 @@ def prune(
     _check_target(target, units)
     state = Path(checkpoint) if checkpoint else None
     method = Magnitude() if method is None else method
-    job = Job(net, samples, units, target, loss, options, state)
+    job = PruningJob(net, samples, units, target, loss, options, state)
     method(job)
     if options is None:
         recalibrate(net, samples)
@@ -109,7 +109,7 @@ def _check_target(target: int, units: Units) -> None:
         )
 
 
-def _record(job: Job, structure: str, method: Pruner, density: float) -> dict[str, Any]:
+def _record(job: PruningJob, structure: str, method: Pruner, density: float) -> dict[str, Any]:
     """Return what was done, as plain JSON."""
     training: Training | None = job.training
     layers = {

@@ -30,7 +30,7 @@ class _Seen(torch.autograd.Function):
 _straight_through = cast("Callable[[Tensor, Tensor], Tensor]", _Seen.apply)
 
 
-class Rounded(nn.Module):
+class RoundedWeight(nn.Module):
     """A parametrization that returns the weight rounded to a grid; gradients pass straight through.
 
     While `fit` is in the first share `relaxed` of its budget, it returns (eta Q(W) + W) / (1 + eta)
@@ -57,7 +57,7 @@ class Rounded(nn.Module):
         return f"{self.grid}, relaxed={self.relaxed:g}"
 
 
-def rounded_in(model: nn.Module) -> dict[str, tuple[Rounded, nn.Parameter]]:
+def rounded_in(model: nn.Module) -> dict[str, tuple[RoundedWeight, nn.Parameter]]:
     """Return the quantized weights by name: their parametrization and the values behind it."""
     found = {}
     for path, part in model.named_modules():
@@ -65,7 +65,7 @@ def rounded_in(model: nn.Module) -> dict[str, tuple[Rounded, nn.Parameter]]:
             continue
         for name, listed in cast(nn.ModuleDict, part.parametrizations).items():
             for member in cast(nn.ModuleList, listed):
-                if isinstance(member, Rounded):
+                if isinstance(member, RoundedWeight):
                     held = part.get_parameter(f"parametrizations.{name}.original")
                     found[f"{path}.{name}" if path else name] = (member, held)
     return found
@@ -74,4 +74,4 @@ def rounded_in(model: nn.Module) -> dict[str, tuple[Rounded, nn.Parameter]]:
 def round_weight(layer: nn.Module, grid: Grid, relaxed: float = 0.0) -> None:
     """Put a layer's weight on a grid."""
     with torch.no_grad():
-        parametrize.register_parametrization(layer, "weight", Rounded(grid, relaxed))
+        parametrize.register_parametrization(layer, "weight", RoundedWeight(grid, relaxed))

@@ -35,8 +35,10 @@ SETTLED = 0.05
 not tell."""
 
 LOST = 0.15
-"""The success of a stand-in that has lost its effect: chance among ten classes, and what a few
-hundred samples cannot tell from it."""
+"""The success of a stand-in that has lost its effect. It is counted on samples of other classes, so
+without any effect it is the share of them that the network takes for the target in error: a share
+that errors into one class may reach on a few hundred samples. The number was chosen on the networks
+of docs/results/trained.md."""
 
 
 def costly_end(path: Path, _: Choice) -> str:

@@ -43,7 +43,7 @@ Statistics = Literal["recalibrated", "frozen", "none"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Observed:
     """One line of a preflight, whether it is a concern, what that throws a doubt on, and whether a
     notice has told of it already.
     """
@@ -94,33 +94,33 @@ class Samples:
         """How many samples there are."""
         return self.fitted + self.held_out
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Observed]:
         """Return what there is to say about the samples, one line each."""
         lines = [self._use(), *self._copies()]
         if self.missing:
             text = f"no sample of {abbreviated(self.missing)}: what a repair does to them is unseen"
-            lines.append(Finding(text, concern=True, told=True))
+            lines.append(Observed(text, concern=True, told=True))
         if self.doubted:
             lines.append(self._doubt())
         if len(lines) == 1:
             lines.append(
-                Finding("every class has samples, no image comes twice, and no label is doubted")
+                Observed("every class has samples, no image comes twice, and no label is doubted")
             )
         return lines
 
-    def _use(self) -> Finding:
+    def _use(self) -> Observed:
         if not self.held_out:
             text = (
                 f"{self.count:,} bonafide samples are too few to hold any out: all of them train "
                 "and choose t, so the choice is not tested"
             )
-            return Finding(text, concern=True, about="choice")
-        return Finding(
+            return Observed(text, concern=True, about="choice")
+        return Observed(
             f"{self.count:,} bonafide samples: {self.fitted:,} train, and {self.held_out:,} are "
             "held out to choose t"
         )
 
-    def _copies(self) -> list[Finding]:
+    def _copies(self) -> list[Observed]:
         lines = []
         if self.copies:
             flatters = (
@@ -129,14 +129,14 @@ class Samples:
             )
             text = f"{self.copies:,} of {self.count:,} samples repeat an image, pixel for pixel"
             lines.append(
-                Finding(text + (flatters if self.shared else ""), bool(self.shared), "choice")
+                Observed(text + (flatters if self.shared else ""), bool(self.shared), "choice")
             )
         if self.contradictions:
             text = f"{self.contradictions:,} of them with another label: at least one is wrong"
-            lines.append(Finding(text, concern=True))
+            lines.append(Observed(text, concern=True))
         return lines
 
-    def _doubt(self) -> Finding:
+    def _doubt(self) -> Observed:
         count = len(self.doubted)
         places = ", ".join(map(str, self.doubted[:5])) + (", ..." if count > 5 else "")
         share = count / self.count
@@ -151,7 +151,7 @@ class Samples:
         advice = (
             "look at their labels, and for a trigger on them" if concern else "its usual errors"
         )
-        return Finding(f"{text}: {advice}", concern)
+        return Observed(f"{text}: {advice}", concern)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Recalibration:
         test = binomtest(self.lost, self.lost + self.gained, alternative="greater")
         return bool(test.pvalue <= BEYOND_CHANCE)
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Observed]:
         """Return what there is to say about the running statistics, one line each."""
         lines = []
         if self.frozen:
@@ -198,27 +198,27 @@ class Recalibration:
                 f"{len(self.frozen)} layers keep frozen BatchNorm statistics, which stay as they "
                 "are at every t"
             )
-            lines.append(Finding(text, concern=True, about="network", told=True))
+            lines.append(Observed(text, concern=True, about="network", told=True))
         if self.statistics == "none":
             lines.append(
-                Finding("the network has no BatchNorm: nothing is recalibrated", about="network")
+                Observed("the network has no BatchNorm: nothing is recalibrated", about="network")
             )
         if self.statistics == "recalibrated":
             lines.append(self._cost())
         return lines
 
-    def _cost(self) -> Finding:
+    def _cost(self) -> Observed:
         text = (
             f"recalibrating BatchNorm on these samples alone takes the accuracy from "
             f"{percent(self.before)} to {percent(self.after)} of {self.before.n:,}"
         )
         if not self.costs:
-            return Finding(f"{text}: no loss beyond chance", about="network")
+            return Observed(f"{text}: no loss beyond chance", about="network")
         why = (
             "they differ from what the network was trained on (shifted, cropped, another source); "
             "give --pad and --flip as in its training, or samples of its own source"
         )
-        return Finding(f"{text}: {why}", concern=True, about="network")
+        return Observed(f"{text}: {why}", concern=True, about="network")
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Preflight:
     samples: Samples
     recalibration: Recalibration
 
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[Observed, ...]:
         """Return every line, about the samples first."""
         return (*self.samples.findings(), *self.recalibration.findings())
 

@@ -16,7 +16,7 @@ from isthmus.metrics.names import BONAFIDE_LOSS
 from isthmus.metrics.path import grid
 from isthmus.types import BadInput, Metric
 
-Watch = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
+Watched = Callable[[nn.Module, Data, Data], Mapping[str, Metric]]
 """`(tampered, fitted, held_out) -> metrics`: more metrics along the path for the rule to read."""
 
 
@@ -34,7 +34,7 @@ class Selection:
     """
 
     rule: Rule | None = None
-    watch: Watch | None = None
+    watch: Watched | None = None
     points: int | Sequence[float] = 21
     holdout: float | None = None
 
@@ -58,7 +58,7 @@ class Selection:
             )
         return bonafide
 
-    def watching(self, watch: Watch, rule: Rule) -> Selection:
+    def watching(self, watch: Watched, rule: Rule) -> Selection:
         """Return a copy with this rule, and what it reads watched besides what is watched here."""
         also = self.watch
         if also is None:

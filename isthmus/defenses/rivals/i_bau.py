@@ -74,7 +74,7 @@ class IBAU(Trained):
         for number in range(rounds):
             part = whole.replace(seed=self.training.seed + number)
             delta = self.universal_perturbation(net, data, part)
-            unlearning = _Unlearning(delta, self._length(data), self.iterations)
+            unlearning = _ImplicitLoss(delta, self._length(data), self.iterations)
             outer = part.replace(optimizer=adam)
             fit(net, data, unlearning, training=outer, progress="unlearning")
             recalibrate(net, data)
@@ -133,7 +133,7 @@ def into_ball(delta: Tensor, radius: float) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Unlearning:
+class _ImplicitLoss:
     """The loss with delta on half of each batch; its gradient is the implicit hypergradient."""
 
     delta: Tensor

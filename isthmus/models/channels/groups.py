@@ -51,7 +51,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
+class Sighting:
     """Where a group's channels are seen: row i of `index` along one axis of what a product reads or
     makes.
     """
@@ -68,7 +68,7 @@ class Group:
 
     size: int
     places: tuple[Place, ...]
-    watches: tuple[Watch, ...] = field(repr=False, default=())
+    watches: tuple[Sighting, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +266,7 @@ def _group(classes: _Classes, roots: list[int]) -> Group:
     for read in tracer.reads:
         index = _rows(classes, roots, read.atom, read.tag)
         if index is not None:
-            watches.append(Watch(read.product, read.reads, read.axis, index))
+            watches.append(Sighting(read.product, read.reads, read.axis, index))
     read_ones = tuple(watch for watch in watches if watch.reads)
     return Group(len(roots), tuple(places), read_ones or tuple(watches))
 

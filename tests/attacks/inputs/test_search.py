@@ -13,7 +13,7 @@ from support.refusals import refused
 from isthmus import Bezier
 from isthmus.attacks import APGD, FAB, PGD, Square, WorstOf
 from isthmus.attacks.inputs.objectives import margin
-from isthmus.attacks.inputs.search import Search, Visit
+from isthmus.attacks.inputs.search import TrialAttack, Visit
 from isthmus.data import L2, Linf
 
 
@@ -58,10 +58,10 @@ def test_batches_are_no_larger_than_asked(net, samples):
 
 
 def test_an_attack_is_a_list_of_trials_and_whether_it_draws(net, samples):
-    """The contract of `Search`: the loop keeps the worst of what the trials visit."""
+    """The contract of `TrialAttack`: the loop keeps the worst of what the trials visit."""
 
     @dataclass(frozen=True)
-    class Lighter(Search):
+    class Lighter(TrialAttack):
         random: ClassVar[bool] = False
 
         def _trials(self, clean, y):

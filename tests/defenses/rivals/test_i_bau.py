@@ -11,7 +11,7 @@ from torch import nn
 
 from isthmus import fit, recalibrate
 from isthmus.defenses import IBAU
-from isthmus.defenses.rivals.i_bau import _Unlearning, hypergradient, into_ball
+from isthmus.defenses.rivals.i_bau import _ImplicitLoss, hypergradient, into_ball
 from isthmus.training import Training, cross_entropy
 
 pytestmark = pytest.mark.numeric
@@ -114,7 +114,7 @@ def test_the_perturbation_stays_in_its_ball_and_hurts(radius):
 def test_the_loss_has_the_perturbation_on_half_of_the_batch_and_carries_the_hypergradient():
     net, images = network("batchnorm"), data(10)
     delta = 0.1 * torch.randn(1, 3, 8, 8)
-    value = _Unlearning(delta, 9.0, 0)(net, images.x, images.y)
+    value = _ImplicitLoss(delta, 9.0, 0)(net, images.x, images.y)
     x = torch.cat([images.x[:5] + delta, images.x[5:]])
     expected = cross_entropy(net, x, images.y)
     assert torch.allclose(value, expected)

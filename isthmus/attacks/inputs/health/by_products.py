@@ -185,7 +185,7 @@ BY_PRODUCTS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
+class AttackWatch:
     """An attack under observation: what it remembers, and what that says of it."""
 
     attack: Attack
@@ -205,7 +205,7 @@ class Watch:
 
 
 @contextmanager
-def watching(attack: Attack) -> Iterator[Watch]:
+def watching(attack: Attack) -> Iterator[AttackWatch]:
     """Run a block in which the attack remembers what it does."""
     with remembering() as memory:
-        yield Watch(attack, memory)
+        yield AttackWatch(attack, memory)

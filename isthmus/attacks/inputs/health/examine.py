@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from isthmus.attacks.inputs.health.by_products import BY_PRODUCTS, Watch
+from isthmus.attacks.inputs.health.by_products import BY_PRODUCTS, AttackWatch
 from isthmus.attacks.inputs.health.indicator import Run, judged
 from isthmus.attacks.inputs.health.probes.sample import canonical
 from isthmus.attacks.inputs.health.probes.table import PROBES
 from isthmus.attacks.inputs.memory import Memory
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.metrics.health import Health
-from isthmus.metrics.passes import Passes
-from isthmus.metrics.passes import Watch as Watching
+from isthmus.metrics.passes import Passes, Watch
 from isthmus.types import Attack
 
 INDICATORS = (*BY_PRODUCTS, *PROBES)
@@ -46,15 +45,13 @@ def health(model: nn.Module, data: Source, attack: Attack) -> Health:
 
 
 def examine(
-    passes: Passes, attack: Attack, clean: Data, moved: Data, watch: Watching | None
+    passes: Passes, attack: Attack, clean: Data, moved: Data, watch: Watch | None
 ) -> Health:
     """Return the health of an attack that was run; `RobustAccuracy` takes it as `examine`."""
     return judged(examined(passes, attack, clean, moved, watch), INDICATORS)
 
 
-def examined(
-    passes: Passes, attack: Attack, clean: Data, moved: Data, watch: Watching | None
-) -> Run:
+def examined(passes: Passes, attack: Attack, clean: Data, moved: Data, watch: Watch | None) -> Run:
     """Return the run that indicators look at; one without memory where nobody watched."""
-    memory = watch.memory if isinstance(watch, Watch) else Memory()
+    memory = watch.memory if isinstance(watch, AttackWatch) else Memory()
     return Run(passes, attack, clean, moved, memory)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from isthmus.attacks.inputs.health.by_products import Watch, watching
+from isthmus.attacks.inputs.health.by_products import AttackWatch, watching
 from isthmus.types import Attack
 
 
@@ -27,6 +27,6 @@ class Otherwise(ABC):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape, type and device of x."""
 
-    def remembering(self) -> AbstractContextManager[Watch]:
+    def remembering(self) -> AbstractContextManager[AttackWatch]:
         """Return a block that remembers this attack's runs, and can say how healthy they were."""
         return watching(self)
