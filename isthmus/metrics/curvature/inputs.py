@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from isthmus.models.forward import (
     precise_logits,
     takes_channels_last,
 )
-from isthmus.models.memory import attempted, half_of, out_of_memory
+from isthmus.models.memory import in_passes, out_of_memory
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
@@ -136,50 +136,69 @@ def input_hessian(
     >>> curvature.form, tuple(curvature.top.shape), bool((curvature.top > 0).all())
     ('gram', (2,), True)
     """
-    if (
-        form not in ("auto", *get_args(Form))
-        or not tolerance > 0
-        or iterations < 1
-        or len(x) != len(y)
-        or not len(x)
-    ):
+    _check(x, y, form, tolerance, iterations)
+    device, last = device_of(model), takes_channels_last(model, x)
+
+    def measured(rows: slice) -> _Measured:
+        part = as_input(x[rows], device, channels_last=last)
+        chunk = _Chunk(model, part, y[rows].to(device))
+        used = chunk.form() if form == "auto" else form
+        held = chunk.logits.shape[1] - 1 if used == "gram" else iterations
+        return _Measured(used, chunk.measured(used, tolerance, iterations, vectors), held)
+
+    with (
+        frozen(model),
+        sdpa_kernel(SDPBackend.MATH),
+    ):  # the fast kernels of attention have no second derivative
+        parts = _in_chunks(model, measured, x, batch_size)
+    forms = " and ".join(sorted({part.form for part in parts}))
+    names = parts[0].fields
+    fields = {name: torch.cat([part.fields[name] for part in parts]) for name in names}
+    return InputHessian(forms, x[0].numel(), **fields)
+
+
+def _check(x: Tensor, y: Tensor, form: str, tolerance: float, iterations: int) -> None:
+    known = ("auto", *get_args(Form))
+    counts = (iterations >= 1, len(x) == len(y), len(x) > 0)
+    if form not in known or not tolerance > 0 or not all(counts):
         raise BadInput(
             f"form = {form!r}, tolerance = {tolerance:g}, iterations = {iterations}, "
             f"{len(x)} images, {len(y)} labels",
             expected=f"auto or one of {get_args(Form)}, both above zero, one label an image",
             fix="leave the options out",
         )
-    device, last = device_of(model), takes_channels_last(model, x)
+
+
+class _Measured(NamedTuple):
+    """What a chunk gave: in which form, the fields of `InputHessian`, and how many vectors of the
+    size of an image it held for a sample.
+    """
+
+    form: str
+    fields: dict[str, Tensor]
+    vectors: int
+
+
+def _in_chunks(
+    model: nn.Module, measured: Callable[[slice], _Measured], x: Tensor, batch_size: int | None
+) -> list[_Measured]:
+    """Return what is measured on chunks that make up x, as large as memory allows.
+
+    The first chunk says how many vectors a sample takes, and so how large the others are.
+    """
+    if batch_size:
+        return in_passes(model, measured, len(x), batch_size)
+    device = device_of(model)
     # what has been recorded is walked many times, which is faster on a CPU where less has been
     largest = max(1, pass_size(x, device, gradients=True) // (2 if device.type == "cpu" else 1))
-    size, rows = batch_size or largest, 0
-    parts: list[tuple[str, dict[str, Tensor]]] = []
-    with (
-        frozen(model),
-        sdpa_kernel(SDPBackend.MATH),
-    ):  # the fast kernels of attention have no second derivative
-        while rows < len(x):
-            taken = slice(rows, rows + size)
+    done = min(largest, len(x))
+    parts = in_passes(model, measured, done, largest)
 
-            def measured(taken: slice = taken) -> tuple[str, dict[str, Tensor], int]:
-                part, labels = as_input(x[taken], device, channels_last=last), y[taken].to(device)
-                chunk = _Chunk(model, part, labels)
-                used = form if form != "auto" else chunk.form()
-                fields = chunk.measured(used, tolerance, iterations, vectors)
-                return used, fields, chunk.logits.shape[1] - 1 if used == "gram" else iterations
+    def later(rows: slice) -> _Measured:
+        return measured(slice(done + rows.start, done + rows.stop))
 
-            part, _ = attempted(measured)
-            if part is None:
-                size = largest = half_of(min(size, len(x) - rows))
-                continue
-            rows += size
-            parts.append(part[:2])
-            if not batch_size:  # the first chunk has said how many vectors a sample takes
-                size = max(1, largest * _ROWS // max(_ROWS, part[2]))
-    names = " and ".join(sorted({used for used, _ in parts}))
-    return InputHessian(
-        names, x[0].numel(), **{k: torch.cat([part[k] for _, part in parts]) for k in parts[0][1]}
-    )
+    size = max(1, largest * _ROWS // max(_ROWS, parts[0].vectors))
+    return parts + in_passes(model, later, len(x) - done, size)
 
 
 def input_hessian_top(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
