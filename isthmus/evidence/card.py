@@ -10,7 +10,7 @@ from isthmus.evidence.record import Provenance, Report
 from isthmus.evidence.rendering import environment
 from isthmus.evidence.tables import markdown_table
 from isthmus.evidence.text import escaped, to_markdown
-from isthmus.evidence.words import NO_BREAK_SPACE, duration
+from isthmus.evidence.words import NO_BREAK_SPACE, time_taken
 from isthmus.runs.files import write_text
 
 CARD = "README.md"
@@ -78,6 +78,6 @@ def _made(report: Report) -> Iterator[str]:
             f"{training.lr:.3g}, batches of {training.batch_size}, {escaped(training.precision)}."
         )
     version = escaped(origin.isthmus)
-    yield f"Time: {duration(origin.seconds)}; seed {origin.seed}; isthmus {version}."
+    yield f"Time: {time_taken(origin.seconds)}; seed {origin.seed}; isthmus {version}."
     if origin.command:
         yield f"Command: {escaped(origin.command)}"

@@ -13,10 +13,10 @@ from isthmus.evidence.words import (
     capital,
     change,
     digits,
-    duration,
     format_value,
     nats,
     sentence,
+    time_taken,
     with_spread,
 )
 from isthmus.metrics.names import (
@@ -95,7 +95,7 @@ def facts(part: Mapping[str, Any], skip: tuple[str, ...] = ()) -> Iterator[tuple
         if isinstance(value, Mapping):
             yield from ((f"{title}: {inner}", text) for inner, text in facts(value))
         elif name == "seconds":
-            yield "time taken", duration(value)
+            yield "time taken", time_taken(value)
         else:
             yield title, _fact(value)
 
@@ -129,7 +129,7 @@ def environment() -> Environment:
     env.filters.update(
         label=label,
         percent=percent,
-        duration=duration,
+        time_taken=time_taken,
         capital=capital,
         sentence=sentence,
         short=short,

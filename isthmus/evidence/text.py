@@ -20,10 +20,10 @@ from isthmus.evidence.words import (
     Wording,
     capital,
     digits,
-    duration,
     format_value,
     in_line,
     sentence,
+    time_taken,
     with_spread,
 )
 from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, BONAFIDE_ACCURACY
@@ -37,7 +37,7 @@ COLUMNS = 3
 def _effort(row: TableRow) -> list[str]:
     """Steps and time of a row, those that are known."""
     steps = "" if row.steps is None else f"{row.steps:,}"
-    seconds = "" if row.seconds is None else duration(row.seconds)
+    seconds = "" if row.seconds is None else time_taken(row.seconds)
     return [part for part in (steps, seconds) if part]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from isthmus.evidence.record import HealthPart, Value
 from isthmus.metrics.values import NATS, SHARE
+from isthmus.runs.progress import duration
 from isthmus.runs.wording import percent
 
 NO_BREAK_SPACE = "\u00a0"
@@ -34,20 +35,17 @@ def digits(number: float | None) -> str:
     return "not finite" if number is None else f"{number:.3g}".replace("-", _MINUS)
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time as a person says it.
+def time_taken(seconds: float | None) -> str:
+    """Return a time that was measured, in tenths of a second below a minute, and from then on as
+    `runs.duration` says it.
 
-    >>> [duration(s).replace(NO_BREAK_SPACE, " ") for s in (1.24, 75.0, 7500.0, None)]
-    ['1.2 s', '1 min 15 s', '2 h 5 min', 'not measured']
+    >>> [time_taken(s).replace(NO_BREAK_SPACE, " ") for s in (1.24, 75.0, 7500.0, None)]
+    ['1.2 s', '1:15 min', '2:05 h', 'not measured']
     """
     if seconds is None:
         return "not measured"
-    if seconds < 59.95:
-        return f"{seconds:.1f}{NO_BREAK_SPACE}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return NO_BREAK_SPACE.join((str(minutes), "min", str(rest), "s"))
-    return NO_BREAK_SPACE.join((str(minutes // 60), "h", str(minutes % 60), "min"))
+    words = f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds)
+    return words.replace(" ", NO_BREAK_SPACE)
 
 
 def capital(text: str) -> str:

@@ -213,7 +213,7 @@ def test_the_page_shows_the_numbers_of_the_record(full, page):
         "from 500 bonafide samples",
         "5d" * 32,
         "3f" * 32,
-        "13 min 32 s",
+        "13:32 min",
     ):
         assert said in text
 
