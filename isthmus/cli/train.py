@@ -80,7 +80,7 @@ def train_command(
         state.unlink(missing_ok=True)
         rmtree(home, ignore_errors=True)
     say(
-        f"wrote {out}: {history.steps} steps in {history.seconds:.0f} s, last loss "
+        f"wrote {out}: {history.steps} steps in {runs.duration(history.seconds)}, last loss "
         f"{history.losses[-1]:.3f}"
     )
 

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from isthmus.runs.files import read_json, write_json, write_text
 from isthmus.runs.folder import differing
 from isthmus.runs.portable import portable
+from isthmus.runs.progress import duration
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
@@ -152,7 +153,7 @@ def _do(sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[st
     error_file.unlink(missing_ok=True)
     shutil.rmtree(sweep.hidden(job.name), ignore_errors=True)
     outcome.finished.append(job.name)
-    tell(f"{job.name} finished in {time.monotonic() - began:.0f} s")
+    tell(f"{job.name} finished in {duration(time.monotonic() - began)}")
 
 
 def once(file: Path, make: Callable[[], Any]) -> Path:
