@@ -20,7 +20,15 @@ class Loss(Protocol):
 
 
 class Attack(Protocol):
-    """Adversarial inputs: `(model, x, y) -> x_adv`, of the shape of x and within [0, 1]."""
+    """Adversarial inputs: `(model, x, y) -> x_adv`, of the shape of x and within [0, 1].
+
+    `gradients` is how many gradients in the input a sample costs that is never fooled, a query as a
+    third of one: what `cli/estimate.py` counts with.
+    """
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients a sample costs."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, /) -> Tensor: ...
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from isthmus import attacks, metrics, runs
 from isthmus import data as data_room
-from isthmus.cli.estimate import Part, gradients_of, pace_of, say_estimate
+from isthmus.cli.estimate import Part, pace_of, say_estimate
 from isthmus.cli.gate import Check, Pipeline
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.minutes import TimeLimit
@@ -117,7 +117,7 @@ def _within(
     import torch
 
     measured = pace_of(network, samples)
-    one = Part("attack", 2, gradients_of(attack))
+    one = Part("attack", 2, attack.gradients)
     whole = len(samples)
     if limit.minutes is not None:
         file = None if folder is None else folder / runs.DECISIONS

@@ -107,7 +107,7 @@ def _within(
     """Return the training with as many steps as the time allows; say how long all rows take."""
     measured = pace_of(network, samples, trained)
     rows = _contestants(trained)
-    gradients = sum(getattr(defense, "gradients", 0) for defense in rows.values())
+    gradients = sum(defense.gradients for defense in rows.values())
     batches = gradients * trained.batch_size
     path = Part("choice of t", POINTS * len(samples))
     report = together("measuring", parts_of(questions)).times(len(rows) + 1)

@@ -7,7 +7,7 @@ without, and times one batch of each. It leaves out what is small beside them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from isthmus import metrics, runs
 
@@ -68,23 +68,16 @@ def parts_of(questions: Mapping[str, Metric]) -> list[Part]:
     >>> parts_of({})
     []
     """
-    from isthmus.metrics.robustness import Nearby
-
     known: set[tuple[int, int]] = set()
     parts = []
     for name, metric in questions.items():
-        samples = getattr(metric, "samples", ())
-        attack = getattr(metric, "attack", None)
-        gradients = 0 if attack is None else gradients_of(attack)
-        kind = id(attack)
-        if isinstance(metric, Nearby):
-            gradients = metric.samples.num_classes
-            kind = 0
-        work = (id(getattr(samples, "x", samples)), kind)
-        if work in known:
-            continue
-        known.add(work)
-        parts.append(Part(name, len(samples), len(samples) * gradients))
+        if not isinstance(metric, metrics.Question):
+            continue  # a plain function does not say what it costs
+        samples = metric.samples
+        work = (id(samples.x), id(metric.basis))
+        if work not in known:
+            known.add(work)
+            parts.append(Part(name, len(samples), len(samples) * metric.gradients))
     return parts
 
 
@@ -100,23 +93,6 @@ def together(name: str, parts: Sequence[Part]) -> Part:
         sum(part.graded for part in parts),
         sum(part.trained for part in parts),
     )
-
-
-def gradients_of(attack: Any) -> int:
-    """Return how many gradients an attack takes for an image, at most; a query counts as a third.
-
-    >>> from isthmus.attacks import PGD, WorstOf
-    >>> from isthmus.data import Linf
-    >>> pgd = PGD(Linf(0.1), steps=7, restarts=2)
-    >>> gradients_of(pgd), gradients_of(WorstOf((pgd, pgd)))
-    (14, 28)
-    """
-    members = getattr(attack, "attacks", None)
-    if members is not None:
-        return sum(map(gradients_of, members))
-    queries = getattr(attack, "queries", None)
-    steps = getattr(attack, "steps", 1) if queries is None else -(-queries // 3)
-    return int(steps) * int(getattr(attack, "restarts", 1))
 
 
 def say_estimate(

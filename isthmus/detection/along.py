@@ -33,6 +33,16 @@ class DetectionArea(Question[Area]):
         check_disjoint(evaluation=data, reference=as_data(self.reference))
         return data
 
+    @property
+    def gradients(self) -> int:
+        """How many gradients the attack costs a sample."""
+        return self.change.gradients
+
+    @property
+    def basis(self) -> object:
+        """The attack, which is run once."""
+        return self.change
+
     def answer(self, passes: Passes) -> Area:
         """Return the area under the ROC curve of the network whose passes these are."""
         detector = ManifoldDetector(self.score, self.neighbors, self.layer)

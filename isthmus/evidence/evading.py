@@ -67,6 +67,11 @@ class DetectorAware:
                 fix="0 forgets the detector; 0.1, 1 and 10 are usual",
             )
 
+    @property
+    def gradients(self) -> int:
+        """How many gradients a sample costs."""
+        return self.steps
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape of x."""
         attack = PGD(self.ball, steps=self.steps, objective=Evading(self.weight), returns="worst")

@@ -39,6 +39,18 @@ class Question(ABC, Generic[Value]):
         """Return the samples that the network sees: the data as they are, unless overridden."""
         return data
 
+    @property
+    def gradients(self) -> int:
+        """How many gradients a sample costs, at most: none where a class does not say so."""
+        return 0
+
+    @property
+    def basis(self) -> object:
+        """What is computed of the samples beside the network's outputs on them; metrics about the
+        same samples that name the same share it. None where outputs will do.
+        """
+        return None
+
     @abstractmethod
     def answer(self, passes: Passes) -> Value:
         """Return the metric's value for the network whose passes these are."""

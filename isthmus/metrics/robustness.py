@@ -29,6 +29,16 @@ class _UnderAttack(Question[Value]):
     attack: Attack
     precision: Precision = "fp32"
 
+    @property
+    def gradients(self) -> int:
+        """How many gradients the attack costs a sample."""
+        return self.attack.gradients
+
+    @property
+    def basis(self) -> object:
+        """The attack, which is run once."""
+        return self.attack
+
 
 class Examine(Protocol):
     """A check of an attack that was run, with further passes: `attacks.examine`."""
@@ -100,6 +110,16 @@ class Nearby(Question[Mean]):
     quantity: Callable[[InputHessian], Tensor]
     unit: str = NUMBER
 
+    @property
+    def gradients(self) -> int:
+        """One for each class, about as much as the derivatives of a sample cost."""
+        return self.samples.num_classes
+
+    @property
+    def basis(self) -> object:
+        """The derivatives, which are computed once."""
+        return InputHessian
+
     def answer(self, passes: Passes) -> Mean:
         values = self.quantity(passes.curvature(self.samples))
         return Mean.of(values, quartiles=True, unit=self.unit)
@@ -112,6 +132,11 @@ class WeightCurvature(Question[float]):
     """
 
     tolerance: float = 1e-2
+
+    @property
+    def gradients(self) -> int:
+        """Those of ARPACK's first 20 products, two each; it takes more where they do not do."""
+        return 40
 
     def answer(self, passes: Passes) -> float:
         samples = self.samples

@@ -6,8 +6,8 @@ import pytest
 import torch
 from support.command_line import MODEL, isthmus
 
-from isthmus.attacks import PGD, Square
-from isthmus.cli.estimate import Part, gradients_of, in_words, pace, parts_of, together
+from isthmus.attacks import PGD, Square, WorstOf
+from isthmus.cli.estimate import Part, in_words, pace, parts_of, together
 from isthmus.data import Data, Linf, load_data
 from isthmus.metrics import Accuracy, MeanLoss, RobustAccuracy, measure
 from isthmus.metrics.landscape import landscape_metrics
@@ -41,9 +41,10 @@ def test_no_attack_takes_more_gradients_than_the_estimate(restarts):
     with torch.no_grad():
         answers = network(TEST.floats()).argmax(1)
     RobustAccuracy(Data(TEST.x, answers, TEST.classes), attack)(network)
-    most = len(TEST) * gradients_of(attack)
+    most = len(TEST) * attack.gradients
     assert 0.5 * most < network.graded <= most
-    assert gradients_of(Square(ball, queries=300)) == 100
+    assert Square(ball, queries=300).gradients == 100
+    assert WorstOf([attack, attack]).gradients == 2 * attack.gradients
 
 
 def test_what_metrics_share_counts_once():

@@ -171,6 +171,20 @@ def test_one_answer_alone_within_measure_and_beside_all_others(name):
 
 
 @EVERY
+def test_a_metric_says_whether_it_takes_gradients(name):
+    net, metric = network("batchnorm"), METRICS[name].make(data(40))
+    graded = []
+
+    def note(_, __, out):  # bounds of outputs pass here too
+        graded.append(isinstance(out, torch.Tensor) and out.requires_grad)
+
+    net.register_forward_hook(note)
+    metric(net)
+    assert isinstance(metric.gradients, int)
+    assert any(graded) == (metric.gradients > 0)
+
+
+@EVERY
 @pytest.mark.parametrize("training", [True, False])
 def test_the_network_is_left_as_it_was(name, training):
     net = network("frozen").train(training)

@@ -45,12 +45,13 @@ class Case:
     """One attack as the laws meet it: `make(ball, **options)`, and the balls that it takes.
 
     `leaves`: how many times the ball's radius its points may be away. `weaker`: it may return a
-    point that fools less than the input."""
+    point that fools less than the input. `targeted`: it climbs toward each of several classes."""
 
     make: Callable[..., Any]
     balls: tuple[Any, ...] = BALLS
     leaves: float = 1.0
     weaker: bool = False
+    targeted: bool = False
 
 
 CASES: dict[str, Case] = {
@@ -65,9 +66,13 @@ CASES: dict[str, Case] = {
     "MIFGSM, random": Case(lambda ball: MIFGSM(ball, steps=3, random_start=True, returns="worst")),
     "APGD, ce": Case(lambda ball: APGD(ball, "ce", steps=8), EUCLIDEAN),
     "APGD, dlr": Case(lambda ball: APGD(ball, "dlr", steps=8), EUCLIDEAN),
-    "APGD, targeted": Case(lambda ball: APGD(ball, "targeted", steps=8, targets=2), EUCLIDEAN),
-    "FAB": Case(lambda ball: FAB(ball, steps=3, targets=2), EUCLIDEAN),
-    "FAB, restarts": Case(lambda ball: FAB(ball, steps=3, restarts=2, targets=2), EUCLIDEAN),
+    "APGD, targeted": Case(
+        lambda ball: APGD(ball, "targeted", steps=8, targets=2), EUCLIDEAN, targeted=True
+    ),
+    "FAB": Case(lambda ball: FAB(ball, steps=3, targets=2), EUCLIDEAN, targeted=True),
+    "FAB, restarts": Case(
+        lambda ball: FAB(ball, steps=3, restarts=2, targets=2), EUCLIDEAN, targeted=True
+    ),
     "Square": Case(lambda ball: Square(ball, queries=12), EUCLIDEAN),
     "auto_attack": Case(
         lambda ball: WorstOf(
@@ -77,6 +82,7 @@ CASES: dict[str, Case] = {
             ]
         ),
         EUCLIDEAN,
+        targeted=True,
     ),
     "MSD": Case(lambda balls: MSD(balls, steps=3), (BALLS,)),
     "MSD, worst": Case(lambda balls: MSD(balls, steps=3, restarts=2, returns="worst"), (BALLS,)),
@@ -148,6 +154,19 @@ def two_classes(seed: int = 0, scale: float = 1.0) -> tuple[nn.Module, Tensor]:
         net[1].weight.copy_(torch.stack([torch.zeros(16), scale * torch.randn(16, generator=g)]))
         net[1].bias.zero_()
     return net, net[1].weight[1].detach().view(1, 1, 4, 4)
+
+
+def gradients_taken(attack: Any, net: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Return how many samples pass through the network with gradients while it is attacked."""
+    passed = []
+
+    def count(_: nn.Module, __: Any, out: Tensor) -> None:
+        passed.append(len(out) if out.requires_grad else 0)
+
+    hook = net.register_forward_hook(count)
+    attack(net, x, y)
+    hook.remove()
+    return sum(passed)
 
 
 class Counting(TorchDispatchMode):

@@ -171,6 +171,13 @@ class APGD(TrialAttack):
         return _SCORES[self.objective]
 
     @property
+    def gradients(self) -> int:
+        """How many gradients a sample costs that is never fooled, counting one target alone: most
+        samples need no more.
+        """
+        return self.steps * self.restarts
+
+    @property
     def random(self) -> bool:
         """Whether it draws, so that another seed may give other points: always."""
         return True

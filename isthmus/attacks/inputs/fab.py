@@ -99,6 +99,13 @@ class FAB(TrialAttack):
         check_counts(steps=self.steps, restarts=self.restarts, targets=self.targets)
 
     @property
+    def gradients(self) -> int:
+        """How many gradients a sample costs that is never fooled, counting one target alone: most
+        samples need no more.
+        """
+        return self.steps * self.restarts
+
+    @property
     def random(self) -> bool:
         """Whether it draws: for every restart after the first."""
         return self.restarts > 1

@@ -103,6 +103,11 @@ class Ascent(TrialAttack):
         return self.returns == "fooled"
 
     @property
+    def gradients(self) -> int:
+        """How many gradients a sample costs that is never fooled."""
+        return self.steps * self.restarts
+
+    @property
     def random(self) -> bool:
         """Whether it draws, so that another seed may give other points."""
         return self.random_start

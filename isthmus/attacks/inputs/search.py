@@ -69,7 +69,8 @@ Trials = Callable[[Tensor, Tensor], Iterable[Trial]]
 
 
 class TrialAttack(ABC):
-    """An attack that is a list of trials: a frozen dataclass that writes `_trials` and `random`.
+    """An attack that is a list of trials: a frozen dataclass that writes `_trials`, `random` and
+    `gradients`.
 
     Its fields or properties say how the loop runs; the others keep the values that stand here.
     """
@@ -84,6 +85,11 @@ class TrialAttack(ABC):
     @abstractmethod
     def random(self) -> bool:
         """Whether the attack draws, so that another seed may give other points."""
+
+    @property
+    @abstractmethod
+    def gradients(self) -> int:
+        """How many gradients a sample costs that is never fooled; a query counts as a third."""
 
     @property
     def score(self) -> Objective:

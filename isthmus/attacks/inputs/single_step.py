@@ -11,6 +11,7 @@ within the box.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -51,6 +52,7 @@ class NoiseFGSM:
     seed: int | None = 0
     precision: Precision | None = None
     batch_statistics: bool = False
+    gradients: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not self.noise >= 0:

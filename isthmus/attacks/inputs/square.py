@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 
 import torch
 from torch import Tensor
@@ -55,6 +55,11 @@ class Square(TrialAttack):
         check_counts(queries=self.queries, restarts=self.restarts)
         if not 0 < self.p <= 1:
             raise BadInput(f"p = {self.p}", expected="0 < p <= 1", fix="leave p at 0.8")
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients its queries cost, three of them as much as one."""
+        return ceil(self.queries / 3) * self.restarts
 
     @property
     def random(self) -> bool:

@@ -61,6 +61,11 @@ class WorstOf(TrialAttack):
         return Highest(tuple(for_training(attack) for attack in self.attacks))
 
     @property
+    def gradients(self) -> int:
+        """How many gradients all attacks cost a sample that none fools."""
+        return sum(attack.gradients for attack in self.attacks)
+
+    @property
     def random(self) -> bool:
         """Whether one of the attacks draws, as its own `random` says."""
         return any(getattr(attack, "random", False) for attack in self.attacks)
@@ -84,6 +89,11 @@ class Highest:
     """
 
     attacks: Sequence[Attack]
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients all attacks cost a sample."""
+        return sum(attack.gradients for attack in self.attacks)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked inputs, of the shape, type and device of x."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, log, sqrt
+from math import ceil, inf, log, sqrt
 from typing import Any, Protocol
 
 import torch
@@ -426,6 +426,19 @@ class SmallestTrigger(Question[float]):
 
     kind: Kind = "perturbation"
     search: Search = _DEFAULT_SEARCH
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients the searches for all classes take, shared out among the samples."""
+        search, samples = self.search, self.samples
+        batch = min(search.batch_size, len(samples))
+        starts = search.starts if self.kind == "patch" else 1
+        return ceil(search.steps * starts * batch * samples.num_classes / len(samples))
+
+    @property
+    def basis(self) -> object:
+        """This search, which nothing shares."""
+        return self
 
     def answer(self, passes: Passes) -> float:
         """Return the smallest size over the classes."""

@@ -14,6 +14,7 @@ from support.attacked import (
     MEMBERS,
     Member,
     every_attack,
+    gradients_taken,
     keeps_its_promise,
     loss_of,
     right,
@@ -58,6 +59,15 @@ def attacks(member) -> bool:
 
 def test_every_public_attack_is_in_the_table_of_tests():
     assert public() == {name.split(",")[0] for name in CASES}
+
+
+@every_attack
+def test_every_attack_says_what_a_sample_costs(member):
+    samples, said = data(6, seed=3), member.attack.gradients
+    assert isinstance(said, int) and said > 0
+    taken = gradients_taken(member.attack, network("batchnorm"), samples.floats(), samples.y)
+    targets = 3 if member.case.targeted else 1  # of four classes
+    assert taken <= len(samples) * said * targets
 
 
 def test_the_docs_list_every_public_attack():

@@ -63,6 +63,7 @@ def test_an_attack_is_a_list_of_trials_and_whether_it_draws(net, samples):
     @dataclass(frozen=True)
     class Lighter(TrialAttack):
         random: ClassVar[bool] = False
+        gradients: ClassVar[int] = 0
 
         def _trials(self, clean, y):
             assert clean.shape == (24, 4) and len(y) == 24

@@ -19,6 +19,11 @@ class Otherwise(ABC):
     attack: Attack
 
     @property
+    def gradients(self) -> int:
+        """How many gradients the attack costs a sample."""
+        return self.attack.gradients
+
+    @property
     def random(self) -> bool:
         """Whether the attack draws, as its own `random` says."""
         return bool(getattr(self.attack, "random", False))
