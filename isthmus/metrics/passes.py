@@ -139,6 +139,10 @@ def watched(attack: Attack) -> Iterator[Watch | None]:
         yield watch
 
 
+class NotFinite(BadInput):
+    """A network whose outputs are no numbers: its weights are too large, or none themselves."""
+
+
 def logits(
     model: nn.Module, data: Data, precision: Precision = "fp32", *, whole: Data | None = None
 ) -> Tensor:
@@ -187,7 +191,7 @@ def _check_logits(out: Tensor, data: Data, whole: Data) -> None:
             fix=_class_advice(out, whole),
         )
     if not torch.isfinite(out).all():
-        raise BadInput(
+        raise NotFinite(
             "outputs that are NaN or infinite",
             expected="finite logits",
             fix="check the weights and inputs",

@@ -35,6 +35,7 @@ from isthmus.defenses.curve_repair.rules import (
 )
 from isthmus.defenses.curve_repair.selection import Selection
 from isthmus.defenses.curve_repair.training import RETRIES, TrainedCurve, trained_curve
+from isthmus.metrics.passes import NotFinite
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
 from isthmus.models.batchnorm import tell_of_frozen_statistics
@@ -256,6 +257,7 @@ def follow(
     """Return the repair by one way: make the endpoint, train the curve, measure it, choose t.
 
     A curve whose training fails is trained again with gentler settings, at most `retries` times.
+    Raises `Diverged` where networks on the path have no finite outputs.
     """
     endpoint = resolve_endpoint(
         way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
@@ -270,12 +272,19 @@ def follow(
         retries=retries,
     )
     networks = PathNetworks(trained.curve, parts.fitted)
-    path = evaluate_path(
-        networks,
-        way.selection.metrics(tampered, parts),
-        way.selection.grid(way.route),
-        folder=None if way.home is None else way.home / "points",
-    )
+    try:
+        path = evaluate_path(
+            networks,
+            way.selection.metrics(tampered, parts),
+            way.selection.grid(way.route),
+            folder=None if way.home is None else way.home / "points",
+        )
+    except NotFinite as error:
+        raise Diverged(
+            "networks on the path whose outputs are NaN or infinite",
+            expected="finite outputs",
+            fix=f"lower lr (now {trained.training.lr:g})",
+        ) from error
     t = without_confidence(way.selection.rule_for(way.route, parts)(path), parts)
     model = networks.at(float(t))
     return Repair(
