@@ -21,6 +21,14 @@ settings.register_profile("no clock", deadline=None)  # a loaded machine is slow
 settings.load_profile("no clock")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_suite(tmp_path_factory):
+    """Keep decoded images apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISTHMUS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tampered():
     return backdoored()

@@ -1,4 +1,4 @@
-"""Labeled samples: in memory, where they come from, and how far one may move (balls).
+"""Labeled samples: in memory or mapped, where they come from, how far one may move (balls).
 
 No networks here. A new file format is a reader in `sources/`; a new norm is a class in `balls`.
 """

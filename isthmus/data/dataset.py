@@ -1,4 +1,4 @@
-"""Labeled images in memory.
+"""Labeled images, in memory or mapped from a file.
 
 `Data` is the only form the library works on; `as_data` turns what users have (a torch Dataset, a
 DataLoader, a pair of tensors) into it, and `load_data` what they have on disk or can name.
@@ -7,15 +7,17 @@ DataLoader, a pair of tensors) into it, and `load_data` what they have on disk o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from isthmus.data.mapped import gathered, picked, pieces
 from isthmus.data.pixels import pixels_of
 from isthmus.runs.identity import sha256_of
 from isthmus.runs.wording import first_line
@@ -66,7 +68,7 @@ class Data:
 
     def __getitem__(self, index: Tensor | slice) -> Data:
         """Return the samples at the given indices."""
-        return Data(self.x[index], self.y[index], self.classes)
+        return Data(picked(self.x, index), self.y[index], self.classes)
 
     @property
     def names(self) -> Sequence[str]:
@@ -95,6 +97,16 @@ class Data:
         """
         _check_images(x)  # before the rounding to bytes, which would wrap around
         x = (x * 255).round().to(torch.uint8) if self.x.dtype == torch.uint8 else x.to(self.x.dtype)
+        return Data(x, self.y if y is None else y, self.classes)
+
+    def changed(self, change: Callable[[Tensor], Tensor], y: Tensor | None = None) -> Data:
+        """Return data of the same kind with what `change`, a trigger, makes of the images as
+        floats, and new labels; large data are changed one part after another.
+
+        Raises BadInput as `with_floats` does.
+        """
+        parts = (self[rows] for rows in pieces(self.x))
+        x = gathered(part.with_floats(change(part.floats())).x for part in parts)
         return Data(x, self.y if y is None else y, self.classes)
 
 
@@ -158,18 +170,23 @@ def _as_image(x: Any) -> Tensor:
 
 def _gather(items: Iterable[Any]) -> tuple[Tensor, Tensor]:
     """Collect (x, y) pairs, single samples or whole batches, until they end."""
-    mapped: Any = items if hasattr(items, "__getitem__") and hasattr(items, "__len__") else None
-    xs, ys = [], []
-    # A map-style dataset need not end by itself.
-    for x, y in items if mapped is None else (mapped[i] for i in range(len(mapped))):
-        image = x if isinstance(x, Tensor) else _as_image(x)
-        xs.append(image if image.ndim == 4 else image[None])
-        ys.append(torch.as_tensor(y).reshape(-1))
-    if not xs:
+    indexed: Any = items if hasattr(items, "__getitem__") and hasattr(items, "__len__") else None
+    ys: list[Tensor] = []
+
+    def images() -> Iterator[Tensor]:
+        # A map-style dataset need not end by itself.
+        for x, y in items if indexed is None else (indexed[i] for i in range(len(indexed))):
+            image = x if isinstance(x, Tensor) else _as_image(x)
+            ys.append(torch.as_tensor(y).reshape(-1))
+            yield image if image.ndim == 4 else image[None]
+
+    parts = images()
+    first = next(parts, None)
+    if first is None:
         raise BadInput(
             "an empty data set", expected="pairs (x, y)", fix="check the path or the split"
         )
-    return torch.cat(xs), torch.cat(ys)
+    return gathered(chain([first], parts)), torch.cat(ys)
 
 
 def _names(classes: Sequence[str] | int) -> tuple[str, ...]:
@@ -199,9 +216,10 @@ def _count(y: Tensor) -> int:
 
 
 def as_data(source: Source, classes: Sequence[str] | int | None = None) -> Data:
-    """Return Data from Data, a torch Dataset or DataLoader of (x, y), or a pair (x, y), read once
-    into memory.
+    """Return Data from Data, a torch Dataset or DataLoader of (x, y), or a pair (x, y), read once.
 
+    Whatever yields pairs will do, a stream of Hugging Face `datasets` too: ((row["image"],
+    row["label"]) for row in stream). Images of more than 256 MB in all are kept in a file.
     `classes` defaults to the source's own (`.classes`, as torchvision's sets carry), else to the
     highest label + 1. Raises BadInput where the samples are not images with labels.
 

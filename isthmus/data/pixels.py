@@ -12,6 +12,11 @@ from isthmus.types import BadInput
 _GRAY = ("L", "LA", "1")
 
 
+def is_gray(image: Any) -> bool:
+    """Return whether a PIL image is read as gray: its mode tells, before it is decoded."""
+    return image.mode in _GRAY
+
+
 def pixels_of(image: Any, name: str = "") -> NDArray[np.uint8]:
     """Return a PIL image as (1, h, w) where its mode is gray, else as RGB, (3, h, w), uint8.
 
@@ -24,6 +29,6 @@ def pixels_of(image: Any, name: str = "") -> NDArray[np.uint8]:
             expected="8 bits a channel",
             fix="convert it first",
         )
-    if image.mode in _GRAY:
+    if is_gray(image):
         return np.asarray(image.convert("L"), dtype=np.uint8)[None]
     return np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from isthmus.data.dataset import Data
+from isthmus.data.mapped import pieces
+from isthmus.runs.identity import bytes_of
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
@@ -31,21 +34,34 @@ def split(data: Data, sizes: Sequence[int], generator: torch.Generator) -> list[
             expected=f"1 or more each, {len(data)} together",
             fix=f"pass sizes that add up to {len(data)} at most",
         )
-    order = torch.randperm(len(data), generator=generator)[: sum(sizes)]
+    return [data[part] for part in split_rows(len(data), sizes, generator)]
+
+
+def split_rows(n: int, sizes: Sequence[int], generator: torch.Generator) -> list[Tensor]:
+    """Return disjoint random parts of n rows, of the given sizes, n or less in all."""
+    order = torch.randperm(n, generator=generator)[: sum(sizes)]
     assert len(order.unique()) == sum(sizes), "parts overlap"
-    return [data[part] for part in order.split(list(sizes))]
+    return list(order.split(list(sizes)))
 
 
-def _pixels(data: Data) -> list[bytes]:
-    return [image.tobytes() for image in data.floats().cpu().numpy()]
+def _pixels(data: Data, *, stored: bool) -> list[bytes]:
+    """Return for each image what stands for its pixels: a hash of the bytes that are stored, or of
+    the floats, which are equal whatever the types of two sets.
+    """
+    digests = []
+    for rows in pieces(data.x):
+        images = data.x[rows] if stored else data[rows].floats()
+        digests += [blake2b(bytes_of(image), digest_size=16).digest() for image in images]
+    return digests
 
 
 def among(data: Data, others: Data) -> Tensor:
     """Return for each image whether it is one of the others, pixel for pixel and whatever the
     labels, (n,) bool.
     """
-    known = set(_pixels(others))
-    return torch.tensor([image in known for image in _pixels(data)])
+    stored = data.x.dtype == others.x.dtype == torch.uint8
+    known = set(_pixels(others, stored=stored))
+    return torch.tensor([image in known for image in _pixels(data, stored=stored)])
 
 
 def repeated(data: Data) -> Tensor:
@@ -55,7 +71,7 @@ def repeated(data: Data) -> Tensor:
     >>> repeated(Data(x, torch.tensor([0, 0, 1]), classes=2)).tolist()
     [False, False, True]
     """
-    images = _pixels(data)
+    images = _pixels(data, stored=data.x.dtype == torch.uint8)
     first = {image: i for i, image in reversed(list(enumerate(images)))}
     return torch.tensor([first[image] != i for i, image in enumerate(images)])
 

@@ -49,7 +49,7 @@ def _examples(
     """Return the first samples of those marked, with both answers by name."""
     return [
         ExamplePart(
-            png=png(data.floats()[place]),
+            png=png(data[place : place + 1].floats()[0]),
             label=data.names[int(data.y[place])],
             before=data.names[int(was[place])],
             after=data.names[int(now[place])],

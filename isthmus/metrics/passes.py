@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
+from isthmus.data.mapped import gathered
 from isthmus.metrics.curvature.inputs import InputHessian, input_hessian
 from isthmus.metrics.health import Health
 from isthmus.models.forward import (
@@ -240,17 +241,20 @@ def attacked_and_watched(
     """
     check_fits(model, data)
     files = _files(model, data, attack, folder)
-    moved = []
     with laid_out(model, data.x) as channels_last, watched(attack) as whole:
-        for (x, y), file in zip(_batches(data, device_of(model)), files, strict=False):
-            state = _stored(file)
-            if state is None:
-                state = _attacked_state(model, x, y, attack, channels_last)
-                _store(file, state)
-            moved.append(state.pop("points"))
-            if whole is not None:
-                whole.add(state)
-    return Data(torch.cat(moved), data.y, data.classes), whole
+
+        def moved() -> Iterator[Tensor]:
+            for (x, y), file in zip(_batches(data, device_of(model)), files, strict=False):
+                state = _stored(file)
+                if state is None:
+                    state = _attacked_state(model, x, y, attack, channels_last)
+                    _store(file, state)
+                points = state.pop("points")
+                if whole is not None:
+                    whole.add(state)
+                yield points
+
+        return Data(gathered(moved()), data.y, data.classes), whole
 
 
 def _files(

@@ -69,7 +69,7 @@ def triggered(data: Data, trigger: Trigger, target: Target) -> Data:
             fix="add samples of other classes, or pass another target",
         )
     clean = data[index]
-    return clean.with_floats(trigger(clean.floats()), target_of(clean.y, target, data.num_classes))
+    return clean.changed(trigger, target_of(clean.y, target, data.num_classes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -284,13 +284,41 @@ def outputs(
     device = device_of(module)
     last = takes_channels_last(module, x)
     size = batch_size or pass_size(x, device)
+    answers = _Answers(len(x))
 
-    def logits(rows: slice) -> Tensor:
+    def answer(rows: slice) -> None:
         part = as_input(x[rows], device, channels_last=last)
-        return logits_of(forward_pass(module, part)).float().cpu()
+        answers.put(rows, logits_of(forward_pass(module, part)).float().cpu())
 
     with eval_mode(module), autocast(device, precision):
-        return torch.cat(in_passes(module, logits, len(x), size))
+        in_passes(module, answer, len(x), size)
+    return answers.all()
+
+
+class _Answers:
+    """Outputs of passes in one tensor, which is made at the first.
+
+    A small tensor for each pass would stay among the large ones that layers leave to the
+    allocator, which then could not use their room again: memory grew with the number of images.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.rows: Tensor | None = None
+        self.odd: list[Tensor] = []  # not one row an image; left to those who check shapes
+
+    def put(self, rows: slice, part: Tensor) -> None:
+        if self.rows is None:
+            self.rows = part.new_empty((self.count, *part.shape[1:]))
+        if part.shape == self.rows[rows].shape:
+            self.rows[rows] = part
+        else:
+            self.odd.append(part)
+
+    def all(self) -> Tensor:
+        if self.rows is None or self.odd:
+            return torch.cat(self.odd)
+        return self.rows
 
 
 @contextmanager

@@ -25,9 +25,18 @@ def sha256_of(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor's values in their order, not copied where they lie so.
+
+    >>> bytes(bytes_of(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).T))
+    b'\\x01\\x03\\x02\\x04'
+    """
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
 
 
 def identity_of(value: Any) -> str:

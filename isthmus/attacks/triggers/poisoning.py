@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from isthmus.data.dataset import Data
+from isthmus.data.mapped import gathered, pieces
 from isthmus.metrics.success import Target, eligible, target_of
 from isthmus.types import BadInput, Trigger
 
@@ -36,7 +37,9 @@ def changed(clean: Data, poisoned: Data) -> Tensor:
             expected="a set and its poisoned copy",
             fix="compare the two sets in their original order",
         )
-    return (clean.x != poisoned.x).flatten(1).any(1) | (clean.y != poisoned.y)
+    parts = pieces(clean.x)
+    images = [(clean.x[rows] != poisoned.x[rows]).flatten(1).any(1) for rows in parts]
+    return torch.cat(images) | (clean.y != poisoned.y)
 
 
 def _shares(
@@ -108,14 +111,14 @@ def poison(
         pool = (data.y == target).nonzero().squeeze(1)
     index = _shares(data, pool, rate, generator)
     _check_counts(index, rate, "poison rate")
-    x, y = data.x.clone(), data.y.clone()
+    x, y = gathered(data.x[rows] for rows in pieces(data.x)), data.y.clone()
     if len(index):
         there = data[index]
-        x[index] = there.with_floats(trigger(there.floats())).x
+        x[index] = there.changed(trigger).x
         y[index] = there.y if clean_label else target_of(there.y, target, data.num_classes)
     if cover_trigger is not None:
         covered = _cover(data, index, cover, generator)
-        x[covered] = data[covered].with_floats(cover_trigger(data[covered].floats())).x
+        x[covered] = data[covered].changed(cover_trigger).x
     return Data(x, y, data.classes)
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from isthmus.data.dataset import Data
-from isthmus.data.pixels import pixels_of
-from isthmus.data.sources.reading import Classes, damaged, optional_package
+from isthmus.data.sources.encoded import Encoded, labels_alone
+from isthmus.data.sources.reading import Classes
 from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
 
@@ -33,41 +28,7 @@ _NO_CLASS = {
 _SPLIT = re.compile("train(ing)?|test(ing)?|val(id(ation)?)?|dev", re.IGNORECASE)
 
 
-def decoded(source: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
-    """Decode one image: (1, h, w) where it is gray, else (3, h, w)."""
-    image_module = optional_package("PIL.Image", name)
-    try:
-        with image_module.open(source) as image:
-            return pixels_of(image, name)
-    except BadInput:
-        raise
-    except Exception as error:  # each format raises errors of its own
-        raise damaged(name, error, "image") from error
-
-
-def stacked(images: Iterable[NDArray[np.uint8]], name: Callable[[int], str]) -> NDArray[np.uint8]:
-    """Stack images of one size, (n, c, h, w): gray where all are, else in color.
-
-    `name` names the i-th image in errors.
-    """
-    stack: list[NDArray[np.uint8]] = []
-    for i, image in enumerate(images):
-        if stack and image.shape[1:] != stack[0].shape[1:]:
-            raise BadInput(
-                f"{name(i)} of {image.shape[1]}x{image.shape[2]} pixels",
-                expected=f"{stack[0].shape[1]}x{stack[0].shape[2]}, as the first",
-                fix="resize all images to one size",
-            )
-        stack.append(image)
-    if not stack:
-        raise BadInput(
-            "no images", expected="one sample or more", fix="check the path or the split"
-        )
-    channels = max(len(image) for image in stack)
-    return np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in stack])
-
-
-def read_image_folder(folder: Path, classes: Classes) -> Data:
+def read_image_folder(folder: Path, classes: Classes) -> Encoded:
     """Return the images of folder/CLASS, however deep below it they lie.
 
     Classes are numbered in the order of their sorted names, one without images among them.
@@ -75,10 +36,14 @@ def read_image_folder(folder: Path, classes: Classes) -> Data:
     names = [sub.name for sub in _class_folders(folder)]
     images = {name: _images_below(folder / name) for name in names}
     _check_layout(folder, names, images)
-    files = [(file, label) for label, name in enumerate(names) for file in images[name]]
-    stack = stacked((decoded(file, str(file)) for file, _ in files), lambda i: str(files[i][0]))
-    labels = torch.tensor([label for _, label in files])
-    return Data(torch.from_numpy(stack), labels, names if classes is None else classes)
+    files = [file for name in names for file in images[name]]
+    labels = torch.tensor([label for label, name in enumerate(names) for _ in images[name]])
+    return Encoded(
+        labels_alone(labels, classes, names),
+        origin=str(folder.resolve()),
+        files=files,
+        read=lambda rows: ((str(files[row]), files[row]) for row in rows.tolist()),
+    )
 
 
 def _check_layout(folder: Path, names: list[str], images: dict[str, list[Path]]) -> None:

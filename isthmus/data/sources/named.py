@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from isthmus.data.dataset import Data
+from isthmus.data.sources.encoded import Encoded
 from isthmus.data.sources.parquet import read_parquet
 from isthmus.data.sources.reading import Classes, optional_package, reason_of, relabeled
 from isthmus.runs.wording import suggestion
@@ -65,7 +66,7 @@ def _download(name: str, part: str) -> Path:
         ) from error
 
 
-def read_named(spec: str, classes: Classes) -> Data:
+def read_named(spec: str, classes: Classes) -> Data | Encoded:
     """Return a named set. Raises BadInput where set or part is unknown."""
     name, _, part = spec.partition(":")
     if spec not in NAMED:

@@ -1,17 +1,14 @@
-"""Parquet files in the layout of the Hugging Face hub: columns, decoding, a cache of decoded
-images.
-"""
+"""Parquet files in the layout of the Hugging Face hub: columns, labels, encoded images."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import io
 import json
-import os
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
@@ -19,19 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from isthmus.data.dataset import Data
-from isthmus.data.sources.images import decoded, stacked
-from isthmus.data.sources.reading import Classes, damaged, optional_package, with_classes
-from isthmus.runs.files import write_atomically
+from isthmus.data.sources.encoded import Encoded, labels_alone
+from isthmus.data.sources.reading import Classes, damaged, optional_package
 from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
 
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels", "target", "y")
 
 
-_DECODER = "1"  # part of the cache's key: raise it when decoding changes
+# What is held of a file at once: cells, and bytes of those that follow.
+_CELLS, _BUFFER = 64, 2**20
 
 
 # ---- Parquet
@@ -105,22 +100,49 @@ def _bytes(cell: Any, path: Path, row: int) -> io.BytesIO:
     return io.BytesIO(held)
 
 
-def _decode(files: Sequence[Path], column: str) -> NDArray[np.uint8]:
-    """Decode all images of the files in order, (n, c, h, w) uint8."""
+def _cells(
+    files: Sequence[Path], column: str, rows: torch.Tensor
+) -> Iterator[tuple[str, io.BytesIO]]:
+    """Yield the name and the encoded image of each of the given rows, which ascend; groups of rows
+    without any of them are not read.
+    """
     parquet = import_module("pyarrow.parquet")
+    before = 0  # rows of the files before this one
+    for path in files:
+        with _readable([path]), parquet.ParquetFile(path, buffer_size=_BUFFER) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                end = first + file.metadata.row_group(group).num_rows
+                start, stop = torch.searchsorted(rows, torch.tensor([first, end]) + before)
+                for row, cell in _group(file, group, column, rows[start:stop] - before - first):
+                    yield f"{path}, row {first + row}", _bytes(cell, path, first + row)
+                first = end
+        before += first
 
-    def images() -> Iterator[NDArray[np.uint8]]:
-        for path in files:
-            row = 0
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=1024, columns=[column]):
-                    for cell in batch.column(0).to_pylist():
-                        yield decoded(_bytes(cell, path, row), f"{path}, row {row}")
-                        row += 1
 
-    return stacked(
-        images(), lambda i: f"image {i} of {files[0]}{', ...' if len(files) > 1 else ''}"
-    )
+def _group(file: Any, group: int, column: str, rows: torch.Tensor) -> Iterator[tuple[int, Any]]:
+    """Yield the given rows of a group and what is in their cells, a few at a time."""
+    wanted = rows.tolist()
+    if not wanted:
+        return
+    first = 0
+    for batch in file.iter_batches(_CELLS, row_groups=[group], columns=[column]):
+        cells = batch.column(0)
+        inside = wanted[bisect_left(wanted, first) : bisect_left(wanted, first + len(cells))]
+        yield from ((row, cells[row - first].as_py()) for row in inside)
+        first += len(cells)
+
+
+@contextmanager
+def _readable(files: Sequence[Path]) -> Iterator[None]:
+    """Run a block that reads the files. Raises BadInput where they are damaged."""
+    arrow = optional_package("pyarrow", str(files[0]))
+    try:
+        yield
+    except BadInput:
+        raise
+    except (OSError, ValueError, KeyError, arrow.ArrowException) as error:
+        raise damaged(", ".join(map(str, files[:3])), error, "Parquet") from error
 
 
 def _labels(files: Sequence[Path], column: str) -> torch.Tensor:
@@ -144,64 +166,25 @@ def _labels(files: Sequence[Path], column: str) -> torch.Tensor:
     )
 
 
-def _cache_folder() -> Path | None:
-    """Return where decoded images are kept: ISTHMUS_CACHE, else isthmus in XDG_CACHE_HOME or
-    ~/.cache.
-    """
-    if os.environ.get("ISTHMUS_CACHE"):
-        return Path(os.environ["ISTHMUS_CACHE"])
-    with suppress(RuntimeError):  # no home
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isthmus"
-    return None
-
-
-def _cached(
-    files: Sequence[Path], column: str, rows: int, make: Callable[[], NDArray[np.uint8]]
-) -> NDArray[np.uint8]:
-    """Return what was made of these files before, as long as none of them has changed; else make
-    and keep it.
-    """
-    folder = _cache_folder()
-    if folder is None:
-        return make()
-    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    kept = folder / f"{hashlib.sha256(repr((_DECODER, column, states)).encode()).hexdigest()}.npy"
-    with suppress(OSError, ValueError, EOFError):  # absent or damaged: decode again
-        images: NDArray[np.uint8] = np.load(kept, allow_pickle=False)
-        if images.dtype == np.uint8 and images.ndim == 4 and len(images) == rows:
-            return images
-    images = make()
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, images)
-
-    with suppress(BadInput):  # the cache saves time and nothing else
-        write_atomically(kept, write)
-    return images
-
-
-def read_parquet(files: Sequence[Path], classes: Classes) -> Data:
+def read_parquet(files: Sequence[Path], classes: Classes) -> Encoded:
     """Return the rows of Parquet files in order; the names of the classes are those in the first
     one's schema.
     """
-    arrow = optional_package("pyarrow", str(files[0]))
-    parquet = optional_package("pyarrow.parquet", str(files[0]))
-    try:
-        schema = parquet.read_schema(files[0])
+    with _readable(files):
+        schema = optional_package("pyarrow.parquet", str(files[0])).read_schema(files[0])
         image, label = _columns(files[0], schema)
         y = _labels(files, label)
-        x = _cached(files, image, len(y), lambda: _decode(files, image))
-    except BadInput:
-        raise
-    except (OSError, ValueError, KeyError, arrow.ArrowException) as error:
-        raise damaged(", ".join(map(str, files[:3])), error, "Parquet") from error
     feature = _features(schema).get(label)
     names = feature.get("names") if isinstance(feature, dict) else None
-    return with_classes(torch.from_numpy(x), y, classes, names)
+    return Encoded(
+        labels_alone(y, classes, names),
+        origin=repr((image, [str(path.resolve()) for path in files])),
+        files=files,
+        read=lambda rows: _cells(files, image, rows),
+    )
 
 
-def read_shards(pattern: str, files: Sequence[Path], classes: Classes) -> Data:
+def read_shards(pattern: str, files: Sequence[Path], classes: Classes) -> Encoded:
     """Return the Parquet files of one split as one set, in the order of their names."""
     words = "(?<![a-z])(?:train|test|val|dev)"
     splits = {word for file in files for word in re.findall(words, file.stem.lower())}

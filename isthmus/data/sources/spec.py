@@ -13,23 +13,24 @@ from pathlib import Path
 import torch
 
 from isthmus.data.dataset import Data
+from isthmus.data.sources.encoded import Encoded
 from isthmus.data.sources.images import read_image_folder
 from isthmus.data.sources.named import NAMED, read_named
 from isthmus.data.sources.npz import read_npz
 from isthmus.data.sources.parquet import read_parquet, read_shards
 from isthmus.data.sources.reading import Classes
-from isthmus.data.splits import split
+from isthmus.data.splits import split_rows
 from isthmus.runs.wording import absent
 from isthmus.types import BadInput
 
 
 # ---- by path
-def _folder(path: Path, classes: Classes) -> Data:
+def _folder(path: Path, classes: Classes) -> Encoded:
     shards = sorted(path.glob("*.parquet"))
     return read_shards(str(path), shards, classes) if shards else read_image_folder(path, classes)
 
 
-def _file(path: Path, classes: Classes) -> Data:
+def _file(path: Path, classes: Classes) -> Data | Encoded:
     if path.suffix == ".parquet":
         return read_parquet([path], classes)
     if path.suffix == ".npz":
@@ -42,7 +43,7 @@ def _file(path: Path, classes: Classes) -> Data:
     )
 
 
-def _load(spec: str, classes: Classes) -> Data:
+def _load(spec: str, classes: Classes) -> Data | Encoded:
     path = Path(spec)
     if spec in NAMED or not spec:
         return read_named(spec, classes)
@@ -78,17 +79,20 @@ def _options(spec: str) -> tuple[str, dict[str, int]]:
     return base, {name: int(value) for name, value in (part.split("=") for part in text.split(","))}
 
 
-def _drawn(data: Data, spec: str, n: int | None = None, skip: int = 0, seed: int = 0) -> Data:
+def _drawn(
+    source: Data | Encoded, spec: str, n: int | None = None, skip: int = 0, seed: int = 0
+) -> Data:
     """Return n samples (the rest, without n) of a random order, passing over the first `skip`."""
-    n = len(data) - skip if n is None else n
-    if n < 1 or n + skip > len(data):
+    total = len(source)
+    n = total - skip if n is None else n
+    if n < 1 or n + skip > total:
         raise BadInput(
             f"{spec!r}, which asks for {n} samples" + (f" after {skip}" if skip else ""),
-            expected=f"1 to {len(data)} in all, as many as there are",
-            fix=f"write #n={max(1, len(data) - skip)} or less",
+            expected=f"1 to {total} in all, as many as there are",
+            fix=f"write #n={max(1, total - skip)} or less",
         )
     generator = torch.Generator().manual_seed(seed)
-    return split(data, [skip, n] if skip else [n], generator)[-1]
+    return source[split_rows(total, [skip, n] if skip else [n], generator)[-1]]
 
 
 def load_data(spec: str | Path, classes: Sequence[str] | int | None = None) -> Data:
@@ -105,8 +109,11 @@ def load_data(spec: str | Path, classes: Sequence[str] | int | None = None) -> D
     "#n=500,seed=0" draws 500 of the samples at random. "#skip=500,seed=0" passes over these 500,
     which are not the first of the file, and returns the others: two specs of one source are
     disjoint where one says n=500 and the other skip=500, with the same seed. Without a seed it
-    is 0. Images that Parquet holds are decoded once and kept under ISTHMUS_CACHE, else under the
-    user's cache folder.
+    is 0.
+
+    Images of folders and Parquet are decoded once and kept under ISTHMUS_CACHE, else under the
+    user's cache folder, until a file of theirs changes. They are mapped from there, so a set may be
+    larger than memory. A draw of at most half of a set that is not kept decodes nothing else.
 
     Raises BadInput where the spec is unknown, the source is damaged or missing, its images differ
     in size, labels are no class indices, values lie outside [0, 1], or fewer samples are there than
@@ -119,5 +126,7 @@ def load_data(spec: str | Path, classes: Sequence[str] | int | None = None) -> D
     (50, 450)
     """
     base, options = _options(str(spec))
-    data = _load(base, classes)
-    return _drawn(data, str(spec), **options) if options else data
+    source = _load(base, classes)
+    if options:
+        return _drawn(source, str(spec), **options)
+    return source.data() if isinstance(source, Encoded) else source

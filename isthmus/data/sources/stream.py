@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isthmus.data.sources.images import IMAGE_SUFFIXES, decoded
+from isthmus.data.sources.encoded import decoded
+from isthmus.data.sources.images import IMAGE_SUFFIXES
 from isthmus.data.sources.npz import arrays_of, channels_first
 from isthmus.data.sources.spec import load_data
 from isthmus.types import BadInput

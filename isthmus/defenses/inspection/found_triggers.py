@@ -101,7 +101,7 @@ class Misled(Question[Rate]):
 
     def prepared(self, data: Data) -> Data:
         """Return the samples with the trigger on, under their own labels."""
-        return data.with_floats(self.trigger(data.floats()))
+        return data.changed(self.trigger)
 
     def answer(self, passes: Passes) -> Rate:
         """Return the share of samples that the trigger leads away from their class."""

@@ -1,0 +1,103 @@
+"""The cache of decoded images: one .npy file a source, mapped, made again when that changes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from isthmus.data.mapped import RowFile, Unwritable, cache_folder, mapped_npy
+from isthmus.runs.files import write_atomically
+from isthmus.runs.notices import notice
+from isthmus.runs.sweep import once
+from isthmus.runs.wording import first_line
+
+_DECODER = "2"  # part of the files' names: raise it when decoding changes
+
+
+def kept(origin: str, files: Sequence[Path], rows: int) -> Tensor | None:
+    """Return the images that were made of these files before, as long as none of them has changed;
+    None where they are not there or their file is not whole.
+    """
+    file = _file(origin, files)
+    with suppress(OSError):
+        return None if file is None else mapped_npy(file, rows)
+    return None
+
+
+def made_and_kept(
+    origin: str, files: Sequence[Path], rows: int, make: Callable[[], Iterator[Tensor]]
+) -> Tensor:
+    """Make the images of a source, keep them and return them; one process makes them while others
+    wait.
+
+    Where they cannot be kept, they are made in memory, and a notice says so.
+    """
+    file = _file(origin, files)
+    try:
+        if file is None:
+            raise Unwritable("there is no home folder")
+        return _made(file, rows, make)
+    except (Unwritable, OSError) as error:  # of our files: those of images are BadInput
+        notice(
+            f"decoded images cannot be kept in {file.parent if file else 'a cache'} "
+            f"({first_line(error)}): all {rows:,} are decoded into memory"
+        )
+        return _in_memory(rows, make())
+
+
+def _made(file: Path, rows: int, make: Callable[[], Iterator[Tensor]]) -> Tensor:
+    if file.exists():  # and not whole, or it would have been taken
+        file.unlink()
+    once(file, lambda: write_atomically(file, lambda temporary: _write(temporary, rows, make())))
+    for older in file.parent.glob(f"{file.name.partition('-')[0]}-*.npy"):
+        if older != file:
+            with suppress(OSError):
+                older.unlink()  # who maps it keeps it
+    images = mapped_npy(file, rows)
+    if images is None:
+        raise Unwritable("another process has changed them")
+    return images
+
+
+def _write(path: Path, rows: int, images: Iterable[Tensor]) -> None:
+    with path.open("wb", buffering=0) as file:
+        written = RowFile(file)
+        for image in images:
+            if not written.shape[0] and rows * image.nbytes > shutil.disk_usage(path.parent).free:
+                raise Unwritable(os.strerror(errno.ENOSPC))  # said before the work
+            written.add(image)
+        written.finish()
+
+
+def _in_memory(rows: int, images: Iterator[Tensor]) -> Tensor:
+    first = next(images)
+    x = torch.empty((rows, *first.shape[1:]), dtype=first.dtype)
+    x[0] = first[0]
+    for row, image in enumerate(images, 1):
+        x[row] = image[0]
+    return x
+
+
+def _file(origin: str, files: Sequence[Path]) -> Path | None:
+    """Return the file that keeps what is made of the files as they are now: SOURCE-STATE.npy.
+
+    The state has each file's time of change, which no copy or archive sets: two versions of one
+    size and date differ in it.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return None
+    state = hashlib.sha256()
+    for path in files:
+        now = path.stat()
+        state.update(repr((str(path), now.st_size, now.st_mtime_ns, now.st_ctime_ns)).encode())
+    source = hashlib.sha256(repr((_DECODER, origin)).encode()).hexdigest()
+    return folder / f"{source[:32]}-{state.hexdigest()[:32]}.npy"
