@@ -196,7 +196,7 @@ def pieces(x: Tensor) -> Iterator[slice]:
 
 def picked(x: Tensor, index: Tensor | slice) -> Tensor:
     """Return x[index]; where a tensor names rows of more than IN_MEMORY bytes, as `gathered`."""
-    if isinstance(index, slice) or index.ndim != 1:
+    if not isinstance(index, Tensor) or index.ndim != 1:
         return x[index]
     rows = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
     if len(rows) * x.shape[1:].numel() * x.element_size() <= IN_MEMORY:

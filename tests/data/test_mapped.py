@@ -215,7 +215,7 @@ def test_a_source_that_changes_is_decoded_again(source, cache):
     after = load_data(source)
     assert torch.equal(after.x[7:], before.x[7:]) and not torch.equal(after.x[0], before.x[0])
     assert len(list(cache.glob("*.npy"))) == 1  # the older one is gone
-    assert equal(before, old)  # and whoever maps it keeps it
+    assert equal(before, old)  # and a process that maps it keeps it
 
 
 def test_added_and_removed_images_are_noticed(tmp_path):
@@ -235,6 +235,14 @@ def test_a_truncated_cache_is_written_again(cut, source, cache):
     file.write_bytes(whole[: max(0, len(whole) - cut)])
     assert equal(load_data(source), naive(source))
     assert file.read_bytes() == whole
+
+
+def test_what_a_killed_process_left_is_removed(source, cache):
+    load_data(source)
+    (file,) = cache.glob("*.npy")
+    file.rename(file.with_name(f".{file.name}.123.tmp"))
+    assert equal(load_data(source), naive(source))
+    assert file.exists() and not list(cache.glob(".*.tmp"))
 
 
 def test_what_is_written_to_images_stays_in_the_process(source):
@@ -313,6 +321,9 @@ def test_a_damaged_image_is_named_and_nothing_is_kept(tmp_path, cache):
     bad.write_bytes(bad.read_bytes()[:100])
     refused(lambda: load_data(source), str(bad), "cannot be read as image", "whole image file")
     assert not list(cache.glob("*.npy")) and not list(cache.glob(".*.tmp"))
+    bad.unlink()
+    bad.symlink_to(tmp_path / "nowhere.bmp")
+    refused(lambda: load_data(source), str(bad), "cannot be read as image")
 
 
 # ---- memory
@@ -347,7 +358,7 @@ def same_pictures(folder, count, side):
 
 
 def peaks(tmp_path, counts, side, **limits):
-    """What evaluating so many images takes, decoded and decoded before."""
+    """What evaluating these numbers of images takes: the peak, and a cold and a warm run."""
     for count in counts:
         folder = same_pictures(tmp_path / str(count), count, side)
         runs = [evaluated(folder, **limits, **os.environ) for _ in range(2)]

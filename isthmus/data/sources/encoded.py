@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from isthmus.data.dataset import Data
 from isthmus.data.mapped import gathered
 from isthmus.data.pixels import is_gray, pixels_of
-from isthmus.data.sources.kept import kept, made_and_kept
+from isthmus.data.sources.kept import file_of, kept, made_and_kept
 from isthmus.data.sources.reading import Classes, damaged, optional_package, with_classes
 from isthmus.runs.progress import bar
 from isthmus.types import BadInput
@@ -44,14 +45,18 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def _file(self) -> Path | None:
+        return file_of(self.origin, self.files)
+
     def data(self) -> Data:
         """Return all samples, mapped from the file that keeps them decoded. Raises BadInput where
         one is damaged, or of another size than the first.
         """
-        everything = torch.arange(len(self))
-        x = kept(self.origin, self.files, len(self))
+        x = kept(self._file, len(self))
         if x is None:
-            x = made_and_kept(self.origin, self.files, len(self), lambda: self._decoded(everything))
+            everything = torch.arange(len(self))
+            x = made_and_kept(self._file, len(self), lambda: self._decoded(everything))
         return Data(x, self.labels.y, self.labels.classes)
 
     def __getitem__(self, rows: Tensor) -> Data:
@@ -60,7 +65,7 @@ class Encoded:
         They alone are decoded, and not kept, where they are half of the set or less and the set is
         not kept. Raises BadInput as `data` does.
         """
-        if 2 * len(rows) > len(self) or kept(self.origin, self.files, len(self)) is not None:
+        if 2 * len(rows) > len(self) or kept(self._file, len(self)) is not None:
             return self.data()[rows]
         order = rows.argsort()
         x = gathered(self._decoded(rows[order]))

@@ -22,25 +22,19 @@ from isthmus.runs.wording import first_line
 _DECODER = "2"  # part of the files' names: raise it when decoding changes
 
 
-def kept(origin: str, files: Sequence[Path], rows: int) -> Tensor | None:
-    """Return the images that were made of these files before, as long as none of them has changed;
-    None where they are not there or their file is not whole.
-    """
-    file = _file(origin, files)
+def kept(file: Path | None, rows: int) -> Tensor | None:
+    """Return the images that a file keeps; None where it is not there, or not whole."""
     with suppress(OSError):
         return None if file is None else mapped_npy(file, rows)
     return None
 
 
-def made_and_kept(
-    origin: str, files: Sequence[Path], rows: int, make: Callable[[], Iterator[Tensor]]
-) -> Tensor:
-    """Make the images of a source, keep them and return them; one process makes them while others
-    wait.
+def made_and_kept(file: Path | None, rows: int, make: Callable[[], Iterator[Tensor]]) -> Tensor:
+    """Make the images of a source, keep them in its file and return them; one process makes them
+    while others wait.
 
     Where they cannot be kept, they are made in memory, and a notice says so.
     """
-    file = _file(origin, files)
     try:
         if file is None:
             raise Unwritable("there is no home folder")
@@ -54,13 +48,17 @@ def made_and_kept(
 
 
 def _made(file: Path, rows: int, make: Callable[[], Iterator[Tensor]]) -> Tensor:
+    def write() -> None:
+        for left in file.parent.glob(f".{file.name}.*.tmp"):  # by a process that was killed
+            left.unlink()
+        write_atomically(file, lambda temporary: _write(temporary, rows, make()))
+        for older in file.parent.glob(f"{file.name.partition('-')[0]}-*.npy"):
+            if older != file:
+                older.unlink(missing_ok=True)  # a process that maps it keeps it
+
     if file.exists():  # and not whole, or it would have been taken
         file.unlink()
-    once(file, lambda: write_atomically(file, lambda temporary: _write(temporary, rows, make())))
-    for older in file.parent.glob(f"{file.name.partition('-')[0]}-*.npy"):
-        if older != file:
-            with suppress(OSError):
-                older.unlink()  # who maps it keeps it
+    once(file, write)
     images = mapped_npy(file, rows)
     if images is None:
         raise Unwritable("another process has changed them")
@@ -86,8 +84,9 @@ def _in_memory(rows: int, images: Iterator[Tensor]) -> Tensor:
     return x
 
 
-def _file(origin: str, files: Sequence[Path]) -> Path | None:
-    """Return the file that keeps what is made of the files as they are now: SOURCE-STATE.npy.
+def file_of(origin: str, files: Sequence[Path]) -> Path | None:
+    """Return the file that keeps what is made of the files of a source as they are now:
+    SOURCE-STATE.npy in the cache folder; None where there is no such folder.
 
     The state has each file's time of change, which no copy or archive sets: two versions of one
     size and date differ in it.
@@ -97,7 +96,14 @@ def _file(origin: str, files: Sequence[Path]) -> Path | None:
         return None
     state = hashlib.sha256()
     for path in files:
-        now = path.stat()
-        state.update(repr((str(path), now.st_size, now.st_mtime_ns, now.st_ctime_ns)).encode())
+        state.update(repr((str(path), _state(path))).encode())
     source = hashlib.sha256(repr((_DECODER, origin)).encode()).hexdigest()
     return folder / f"{source[:32]}-{state.hexdigest()[:32]}.npy"
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        now = path.stat()
+    except OSError:  # a link that leads nowhere; who reads it says so
+        return ()
+    return now.st_size, now.st_mtime_ns, now.st_ctime_ns
