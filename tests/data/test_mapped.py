@@ -26,6 +26,7 @@ from isthmus.data import Data, Linf, as_data, load_data, mapped, split
 from isthmus.data.mapped import RowFile, gathered, mapped_npy
 from isthmus.data.pixels import pixels_of
 from isthmus.data.sources import encoded, kept
+from isthmus.data.sources.parquet import read_shards
 from isthmus.data.splits import among, repeated
 from isthmus.metrics import Accuracy, AttackSuccess
 from isthmus.metrics.passes import attacked
@@ -324,6 +325,13 @@ def test_a_damaged_image_is_named_and_nothing_is_kept(tmp_path, cache):
     bad.unlink()
     bad.symlink_to(tmp_path / "nowhere.bmp")
     refused(lambda: load_data(source), str(bad), "cannot be read as image")
+
+
+def test_rows_that_are_gone_when_they_are_read_are_noticed(tmp_path):
+    encoded_rows = read_shards("set", sorted(parquet(tmp_path / "set").glob("*.parquet")), None)
+    last = tmp_path / "set" / "part-1.parquet"
+    pq.write_table(pq.read_table(last)[:-1], last)
+    refused(encoded_rows.data, "24 images and then 23", "stay as they are")
 
 
 # ---- memory

@@ -34,7 +34,7 @@ class Encoded:
     """Labeled images in files. `labels` are data without their images (`labels_alone`).
 
     `read` yields a name and the source of each of the given rows, which ascend. `origin` names the
-    set: no two of them have the same; it has changed where one of its files has.
+    set, and no other; its content has changed where one of its files has.
     """
 
     labels: Data
@@ -75,6 +75,7 @@ class Encoded:
         """Yield images (1, c, h, w) of one size: gray where the whole set is, else in color."""
         channels = self._channels()
         size: tuple[int, ...] = ()
+        count = 0
         for name, source in self._told(rows):
             image = decoded(source, name)
             size = size or image.shape[1:]
@@ -85,7 +86,14 @@ class Encoded:
                     fix="resize all images to one size",
                 )
             whole = np.broadcast_to(image, (1, channels, *size))
+            count += 1
             yield torch.from_numpy(np.array(whole, order="C"))
+        if count != len(rows):
+            raise BadInput(
+                f"{self.origin}, which had {len(rows)} images and then {count}",
+                expected="files that stay as they are while they are read",
+                fix="start again when they are complete",
+            )
 
     def _told(self, rows: Tensor) -> Iterator[tuple[str, Source]]:
         """Yield what `read` does, and show how far it is where that takes more than a moment."""
