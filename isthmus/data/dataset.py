@@ -106,7 +106,7 @@ class Data:
         Raises BadInput as `with_floats` does.
         """
         parts = (self[rows] for rows in pieces(self.x))
-        x = gathered(part.with_floats(change(part.floats())).x for part in parts)
+        x = gathered((part.with_floats(change(part.floats())).x for part in parts), like=self.x)
         return Data(x, self.y if y is None else y, self.classes)
 
 

@@ -136,11 +136,12 @@ def mapped_npy(path: Path, rows: int) -> Tensor | None:
         return _mapped(file, shape, torch.uint8)
 
 
-def gathered(parts: Iterable[Tensor]) -> Tensor:
+def gathered(parts: Iterable[Tensor], *, like: Tensor | None = None) -> Tensor:
     """Return the parts (n, ...) one after another as a new tensor, as torch.cat does.
 
     Beyond IN_MEMORY bytes the rows lie in a file in the cache folder, which has no name and goes
-    with the tensor. Where that cannot be written they stay in memory, and a notice says so.
+    with the tensor. Where that cannot be written they stay in memory, and a notice says so. `like`
+    is a tensor of the size that the new one will have: a large one goes to its file from the start.
 
     >>> gathered(iter([torch.zeros(2, 1), torch.ones(1, 1)])).tolist()
     [[0.0], [0.0], [1.0]]
@@ -148,12 +149,18 @@ def gathered(parts: Iterable[Tensor]) -> Tensor:
     held: list[Tensor] = []
     size = 0
     remaining = iter(parts)
+    if like is not None and _large(like, like.nbytes):
+        return _spilled(held, remaining)
     for part in remaining:
         held.append(part)
         size += part.nbytes
-        if size > IN_MEMORY and part.device.type == "cpu":
+        if _large(part, size):
             return _spilled(held, remaining)
     return torch.cat(held)
+
+
+def _large(x: Tensor, size: int) -> bool:
+    return size > IN_MEMORY and x.device.type == "cpu"
 
 
 def _spilled(held: list[Tensor], remaining: Iterator[Tensor]) -> Tensor:
@@ -162,10 +169,9 @@ def _spilled(held: list[Tensor], remaining: Iterator[Tensor]) -> Tensor:
         rows = None
         try:
             rows = RowFile(opened.enter_context(_nameless_file()))
-            while held:
+            while held := held or list(islice(remaining, 1)):
                 rows.add(held[0])
                 del held[0]
-                held += islice(remaining, 0 if held else 1)
             return rows.mapped()
         except Unwritable as error:
             notice(f"no file for images beyond {IN_MEMORY >> 20} MB ({error}): memory holds them")
@@ -199,6 +205,6 @@ def picked(x: Tensor, index: Tensor | slice) -> Tensor:
     if not isinstance(index, Tensor) or index.ndim != 1:
         return x[index]
     rows = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
-    if len(rows) * x.shape[1:].numel() * x.element_size() <= IN_MEMORY:
+    if not _large(x, len(rows) * x.shape[1:].numel() * x.element_size()):
         return x[index]
-    return gathered(x[part] for part in rows.split(max(1, PART // x[0].nbytes)))
+    return _spilled([], (x[part] for part in rows.split(max(1, PART // x[0].nbytes))))

@@ -111,7 +111,8 @@ def poison(
         pool = (data.y == target).nonzero().squeeze(1)
     index = _shares(data, pool, rate, generator)
     _check_counts(index, rate, "poison rate")
-    x, y = gathered(data.x[rows] for rows in pieces(data.x)), data.y.clone()
+    x = gathered((data.x[rows] for rows in pieces(data.x)), like=data.x)
+    y = data.y.clone()
     if len(index):
         there = data[index]
         x[index] = there.changed(trigger).x
