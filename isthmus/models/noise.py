@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -50,14 +51,14 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
     return _random[model]
 
 
-def _states(device: torch.device) -> tuple[bytes, ...]:
-    """Return the states of the generators that networks draw from."""
+def _states(device: torch.device) -> tuple[Any, ...]:
+    """Return the states of the generators that networks draw from, to be compared."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
-    python = repr(random.getstate()).encode()
-    numpy = repr(np.random.get_state(legacy=False)["state"]).encode()
-    return (*(state.numpy().tobytes() for state in states), python, numpy)
+    numpy: Any = np.random.get_state(legacy=False)
+    arrays = [*(state.numpy() for state in states), *map(np.asarray, numpy["state"].values())]
+    return (*(array.tobytes() for array in arrays), random.getstate())
 
 
 @dataclass

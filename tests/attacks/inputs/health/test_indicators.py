@@ -19,7 +19,6 @@ from isthmus import Data
 from isthmus.attacks import APGD, INDICATORS, MSD, PGD, Square, WorstOf, examine, health
 from isthmus.attacks.inputs.health.convergence import gain_curve
 from isthmus.attacks.inputs.health.examine import examined
-from isthmus.attacks.inputs.health.probes.stronger import Blurred
 from isthmus.attacks.inputs.objectives import margin
 from isthmus.data import L1, L2, Linf
 from isthmus.metrics import Finding, Health, Passes, RobustAccuracy, as_record, from_record
@@ -258,7 +257,7 @@ def at_radius(run, factor):
     index = chosen(run, run.right)
     ball = replace(run.ball, eps=factor * run.ball.eps)
     x, y = run.clean.floats()[index], run.clean.y[index]
-    moved = PGD(ball, steps=10, seed=1)(run.model, x, y)
+    moved = PGD(ball, steps=6, seed=1)(run.model, x, y)
     return sum(a == b for a, b in zip(answers(run, moved), y.tolist(), strict=True)), len(index)
 
 
@@ -308,7 +307,24 @@ def naive_rescaled(run):
 def naive_transfer(run):
     deviation = run.ball.eps / (math.sqrt(3) if isinstance(run.ball, Linf) else math.sqrt(192))
     attack = PGD(run.ball, steps=6, returns="worst", seed=1)
-    return fooled_share(run, attack, run.standing, model=Blurred(run.model, deviation).eval())
+    return fooled_share(run, attack, run.standing, model=blurred(run.model, deviation))
+
+
+def blurred(net, deviation):
+    """The mean logits over two draws of noise, image by image."""
+
+    class Blur(nn.Module):
+        def forward(self, x):
+            generator = torch.Generator().manual_seed(0)
+            draws = [torch.randn(x.shape[1:], generator=generator) for _ in range(2)]
+            return torch.stack(
+                [
+                    sum(net((image + deviation * draw).clamp(0, 1)[None]) for draw in draws)[0] / 2
+                    for image in x
+                ]
+            )
+
+    return Blur().eval()
 
 
 def naive_rounding(run):

@@ -119,13 +119,12 @@ class Blurred(nn.Module):
         self.draws = draws
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the mean logits, (n, classes)."""
+        """Return the mean logits, (n, classes), from one pass over all draws."""
         generator = torch.Generator().manual_seed(0)
-        total = torch.zeros(())
-        for _ in range(self.draws):
-            noise = torch.randn(x.shape[1:], generator=generator).to(x)
-            total = total.to(x) + self.model((x + self.deviation * noise).clamp(0, 1))
-        return total / self.draws
+        noise = torch.randn(self.draws, 1, *x.shape[1:], generator=generator).to(x)
+        moved = (x + self.deviation * noise).clamp(0, 1)
+        logits: Tensor = self.model(moved.flatten(0, 1))
+        return logits.view(self.draws, len(x), -1).mean(0)
 
 
 def unconstrained(run: Run) -> float | None:
@@ -156,7 +155,7 @@ class AtRadius:
 
 
 def by_radius(
-    run: Run, factors: tuple[float, ...], samples: Data | None, steps: int = 10
+    run: Run, factors: tuple[float, ...], samples: Data | None, steps: int
 ) -> list[AtRadius]:
     """Return the accuracy on samples at factors of the radius, in that order; radii stay within
     [0, 1]. Empty without a ball of one radius, or samples.
@@ -175,13 +174,22 @@ def by_radius(
 
 
 FACTORS = (0.5, 4.0)
+FACTOR_STEPS = 6
+"""The radii at which a probe asks, as factors of the attack's, and how many steps PGD has there."""
+
+
+def _probed_radii(run: Run) -> list[AtRadius]:
+    """Return the accuracies at the probe's radii, which two indicators share."""
+    return run.cached(
+        "by radius", lambda: by_radius(run, FACTORS, some(run, run.right), FACTOR_STEPS)
+    )
 
 
 def rising(run: Run) -> float | None:
     """Return by how much the accuracy rises from one radius to a larger one, at most: the lower end
     of the interval.
     """
-    rows = run.cached("by radius", lambda: by_radius(run, FACTORS, some(run, run.right)))
+    rows = _probed_radii(run)
     pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1 :]]
     if not pairs:
         return None
@@ -192,7 +200,7 @@ def flat(run: Run) -> float | None:
     """Return the accuracy at four times the radius over that at half of it; None where the latter
     is below a tenth.
     """
-    rows = run.cached("by radius", lambda: by_radius(run, FACTORS, some(run, run.right)))
+    rows = _probed_radii(run)
     if len(rows) < 2 or rows[0].accuracy < 0.1:
         return None
     return float(rows[-1].accuracy) / float(rows[0].accuracy)
@@ -217,13 +225,13 @@ def changed_by_nothing(run: Run) -> float | None:
 
 
 def _still(attack: Any) -> Attack | None:
-    """Return the attack at eps = 0 with two steps; None where it is not made so."""
+    """Return the attack at eps = 0 with two steps from one start; None where it is not made so."""
     ball = getattr(attack, "ball", None)
     if not isinstance(ball, Linf | L2 | L1):
         return None
     changes: dict[str, Any] = {"ball": replace(ball, eps=0.0)}
-    for name in ("steps", "queries", "restarts", "targets"):
+    for name, most in {"steps": 2, "queries": 2, "targets": 2, "restarts": 1}.items():
         if hasattr(attack, name):
-            changes[name] = min(2, getattr(attack, name))
+            changes[name] = min(most, getattr(attack, name))
     still: Attack = replace(attack, **changes)
     return still
