@@ -227,7 +227,7 @@ def _run(search: TrialAttack, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     ):
         for part, wanted in zip(images, labels, strict=True):
             victim, logits = meet(model, part, search.precision)
-            step = len(part) if search.batch_statistics else max(1, len(part) // victim.draws)
+            step = len(part) if search.batch_statistics else max(1, size // victim.draws)
             pieces = zip(part.split(step), wanted.split(step), logits.split(step), strict=True)
             for piece in pieces:
                 worst = _Worst(*piece, search.score, stops=search.stops)
