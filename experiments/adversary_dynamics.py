@@ -41,6 +41,8 @@ BATCH, PHASE, CHECKS = 100, 80, (5, 10, 20, 40, 80)
 RATES = tuple(0.01 * 10 ** (k / 3) for k in range(-5, 7))
 """Rates that are tried, over the squared input scale."""
 TESTED, STARTED = 200, 2
+DIVERGED = 1e9
+"""The robust loss that is written down where training has diverged."""
 
 
 def name_of(what: str, **axes: Any) -> str:
@@ -257,7 +259,7 @@ def measured(net: Student, x: Tensor, y: Tensor, eps: float) -> dict[str, float]
     spread = ((ends.amax(0) - ends.amin(0)) / ends.amax(0)).mean()
     finite = bool(ends.isfinite().all())
     return {
-        "robust loss": float(ends.amax(0).mean()) if finite else 1e9,
+        "robust loss": min(float(ends.amax(0).double().mean()), DIVERGED) if finite else DIVERGED,
         "robust accuracy": float(right),
         "spread": float(spread) if finite else 1.0,
     }

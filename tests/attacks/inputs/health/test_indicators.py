@@ -275,21 +275,23 @@ def naive_rise(run):
 
 
 def naive_roughness(run):
-    index = chosen(run, run.right)
+    index = chosen(run, run.standing)
+    if not index:
+        return None
     x, y = run.clean.floats()[index], run.clean.y[index]
     changes = {}
     with torch.no_grad():
-        for distance in (0.02, 0.2):
+        for distance in (0.02, 0.2, 0.005, 0.05):
             generator = torch.Generator().manual_seed(0)
             total = 0.0
-            for _ in range(6):
+            for _ in range(3):
                 moved = (x + distance * run.ball.sample(x.shape, generator)).clamp(0, 1)
                 for i in range(len(x)):
                     a, b = run.model(x[i : i + 1]), run.model(moved[i : i + 1])
                     total += abs(float(margin(b, y[i : i + 1]) - margin(a, y[i : i + 1])))
             changes[distance] = total
-    ratio = 10 * changes[0.02] / changes[0.2]
-    return max(ratio, 1 / ratio)
+    ratios = [10 * changes[0.02] / changes[0.2], 10 * changes[0.005] / changes[0.05]]
+    return min(max(ratio, 1 / ratio) for ratio in ratios)
 
 
 def naive_rescaled(run):

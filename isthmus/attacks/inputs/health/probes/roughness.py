@@ -18,8 +18,11 @@ from isthmus.attacks.inputs.victim import Victim, under_attack
 from isthmus.data.balls import Ball
 from isthmus.models.forward import as_input, device_of
 
-NEAR, FAR, DRAWS = 0.02, 0.2, 6
-"""Two distances as shares of the radius, and how many points are drawn at each."""
+PAIRS, DRAWS = ((0.02, 0.2), (0.005, 0.05)), 3
+"""Pairs of distances as shares of the radius, and how many points are drawn at each. A smooth
+network looks rough over a large ball where it is curved, and over a tiny one where its logits are
+rounded: of the pairs the one counts at which it looks smoother.
+"""
 
 _RESOLVED = 1e-5  # of the margin: a smaller change is rounding
 
@@ -27,11 +30,12 @@ _RESOLVED = 1e-5  # of the margin: a smaller change is rounding
 @torch.no_grad()
 def roughness(run: Run) -> float | None:
     """Return how many times more, or less, the margin changes near the input than a smooth function
-    would: 1 where it is smooth, 10 where the change does not depend on the distance.
+    would: 1 where it is smooth, 10 where the change does not depend on the distance. Over samples
+    that stand: they are what the number rests on.
 
-    None where nothing changes, as on a network that rounds.
+    None where none stands, and where nothing changes, as on a network that rounds.
     """
-    samples = some(run, run.right)
+    samples = some(run, run.standing)
     if samples is None or run.ball is None:
         return None
     device = device_of(run.model)
@@ -39,14 +43,22 @@ def roughness(run: Run) -> float | None:
     y = samples.y.to(device)
     with under_attack(run.model):
         victim = Victim(run.model)
-        near, far = (_change(victim, x, y, run.ball, share) for share in (NEAR, FAR))
         size = float(margin(victim.logits(x), y).abs().mean())
-    if not far > _RESOLVED * size:
-        return None
-    if not near > 0:
-        return FAR / NEAR
-    ratio = near / far * FAR / NEAR
-    return max(ratio, 1 / ratio)
+        changes = [[_change(victim, x, y, run.ball, share) for share in pair] for pair in PAIRS]
+    ratios = [
+        _ratio(near / at_near, far / at_far)
+        for (near, far), (at_near, at_far) in zip(changes, PAIRS, strict=True)
+        if far > _RESOLVED * size
+    ]
+    return min(ratios, default=None)
+
+
+def _ratio(near: float, far: float) -> float:
+    """Return how many times the larger of two changes for a distance exceeds the other, at most
+    10.
+    """
+    low, high = sorted((near, far))
+    return high / low if 10 * low > high else 10.0
 
 
 def _change(victim: Victim, x: Tensor, y: Tensor, ball: Ball, share: float) -> float:
