@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path as File
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from isthmus.cli.checks import unclaimed
 from isthmus.cli.estimate import Part, pace_of, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.minutes import TimeLimit
-from isthmus.cli.options import Budget, Clean, EvaluationOptions, InputFile, ModelSpec
+from isthmus.cli.options import Budget, Clean, EvaluationOptions, Evasion, InputFile, ModelSpec
 from isthmus.cli.output import metric_table, say, say_health
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def compare_command(
     clean: Clean,
     out: File,
     evaluation: EvaluationOptions = EvaluationOptions(),
+    evasion: Evasion = Evasion(),
     budget: Budget = Budget(),
     limit: TimeLimit = TimeLimit(),
     resume: bool = False,
@@ -46,9 +48,10 @@ def compare_command(
     """Repair a checkpoint by the path and by other defenses.
 
     All get the same samples and the same budget, and none sees the trigger: --trigger and --target
-    measure afterward. Every defense has its published settings (docs/defenses.md), the path those
-    of our comparison. Without --data a fifth of the clean samples is held out to measure on. Writes
-    OUT/compare.json; every row is saved as soon as it is computed.
+    measure afterward, and so does --attack. Every defense has its published settings
+    (docs/defenses.md), the path those of our comparison. Without --data a fifth of the clean
+    samples is held out to measure on. Writes OUT/compare.json; every row is saved as soon as it is
+    computed.
 
     :param tampered: The checkpoint to repair.
     :param out: A new folder for the table.
@@ -58,7 +61,7 @@ def compare_command(
     unclaimed(out, resume=resume)
     evaluation.check()
     samples = load_samples(clean)
-    judge = evaluation.judge(samples)
+    judge = replace(evaluation.judge(samples), attack=evasion.chosen(samples))
     if judge.evaluation is not None:
         fitted, held_out = samples, samples
     else:
@@ -67,6 +70,7 @@ def compare_command(
     if judge.evaluation is None:
         questions = judge.metrics_with_bonafide(held_out)
     network = load_network(model, tampered)
+    evasion.check_layers(network)
     trained = budget.training(curves.CURVE_TRAINING)
     metrics.check_above_chance(network, samples)
     identity = {
@@ -76,6 +80,7 @@ def compare_command(
         **vars(budget),
         **vars(limit),
         **vars(evaluation),
+        "attack": None if judge.attack is None else runs.identity_of(judge.attack),
     }
     with runs.claimed(out, identity, resume=resume):
         trained = training.with_decided_precision(trained, network, fitted, out)

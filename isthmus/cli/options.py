@@ -254,6 +254,14 @@ class RobustTraining(Threat):
             self.loss, self.balls(samples), steps=self.attack_steps, beta=self.beta
         )
 
+    def judged(self, samples: Data) -> Attack | None:
+        """Return the attack that networks trained so are measured under, PGD in the same balls;
+        None for the cross-entropy.
+        """
+        if self.loss == "cross-entropy":
+            return None
+        return words.parse_attack("pgd", self.balls(samples), steps=None, restarts=None, seed=0)
+
     def parts(self, samples: Data, seed: int) -> tuple[Data, Data]:
         """Return the part that trains and the part that checks fast training: a tenth, if there are
         enough samples.

@@ -366,7 +366,7 @@ def _read(files: list[File], model: ModelSpec, clean: str, options: _Options) ->
     loss = trained.robust.objective(samples, landscape=report.landscape.landscape)
     budget = trained.budget.training(curves.CURVE_TRAINING)
     attack = report.landscape.attack(trained.robust, samples)
-    judge = report.evaluation.judge(samples)
+    judge = replace(report.evaluation.judge(samples), attack=trained.robust.judged(samples))
     judge.check_fits(samples)
     networks = [load_network(model, file) for file in files]
     hashes = [runs.file_sha256(file) for file in files]

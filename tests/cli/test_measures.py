@@ -22,6 +22,7 @@ def test_every_defense_is_a_row_and_rows_are_kept(home):
         "digits:test#n=200",
         *TRIGGER,
         *FAST,
+        *("--attack", "pgd", "--eps", "0.1", "--attack-steps", 3),
         "--out",
         "side by side",
     ]
@@ -34,6 +35,8 @@ def test_every_defense_is_a_row_and_rows_are_kept(home):
     ]
     assert {row["steps"] for row in record["rows"] if row["name"] in ("path", "fine-tune")} == {40}
     assert record["as received"]["attack success"]["value"] > 0.9 and "path" in found.stdout
+    assert "health" in record["as received"]["robust accuracy"]
+    assert "robust accuracy: " in found.stdout
     assert "accuracy" not in record["as received"]  # no evaluation data were given
     assert isthmus(*arguments, folder=home).returncode == 2
     assert isthmus(*arguments, "--resume", folder=home).returncode == 0
