@@ -23,7 +23,8 @@ def health(model: nn.Module, data: Source, attack: Attack) -> Health:
 
     Runs the attack once and probes 48 samples at most; with five restarts of PGD-10 on 256 samples
     that is less than twice the cost of the attack, where not nearly all are fooled at once
-    (docs/health.md has figures). The order of the samples changes nothing. Raises BadInput as the attack does, and where the data do not fit the network.
+    (docs/health.md has figures). The order of the samples changes nothing. Raises BadInput as the
+    attack does, and where the data do not fit the network.
 
     >>> import torch
     >>> from isthmus.attacks import PGD
