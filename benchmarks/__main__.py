@@ -103,7 +103,7 @@ def main() -> None:
                 "device": device,
                 "load": load,
                 "found": rows,
-                "provenance": provenance(0, {}),
+                "provenance": provenance(0, {}).record(),
             }
             write_json(Path("results/bench") / f"{name}.json", record)
 
