@@ -83,25 +83,31 @@ def prepare(folder):
     (folder / "grid.toml").write_text(GRID)
 
 
+# A server that has imported what is heavy, and computed nothing: a process that is forked after
+# threads have run waits for them forever.
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["isthmus.cli.repair", "isthmus.cli.train", "isthmus.evidence"])
+
+
 def _start(command, folder, out, *, resume):
-    """Start a command in a process of its own, forked: all that is heavy is imported already."""
+    """Start a command in a process of its own."""
     words = [*command.words, "--out", out, *(command.resume if resume else ())]
-
-    def run():
-        from isthmus.cli import main
-
-        os.chdir(folder)
-        with (
-            open(os.devnull, "w") as nowhere,
-            open(f"{out}.errors", "a") as errors,
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(errors),
-        ):
-            sys.exit(main([str(word) for word in words]))
-
-    process = get_context("fork").Process(target=run)
+    process = PROCESSES.Process(target=_run, args=([str(word) for word in words], folder, out))
     process.start()
     return process
+
+
+def _run(words, folder, out):
+    from isthmus.cli import main
+
+    os.chdir(folder)
+    with (
+        open(os.devnull, "w") as nowhere,
+        open(f"{out}.errors", "a") as errors,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(errors),
+    ):
+        sys.exit(main(words))
 
 
 def whole(command, folder, out=None):
