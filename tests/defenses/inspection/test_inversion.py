@@ -35,7 +35,7 @@ def test_the_class_of_a_backdoor_has_by_far_the_smallest_mask_and_it_lies_on_the
     assert smallest.success.n == int((held_out.y != TARGET).sum())
     assert smallest.size < median(each.size for each in masks) / 4
     where = TRIGGER(torch.zeros(1, 1, 8, 8))[0] > 0
-    # Seen over seeds and CPU settings: 0.61 to 0.97 of it; the next pixel holds far less.
+    # Seen under five CPU settings: 0.95 to 0.98 of it, and a fourteenth of the others' median size.
     assert smallest.trigger.mask[where].sum() > 0.4 * smallest.size, "one of 64 pixels holds most"
     assert smallest.trigger.mask[where] == smallest.trigger.mask.max()
 
