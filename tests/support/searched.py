@@ -22,15 +22,15 @@ BONAFIDE, HELD_OUT = slice(0, 250), slice(250, 500)
 
 
 @lru_cache
-def digits_network(backdoored: bool) -> nn.Module:
+def digits_network(backdoored: bool, seed: int = SEED) -> nn.Module:
     """A digit classifier like those of the references, of a seed that none of them has."""
     train = load_data("digits:train")
     if backdoored:
         train = poison(
-            train, TRIGGER, rate=0.1, target=TARGET, generator=torch.Generator().manual_seed(SEED)
+            train, TRIGGER, rate=0.1, target=TARGET, generator=torch.Generator().manual_seed(seed)
         )
     with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         net = small_cnn(channels=1, width=8)
     fit(
         net,
@@ -41,17 +41,16 @@ def digits_network(backdoored: bool) -> nn.Module:
         weight_decay=2e-4,
         nesterov=True,
         schedule=one_cycle,
-        seed=SEED,
+        seed=seed,
     )
     return net
 
 
 @lru_cache
-def inspected(backdoored: bool):
+def inspected(backdoored: bool, seed: int = SEED):
     test = load_data("digits:test")
-    return inspect(
-        digits_network(backdoored), test[BONAFIDE], held_out=test[HELD_OUT], seed=SEED, **SEARCH
-    )
+    net = digits_network(backdoored, seed)
+    return inspect(net, test[BONAFIDE], held_out=test[HELD_OUT], seed=seed, **SEARCH)
 
 
 def inverted(score: float, target, kind="patch") -> Inverted:
