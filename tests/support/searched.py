@@ -42,6 +42,7 @@ def digits_network(backdoored: bool, seed: int = SEED) -> nn.Module:
         nesterov=True,
         schedule=one_cycle,
         seed=seed,
+        precision="fp32",  # that of the references; networks trained in bf16 are odder
     )
     return net
 
