@@ -495,14 +495,12 @@ def ranks(tmp_path_factory):
         "support.distributed_worker",
     ]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(
-        [sys.executable, *launch, str(folder)],
-        cwd=HERE,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, *launch, str(folder)]
+    options = {"cwd": HERE, "env": environment, "capture_output": True, "text": True}
+    for _ in range(3):  # gloo's own threads die now and then where the machine is busy
+        run = subprocess.run(command, timeout=300, **options)
+        if "terminate called without an active exception" not in run.stderr:
+            break
     assert run.returncode == 0, run.stderr[-3000:]
     return {
         kind: [torch.load(folder / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2)]
