@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from isthmus import runs
 from isthmus.cli import checks
-from isthmus.types import BadInput
+from isthmus.runs.imports import of_extra
 
 FAILED = 1
 """The exit status of a command whose network did not pass."""
@@ -67,15 +67,7 @@ class Pipeline:
 
 def _junit_library() -> Any:
     """Return junitparser. Raises BadInput where it is not installed."""
-    try:
-        import junitparser
-    except ImportError as error:
-        raise BadInput(
-            "--junit without junitparser",
-            expected="the extra `ci`",
-            fix="pip install 'isthmus[ci]'",
-        ) from error
-    return junitparser
+    return of_extra("junitparser", "ci", "--junit")
 
 
 def _junit(command: str, gate: Check) -> str:

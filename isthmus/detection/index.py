@@ -14,7 +14,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from isthmus.types import BadInput
+from isthmus.runs.imports import of_extra
 
 Rows = Callable[[torch.device], Tensor]
 """The reference rows (N, d) on a device."""
@@ -57,7 +57,8 @@ def approximate(rows: Rows) -> Search:
     The graph is built by one thread, so that it is the same every time: about a second for 1,000
     rows of 784 values. Raises BadInput where faiss is not installed.
     """
-    faiss = _faiss()
+    otherwise = ", or leave the index exact"
+    faiss = of_extra("faiss", "ann", "an approximate index", otherwise)
     reference = rows(CPU)
     index = faiss.IndexHNSWFlat(reference.shape[1], LINKS)
     index.hnsw.efConstruction = BREADTH
@@ -86,16 +87,3 @@ INDEXES: dict[str, Callable[[Rows], Search]] = {"exact": exact, "approximate": a
 def _array(x: Tensor) -> np.ndarray[Any, Any]:
     values: np.ndarray[Any, Any] = x.detach().float().cpu().contiguous().numpy()
     return values
-
-
-def _faiss() -> Any:
-    """Return faiss. Raises BadInput where it is not installed."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise BadInput(
-            "an approximate index without faiss",
-            expected="the extra `ann`",
-            fix="pip install 'isthmus[ann]', or leave the index exact",
-        ) from error
-    return faiss

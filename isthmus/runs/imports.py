@@ -48,6 +48,21 @@ def imported(name: str, folder: Path | None = None) -> ModuleType:
         ) from error
 
 
+def of_extra(name: str, extra: str, what: str, otherwise: str = "") -> Any:
+    """Return the module of an optional dependency that `what` needs.
+
+    Raises BadInput where it is not installed, with the extra to install, or what to do `otherwise`.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise BadInput(
+            f"{what} without {name}",
+            expected=f"the extra `{extra}`",
+            fix=f"pip install 'isthmus[{extra}]'{otherwise}",
+        ) from error
+
+
 def attribute_of(module: ModuleType, name: str) -> Any:
     """Return what the module calls by this name, None where there is nothing.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from isthmus.runs.imports import of_extra
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
@@ -19,14 +20,7 @@ def submit_array(
     ...); `cluster` among them is slurm, the default, or local, which runs the tasks here. Raises
     BadInput where submitit is not installed, there is no Slurm, or a parameter is unknown.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise BadInput(
-            "an array for Slurm without submitit",
-            expected="the extra `slurm`",
-            fix="pip install 'isthmus[slurm]'",
-        ) from error
+    submitit = of_extra("submitit", "slurm", "an array for Slurm")
     parameters = {"name": "isthmus", **parameters}
     cluster = parameters.pop("cluster", "slurm")
     try:
