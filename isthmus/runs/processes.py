@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,10 @@ def joined_ranks() -> Iterator[Ranks]:
     if joins:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        # Its functions have the group of all ranks as a default argument. Imported once there is a
+        # group, as an optimizer does, they keep its threads alive until Python is taken down under
+        # them, and now and then the process dies of that.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(dist.destroy_process_group)
     yield ranks()

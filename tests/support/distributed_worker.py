@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -105,8 +106,22 @@ def under_torchrun(folder: Path) -> None:
         torch.save(result, folder / f"{kind}-{os.environ['RANK']}.pt")
 
 
+def leave_threads_to(folder: Path) -> None:
+    """Write which threads are left of this process once the ranks have parted, where the system
+    tells. To be called before they meet: what is registered first is done last.
+    """
+    tasks = Path("/proc/self/task")
+    rank = os.environ["RANK"]
+
+    def write() -> None:
+        others = [task for task in tasks.glob("*") if task.name != str(os.getpid())]
+        (folder / f"threads-{rank}.txt").write_text(
+            "".join((task / "comm").read_text() for task in others)
+        )
+
+    atexit.register(write)
+
+
 if __name__ == "__main__":
+    leave_threads_to(Path(sys.argv[1]))
     under_torchrun(Path(sys.argv[1]))
-    # Without the teardown of gloo's threads, in which a rank sometimes dies ("terminate called
-    # without an active exception") once its results are written, and torchrun ends the other one.
-    os._exit(0)
