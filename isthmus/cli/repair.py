@@ -5,26 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from isthmus import attacks, curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.estimate import Part, pace_of, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_foreign
 from isthmus.cli.minutes import TimeLimit
-from isthmus.cli.options import (
-    Budget,
-    Clean,
-    CurveOptions,
-    EvaluationOptions,
-    InputFile,
-    LandscapeOptions,
-    ModelSpec,
-    Number,
-    RobustTraining,
-)
+from isthmus.cli.options import Clean, InputFile, ModelSpec
+from isthmus.cli.options.repair import PointOptions, RepairCurve, ReportOptions, TrainingOptions
 from isthmus.cli.output import deliver
 from isthmus.types import BadInput
 
@@ -35,179 +24,16 @@ if TYPE_CHECKING:
     from isthmus.cli.estimate import Pace
     from isthmus.curves import Route
     from isthmus.data import Data, Parts
-    from isthmus.defenses import Repair, Selection
+    from isthmus.defenses import Repair
     from isthmus.evidence import Judge, Report
     from isthmus.training import Training
-    from isthmus.types import Defense, Loss
+    from isthmus.types import Defense
 
 BASELINES = 4
 """How many of the baselines train, each with as many gradients as the curve."""
 
 LEAST_STEPS, LEAST_POINTS = 10, 5
 """What a repair is no repair below, however short the time."""
-
-QUERIES = 300
-"""How many perturbations are tried to wake a trigger where --queries says nothing."""
-
-Second = Literal["unlearned", "permuted", "fine-tuned", "perturbed", "averaged"]
-
-STRAIGHT_ENDS = ("unlearned", "averaged")
-"""Second endpoints that are repaired networks themselves, and to which the path is straight."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class RepairCurve(CurveOptions):
-    """The curve of a repair.
-
-    :param second: Without OTHER, the copy of TAMPERED that the curve leads to.
-    """
-
-    second: Second | None = None
-
-    def check(self, other: File | None, loss: str) -> None:
-        """Raise BadInput if options exclude each other."""
-        if other and self.second:
-            raise BadInput(
-                f"OTHER and --second {self.second}",
-                expected="one of them",
-                fix="a curve has one second endpoint",
-            )
-        given = [name for name in vars(self) if getattr(self, name) is not None]
-        given = [name for name in given if name != "second"]
-        if loss != "cross-entropy":
-            given.append("loss")
-        if self.second in STRAIGHT_ENDS and given:
-            options = ", ".join(f"--{name}" for name in given)
-            raise BadInput(
-                f"--second {self.second} with {options}",
-                expected="a straight path",
-                fix="leave them out",
-            )
-
-    def chosen(self, loss: Loss) -> Route | None:
-        """Return the route that the options describe; None, for `repair` to choose, without any."""
-        if self.second == "unlearned":
-            return defenses.ALMOST
-        if self.second == "averaged":
-            return defenses.STRAIGHT
-        if self.given() or loss is not training.cross_entropy:
-            return self.route(loss, curves.DEFAULT_ROUTE)
-        return None
-
-    def endpoint(self, inputs: _Inputs, out: File) -> Defense | None:
-        """Return what makes the second endpoint of --second; None leaves it to `repair`."""
-        trained = inputs.budget
-        match self.second:
-            case "unlearned":
-                return defenses.unlearned_copy(
-                    inputs.networks[0], inputs.parts.whole, trained, home=out
-                )
-            case "permuted":
-                return defenses.PermutedCopy("random", trained.seed)
-            case "fine-tuned":
-                budget = curves.network_budget(trained, cost=1)
-                return defenses.FineTune(budget, out / "other.state")
-            case "perturbed":
-                return defenses.PerturbedCopy(seed=trained.seed)
-            case "averaged":
-                return defenses.averaged_repairs(trained, home=out)
-        return None
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class PointOptions:
-    """How the point on the curve is chosen.
-
-    :param points: How many t are measured between low and high.
-    :param t: Take this point, without a choice.
-    :param tolerance: Take the point farthest from both ends whose accuracy is within this share of
-        the best.
-    :param holdout: Share of the clean samples that choose t and train nothing.
-    """
-
-    points: int = 21
-    t: Number | None = None
-    tolerance: Number | None = None
-    holdout: Number = 0.2
-
-    def check(self) -> None:
-        """Raise BadInput if both a point and a rule are given."""
-        if self.t is not None and self.tolerance is not None:
-            raise BadInput(
-                "both --t and --tolerance",
-                expected="one of them",
-                fix="a given t leaves nothing to choose",
-            )
-
-    @property
-    def by_default(self) -> bool:
-        """Whether nothing says how the point is chosen."""
-        return self.t is None and self.tolerance is None
-
-    def selection(self, route: Route | None) -> Selection:
-        """Return how the point is selected on this route, or on the default one."""
-        if self.t is not None:
-            sought = route or curves.DEFAULT_ROUTE
-            ts = [*metrics.grid(self.points, sought.low, sought.high), self.t]
-            return defenses.Selection(defenses.fixed(self.t), points=ts)
-        rule = None if self.tolerance is None else defenses.farthest_within(self.tolerance)
-        return defenses.Selection(rule, points=self.points)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class ReportOptions:
-    """What the report measures after the choice.
-
-    :param compare: Run the baselines too, on the same samples with the same budget.
-    :param inspect: Search TAMPERED for an oddly small trigger too, and show the oddest; this may
-        take longer than the repair.
-    :param queries: With --trigger, try this many perturbations to wake it without training; by
-        default 300, and 0 tries none.
-    """
-
-    evaluation: EvaluationOptions = EvaluationOptions()
-    landscape: LandscapeOptions = LandscapeOptions()
-    compare: bool = False
-    inspect: bool = False
-    queries: int | None = None
-
-    @property
-    def tried(self) -> int:
-        """How many perturbations are tried."""
-        return QUERIES if self.queries is None else self.queries
-
-    def check(self) -> None:
-        """Raise BadInput if options exclude each other or are out of range."""
-        self.evaluation.check()
-        self.landscape.check()
-        if self.tried < 0:
-            raise BadInput(
-                f"--queries {self.queries}", expected="0 or more", fix=f"leave it out for {QUERIES}"
-            )
-        if self.queries is not None and self.evaluation.trigger is None:
-            raise BadInput(
-                "--queries without --trigger",
-                expected="both or neither",
-                fix="leave it out, or pass --trigger and --target",
-            )
-
-    def identity(self) -> dict[str, Any]:
-        """Return what the measurements of a run are recognized by."""
-        chosen = {"compare": self.compare, "inspect": self.inspect, "queries": self.tried}
-        return {**chosen, **vars(self.evaluation)}
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How the curve is trained, and for what."""
-
-    robust: RobustTraining = RobustTraining()
-    budget: Budget = Budget()
-    limit: TimeLimit = TimeLimit()
 
 
 @dataclass(frozen=True)
@@ -315,13 +141,14 @@ def repair_command(
 
 def _repaired(inputs: _Inputs, options: _Options, out: File) -> Repair:
     """Repair the first network, along a curve to the second one where there is one."""
-    given = inputs.networks[1:]
+    tampered, *given = inputs.networks
+    trained = inputs.budget
     return defenses.repair(
-        inputs.networks[0],
+        tampered,
         inputs.parts,
-        given[0] if given else options.curve.endpoint(inputs, out),
+        given[0] if given else options.curve.endpoint(tampered, inputs.parts.whole, trained, out),
         route=inputs.route,
-        training=inputs.budget,
+        training=trained,
         selection=options.point.selection(inputs.route),
         after_step=options.trained.robust.check(inputs.parts.held_out),
         folder=out,

@@ -1,0 +1,68 @@
+"""How long a network is trained, at which rate and precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cyclopts import Parameter
+
+from isthmus import data, runs
+from isthmus.cli.options.values import Seed
+
+if TYPE_CHECKING:
+    from isthmus.training import Training
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Budget:
+    """How a network or a curve is trained.
+
+    :param steps: Number of steps; by default 200 for a curve and 800 for a network.
+    :param lr: Learning rate; by default 0.5 for a curve and 0.1 for a network.
+    :param batch_size: Samples per step and process.
+    :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights
+        at t.
+    :param clip: Largest norm of the gradients; by default 1.5 for a curve, and none for a network.
+    :param pad: Augment with shifts of up to this many pixels.
+    :param flip: Augment with mirror images.
+    :param seed: Seed of every random draw.
+    :param precision: Precision of forward passes in training; auto is the quicker one, found by
+        timing a step of each on the network.
+    :param compile: Train the network compiled (torch.compile): a minute before the first step, for
+        shorter steps.
+    :param device: cpu, cuda, cuda:1, mps or auto.
+    """
+
+    steps: int | None = None
+    lr: float | None = None
+    batch_size: int = 128
+    weight_decay: float = 1e-4
+    clip: float | None = None
+    pad: int = 0
+    flip: bool = False
+    seed: Seed = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # `runs.Precision`, which imports torch
+    compile: bool = False
+    device: str = "auto"
+
+    def training(self, defaults: Training) -> Training:
+        """Return these settings as a training; steps, lr and clip default to `defaults`.
+
+        Raises BadInput if the budget or device is invalid, before any work starts.
+        """
+        runs.pick_device(self.device)
+        augmented = self.pad or self.flip
+        return defaults.replace(
+            steps=defaults.steps if self.steps is None else self.steps,
+            lr=defaults.lr if self.lr is None else self.lr,
+            clip=defaults.clip if self.clip is None else self.clip,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            augment=data.Augment(self.pad, self.flip) if augmented else None,
+            seed=self.seed,
+            precision=self.precision,
+            compile=self.compile,
+            device=self.device,
+        )
