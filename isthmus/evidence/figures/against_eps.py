@@ -91,7 +91,7 @@ def _draw_against_eps(
         look = looks[name]
         color = COLORS[look.color]
         band = Band.of(values)
-        axes.fill_between(eps, band.low, band.high, color=color, alpha=0.16, linewidth=0)
+        band.shade(axes, eps, color)
         style: dict[str, Any] = {"color": color, "linestyle": look.dashes, "linewidth": 1.5}
         axes.plot(eps, band.middle, marker=look.marker, markersize=3.4, label=name, **style)
     axes.set_xlabel("eps")

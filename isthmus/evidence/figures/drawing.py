@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -95,6 +96,10 @@ class Band(NamedTuple):
         middle = [number(v.value) for v in values]
         ends = [v.interval or (number(v.value), number(v.value)) for v in values]
         return cls(middle, [low for low, _ in ends], [high for _, high in ends])
+
+    def shade(self, axes: Axes, at: Sequence[float], color: str) -> None:
+        """Shade what the intervals cover at these places."""
+        axes.fill_between(at, self.low, self.high, color=color, alpha=0.16, linewidth=0)
 
 
 Lines = Mapping[str, Sequence[Value]]

@@ -42,7 +42,7 @@ def _absent(axes: Axes) -> None:
 def _draw_quartiles(axes: Axes, looks: Sequence[LookPart], color: str) -> None:
     steps = [look.step for look in looks]
     low, middle, high = ([number(look.quartiles[i]) for look in looks] for i in range(3))
-    axes.fill_between(steps, low, high, color=COLORS[color], alpha=0.16, linewidth=0)
+    Band(middle, low, high).shade(axes, steps, COLORS[color])
     axes.plot(steps, middle, color=COLORS[color], **_LINE)
 
 
@@ -74,7 +74,7 @@ def _draw_radii(axes: Axes, source: AttackHealth) -> None:
         return
     eps = [row.eps for row in rows]
     band = Band.of([row.accuracy for row in rows])
-    axes.fill_between(eps, band.low, band.high, color=COLORS["bonafide"], alpha=0.16, linewidth=0)
+    band.shade(axes, eps, COLORS["bonafide"])
     axes.plot(eps, band.middle, color=COLORS["bonafide"], **_LINE)
     axes.set_ylim(-0.02, 1.02)
     in_percent(axes.yaxis)

@@ -74,11 +74,12 @@ def _draw_line(
     axes: Axes, t: Sequence[float], values: Sequence[Value], text: str, look: Look, *, on_top: bool
 ) -> None:
     color = COLORS[look.color]
-    at, middle, low, high = _with_gaps(t, *Band.of(values))
-    axes.fill_between(at, low, high, color=color, alpha=0.16, linewidth=0)
+    at, *columns = _with_gaps(t, *Band.of(values))
+    band = Band(*columns)
+    band.shade(axes, at, color)
     axes.plot(
         at,
-        middle,
+        band.middle,
         color=color,
         linestyle=look.dashes,
         marker=look.marker if len(t) <= 31 else None,  # more markers than that are a thick line
