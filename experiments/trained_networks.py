@@ -58,8 +58,7 @@ from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, AttackSuccess, Target, as_records, from_record, measure
 from isthmus.models import preact_resnet
 from isthmus.models.checkpoint.reading import read_checkpoint
-from isthmus.runs import once, pick_device
-from isthmus.runs.devices import chosen_precision
+from isthmus.runs import once
 from isthmus.training import one_cycle
 from isthmus.types import Metric, Trigger
 
@@ -332,7 +331,6 @@ def described(job: Job, sent: Sent, about: Mapping[str, str]) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in sent.network.parameters()),
         "training": job.training.run_identity,
         "epochs": ARCHITECTURES[job.network].epochs,
-        "precision": chosen_precision(pick_device(), "auto"),
         "threads": torch.get_num_threads(),
         "seconds": float(about["seconds"]),
         "cpu_seconds": float(about["cpu_seconds"]),
