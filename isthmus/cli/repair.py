@@ -103,11 +103,11 @@ def repair_command(
 ) -> None:
     """Repair a checkpoint with clean samples.
 
-    Without OTHER, the path leads straight to a copy of TAMPERED that universal perturbations no
-    longer turn (--second unlearned), and where that costs too much accuracy, along a curve to a
-    permuted copy. With OTHER, it is a curve to OTHER, and the network taken is the first on it at
-    which universal perturbations have lost their effect; where none has, the straight path follows.
-    An option that describes a curve, a rule or t asks for that curve alone.
+    A curve leads to OTHER, or to a permuted copy of TAMPERED, and the network taken is the first on
+    it at which universal perturbations have lost their effect. Where none has, or none is oddly
+    small, the path leads straight to a copy that they no longer turn (--second unlearned), and
+    where that costs too much accuracy, along a longer curve to a permuted copy. An option that
+    describes a curve, a rule or t asks for that curve alone.
 
     Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
     The curve is trained and measured where the point is sought, at t in [--low, --high]; t = 0 is
@@ -265,15 +265,14 @@ def _allowed(
 def _step(inputs: _Inputs, options: _Options) -> list[Part]:
     """Return the training, and that of the baselines, for a step of the budget.
 
-    Without a curve that is asked for, it is the unlearning, at all its rates, after the curve to a
-    second network where there is one.
+    Without a curve that is asked for, it is the unlearning, at all its rates, after the curve that
+    is tried first.
     """
     batch = inputs.budget.batch_size
     cost: float = (inputs.route or curves.DEFAULT_ROUTE).cost or curves.DEFAULT_ROUTE.cost
-    two = len(inputs.networks) == 2
     if inputs.route is defenses.ALMOST or options.by_default:
         maker = defenses.unlearned_copy(inputs.networks[0], inputs.parts.whole, inputs.budget)
-        cost = maker.gradients / inputs.budget.steps + (cost if two else 0)
+        cost = maker.gradients / inputs.budget.steps + (cost if options.by_default else 0)
     parts = [Part("training", trained=batch * cost)]
     if options.report.compare:
         parts.append(Part("baselines", trained=batch * BASELINES * cost))
@@ -284,7 +283,7 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     """Return what is measured once, and what is measured at every point of the path."""
     samples, report = inputs.samples, options.report
     fixed = []
-    if len(inputs.networks) == 2 and options.by_default:
+    if options.by_default:
         searched = defenses.SEARCH_STEPS * inputs.budget.batch_size
         fixed.append(Part("universal perturbations", trained=searched))
     if report.evaluation.trigger is not None:

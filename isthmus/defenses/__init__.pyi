@@ -22,6 +22,7 @@ from .curve_repair.selection import Selection as Selection
 from .curve_repair.stand_ins import SEARCH_STEPS as SEARCH_STEPS
 from .curve_repair.stand_ins import STAND_INS as STAND_INS
 from .curve_repair.stand_ins import UNIVERSAL as UNIVERSAL
+from .curve_repair.stand_ins import odd_stand_ins as odd_stand_ins
 from .curve_repair.stand_ins import stand_ins as stand_ins
 from .curve_repair.stand_ins import universal_stand_ins as universal_stand_ins
 from .curve_repair.unlearned import ALMOST as ALMOST

@@ -23,8 +23,8 @@ class AlongPath(Trained):
 
     `training` is the curve's, but its steps count gradient evaluations, of which a sharpness-aware
     step takes two. What `other` costs comes on top; the endpoint that `repair` makes by itself is
-    paid from them. `repair` tries a second way where the first
-    costs too much accuracy; here the first is taken, because a second would spend the budget twice.
+    paid from them. `repair` tries several ways; here the one is taken that spends a given budget,
+    the straight path to an unlearned copy where nothing else is said.
     """
 
     other: nn.Module | Defense | None = None
@@ -41,7 +41,7 @@ class AlongPath(Trained):
         training = in_steps(self.training, self.route or DEFAULT_ROUTE)
         selection = Selection(rule=self.rule)
         parts = selection.parts(bonafide, training.seed)
-        way, *_ = candidates(
+        ways = candidates(
             tampered,
             parts.whole,
             self.other,
@@ -49,6 +49,8 @@ class AlongPath(Trained):
             training=training,
             selection=selection,
         )
+        affordable = (way for way in ways if isinstance(way.other, Trained))
+        way = ways[0] if self.other is not None else next(affordable, ways[0])
         way.check(tampered, parts.whole)
         if self.other is None and isinstance(way.other, Trained):
             way = replace(way, other=way.other.within(self.training.steps))

@@ -12,9 +12,10 @@ from isthmus.curves.connection import check_hook
 from isthmus.curves.curve import check_real, check_same_architecture
 from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.dataset import Data
+from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
 from isthmus.defenses.curve_repair.rules import Choice, end_costs_too_much, lowered, settled
-from isthmus.defenses.curve_repair.selection import Selection
-from isthmus.defenses.curve_repair.stand_ins import UNIVERSAL, universal_stand_ins
+from isthmus.defenses.curve_repair.selection import Selection, Watched
+from isthmus.defenses.curve_repair.stand_ins import UNIVERSAL, odd_stand_ins, universal_stand_ins
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import check_above_chance
 from isthmus.metrics.path import Path
@@ -23,12 +24,13 @@ from isthmus.training.budget import Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import distillation
 from isthmus.training.suited import suited_augmentation
-from isthmus.types import Defense
+from isthmus.types import BadInput, Defense
 
-NEAR = Route(low=0.02, high=0.15)
-"""The route between two given networks. A patch that two networks answer alike is lost within its
-first twentieth, which costs a point of accuracy; what is not lost on it, as a pattern blended over
-the image, is not lost farther on either, where accuracy goes (docs/results/trained.md)."""
+NEAR = Route(low=0.02, high=0.12)
+"""The part of a curve where a repair is sought first. A patch is lost within its first twentieth,
+which costs a point of accuracy, whether the curve leads to a second network or to a permuted copy;
+what is not lost on it, as a pattern blended over the image, is not lost farther on either, where
+accuracy goes (docs/results/trained.md)."""
 
 SETTLED = 0.05
 """The part of a stand-in's fall that may be left at the chosen point: fewer samples than that do
@@ -64,7 +66,7 @@ class Candidate:
     way to be tried, and is empty where it is.
     """
 
-    other: nn.Module | Defense | None
+    other: nn.Module | Defense | Endpoint | None
     route: Route
     training: Training
     selection: Selection
@@ -96,9 +98,9 @@ def candidates(
     """Return the ways to repair the network, the first to be tried first.
 
     A `route`, a hook, or a rule or values of t in `selection` make it one way: to `other`, or to
-    `default_endpoint`. A given defense is one way, too. Else the ways are `between_two` where a
-    network is given, the straight path to `unlearned_copy`, and, without a network, a curve to
-    `default_endpoint`.
+    `default_endpoint`. A given defense is one way, too. Else the ways are `near` the tampered
+    network on a curve to the given one, or to a permuted copy where there is one, the straight path
+    to `unlearned_copy`, and, without a network, a curve to `default_endpoint`.
     """
     only = Candidate(other, route or DEFAULT_ROUTE, training, selection, after_step, home)
     chosen = (route, after_step, selection.rule, selection.values_of_t)
@@ -107,22 +109,31 @@ def candidates(
         return [only]
     copy = unlearned_copy(tampered, bonafide, training, home=home)
     unlearned = replace(only, other=copy, route=ALMOST)
-    return [between_two(only, tampered, bonafide), unlearned] if given else [unlearned, only]
+    if given:
+        return [near(only, tampered, bonafide, universal_stand_ins), unlearned]
+    try:
+        permuted = free_endpoint(tampered, bonafide, training.seed)
+    except BadInput:
+        return [unlearned, only]
+    first = near(replace(only, other=permuted), tampered, bonafide, odd_stand_ins)
+    return [first, unlearned, only]
 
 
-def between_two(way: Candidate, tampered: nn.Module, bonafide: Data) -> Candidate:
-    """Return the way to a given network where nothing else is said.
+def near(way: Candidate, tampered: nn.Module, bonafide: Data, watch: Watched) -> Candidate:
+    """Return the way that is tried first where nothing else is said.
 
     The curve is trained near the tampered end (`NEAR`) to answer as the tampered network does,
     under the augmentation that fits it: labels of a few hundred images are learned by heart, which
     costs several points of accuracy (docs/results/trained.md). The point is the first one where
-    the stand-ins for a trigger have lost their effect, or one before it that costs less.
+    the stand-ins for a trigger, which `watch` finds, have lost their effect, or one before it that
+    costs less.
     """
     augment = way.training.augment or suited_augmentation(tampered, bonafide)
     return replace(
         way,
         route=NEAR.replace(loss=distillation(tampered)),
         training=way.training.replace(augment=augment),
-        selection=way.selection.watching(universal_stand_ins, lowered(settled(UNIVERSAL, SETTLED))),
+        selection=way.selection.watching(watch, lowered(settled(UNIVERSAL, SETTLED))),
+        home=None if way.home is None else way.home / "near",
         objection=working_stand_ins,
     )

@@ -60,29 +60,38 @@ def default_endpoint(
     fine-tuned copy: frozen statistics fit no network between two orders of the channels. `training`
     is that of a curve, and the copy takes as many steps. Raises BadInput as `fit` does.
     """
-    if frozen_statistics(tampered):
-        refusal = "frozen BatchNorm statistics fit no network between permuted channels"
-    else:
-        try:
-            permuted = PermutedCopy("random", seed=training.seed)
-            return Endpoint(permuted(tampered, bonafide), "permuted copy")
-        except BadInput as error:
-            refusal = f"a permuted copy was refused: {error}"
+    try:
+        return free_endpoint(tampered, bonafide, training.seed)
+    except BadInput as error:
+        refusal = f"a permuted copy was refused: {error}"
     tuned = FineTune(network_budget(training, cost=1), checkpoint)
     source = f"fine-tuned copy, because {refusal}"
     return Endpoint(tuned(tampered, bonafide), source, tuned.gradients, maker=tuned)
 
 
+def free_endpoint(tampered: nn.Module, bonafide: Data, seed: int) -> Endpoint:
+    """Return a permuted copy, which takes no training. Raises BadInput where there is none."""
+    if frozen_statistics(tampered):
+        raise BadInput(
+            "frozen BatchNorm statistics",
+            expected="statistics that fit networks between permuted channels",
+            fix="lead the curve to another copy",
+        )
+    return Endpoint(PermutedCopy("random", seed)(tampered, bonafide), "permuted copy")
+
+
 def resolve_endpoint(
-    other: nn.Module | Defense | None,
+    other: nn.Module | Defense | Endpoint | None,
     tampered: nn.Module,
     bonafide: Data,
     training: Training,
     checkpoint: File | None = None,
 ) -> Endpoint:
-    """Return `other` if it is a network, what it makes of the tampered one if it is a defense, and
-    `default_endpoint` if it is None.
+    """Return `other` if it is an endpoint or a network, what it makes of the tampered one if it is
+    a defense, and `default_endpoint` if it is None.
     """
+    if isinstance(other, Endpoint):
+        return other
     if other is None:
         return default_endpoint(tampered, bonafide, training, checkpoint)
     if isinstance(other, nn.Module):

@@ -5,9 +5,10 @@ Source: Zhao et al., ICLR 2020, section 3.
 
 Where we depart: the curve is trained as `connect` does, and t is drawn where the answer is sought;
 the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a
-fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made, and by
-default it is a repaired network itself, which has unlearned universal perturbations, and to which
-the path is straight.
+fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made: a permuted
+copy, and where the curve near the received network does not lose what stands in for a trigger, a
+repaired network itself, which has unlearned universal perturbations, and to which the path is
+straight.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ from isthmus.defenses.curve_repair.rules import (
     without_confidence,
 )
 from isthmus.defenses.curve_repair.selection import Selection
-from isthmus.defenses.curve_repair.training import RETRIES, TrainedCurve, trained_curve
+from isthmus.defenses.curve_repair.stand_ins import NothingOdd
+from isthmus.defenses.curve_repair.training import (
+    RETRIES,
+    TrainedCurve,
+    Untrained,
+    trained_curve,
+)
 from isthmus.metrics.passes import NotFinite
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
@@ -178,12 +185,14 @@ def repair(
     `Selection` (rule, watch, points, holdout) and of `Training` (steps, lr, augment, seed, ...), in
     place of those of `route`, `selection` and `training`.
 
-    By default a straight path leads to `unlearned_copy`, which universal perturbations no longer
-    turn; if that network has lost too much accuracy beyond doubt, a curve to a permuted copy
-    follows. To a network that is given leads a curve, and the point on it is the first one where
-    stand-ins for a trigger have lost their effect (`NEAR`, `universal_stand_ins`); if they do not
-    lose it, the straight path follows. A call with a defense as `other`, `after_step`, values of t,
-    a rule or any field of `Route`, even at its default, takes the route and the rule that it names.
+    By default a curve leads to a permuted copy, or to the network that is given, and the point on
+    it is the first one where stand-ins for a trigger have lost their effect (`NEAR`,
+    `universal_stand_ins`); of one network it is tried where such a perturbation is oddly small. If
+    they do not lose it, a straight path follows to `unlearned_copy`, which universal perturbations
+    no longer turn; and if that network has lost too much accuracy beyond doubt, a curve to a
+    permuted copy where no other network was given. A call with a defense as `other`, `after_step`,
+    values of t, a rule or any field of `Route`, even at its default, takes the route and the rule
+    that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take
@@ -227,17 +236,18 @@ def repair(
 
 
 def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Parts) -> Repair:
-    """Return the repair by the first way without an objection, or else by the last; one that
-    diverges is passed over.
+    """Return the repair by the first way without an objection, or else by the last; one that does
+    not train, or that nothing could judge, is passed over.
     """
     rejected: list[Repair] = []
     for way in ways:
         try:
             repaired = follow(way, tampered, parts)
-        except Diverged as error:
+        except (Diverged, Untrained, NothingOdd) as error:
             if way is ways[-1]:
                 raise
-            notice(f"{error}; another way is tried")
+            why = error.spoken if isinstance(error, NothingOdd) else error
+            notice(f"{why}; another way is tried")
             continue
         repaired = replace(repaired, rejected=tuple(rejected))
         if not repaired.objection or way is ways[-1]:
@@ -259,6 +269,7 @@ def follow(
     A curve whose training fails is trained again with gentler settings, at most `retries` times.
     Raises `Diverged` where networks on the path have no finite outputs.
     """
+    metrics = way.selection.metrics(tampered, parts)
     endpoint = resolve_endpoint(
         way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
     )
@@ -275,7 +286,7 @@ def follow(
     try:
         path = evaluate_path(
             networks,
-            way.selection.metrics(tampered, parts),
+            metrics,
             way.selection.grid(way.route),
             folder=None if way.home is None else way.home / "points",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import log
 from statistics import median
+from typing import ClassVar
 
 from torch import nn
 
@@ -19,13 +20,39 @@ from isthmus.defenses.unlearning.perturbations import universal_perturbations
 from isthmus.defenses.unlearning.unlearn import SHARE, UNLEARNING
 from isthmus.metrics.success import AttackSuccess
 from isthmus.training.suited import suited_augmentation
-from isthmus.types import Metric
+from isthmus.types import BadInput, Metric
 
 STAND_INS = "inverted trigger success"
 UNIVERSAL = "universal perturbation success"
 
 SEARCH_STEPS = 100
 """The gradients of the search for universal perturbations."""
+
+
+ODD = 0.5
+"""How much smaller than typical an odd perturbation's radius is, as a logarithm: six tenths of the
+median over classes. The target's is at -0.6 to -1.3 on a well-trained network with a patch, the
+smallest of any class at -0.1 to -0.5 on small networks whose patch they do not find."""
+
+
+REACH = 2.0
+"""How many times as large a stand-in is as the smallest perturbation that works. Along a curve that
+one is lost before the trigger that it stands in for, and this one after it: docs/experiments.md."""
+
+
+class NothingOdd(BadInput):
+    """A network on which no universal perturbation stands in for a trigger."""
+
+    spoken: ClassVar[str] = (
+        "no universal perturbation is oddly small, so nothing tells whether a curve loses a trigger"
+    )
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a network of which no class has an oddly small universal perturbation",
+            expected="one that stands in for a trigger",
+            fix="let repair choose another way",
+        )
 
 
 def stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
@@ -54,15 +81,41 @@ def universal_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> di
 
     They are found on the tampered network from the samples that train, fine and smooth ones, see
     `universal_perturbations`. Of each kind, that of the class which needs the smallest radius is
-    applied to the held-out samples, and the more successful of the two counts. Source: ours;
-    docs/results/trained.md. Raises BadInput for fewer than two classes.
+    applied to the held-out samples, `REACH` times as large, and the more successful of the two
+    counts; where one of them is oddly small (`ODD`) and the other is not, that one counts. Source:
+    ours; docs/experiments.md. Raises BadInput for fewer than two classes.
     """
+    found = _oddest(tampered, fitted)
+    return {
+        UNIVERSAL: InvertedSuccess(held_out, [each for each in found if _is_odd(each)] or found)
+    }
+
+
+def odd_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
+    """Return `universal_stand_ins` where one of them is odd.
+
+    Raises NothingOdd where none is: then they are no one's trigger, and nothing tells whether a
+    curve has lost one.
+    """
+    found = [each for each in _oddest(tampered, fitted) if _is_odd(each)]
+    if not found:
+        raise NothingOdd
+    return {UNIVERSAL: InvertedSuccess(held_out, found)}
+
+
+def _is_odd(found: Inverted) -> bool:
+    """Return whether a perturbation's score, a logarithm, is that of an odd one."""
+    return found.score <= -ODD
+
+
+def _oddest(tampered: nn.Module, fitted: Data) -> list[Inverted]:
+    """Return the perturbation of each kind whose class needs the smallest radius."""
     augment = suited_augmentation(tampered, fitted)
     search = UNLEARNING.replace(steps=SEARCH_STEPS, augment=augment)
     perturbations = universal_perturbations(tampered, fitted, search, share=SHARE)
     odd = []
     for kind, target in enumerate(perturbations.oddest):
-        trigger = Perturbation(perturbations.values[kind, target].cpu())
+        trigger = Perturbation(REACH * perturbations.values[kind, target].cpu())
         radius = float(perturbations.radii[kind, target])
         odd.append(
             Inverted(
@@ -74,4 +127,4 @@ def universal_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> di
                 success=AttackSuccess(fitted, trigger, target)(tampered),
             )
         )
-    return {UNIVERSAL: InvertedSuccess(held_out, odd)}
+    return odd

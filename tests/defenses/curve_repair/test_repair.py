@@ -12,13 +12,14 @@ import torch
 from support.backdoored import FAST, TRIGGER
 from support.refusals import refused
 
-from isthmus import Bezier, Data, Linf, PolyChain, evaluate_path, fit, repair
-from isthmus.attacks import PGD
-from isthmus.curves import CURVE_TRAINING, Route
-from isthmus.data import Parts, hold_out
+from isthmus import Bezier, Data, Linf, PolyChain, evaluate_path, fit, poison, repair
+from isthmus.attacks import PGD, Blend
+from isthmus.curves import CURVE_TRAINING, DEFAULT_ROUTE, Route
+from isthmus.data import Parts, hold_out, load_data, split
 from isthmus.defenses import (
     ALMOST,
     BONAFIDE,
+    NEAR,
     STAND_INS,
     UNIVERSAL,
     UNLEARNING,
@@ -29,6 +30,7 @@ from isthmus.defenses import (
     averaged_repairs,
     farthest_within,
     fixed,
+    odd_stand_ins,
     settled,
     stand_ins,
     standard,
@@ -37,9 +39,9 @@ from isthmus.defenses import (
     unlearned_copy,
     up_to,
 )
-from isthmus.defenses.curve_repair.candidates import LOST, Candidate
+from isthmus.defenses.curve_repair.candidates import LOST, Candidate, candidates
 from isthmus.defenses.curve_repair.repair import first_acceptable
-from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS
+from isthmus.defenses.curve_repair.stand_ins import ODD, SEARCH_STEPS, NothingOdd
 from isthmus.defenses.inspection.found_triggers import Perturbation
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
@@ -47,7 +49,7 @@ from isthmus.evidence.schema import schema
 from isthmus.metrics import Accuracy, AttackSuccess, measure
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
-from isthmus.training import Training, suited_augmentation
+from isthmus.training import Training, one_cycle, suited_augmentation
 from isthmus.types import BadInput
 
 pytestmark = pytest.mark.numeric
@@ -263,11 +265,63 @@ def test_universal_stand_ins_are_the_oddest_perturbations_on_the_held_out_sample
     found = universal_perturbations(tampered[0], fitted, search, share=SHARE)
     for network in tampered:
         successes = [
-            AttackSuccess(held_out, Perturbation(found.values[kind, target]), int(target))(network)
+            AttackSuccess(held_out, Perturbation(2 * found.values[kind, target]), int(target))(
+                network
+            )
             for kind, target in enumerate(found.radii.argmin(dim=1))
         ]
         assert stand_in(network) == pytest.approx(max(successes))
     assert stand_in(tampered[0]) > SHARE / 2
+
+
+@pytest.fixture(scope="module")
+def blended():
+    """A network that a faint pattern over the whole image turns to class 1."""
+    trigger = Blend(alpha=0.1)
+    digits = load_data("digits:train")
+    poisoned = poison(
+        digits, trigger, rate=0.1, target=1, generator=torch.Generator().manual_seed(0)
+    )
+    torch.manual_seed(0)
+    network = small_cnn(10, channels=1, width=16)
+    fit(network, poisoned, steps=300, lr=0.2, schedule=one_cycle, precision="fp32")
+    return network.eval(), trigger
+
+
+def test_a_pattern_that_is_oddly_small_is_lost_near_the_network(blended):
+    """On a curve to a permuted copy, at no more cost than the samples can tell."""
+    network, trigger = blended
+    bonafide, unseen = split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
+    judges = {"accuracy": Accuracy(unseen), "attack": AttackSuccess(unseen, trigger, 1)}
+    found = repair(network, bonafide, points=7, precision="fp32")
+    assert found.second == "permuted copy" and NEAR.low <= found.t <= NEAR.high
+    assert found.path.at(float(found.t))[UNIVERSAL] <= LOST < found.path.at(0.0)[UNIVERSAL]
+    before, after = measure(network, judges), measure(found.model, judges)
+    assert after["attack"] < 0.2 < 0.8 < before["attack"]  # 1 to 8 % over two seeds
+    assert after["accuracy"] > before["accuracy"] - 0.06  # 0 to 2 points
+
+
+def test_stand_ins_are_those_that_are_odd_and_none_where_none_is(blended, tampered, samples):
+    fitted, held_out = samples
+    with pytest.raises(NothingOdd):
+        odd_stand_ins(tampered[0], fitted, held_out)
+    (stand_in,) = odd_stand_ins(blended[0], fitted, held_out).values()
+    assert {each.target for each in stand_in.inverted} == {1}
+    assert all(each.score <= -ODD for each in stand_in.inverted)
+    assert stand_in(blended[0]) == universal_stand_ins(blended[0], fitted, held_out)[UNIVERSAL](
+        blended[0]
+    )
+
+
+def test_where_channels_cannot_be_permuted_the_straight_path_is_the_first_way(samples):
+    ways = {}
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    for name, net in {"small_cnn": small_cnn(10, channels=1), "linear": linear}.items():
+        options = {"training": CURVE_TRAINING, "selection": Selection()}
+        ways[name] = [way.route for way in candidates(net, samples[0], None, None, **options)]
+    near, *others = ways["small_cnn"]
+    assert (near.low, near.high) == (NEAR.low, NEAR.high)
+    assert others == ways["linear"] == [ALMOST, DEFAULT_ROUTE]
 
 
 def test_as_a_defense_it_spends_what_the_others_spend(tampered, samples):
