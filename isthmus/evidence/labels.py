@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, BONAFIDE_ACCURACY, BONAFIDE_LOSS, LOSS
+from isthmus.metrics.names import (
+    ACCURACY,
+    ATTACK_SUCCESS,
+    BONAFIDE_ACCURACY,
+    BONAFIDE_LOSS,
+    LOSS,
+    STAND_INS,
+    UNIVERSAL,
+)
 from isthmus.metrics.values import NATS, PER_SQUARE, PER_UNIT, SHARE
 
 LABELS = {
     ACCURACY: "Clean accuracy",
     BONAFIDE_ACCURACY: "Bonafide accuracy",
     ATTACK_SUCCESS: "Attack success rate",
+    STAND_INS: "Stand-in, inverted",
+    UNIVERSAL: "Stand-in, universal",
     LOSS: "Clean loss",
     BONAFIDE_LOSS: "Bonafide loss",
     "robustness loss": "Robustness loss",

@@ -66,3 +66,9 @@ CONFIDENCE = "confidence"
 
 CALIBRATION_ERROR = "calibration error"
 """How far a network's confidence is from its accuracy, bin by bin."""
+
+STAND_INS = "inverted trigger success"
+"""How often the oddest inverted trigger works: a defender's stand-in for the attack success."""
+
+UNIVERSAL = "universal perturbation success"
+"""How often the oddest universal perturbations work: a cheaper stand-in."""

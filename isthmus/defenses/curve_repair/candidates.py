@@ -15,9 +15,10 @@ from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
 from isthmus.defenses.curve_repair.rules import Choice, end_costs_too_much, lowered, settled
 from isthmus.defenses.curve_repair.selection import Selection, Watched
-from isthmus.defenses.curve_repair.stand_ins import UNIVERSAL, odd_stand_ins, universal_stand_ins
+from isthmus.defenses.curve_repair.stand_ins import odd_stand_ins, universal_stand_ins
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import check_above_chance
+from isthmus.metrics.names import UNIVERSAL
 from isthmus.metrics.path import Path
 from isthmus.runs.wording import percent
 from isthmus.training.budget import Training

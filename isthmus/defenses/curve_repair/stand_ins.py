@@ -18,12 +18,11 @@ from isthmus.defenses.inspection.found_triggers import (
 from isthmus.defenses.inspection.inversion import invert
 from isthmus.defenses.unlearning.perturbations import universal_perturbations
 from isthmus.defenses.unlearning.unlearn import SHARE, UNLEARNING
+from isthmus.metrics.names import STAND_INS as STAND_INS
+from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
 from isthmus.metrics.success import AttackSuccess
 from isthmus.training.suited import suited_augmentation
 from isthmus.types import BadInput, Metric
-
-STAND_INS = "inverted trigger success"
-UNIVERSAL = "universal perturbation success"
 
 SEARCH_STEPS = 100
 """The gradients of the search for universal perturbations."""
