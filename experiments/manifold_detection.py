@@ -1,7 +1,7 @@
 """Table: detection of adversarial inputs by their distance to training data, against eps.
 
     isthmus sweep experiments/manifold_detection.toml --set data=DIR       a file per job
-    isthmus sweep experiments/manifold_detection.toml --gather             the results page
+    isthmus sweep experiments/manifold_detection.toml --gather             the tables of the page
 
 DIR holds train.parquet and test.parquet of MNIST, for manifold_detection_color.toml of CIFAR-10. A
 job is a set, a network (seed) and a space (pixels, the penultimate layer, several layers); it
@@ -19,8 +19,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from command import parts, use_threads
-from pages import grouped, medians
-from screening import SETUPS, Setup, drawn_parts, right, with_images
+from pages import grouped
+from screening import (
+    EPS,
+    GRID,
+    SETUPS,
+    SMALL,
+    area_of,
+    drawn_parts,
+    rate_of,
+    right,
+    with_images,
+    with_interval,
+)
 from torch import Tensor, nn
 
 from isthmus import Data, Linf
@@ -32,23 +43,36 @@ from isthmus.metrics import Accuracy, Area, Rate, as_record
 from isthmus.runs import read_json, write_json
 
 WEIGHTS = Path("weights/manifold_detection")
-CALIBRATION, JUDGED = 500, 500
-AWARE = {"mnist": (0.09, 0.15, 0.30), "cifar10": (2 / 255, 8 / 255, 0.15)}
-KNOWING = 200
-"""How many images the attacker who knows the detector attacks."""
+CALIBRATION = 500
+AWARE = {"mnist": (0.30,), "cifar16": (0.15,)}
 
 
 def attacked(net: nn.Module, data: Data, eps: float) -> Tensor:
     """PGD-20 with step eps / 8, as in the pilot."""
-    ball = Linf(eps)
-    return PGD(ball, steps=20, step=eps / 8, returns="worst")(net, data.floats(), data.y)
+    return _pgd(eps)(net, data.floats(), data.y)
+
+
+def _pgd(eps: float) -> PGD:
+    return PGD(Linf(eps), steps=20, step=eps / 8, returns="worst")
+
+
+def key(eps: float) -> str:
+    """Return an eps as it stands in the records."""
+    return f"{eps:.4g}"
+
+
+def before(eps: float) -> float:
+    """Return the eps before in its own series, 0 for the first."""
+    series = SMALL if eps in SMALL else GRID
+    place = series.index(eps)
+    return series[place - 1] if place else 0.0
 
 
 def at_eps(
-    detector: ManifoldDetector, clean: Tensor, before: Tensor, moved: Tensor, noisy: Tensor
+    detector: ManifoldDetector, clean: Tensor, nearer: Tensor, of_attack: Tensor, noisy: Tensor
 ) -> dict[str, Any]:
-    """Score attacked and noisy images; `before` are the scores at the eps before."""
-    of_attack, of_noise = detector.score(moved), detector.score(noisy)
+    """Compare scores of attacked images with clean ones, and with those at the eps before."""
+    of_noise = detector.score(noisy)
     threshold, n = detector.calibrated_threshold, len(clean)
     return {
         "median": float(of_attack.median()),
@@ -57,8 +81,7 @@ def at_eps(
         "noise auroc": as_record(Area.of(clean, of_noise)),
         "flagged": as_record(Rate(int((of_attack > threshold).sum()), n)),
         "noise flagged": as_record(Rate(int((of_noise > threshold).sum()), n)),
-        "farther than before": as_record(Rate(int((of_attack > before).sum()), n)),
-        "scores": of_attack,
+        "farther than before": as_record(Rate(int((of_attack > nearer).sum()), n)),
     }
 
 
@@ -89,33 +112,38 @@ def easy_rows(detector: ManifoldDetector, clean: Tensor, rows: dict[str, Tensor]
 
 
 def score_rows(
-    detector: ManifoldDetector, net: nn.Module, data: Data, moved: dict[float, Tensor], name: str
+    detector: ManifoldDetector, data: Data, moved: dict[float, Tensor]
 ) -> dict[str, Any]:
     """Return what one fitted detector does at every eps."""
-    began = time.perf_counter()
     clean = detector.score(data.floats())
-    row: dict[str, Any] = {
-        "threshold": detector.calibrated_threshold.record(),
-        "false positives": as_record(
-            Rate(int((clean > detector.calibrated_threshold).sum()), len(clean))
-        ),
+    threshold = detector.calibrated_threshold
+    scored = {0.0: clean} | {eps: detector.score(x) for eps, x in moved.items()}
+    return {
+        "threshold": threshold.record(),
+        "false positives": as_record(Rate(int((clean > threshold).sum()), len(clean))),
         "median": float(clean.median()),
-        "eps": {},
-        "aware": {},
+        "eps": {
+            key(eps): at_eps(
+                detector,
+                clean,
+                scored[before(eps)],
+                scored[eps],
+                signed_noise(data.floats(), Linf(eps)),
+            )
+            for eps in moved
+        },
     }
-    before = clean
-    for eps, x in moved.items():
-        noisy = signed_noise(data.floats(), Linf(eps))
-        found = at_eps(detector, clean, before, x, noisy)
-        before = found.pop("scores")
-        row["eps"][f"{eps:.4g}"] = found
-    few = data[:KNOWING]
-    for eps in AWARE[name]:
-        ball = Linf(eps)
-        attack = PGD(ball, steps=20, step=eps / 8, returns="worst")
-        judged = evaluate(detector, net, few, ball, attack, detector_aware(detector, ball))
-        row["aware"][f"{eps:.4g}"] = judged.record()
-    return {**row, "seconds": time.perf_counter() - began}
+
+
+def aware_rows(
+    detector: ManifoldDetector, net: nn.Module, few: Data, radii: tuple[float, ...], steps: int
+) -> dict[str, Any]:
+    """Return the three rows at each eps: PGD, noise, and the attacker who knows the detector."""
+    rows = {}
+    for eps in radii:
+        aware = detector_aware(detector, Linf(eps), steps)
+        rows[key(eps)] = evaluate(detector, net, few, Linf(eps), _pgd(eps), aware).record()
+    return rows
 
 
 def run(
@@ -123,37 +151,44 @@ def run(
     seed: int,
     space: str,
     data: str,
-    epochs: int,
+    epochs: float,
     images: int,
+    judged: int,
+    knowing: int,
+    steps: int,
     other: str,
     scratch: Path,
 ) -> dict[str, Any]:
     """Do one job, going on after the scores that it has.
 
-    `epochs` is 0 for the set's own number, `images` how many the reference has, `other` the folder
-    of another set, or "".
+    `epochs` is 0 for the set's own number, `images` how many the reference has, `judged` how many
+    are attacked, `knowing` how many of them by the attacker who knows the detector and takes
+    `steps` steps, `other` the folder of another set, or "".
     """
     use_threads()
     file = scratch / "scores.json"
     done = read_json(file) if file.exists() else {}
-    setup: Setup = SETUPS[set]
+    setup = SETUPS[set]
     layer = setup.spaces()[space]
-    train, test = parts(data)
+    train, test = setup.parts(data)
     net = setup.trained(train, seed, WEIGHTS / f"{set}-{seed}.safetensors", epochs)
     reference = drawn_parts(train, [min(images, len(train))], seed)[0]
-    calibration, judged = drawn_parts(test, [CALIBRATION, 2 * JUDGED], seed)
-    judged = right(net, judged)[:JUDGED]
-    sample = with_images(judged, judged.floats())
-    moved = {eps: attacked(net, sample, eps) for eps in setup.eps}
+    calibration, drawn = drawn_parts(test, [CALIBRATION, 2 * judged], seed)
+    drawn = right(net, drawn)[:judged]
+    sample = with_images(drawn, drawn.floats())
+    moved = {eps: attacked(net, sample, eps) for eps in EPS}
     simple = easy(sample, parts(other)[1] if other else None)
     for score in scores():
         if score in done or (score == "inconsistency" and space != "layers"):
             continue
-        detector = ManifoldDetector(score, 20, layer).fit(reference, net)
-        detector.calibrate(calibration)
-        done[score] = score_rows(detector, net, sample, moved, set)
-        clean = detector.score(sample.floats())
-        done[score]["easy"] = easy_rows(detector, clean, simple)
+        began = time.process_time()
+        detector = ManifoldDetector(score, 20, layer).fit(reference, net).calibrate(calibration)
+        done[score] = {
+            **score_rows(detector, sample, moved),
+            "aware": aware_rows(detector, net, sample[:knowing], AWARE[set], steps),
+            "easy": easy_rows(detector, detector.score(sample.floats()), simple),
+            "cpu seconds": time.process_time() - began,
+        }
         write_json(file, done)
     return {
         "set": set,
@@ -161,70 +196,157 @@ def run(
         "space": space,
         "accuracy": as_record(Accuracy(test)(net)),
         "accuracy under attack": {
-            f"{eps:.4g}": float(Accuracy(with_images(sample, x))(net)) for eps, x in moved.items()
+            key(eps): float(Accuracy(with_images(sample, x))(net)) for eps, x in moved.items()
         },
         "scores": done,
-        "provenance": provenance(seed, {"reference": reference, "judged": judged}).record(),
+        "provenance": provenance(seed, {"reference": reference, "judged": drawn}).record(),
     }
 
 
-def table(jobs: list[dict[str, Any]]) -> str:
+Jobs = list[dict[str, Any]]
+
+
+def table(jobs: Jobs) -> str:
     """The tables of the results page."""
     lines = [
         "# Detection by distance to training data",
         "",
-        "Middle (least to most) over the networks. PGD-20; noise: random signs times eps. Made by",
-        "`isthmus sweep experiments/manifold_detection.toml --gather`.",
+        "Made by `isthmus sweep experiments/manifold_detection.toml --gather`, for CIFAR-10 with",
+        "`manifold_detection_color.toml`. PGD-20, step eps / 8; noise: random signs times eps.",
+        "Means over networks; intervals are 95 %, of the images of all networks together.",
     ]
-    for (name, space), own in grouped(jobs, "set", "space").items():
-        lines += ["", f"## {name}, {space}, {len(own)} networks", ""]
-        lines += by_eps(own)
-        lines += ["", *of_easy(own)]
-        lines += ["", "An attacker who knows the detector, the weight that fools most:", ""]
-        lines += aware_rows(own)
+    for (name,), of_set in grouped(jobs, "set").items():
+        lines += ["", f"## {name}", "", *networks(of_set)]
+        for (space,), own in grouped(of_set, "space").items():
+            lines += ["", f"### {name}, {space}", "", *of_space(own)]
     return "\n".join(lines) + "\n"
 
 
-def by_eps(jobs: list[dict[str, Any]]) -> list[str]:
-    """AUROC of the attack, and of noise, at every eps."""
+def networks(jobs: Jobs) -> list[str]:
+    """Accuracy of the networks, clean and under attack."""
+    first = [own[0] for own in grouped(jobs, "seed").values()]
+    lines = [row(["network", "accuracy", *map(_shown, EPS)]), "|---" * (len(EPS) + 2) + "|"]
+    for job in first:
+        under = [f"{job['accuracy under attack'][key(eps)]:.2f}" for eps in EPS]
+        lines.append(row([f"seed {job['seed']}", f"{job['accuracy']['value']:.3f}", *under]))
+    return lines
+
+
+def of_space(jobs: Jobs) -> list[str]:
+    """All tables of one set and space."""
+    seeds = len(jobs)
+    return [
+        f"{seeds} networks. AUROC of the attack / of noise:",
+        "",
+        *against_eps(jobs, _areas, EPS),
+        "",
+        "Median score over that of clean images:",
+        "",
+        *against_eps(jobs, _ratio, EPS),
+        "",
+        "Share of images that are farther than at the eps before:",
+        "",
+        *against_eps(jobs, _farther, EPS),
+        "",
+        "With intervals; flagged at 5 % nominal, attack / noise:",
+        "",
+        *at_chosen(jobs),
+        "",
+        "Corruptions and other images, AUROC / flagged:",
+        "",
+        *of_easy(jobs),
+        "",
+        "An attacker who knows the detector, at the weight that fools most:",
+        "",
+        *of_aware(jobs),
+    ]
+
+
+def row(cells: list[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _shown(eps: float) -> str:
+    return f"{round(eps * 255)}/255" if eps in SMALL else f"{eps:.2f}"
+
+
+def _at(jobs: Jobs, score: str, eps: float) -> Jobs:
+    return [job["scores"][score]["eps"][key(eps)] for job in jobs]
+
+
+def _areas(jobs: Jobs, score: str, eps: float) -> str:
+    rows = _at(jobs, score, eps)
+    attack, noise = (area_of([r[name] for r in rows]) for name in ("auroc", "noise auroc"))
+    return f"{attack:.2f} / {noise:.2f}"
+
+
+def _ratio(jobs: Jobs, score: str, eps: float) -> str:
+    pairs = zip(_at(jobs, score, eps), jobs, strict=True)
+    ratios = [at["median"] / job["scores"][score]["median"] for at, job in pairs]
+    return f"{sum(ratios) / len(ratios):.2f}"
+
+
+def _farther(jobs: Jobs, score: str, eps: float) -> str:
+    return f"{rate_of([r['farther than before'] for r in _at(jobs, score, eps)]):.3f}"
+
+
+def against_eps(jobs: Jobs, cell: Any, radii: tuple[float, ...]) -> list[str]:
+    """A row per score, a column per eps."""
+    lines = [row(["score", *map(_shown, radii)]), "|---" * (len(radii) + 1) + "|"]
+    for score in jobs[0]["scores"]:
+        lines.append(row([score, *(cell(jobs, score, eps) for eps in radii)]))
+    return lines
+
+
+def at_chosen(jobs: Jobs) -> list[str]:
+    """AUROC with intervals and what the calibrated threshold flags, at three eps."""
+    radii = (8 / 255, 0.15, 0.30)
+    heads = [f"{what} {_shown(eps)}" for eps in radii for what in ("AUROC", "flagged")]
+    lines = [row(["score", "clean flagged", *heads]), "|---" * 8 + "|"]
+    for score in jobs[0]["scores"]:
+        clean = rate_of([job["scores"][score]["false positives"] for job in jobs])
+        cells = [score, with_interval(clean, 3)]
+        for eps in radii:
+            rows = _at(jobs, score, eps)
+            attack, noise = (rate_of([r[n] for r in rows]) for n in ("flagged", "noise flagged"))
+            cells += [with_interval(area_of([r["auroc"] for r in rows]), 3)]
+            cells += [f"{attack:.2f} / {noise:.2f}"]
+        lines.append(row(cells))
+    return lines
+
+
+def of_easy(jobs: Jobs) -> list[str]:
+    """AUROC and flagged share of corruptions and of another set."""
+    kinds = list(next(iter(jobs[0]["scores"].values()))["easy"])
+    lines = [row(["score", *kinds]), "|---" * (len(kinds) + 1) + "|"]
+    for score in jobs[0]["scores"]:
+        cells = [score]
+        for kind in kinds:
+            rows = [job["scores"][score]["easy"][kind] for job in jobs]
+            area, share = area_of([r["auroc"] for r in rows]), rate_of([r["flagged"] for r in rows])
+            cells.append(f"{area:.2f} / {share:.2f}")
+        lines.append(row(cells))
+    return lines
+
+
+def of_aware(jobs: Jobs) -> list[str]:
+    """The weight of the largest share that fools both, beside PGD on the same images."""
     lines = [
-        "| score | eps | median | AUROC | noise AUROC | flagged | noise flagged | farther |",
-        "|---|---|---|---|---|---|---|---|",
+        row(["score", "eps", "PGD AUROC", "fools both", "aware AUROC", "flagged", "fools both"]),
+        "|---" * 7 + "|",
     ]
     for score in jobs[0]["scores"]:
-        for eps in jobs[0]["scores"][score]["eps"]:
-            rows = [job["scores"][score]["eps"][eps] for job in jobs if score in job["scores"]]
-            cells = [medians([row["median"] for row in rows])]
-            for key in ("auroc", "noise auroc", "flagged", "noise flagged", "farther than before"):
-                cells.append(medians([row[key]["value"] for row in rows]))
-            lines.append(f"| {score} | {eps} | {' | '.join(cells)} |")
-    return lines
-
-
-def of_easy(jobs: list[dict[str, Any]]) -> list[str]:
-    """AUROC of corruptions and of another set."""
-    lines = ["| score | inputs | AUROC | flagged |", "|---|---|---|---|"]
-    for score in jobs[0]["scores"]:
-        for name in jobs[0]["scores"][score]["easy"]:
-            rows = [job["scores"][score]["easy"][name] for job in jobs if score in job["scores"]]
-            cells = [medians([row[key]["value"] for row in rows]) for key in ("auroc", "flagged")]
-            lines.append(f"| {score} | {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def aware_rows(jobs: list[dict[str, Any]]) -> list[str]:
-    """The weight of the largest share that fools both."""
-    lines = ["| score | eps | AUROC | flagged | fools both |", "|---|---|---|---|---|"]
-    for score in jobs[0]["scores"]:
         for eps in jobs[0]["scores"][score]["aware"]:
-            worst = []
+            plain, worst = [], []
             for job in jobs:
-                if score in job["scores"]:
-                    rows = job["scores"][score]["aware"][eps]["rows"][2:]
-                    worst.append(max(rows, key=lambda row: row["undetected"]["value"]))
-            cells = [
-                medians([row[key]["value"] for row in worst])
-                for key in ("auroc", "detected", "undetected")
-            ]
-            lines.append(f"| {score} | {eps} | {' | '.join(cells)} |")
+                rows = job["scores"][score]["aware"][eps]["rows"]
+                plain.append(rows[0])
+                worst.append(max(rows[2:], key=lambda r: r["undetected"]["value"]))
+            cells = [score, eps, f"{area_of([r['auroc'] for r in plain]):.2f}"]
+            cells += [f"{rate_of([r['undetected'] for r in plain]):.2f}"]
+            cells += [f"{area_of([r['auroc'] for r in worst]):.2f}"]
+            cells += [f"{rate_of([r['detected'] for r in worst]):.2f}"]
+            cells += [with_interval(rate_of([r["undetected"] for r in worst]))]
+            lines.append(row(cells))
     return lines
