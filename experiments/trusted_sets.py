@@ -2,12 +2,14 @@
 and without it.
 
     isthmus sweep experiments/trusted_sets.toml --set data=DIR     a file per job
-    isthmus sweep experiments/trusted_sets.toml --gather           the results page
+    isthmus sweep experiments/trusted_sets.toml --gather           the tables of the page
 
-A job is a set, a fault (poisoned, mislabeled or foreign images), its share of the trusted set and a
-seed. The network is backdoored by a patch. Trusted sets are screened in pixels and in the
-penultimate features of the tampered network; the repair is done with the set as it is, with what
-the screening in features leaves, and with what is truly clean.
+DIR holds MNIST, for trusted_sets_color.toml CIFAR-10. A job is a set, a fault (poisoned, mislabeled
+or foreign images), its share of the trusted set and a seed. The network is backdoored by a patch.
+Trusted sets are screened in pixels, in the penultimate features of the tampered network, and in
+those of a network that was repaired with the set as it is; the repair is done with the set as it
+is, with what the screening in features of the tampered network leaves, and with what is truly
+clean.
 """
 
 from __future__ import annotations
@@ -16,22 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import parts, slug, use_threads
-from pages import grouped, medians
-from screening import SETUPS, drawn_parts
+from command import slug, use_threads
+from pages import grouped, ranged
+from screening import SETUPS, drawn_parts, rate_of, with_interval
 from torch import Tensor, nn
 
 from isthmus import Data, repair
 from isthmus.attacks import Patch, poison
+from isthmus.defenses import Repair
 from isthmus.detection import Screening, screen_trusted
-from isthmus.evidence import provenance
+from isthmus.evidence import foreign_samples, provenance
 from isthmus.metrics import Accuracy, AttackSuccess, Rate, as_record
 
 WEIGHTS = Path("weights/trusted_sets")
-TRIGGER, TARGET, RATE, TRUSTED = Patch(size=3), 1, 0.05, 2000
+TARGET, RATE, TRUSTED = 1, 0.05, 2000
 
 
-def faulty(clean: Data, fault: str, share: float, seed: int) -> tuple[Data, Tensor]:
+def faulty(clean: Data, fault: str, share: float, seed: int, trigger: Patch) -> tuple[Data, Tensor]:
     """Return the trusted set with faults, and where they are.
 
     Foreign images are clean ones with their pixels in another order, the same for all of them:
@@ -43,7 +46,7 @@ def faulty(clean: Data, fault: str, share: float, seed: int) -> tuple[Data, Tens
     chosen = pool[torch.randperm(len(pool), generator=drawn)[:count]]
     x, y = clean.floats(), clean.y.clone()
     if fault == "poisoned":
-        x[chosen], y[chosen] = TRIGGER(x[chosen]), TARGET
+        x[chosen], y[chosen] = trigger(x[chosen]), TARGET
     elif fault == "mislabeled":
         moved = torch.randint(1, clean.num_classes, (count,), generator=drawn)
         y[chosen] = (y[chosen] + moved) % clean.num_classes
@@ -57,24 +60,36 @@ def faulty(clean: Data, fault: str, share: float, seed: int) -> tuple[Data, Tens
 
 
 def found(screening: Screening, is_fault: Tensor) -> dict[str, Any]:
-    """Return how many faults and how many clean images are suspects."""
-    suspects, rows = screening.suspects, {}
-    for name, members in {"faults": is_fault, "clean": ~is_fault}.items():
-        if bool(members.any()):
-            rows[name] = as_record(Rate(int(suspects[members].sum()), int(members.sum())))
-    return rows
+    """Return how many faults and how many clean images are suspects, and by which sign."""
+    signs = {
+        "suspects": screening.suspects,
+        "foreign": screening.foreign,
+        "mislabeled": screening.mislabeled,
+    }
+    return {
+        sign: {
+            name: as_record(Rate(int(marked[members].sum()), int(members.sum())))
+            for name, members in {"faults": is_fault, "clean": ~is_fault}.items()
+            if bool(members.any())
+        }
+        for sign, marked in signs.items()
+    }
 
 
-def repaired(
-    tampered: nn.Module, trusted: Data, test: Data, name: str, seed: int, steps: int
-) -> dict[str, Any]:
-    """Return accuracy and attack success of a repair."""
-    budget = {"steps": steps} if steps else {}
-    net = repair(tampered, trusted, seed=seed, augment=SETUPS[name].augment, **budget).model
+def judged(net: nn.Module, test: Data, trigger: Patch) -> dict[str, Any]:
+    """Return accuracy and attack success."""
     return {
         "accuracy": as_record(Accuracy(test)(net)),
-        "attack success": as_record(AttackSuccess(test, TRIGGER, TARGET)(net)),
+        "attack success": as_record(AttackSuccess(test, trigger, TARGET)(net)),
     }
+
+
+def doubted(made: Repair) -> bool:
+    """Return whether the preflight of a repair is concerned about the samples."""
+    assert made.preflight is not None
+    return any(
+        line.concern and line.about == "samples" for line in made.preflight.samples.findings()
+    )
 
 
 def job_name(set: str, fault: str, share: float, seed: int) -> str:
@@ -83,78 +98,118 @@ def job_name(set: str, fault: str, share: float, seed: int) -> str:
 
 
 def run(
-    set: str, fault: str, share: float, seed: int, data: str, epochs: int, steps: int
+    set: str, fault: str, share: float, seed: int, data: str, epochs: float, steps: int
 ) -> dict[str, Any]:
-    """Do one job. `epochs` is 0 for the set's own number, `steps` 0 for the repair's."""
+    """Do one job. `epochs` is 0 for the set's own number; `steps` are the repair's, 0 for no
+    repair.
+    """
     use_threads()
     setup = SETUPS[set]
-    train, test = parts(data)
+    trigger = Patch(size=setup.patch)
+    train, test = setup.parts(data)
     drawn = torch.Generator().manual_seed(seed)
-    bad = poison(train, TRIGGER, rate=RATE, target=TARGET, generator=drawn)
+    bad = poison(train, trigger, rate=RATE, target=TARGET, generator=drawn)
     tampered = setup.trained(bad, seed, WEIGHTS / f"{set}-{seed}.safetensors", epochs)
     held = min(TRUSTED, len(test) // 2)
     clean, evaluation = drawn_parts(test, [held, len(test) - held], seed)
-    trusted, is_fault = faulty(clean, fault, share, seed)
+    trusted, is_fault = faulty(clean, fault, share, seed, trigger)
+
+    def repaired(with_set: Data) -> Repair:
+        return repair(tampered, with_set, seed=seed, augment=setup.augment, steps=steps)
+
     in_features = screen_trusted(trusted, tampered, setup.last)
-    sets = {
-        "as it is": trusted,
-        "screened": in_features.belonging(trusted),
-        "truly clean": trusted[~is_fault],
-    }
+    screening = {"pixels": screen_trusted(trusted), "tampered": in_features}
+    warns = {"foreign in pixels": bool(foreign_samples(trusted))}
+    nets = {}
+    if steps:
+        as_it_is = repaired(trusted)
+        warns["preflight"] = doubted(as_it_is)
+        nets["as it is"] = as_it_is.model
+        screening["repaired"] = screen_trusted(trusted, as_it_is.model, setup.last)
+        nets["screened"] = repaired(in_features.belonging(trusted)).model
+        if share:
+            nets["truly clean"] = repaired(trusted[~is_fault]).model
     return {
         "set": set,
         "fault": fault,
         "share": share,
         "seed": seed,
-        "tampered": {
-            "accuracy": as_record(Accuracy(evaluation)(tampered)),
-            "attack success": as_record(AttackSuccess(evaluation, TRIGGER, TARGET)(tampered)),
-        },
-        "screening": {
-            "pixels": found(screen_trusted(trusted), is_fault),
-            "penultimate": found(in_features, is_fault),
-        },
-        "repairs": {
-            kind: repaired(tampered, trusted_set, evaluation, set, seed, steps)
-            for kind, trusted_set in sets.items()
-        },
+        "tampered": judged(tampered, evaluation, trigger),
+        "screening": {space: found(screen, is_fault) for space, screen in screening.items()},
+        "repair warns": warns,
+        "repairs": {kind: judged(net, evaluation, trigger) for kind, net in nets.items()},
         "provenance": provenance(seed, {"trusted": trusted, "evaluation": evaluation}).record(),
     }
 
 
-def table(jobs: list[dict[str, Any]]) -> str:
+Jobs = list[dict[str, Any]]
+
+
+def table(jobs: Jobs) -> str:
     """The tables of the results page."""
     lines = [
         "# Trusted sets that are not clean",
         "",
-        "Middle (least to most) over seeds. Made by",
-        "`isthmus sweep experiments/trusted_sets.toml --gather`.",
+        "Made by `isthmus sweep experiments/trusted_sets.toml --gather`, for CIFAR-10 with",
+        "`trusted_sets_color.toml`. A trusted set has 2,000 images. Shares of all images of all",
+        "seeds with 95 % intervals; accuracy and attack success: mean [least, most] over seeds, %.",
     ]
     for (name,), own in grouped(jobs, "set").items():
-        lines += ["", f"## {name}", "", *screening_rows(own), "", *repair_rows(own)]
+        lines += ["", f"## {name}", "", received(own), "", *screening_rows(own), "", *notices(own)]
+        if any(job["repairs"] for job in own):
+            lines += ["", *repair_rows(own)]
     return "\n".join(lines) + "\n"
 
 
-def screening_rows(jobs: list[dict[str, Any]]) -> list[str]:
+def received(jobs: Jobs) -> str:
+    """What came in."""
+    first = [own[0]["tampered"] for own in grouped(jobs, "seed").values()]
+    cells = [ranged([job[c]["value"] for job in first]) for c in ("accuracy", "attack success")]
+    return f"{len(first)} tampered networks: accuracy {cells[0]}, attack success {cells[1]}."
+
+
+def screening_rows(jobs: Jobs) -> list[str]:
     """What is suspected: faults, and clean images."""
-    lines = ["| fault | share | space | of the faults | of the clean |", "|---|---|---|---|---|"]
+    lines = [
+        "| fault | share | features | of the faults | foreign, mislabeled | of the clean |",
+        "|---" * 6 + "|",
+    ]
     for (fault, share), own in grouped(jobs, "fault", "share").items():
-        for space in ("pixels", "penultimate"):
-            cells = []
-            for kind in ("faults", "clean"):
-                rows = [job["screening"][space] for job in own]
-                values = [row[kind]["value"] for row in rows if kind in row]
-                cells.append(medians(values) if values else "")
-            lines.append(f"| {fault} | {share:g} | {space} | {' | '.join(cells)} |")
+        for space in own[0]["screening"]:
+            rows = [job["screening"][space] for job in own]
+            cells = ["", ""]
+            if share:
+                signs = [rate_of([r[n]["faults"] for r in rows]) for n in ("foreign", "mislabeled")]
+                cells = [with_interval(rate_of([row["suspects"]["faults"] for row in rows]))]
+                cells += [", ".join(f"{sign:.2f}" for sign in signs)]
+            cells += [with_interval(rate_of([row["suspects"]["clean"] for row in rows]), 3)]
+            what = fault if share else "none"
+            lines.append(f"| {what} | {share:g} | {space} | {' | '.join(cells)} |")
     return lines
 
 
-def repair_rows(jobs: list[dict[str, Any]]) -> list[str]:
-    """Accuracy and attack success of the repairs."""
-    lines = ["| fault | share | trusted set | accuracy | attack success |", "|---|---|---|---|---|"]
+def notices(jobs: Jobs) -> list[str]:
+    """On how many sets `isthmus repair` says something of the samples, and what of."""
+    signs = list(jobs[0]["repair warns"])
+    lines = [
+        "Sets on which `isthmus repair` gives notice of the samples:",
+        "",
+        f"| fault | share | {' | '.join(signs)} |",
+        "|---" * (2 + len(signs)) + "|",
+    ]
     for (fault, share), own in grouped(jobs, "fault", "share").items():
-        for kind in ("as it is", "screened", "truly clean"):
+        counts = [f"{sum(job['repair warns'][s] for job in own)} of {len(own)}" for s in signs]
+        lines.append(f"| {fault if share else 'none'} | {share:g} | {' | '.join(counts)} |")
+    return lines
+
+
+def repair_rows(jobs: Jobs) -> list[str]:
+    """Accuracy and attack success of the repairs."""
+    lines = ["| fault | share | trusted set | accuracy | attack success |", "|---" * 5 + "|"]
+    for (fault, share), own in grouped(jobs, "fault", "share").items():
+        for kind in own[0]["repairs"]:
             rows = [job["repairs"][kind] for job in own]
-            cells = [medians([r[c]["value"] for r in rows]) for c in ("accuracy", "attack success")]
-            lines.append(f"| {fault} | {share:g} | {kind} | {' | '.join(cells)} |")
+            cells = [ranged([r[c]["value"] for r in rows]) for c in ("accuracy", "attack success")]
+            what = fault if share else "none"
+            lines.append(f"| {what} | {share:g} | {kind} | {' | '.join(cells)} |")
     return lines

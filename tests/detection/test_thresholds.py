@@ -191,6 +191,21 @@ def test_samples_that_do_not_belong_to_a_trusted_set():
     refused(lambda: screen_trusted(data, score="mahalanobis"), "over neighbors")
 
 
+def test_neighbors_of_many_labels_make_no_label_suspect():
+    """Where neighbors do not tell the class, most of a clean set has neighbors of other labels."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(5, (400,), generator=generator)
+    data = Data(torch.rand(400, 1, 4, 4, generator=generator), y, 5)
+    screening = screen_trusted(data)
+    assert float(screening.mislabeled.double().mean()) < 0.02
+    x = data.x.flatten(1).numpy()
+    for i in range(0, 400, 40):
+        near = np.argsort(((x - x[i]) ** 2).sum(1))[1:11]
+        counts = np.bincount(y[near].numpy(), minlength=5)
+        counts[y[i]] = 0
+        assert float(screening.disagreement[i]) == pytest.approx(counts.max() / 10)
+
+
 def test_memory_stays_constant_over_ten_thousand_inputs():
     """What a score holds at once is bounded by one part, however many inputs there are."""
     detector = ManifoldDetector("lle", 20).fit(blobs(200))
