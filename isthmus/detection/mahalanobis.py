@@ -30,7 +30,9 @@ class Mahalanobis(Score):
 
     @classmethod
     def fit(cls, features: tuple[Tensor, ...], labels: Tensor, neighbors: int) -> Self:
-        """Return the score. Raises BadInput where there are more features than WIDEST."""
+        """Return the score. Raises BadInput where there are more features than WIDEST, or no more
+        samples than classes.
+        """
         (reference,) = features
         if reference.shape[1] > WIDEST:
             raise BadInput(
@@ -40,6 +42,12 @@ class Mahalanobis(Score):
             )
         rows = reference.double().cpu()
         classes, own = labels.cpu().unique(return_inverse=True)
+        if len(rows) <= len(classes):
+            raise BadInput(
+                f"{len(rows)} reference samples of {len(classes)} classes",
+                expected="more samples than classes: their spread around the means is measured",
+                fix="give more reference samples",
+            )
         sums = torch.zeros(len(classes), rows.shape[1], dtype=torch.float64)
         means = sums.index_add(0, own, rows) / own.bincount()[:, None]
         centered = rows - means[own]

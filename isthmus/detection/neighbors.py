@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Self
 
 import torch
@@ -106,10 +107,12 @@ class NeighborScore(Score):
 
 
 def check_neighbors(neighbors: int, rows: int) -> None:
-    """Raise BadInput where there are fewer reference rows than neighbors, or no neighbors."""
-    if not 1 <= neighbors <= rows:
+    """Raise BadInput where there are fewer reference rows than neighbors, no neighbors, or no whole
+    number of them.
+    """
+    if not isinstance(neighbors, Integral) or not 1 <= neighbors <= rows:
         raise BadInput(
-            f"neighbors = {neighbors} for {rows} reference samples",
-            expected=f"1 to {rows}",
+            f"neighbors = {neighbors!r} for {rows} reference samples",
+            expected=f"a whole number from 1 to {rows}",
             fix="ask for fewer neighbors, or give more reference samples",
         )

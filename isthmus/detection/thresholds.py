@@ -8,6 +8,7 @@ have on other clean data follows a beta distribution, whatever the distribution 
 from __future__ import annotations
 
 from math import ceil
+from numbers import Real
 
 import torch
 from scipy.stats import beta
@@ -66,9 +67,9 @@ def calibrated(clean: Tensor, rate: float) -> Threshold:
     >>> float(threshold), round(threshold.low, 3), round(threshold.high, 3)
     (94.0, 0.017, 0.1)
     """
-    if not 0 < rate < 1:
+    if not isinstance(rate, Real) or not 0 < rate < 1:
         raise BadInput(
-            f"false_positive_rate = {rate}", expected="between 0 and 1", fix="pass 0.05 for 5 %"
+            f"false_positive_rate = {rate!r}", expected="between 0 and 1", fix="pass 0.05 for 5 %"
         )
     if not bool(torch.isfinite(clean).all()):
         raise BadInput(

@@ -271,6 +271,12 @@ REFUSED = {
     "no layer": (lambda: ManifoldDetector("inconsistency"), "two or more"),
     "neighbors": (lambda: ManifoldDetector(neighbors=31).fit((X, Y)), "neighbors = 31"),
     "no neighbors": (lambda: ManifoldDetector(neighbors=0).fit((X, Y)), "neighbors = 0"),
+    "a sample a class": (
+        lambda: ManifoldDetector("mahalanobis").fit((X[:3], Y[:3])),
+        "3 reference samples of 3 classes",
+    ),
+    "half a neighbor": (lambda: ManifoldDetector(neighbors=5.5).fit((X, Y)), "neighbors = 5.5"),
+    "text for neighbors": (lambda: ManifoldDetector(neighbors="5").fit((X, Y)), "neighbors = '5'"),
     "layer": (
         lambda: ManifoldDetector(layer="conv1").fit((X, Y), small_cnn(3, 1, 2)),
         "layer 'conv1'",
@@ -291,6 +297,7 @@ REFUSED = {
     "overlap": (lambda: fitted("lle").calibrate(on_plane(150)), "150 of 150 calibration samples"),
     "rate": (lambda: fitted("lle").calibrate(on_plane(20, seed=1)), "from 20 samples"),
     "no rate": (lambda: fitted("lle").calibrate(on_plane(99, seed=1), 0), "false_positive_rate"),
+    "text for a rate": (lambda: fitted("lle").calibrate(on_plane(99, seed=1), "5 %"), "'5 %'"),
     "another network": (
         lambda: fitted("lle", layer="1").attach(nn.Linear(2, 2)),
         "the one that the detector was fitted with",
