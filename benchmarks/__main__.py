@@ -16,7 +16,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attacks, certificates, detection, health, hessians, memory, paths, steps
+from benchmarks import (
+    attacks,
+    certificates,
+    detection,
+    health,
+    hessians,
+    index,
+    memory,
+    paths,
+    steps,
+)
 from isthmus.evidence import provenance
 from isthmus.runs import write_json
 
@@ -65,6 +75,10 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
         "detection": (
             "A detector fitted to 10,000 rows and 1,000 scores, against plain neighbors",
             partial(detection.measure, rounds),
+        ),
+        "index": (
+            "The nearest of 100,000 rows by comparing all of them and through a graph",
+            index.measure,
         ),
         "health": (
             "Health of PGD-10 with five restarts against the attack alone (target 2)",
