@@ -124,6 +124,7 @@ def test_two_processes_work_as_one(home):
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",
         "--nproc-per-node",
         "2",
         "-m",
