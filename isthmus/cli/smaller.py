@@ -44,7 +44,7 @@ class RobustCompression(RobustTraining, Evasion):
         if self.loss == "fast":
             raise BadInput(
                 "--loss fast, which needs samples to be watched on",
-                expected="cross-entropy, adversarial or trades",
+                expected="cross-entropy, adversarial, trade-off or trades",
                 fix="pass --loss adversarial",
             )
         if self.attack is not None and self.loss == "cross-entropy":

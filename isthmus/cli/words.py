@@ -11,6 +11,7 @@ import ast
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from isthmus import attacks, data, training
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 AttackName = Literal[
     "fgsm", "pgd", "mi-fgsm", "apgd", "apgd-dlr", "apgd-targeted", "fab", "square", "autoattack"
 ]
-LossName = Literal["cross-entropy", "adversarial", "trades", "fast"]
+LossName = Literal["cross-entropy", "adversarial", "trade-off", "trades", "fast"]
 
 
 _RADII = {"linf": "8/255", "l2": "0.5", "l1": "12"}
@@ -147,8 +148,9 @@ def parse_loss(
 ) -> Loss:
     """Return the loss of that name against perturbations in the union of the balls.
 
-    By default "adversarial" takes 7 steps and "trades" 10; "fast" takes one, by `NoiseFGSM`. Raises
-    BadInput if the loss has no such option, or one is out of range.
+    By default "adversarial" and "trade-off" take 7 steps and "trades" 10; "fast" takes one, by
+    `NoiseFGSM`. The weights of "trade-off" sum to 1, so that a learning rate means the same as with
+    "adversarial". Raises BadInput if the loss has no such option, or one is out of range.
     """
     if steps is not None and name in ("fast", "cross-entropy"):
         raise BadInput(
@@ -156,7 +158,7 @@ def parse_loss(
             expected="none",
             fix="take --loss adversarial",
         )
-    if beta is not None and name != "trades":
+    if beta is not None and name not in ("trades", "trade-off"):
         raise BadInput(
             f"beta = {beta:g} for --loss {name}", expected="none", fix="take --loss trades"
         )
@@ -165,6 +167,8 @@ def parse_loss(
             return training.cross_entropy
         case "adversarial":
             return training.adversarial(_ascent(balls, 7 if steps is None else steps))
+        case "trade-off":
+            return _traded(_ascent(balls, 7 if steps is None else steps), beta)
         case "trades":
             ascent = _ascent(balls, 10 if steps is None else steps)
             return training.trades(ascent, 6.0 if beta is None else beta)
@@ -172,6 +176,20 @@ def parse_loss(
             members = [attacks.NoiseFGSM(ball) for ball in balls]
             worst = members[0] if len(members) == 1 else attacks.WorstOf(members)
             return training.adversarial(worst)
+
+
+def _traded(attack: PGD | MSD, beta: float | None) -> Loss:
+    """Return the trade-off in which attacked inputs count `beta` times as much as clean ones, by
+    default as much. Raises BadInput where that is not above 0.
+    """
+    ratio = 1.0 if beta is None else beta
+    if not 0 < ratio < inf:
+        raise BadInput(
+            f"beta = {ratio:g} for --loss trade-off",
+            expected="above 0: how much attacked inputs count beside clean ones",
+            fix="pass --beta 1, or take --loss cross-entropy for clean ones alone",
+        )
+    return training.trade_off(attack, 1 / (1 + ratio), ratio / (1 + ratio))
 
 
 def _ascent(balls: Sequence[Ball], steps: int) -> PGD | MSD:

@@ -1,4 +1,4 @@
-"""What a network costs to run: multiply-adds."""
+"""What a network costs to run, multiply-adds, and how much of it is 0."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from isthmus.compression.network import baked, weight_layers
+from isthmus.metrics.values import SHARE, Quantity
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 
 
@@ -44,18 +45,35 @@ def multiply_adds(model: nn.Module, x: Tensor) -> tuple[int, int]:
     return counts["all"], counts["nonzero"]
 
 
-def zero_shares(model: nn.Module) -> tuple[float, float]:
-    """Return the share of convolutional and linear weights that are 0, and of convolutional
-    channels with no weight that is not; 0 where there are no convolutions.
+def zero_weights(model: nn.Module) -> Quantity:
+    """Return the share of convolutional and linear weights that are 0: a metric.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3))
     >>> _ = nn.init.zeros_(net[0].weight[0])
-    >>> zero_shares(net)
-    (0.25, 0.25)
+    >>> zero_weights(net)
+    0.25
     """
-    layers = weight_layers(baked(model)).values()
-    weights = [layer.get_parameter("weight").detach() for layer in layers]
+    weights = _weights(model)
     nonzero = sum(int(weight.count_nonzero()) for weight in weights)
-    channels = [weight.flatten(1).any(1) for weight in weights if weight.ndim > 2]
-    empty = sum(int((~alive).sum()) for alive in channels) / max(1, sum(map(len, channels)))
-    return 1 - nonzero / sum(weight.numel() for weight in weights), empty
+    return Quantity(1 - nonzero / sum(weight.numel() for weight in weights), SHARE)
+
+
+def zero_channels(model: nn.Module) -> Quantity:
+    """Return the share of convolutional channels none of whose weights is other than 0: a metric.
+
+    It is 0 where there are no convolutions.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3))
+    >>> _ = nn.init.zeros_(net[0].weight[0])
+    >>> zero_channels(net)
+    0.25
+    """
+    channels = [weight.flatten(1).any(1) for weight in _weights(model) if weight.ndim > 2]
+    empty = sum(int((~alive).sum()) for alive in channels)
+    return Quantity(empty / max(1, sum(map(len, channels))), SHARE)
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    """Return the weights of convolutional and linear layers as the network computes with them."""
+    layers = weight_layers(baked(model)).values()
+    return [layer.get_parameter("weight").detach() for layer in layers]

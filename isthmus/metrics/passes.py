@@ -151,10 +151,11 @@ def logits(
 
     `whole` is the set that the data are a part of, so that a refusal can speak of its labels.
     Raises BadInput where the network cannot read the images, or the outputs are not (n, classes) or
-    not finite.
+    not finite. A network that draws from torch's generators draws the same each time.
     """
     try:
-        out = outputs(model, data.x, precision=precision)
+        with seeded_draws(0, device_of(model)):
+            out = outputs(model, data.x, precision=precision)
     except BadInput:
         raise
     except Exception as error:  # a user's network may raise anything

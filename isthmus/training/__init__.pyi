@@ -1,5 +1,6 @@
 from .budget import History as History
 from .budget import Training as Training
+from .channels import channel_lasso as channel_lasso
 from .hooks import AfterStep as AfterStep
 from .hooks import in_order as in_order
 from .loop import fit as fit

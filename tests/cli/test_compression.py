@@ -13,6 +13,7 @@ from isthmus.evidence.schema import schema
 from isthmus.models import load_checkpoint, model_factory
 from isthmus.runs import file_sha256
 
+TRADED = ("--loss", "trade-off", "--beta", 3, "--eps", 0.05, "--attack-steps", 1)
 NET = "isthmus.models:small_cnn,channels=1,width=8"
 
 
@@ -87,6 +88,7 @@ def test_channels_leave_a_smaller_network(folder):
     ("name", "options"),
     [
         ("relaxed", ("--bits", "ternary", "--steps", 30)),
+        ("traded", ("--bits", "ternary", "--steps", 30, *TRADED)),
         ("rounded", ("--bits", "8", "--method", "post-training")),
     ],
 )
@@ -95,6 +97,14 @@ def test_quantizing(name, options, folder):
     assert done.returncode == 0, done.stderr
     record, _ = checked(folder, name)
     assert str(record["compressed"]["bits"]) == options[1]
+    zeros = record["after"]["metrics"]["zero weights"]
+    layers = record["compressed"]["layers"].values()
+    rounded = sum(layer["units"] - layer["kept"] for layer in layers)
+    assert zeros["unit"] == "share" and rounded > 0
+    assert record["before"]["metrics"]["zero weights"]["value"] < zeros["value"]
+    assert record["after"]["metrics"]["zero channels"]["value"] >= 0
+    if name == "traded":
+        assert "clean=0.25, attacked=0.75" in record["compressed"]["loss"]
     assert record["same answers"]["value"] > (0.95 if name == "rounded" else 0.5)
 
 
@@ -104,6 +114,7 @@ def test_quantizing(name, options, folder):
         ("prune", ("--density", 0), "density = 0"),
         ("prune", ("--density", 0.5, "--loss", "fast"), "--loss fast"),
         ("prune", ("--density", 0.5, "--beta", 3), "--beta"),
+        ("prune", ("--density", 0.5, "--loss", "trade-off", "--beta", 0), "beta = 0"),
         ("quantize", ("--bits", "3"), "3"),
         ("quantize", ("--method", "post-training", "--steps", 5), "--steps 5"),
         ("quantize", ("--steps", 0), "BinaryRelax without a budget"),

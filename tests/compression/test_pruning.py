@@ -1,6 +1,7 @@
 """The laws that all pruning methods share, over their table; and what each of them is for."""
 
 import copy
+import dataclasses
 import functools
 import json
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ from isthmus.compression import (
     pruners,
 )
 from isthmus.compression.pruning.mask import held_in
-from isthmus.compression.pruning.rewiring import Rewire, allotted, rewired
+from isthmus.compression.pruning.rewiring import Pulled, Rewire, allotted, anchor, rewired
+from isthmus.compression.pruning.units import WeightUnits
 from isthmus.models import preact_resnet, save_checkpoint, small_cnn
 
 BUDGET = {"steps": 24, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
@@ -35,7 +37,9 @@ METHODS = {
     **pruners(),
     "magnitude after dense training": Magnitude(dense=0.5),
     "rewiring from magnitudes": Rewiring(start="magnitude"),
+    "rewiring after dense training": Rewiring(start="magnitude", dense=0.5, pull=0.1),
 }
+LATE = [name for name, method in METHODS.items() if getattr(method, "dense", 0)]
 CHANNELS = {name: method for name, method in METHODS.items() if name != "learned-scores"}
 
 
@@ -116,7 +120,9 @@ def test_the_count_is_exact_after_every_epoch_and_nothing_lives_off_the_mask(nam
             assert outside(model) == 0 or name == "learned-scores"
         return nn.functional.cross_entropy(model(x), y)
 
-    method = Magnitude() if name == "magnitude after dense training" else METHODS[name]
+    method = METHODS[name]
+    if getattr(method, "dense", 0):
+        method = dataclasses.replace(method, dense=0.0)
     small = prune(nets["convolutional"], data, 0.4, method=method, loss=loss, **BUDGET)
     assert len(counts) == BUDGET["steps"] and set(counts) == {small.record["kept"]}
 
@@ -183,7 +189,7 @@ class Fragile:
 
 
 @pytest.mark.parametrize("steps", [7, 17])
-@pytest.mark.parametrize("name", ["rewiring", "learned-scores", "magnitude after dense training"])
+@pytest.mark.parametrize("name", ["rewiring", "learned-scores", *LATE])
 def test_a_run_that_is_killed_goes_on_to_the_same_network(name, steps, nets, tmp_path, monkeypatch):
     often = functools.partial(fit, checkpoint_every=5)
     monkeypatch.setattr(compression.pruning.job, "fit", often)
@@ -284,6 +290,27 @@ def test_rewiring_moves_connections_and_keeps_their_number():
     assert after["a"][sizes["a"] >= stays[count - 1]].all()  # the largest are never moved
 
 
+def test_what_rewiring_pulls_to_is_where_the_weights_were_when_connections_moved(nets):
+    net, data = nets["convolutional"], samples()
+    far = {}
+    for pull in (0.0, 5.0):
+        method = Rewiring(start="magnitude", pull=pull)
+        budget = {**BUDGET, "steps": 4}  # fewer than an epoch
+        small = prune(net, data, 0.4, method=method, **budget).model
+        start = prune(net, data, 0.4).model
+        pairs = zip(weights_of(small), weights_of(start), strict=True)
+        far[pull] = sum(float((one - other).square().sum()) for one, other in pairs)
+    assert 0 < far[5.0] < 0.5 * far[0.0]
+    units = WeightUnits(copy.deepcopy(net))
+    anchor(units)
+    with torch.no_grad():
+        for held in units.held.values():
+            held.original.add_(0.1)
+    count = sum(held.original.numel() for held in units.held.values())
+    value = Pulled(lambda *_: torch.ones(()), 3.0, units)(net, data.x, data.y)
+    assert value.item() == pytest.approx(1 + 3.0 / 2 * 0.01 * count, rel=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_allotments_are_whole_near_the_shares_and_within_the_room(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -318,7 +345,9 @@ def test_bad_input_is_refused(nets, tmp_path):
     refused(lambda: prune(net, data, 0.5, "channels", method=LearnedScores()), "learned scores")
     refused(lambda: prune(net, data, 0.5, step=3, lr=0.1), "unknown option step")
     refused(lambda: Magnitude(dense=1.0), "dense")
-    refused(lambda: Rewiring(rate=0.0), "rate")
+    for odd in ({"rate": 0.0}, {"start": "magnitude", "dense": 1.0}, {"pull": -1.0}):
+        refused(lambda odd=odd: Rewiring(**odd), "rate")
+    refused(lambda: Rewiring(dense=0.5), "random mask after dense training")
     refused(lambda: LearnedScores(share=1.0), "share")
     faded = copy.deepcopy(net)
     with torch.no_grad():

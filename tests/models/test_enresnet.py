@@ -4,12 +4,12 @@ import pytest
 import torch
 from support.refusals import refused
 
-from isthmus import Data, cross_entropy, fit
+from isthmus import Accuracy, Data, MeanLoss, RobustAccuracy, cross_entropy, fit
 from isthmus.attacks import PGD
-from isthmus.compression import quantize
-from isthmus.compression.cost import zero_shares
+from isthmus.compression import quantize, zero_channels, zero_weights
 from isthmus.data import Linf
 from isthmus.models import enresnet
+from isthmus.models.noise import DRAWS
 from isthmus.training import adversarial, trade_off
 
 
@@ -51,9 +51,44 @@ def test_it_trains_on_the_trade_off_and_is_quantized():
     loss = trade_off(PGD(Linf(0.05), steps=1), 1.0, 8.0)
     options = {"steps": 12, "lr": 0.02, "batch_size": 30, "precision": "fp32"}
     small = quantize(net, data, "ternary", loss=loss, **options)
-    weights, channels = zero_shares(small.model)
-    assert 0.1 < weights < 0.9 and 0 <= channels < 1
+    assert 0.1 < zero_weights(small.model) < 0.9 and 0 <= zero_channels(small.model) < 1
     fit(small.model, data, loss, **options)
+
+
+def images(n=24):
+    generator = torch.Generator().manual_seed(0)
+    return Data(torch.rand(n, 1, 6, 6, generator=generator), torch.arange(n) % 3, 3)
+
+
+def quantized(data):
+    torch.manual_seed(0)
+    return quantize(enresnet(1, 8, 3, 1, 4, noise=0.5), data, "ternary").model
+
+
+@pytest.mark.parametrize("kind", ["float", "quantized"])
+def test_an_attack_averages_over_the_draws_of_a_noisy_network_by_itself(kind):
+    data = images()
+    torch.manual_seed(0)
+    net = quantized(data) if kind == "quantized" else enresnet(1, 8, 3, 1, 4, noise=0.5).eval()
+    rate = RobustAccuracy(data, PGD(Linf(0.02), steps=2))(net)
+    assert rate.health.draws > 1 and 0 <= rate.health.undecided <= 1
+    passes = []
+    net.members[0].stem.register_forward_hook(lambda *_: passes.append(1))
+    PGD(Linf(0.02), steps=1, returns="last")(net, data.x, data.y)
+    assert len(passes) >= 1 + DRAWS  # one that tells, and as many as are averaged
+
+
+def test_a_noisy_network_that_is_measured_twice_says_the_same():
+    data = images()
+    torch.manual_seed(0)
+    net = enresnet(2, 8, 3, 1, 4, noise=0.5).eval()
+    for metric in (Accuracy(data), MeanLoss(data)):
+        first = metric(net)
+        torch.rand(3)
+        assert metric(net) == first
+    before = torch.get_rng_state()
+    MeanLoss(data)(net)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_trade_off_is_the_weighted_sum_of_its_parts():

@@ -23,9 +23,10 @@ class RobustTraining(Threat):
     """What is minimized in training.
 
     :param loss: cross-entropy, or a loss against an attack: adversarial (PGD; MSD for several
-        norms), trades, or fast: a single step (N-FGSM), with a check on held-out samples that stops
-        training once it has collapsed.
-    :param beta: Weight of robustness in trades; by default 6.
+        norms), trade-off (clean and attacked inputs together), trades, or fast: a single step
+        (N-FGSM), with a check on held-out samples that stops training once it has collapsed.
+    :param beta: Weight of robustness beside 1 for clean inputs; by default 6 in trades, 1 in
+        trade-off.
     """
 
     loss: words.LossName = "cross-entropy"

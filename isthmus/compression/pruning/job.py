@@ -54,9 +54,11 @@ class PruningJob:
         part: str = "fine-tuning",
         steps: int | None = None,
         after_step: AfterStep | None = None,
+        loss: Loss | None = None,
         **options: Any,
     ) -> None:
-        """Train the network for a part of the budget, by default all of it.
+        """Train the network for a part of the budget, by default all of it, on the job's loss or
+        another one.
 
         A part of no steps is none.
         """
@@ -70,7 +72,7 @@ class PruningJob:
         history = fit(
             self.model,
             self.data,
-            self.loss,
+            self.loss if loss is None else loss,
             training=training,
             after_step=after_step,
             progress=part,

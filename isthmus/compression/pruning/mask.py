@@ -48,17 +48,20 @@ class Mask(nn.Module):
     """A parametrization that returns the tensor where the mask is on, and 0 elsewhere.
 
     The mask is a buffer: it is saved, loaded and moved with the network. Off the mask no gradient
-    comes back. While a method looks for a mask, `momentum` is a buffer that sums dense gradients
-    and `scores` a parameter that is trained in the place of the weight; both are None otherwise.
+    comes back. While a method looks for a mask, `momentum` is a buffer that sums dense gradients,
+    `anchor` one of the values that a loss pulls the weight to, and `scores` a parameter that is
+    trained in the place of the weight; all are None otherwise.
     """
 
     mask: Tensor
     momentum: Tensor | None
+    anchor: Tensor | None
 
     def __init__(self, like: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", torch.ones_like(like, dtype=torch.bool))
         self.register_buffer("momentum", None)
+        self.register_buffer("anchor", None)
         self.scores: nn.Parameter | None = None
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ inputs this is DNR (Kundu et al., ASP-DAC 2021), of which only the evaluation is
 schedule is that of sparse momentum (Dettmers and Zettlemoyer, 2019).
 
 Where we depart: the number of connections is exact after every epoch, by the method of largest
-remainders; the ADMM term, which made no difference in our measurements, is left out.
+remainders; training may begin densely; and the paper's ADMM term is off unless `pull` is set. Of
+that term the multipliers stay 0, since the weights off the mask are, so it is a squared distance.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import ceil, cos, pi
+from math import ceil, cos, inf, pi
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from isthmus.compression.pruning.job import PruningJob
 from isthmus.compression.pruning.random_mask import drawn, rescale
 from isthmus.compression.pruning.units import Units
-from isthmus.types import BadInput
+from isthmus.types import BadInput, Loss
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,41 @@ class Rewiring:
     """Move connections by momentum while the network trains; see the module.
 
     `start` is the first mask: random and rescaled, as in the paper, for a network with random
-    weights, or the largest weights of a trained one. `rate` is the share of each layer's
-    connections that moves after the first epoch; it falls to a hundredth along a cosine. Raises
-    BadInput where the rate is not in (0, 1).
+    weights, or the largest weights of a trained one. `dense` is the share of the budget that is
+    spent before the first mask. `rate` is the share of each layer's connections that moves after
+    the first epoch; it falls to a hundredth along a cosine. `pull` times half the squared distance
+    of the weights from what they were when connections last moved joins the loss.
+
+    Raises BadInput where rate, dense or pull are out of range, or a random mask would follow dense
+    training, which it throws away.
     """
 
     start: Literal["random", "magnitude"] = "random"
     rate: float = 0.5
     momentum: float = 0.9
     seed: int = 0
+    dense: float = 0.0
+    pull: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise BadInput(f"rate = {self.rate:g}", expected="a share in (0, 1)", fix="pass 0.5")
+        if not (0 < self.rate < 1 and 0 <= self.dense < 1 and 0 <= self.pull < inf):
+            raise BadInput(
+                f"rate = {self.rate:g}, dense = {self.dense:g}, pull = {self.pull:g}",
+                expected="a share in (0, 1), one in [0, 1), and 0 or more",
+                fix="pass rate=0.5, and leave the others out",
+            )
+        if self.dense and self.start == "random":
+            raise BadInput(
+                f"a random mask after dense training (dense = {self.dense:g})",
+                expected="a mask that makes use of it",
+                fix='pass start="magnitude"',
+            )
 
     def __call__(self, job: PruningJob) -> None:
         """Choose the first mask, and train while connections move."""
         units = job.units
+        before = round(self.dense * job.steps)
+        job.train("dense training", before)
         if self.start == "random":
             units.keep_largest(drawn(units, self.seed), job.target)
             rescale(units, job.density)
@@ -53,13 +72,43 @@ class Rewiring:
             units.keep_largest(units.magnitudes(), job.target)
         for held in units.held.values():
             held.mask.register_buffer("momentum", torch.zeros_like(held.original))
+        if self.pull:
+            anchor(units)
         counter = torch.zeros((), dtype=torch.int64)
         first = next(iter(units.held.values())).mask
         first.register_buffer("steps", counter)
-        job.train(after_step=Rewire(units, job.epoch, job.steps, self.rate, self.momentum))
+        left = job.steps - before
+        rewire = Rewire(units, job.epoch, left, self.rate, self.momentum)
+        loss = Pulled(job.loss, self.pull, units) if self.pull else job.loss
+        job.train(steps=left, after_step=rewire, loss=loss)
         del first.steps
         for held in units.held.values():
             held.mask.register_buffer("momentum", None)
+            held.mask.register_buffer("anchor", None)
+
+
+def anchor(units: Units) -> None:
+    """Remember the weights as they are, in the buffers of their masks."""
+    for held in units.held.values():
+        held.mask.register_buffer("anchor", held.original.detach().clone())
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A loss and half of `pull` times the squared distance of the weights from their anchors."""
+
+    loss: Loss
+    pull: float
+    units: Units = field(repr=False)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sum."""
+        value = self.loss(model, x, y)
+        for held in self.units.held.values():
+            if held.mask.anchor is not None:
+                distance = (held.original - held.mask.anchor).square().sum()
+                value = value + self.pull / 2 * distance
+        return value
 
 
 @dataclass(frozen=True)
@@ -86,6 +135,8 @@ class Rewire:
             spent = done / self.steps
             rate = self.rate * (0.01 + 0.99 * (1 + cos(pi * spent)) / 2)
             units.keep(rewired(units.on, units.magnitudes(), units.momenta(), rate))
+            if next(iter(units.held.values())).mask.anchor is not None:
+                anchor(units)
 
 
 def rewired(

@@ -64,8 +64,8 @@ def enresnet(
 ) -> EnResNet:
     """Return an ensemble of noisy residual networks of depth 6n + 2, whose answers are random.
 
-    Where an attack needs one gradient, average several: a single one of a noisy network overstates
-    robustness. Raises BadInput for other depths, no members, or negative noise.
+    One gradient of a noisy network overstates robustness; the attacks of isthmus see that it draws
+    and average over 20. Raises BadInput for other depths, no members, or negative noise.
 
     >>> x = torch.rand(2, 3, 8, 8)
     >>> net = enresnet(2, depth=8, width=4).eval()
