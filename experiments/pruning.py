@@ -34,6 +34,7 @@ METHODS = {
     "random": RandomMask(),
     "magnitude": Magnitude(dense=0.5),
     "rewiring": Rewiring(),
+    "rewiring after dense": Rewiring(start="magnitude", dense=0.5, rate=0.2),
     "learned scores": LearnedScores(),
 }
 
