@@ -129,6 +129,19 @@ def cell(rows: list[dict[str, Any]], side: str, name: str) -> str:
     return " / ".join(values) * bool(whole) + f" ({refused} refused)" * bool(refused)
 
 
+def woken(rows: list[dict[str, Any]], side: str, name: str) -> str:
+    """Return in how many networks a compression raises attack success: those where its 95 %
+    interval lies above that of recalibration alone, or of the whole network without BatchNorm.
+    """
+    pairs = [
+        (row[side].get(RECALIBRATION, row[side][WHOLE])["attack success"], row[side][name])
+        for row in rows
+        if "refused" not in row[side][name]
+    ]
+    raised = sum(after["attack success"]["low"] > before["high"] for before, after in pairs)
+    return f"{raised} of {len(pairs)}"
+
+
 def decisions(rows: list[dict[str, Any]], name: str) -> str:
     """Return how many networks were called suspicious, with how many naming the target."""
     said = [row["inspect"][name] for row in rows]
@@ -150,6 +163,14 @@ def table(jobs: list[dict[str, Any]]) -> str:
         for side in ("received", "repaired"):
             cells = " | ".join(cell(rows, side, name) for name in names)
             lines.append(f"| {images} | {sent} | {len(rows)} | {side} | {cells} |")
+    lines += ["", "Networks in which a compression raises attack success beyond recalibration:"]
+    lines += ["the 95 % intervals are apart.", ""]
+    lines += [f"| images | network | side | {' | '.join(compressions())} |"]
+    lines += ["|---|---|---|" + "---|" * len(compressions())]
+    for (images, sent), rows in grouped(jobs, "images", "sent").items():
+        for side in ("received", "repaired"):
+            cells = " | ".join(woken(rows, side, name) for name in compressions())
+            lines.append(f"| {images} | {sent} | {side} | {cells} |")
     lines += ["", "Networks that `inspect` calls suspicious, of those it could judge.", ""]
     searched = [WHOLE, *compressions(), "repaired"]
     lines += [f"| network | {' | '.join(searched)} |", "|---|" + "---|" * len(searched)]

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from command import parts, slug, use_threads
-from pages import grouped
+from pages import grouped, paired
 from scale import averaged
 from torch import Tensor, nn
 
@@ -166,4 +166,45 @@ def table(jobs: list[dict[str, Any]]) -> str:
             spread(list(column)) for column in zip(*(row["values"] for row in rows), strict=True)
         ]
         lines.append(f"| {' | '.join([*key, str(len(rows)), *cells])} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *differences(jobs)]) + "\n"
+
+
+AGAINST = {
+    "way": [("binary-relax", "straight-through"), ("binary-relax", "post-training")],
+    "loss": [("trade-off", "adversarial"), ("trade-off, channel lasso", "trade-off")],
+    "net": [("noisy", "plain")],
+    "bits": [("4", "ternary"), ("ternary", "1")],
+}
+"""Which jobs are compared: two values of an entry, all others and the seeds being equal."""
+
+
+def differences(jobs: list[dict[str, Any]]) -> list[str]:
+    """Return the table of differences between jobs that differ in one entry."""
+    lines = [
+        "Differences in points, paired by seed, with the 95 % interval of Student's t; bold where",
+        "it lies on one side of 0.",
+        "",
+        "| compared | minus | at | seeds | clean | PGD-20 | zero weights | zero channels |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, pairs in AGAINST.items():
+        rest = [other for other in ("net", "loss", "bits", "way") if other != name]
+        for one, other in pairs:
+            for key, rows in sorted(grouped(jobs, *rest).items()):
+                cells = compared(rows, name, one, other)
+                if cells:
+                    lines.append(f"| {one} | {other} | {', '.join(key)} | {' | '.join(cells)} |")
+    return lines
+
+
+def compared(rows: list[dict[str, Any]], name: str, one: str, other: str) -> list[str]:
+    """Return seeds and differences of the jobs with the one value and with the other; [] for
+    none.
+    """
+    first, second = ({r["seed"]: r["values"] for r in rows if r[name] == v} for v in (one, other))
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return []
+    sides = ([side[seed] for seed in seeds] for side in (first, second))
+    columns = zip(*(zip(*side, strict=True) for side in sides), strict=True)
+    return [str(len(seeds)), *(paired(a, b) for a, b in columns)]

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from isthmus import attacks, certification, data, evidence, models, runs
 from isthmus.cli import checks, words
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import InputFile, ModelSpec, Samples
+from isthmus.cli.options import InputFile, ModelSpec, Number, Samples
 from isthmus.cli.output import say
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def certify_command(
     out: File,
     eps: str = "0.01,0.03,0.1",
     certifier: CertifierName = "auto",
-    sigma: float | None = None,
+    sigma: Number | None = None,
     attack_steps: int = 20,
     restarts: int = 1,
 ) -> None:

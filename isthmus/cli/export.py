@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from isthmus import curves, evidence, models
 from isthmus.cli.inputs import load_samples
-from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
+from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile, Number
 from isthmus.cli.output import metadata, say
 
 
 def export_command(
-    curve: InputFile, *, t: float, model: ModelSpec, clean: Clean, out: NewFile
+    curve: InputFile, *, t: Number, model: ModelSpec, clean: Clean, out: NewFile
 ) -> None:
     """Write one network of a curve as a checkpoint.
 

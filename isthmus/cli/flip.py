@@ -6,7 +6,7 @@ from typing import Literal
 
 from isthmus import attacks, evidence, models
 from isthmus.cli.inputs import load_network
-from isthmus.cli.options import InputFile, ModelSpec, NewFile
+from isthmus.cli.options import InputFile, ModelSpec, NewFile, Number
 from isthmus.cli.output import metadata, say
 
 
@@ -16,7 +16,7 @@ def flip_command(
     model: ModelSpec,
     out: NewFile,
     flips: int | None = None,
-    rate: float | None = None,
+    rate: Number | None = None,
     dtype: Literal["float32", "bf16", "int8"] = "float32",
     layer: list[str] | None = None,
     clamp: bool = False,

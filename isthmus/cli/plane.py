@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from isthmus import curves, evidence, metrics, runs
 from isthmus.cli.checks import unwritten
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile
+from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile, Number
 from isthmus.cli.output import say
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def plane_command(
     clean: Clean,
     out: NewFile,
     points: int = 11,
-    margin: float = 0.2,
+    margin: Number = 0.2,
     measurement: Measurement = Measurement(),
 ) -> None:
     """Measure the plane through three checkpoints.

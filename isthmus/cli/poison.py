@@ -5,7 +5,7 @@ from __future__ import annotations
 from isthmus import attacks
 from isthmus import data as data_room
 from isthmus.cli.inputs import load_samples
-from isthmus.cli.options import NewNpz, Samples
+from isthmus.cli.options import NewNpz, Number, Samples
 from isthmus.cli.output import say
 from isthmus.cli.words import parse_target, parse_trigger
 
@@ -16,9 +16,9 @@ def poison_command(
     out: NewNpz,
     trigger: str = "patch",
     target: str = "1",
-    rate: float = 0.1,
+    rate: Number = 0.1,
     clean_label: bool = False,
-    cover: float = 0.0,
+    cover: Number = 0.0,
     cover_trigger: str | None = None,
     seed: int = 0,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cyclopts import Parameter
 
 from isthmus import compression
-from isthmus.cli.options import InputFile
+from isthmus.cli.options import InputFile, Number
 from isthmus.cli.smaller import Compressing, CompressionOptions, Method
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Pruning(Method):
     """
 
     command: ClassVar = "prune"
-    density: float
+    density: Number
     structure: Literal["weights", "channels"] = "weights"
     method: Literal["magnitude", "rewiring", "learned-scores", "random"] = "magnitude"
 

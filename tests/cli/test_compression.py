@@ -112,6 +112,7 @@ def test_quantizing(name, options, folder):
     ("command", "options", "words"),
     [
         ("prune", ("--density", 0), "density = 0"),
+        ("prune", ("--density", "nan"), "finite"),
         ("prune", ("--density", 0.5, "--loss", "fast"), "--loss fast"),
         ("prune", ("--density", 0.5, "--beta", 3), "--beta"),
         ("prune", ("--density", 0.5, "--loss", "trade-off", "--beta", 0), "beta = 0"),

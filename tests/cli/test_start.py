@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 from importlib import resources
+from typing import get_args
 
 import pytest
 
 from isthmus.cli.app import COMMANDS, application
+from isthmus.cli.checks import finite
 from isthmus.cli.words import _trigger_kinds
 
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "safetensors"}
@@ -123,6 +125,18 @@ def test_every_option_of_every_command_is_explained(command):
         if not argument.parameter.help and argument.parse and argument.show
     ]
     assert not silent
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_number_that_a_command_takes_is_refused_where_it_is_not_finite(command):
+    page = application(command.name)[command.name]
+    floats = [
+        argument
+        for argument in page.assemble_argument_collection(parse_docstring=True)
+        if {float} & {argument.hint, *get_args(argument.hint)}
+    ]
+    loose = [argument.name for argument in floats if finite not in argument.parameter.validator]
+    assert not loose, "say Number, not float"
 
 
 def test_the_help_of_an_option_is_broken_where_the_terminal_ends(tmp_path, monkeypatch):

@@ -164,6 +164,7 @@ def test_a_curve_between_networks_of_one_mask_stays_in_the_mask(nets):
 
 def test_a_permuted_copy_carries_its_mask_along(nets):
     small = prune(nets["convolutional"], samples(), 0.4, **BUDGET).model
+    refused(lambda: permuted_copy(small, samples(), seed=1), "baked(model)")
     moved = hold_zeros(permuted_copy(baked(small), samples(), seed=1).model)
     x = samples().x
     torch.testing.assert_close(moved(x), small(x), rtol=1e-4, atol=1e-5)

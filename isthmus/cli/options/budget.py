@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import Parameter
 
 from isthmus import data, runs
-from isthmus.cli.options.values import Seed
+from isthmus.cli.options.values import Number, Seed
 
 if TYPE_CHECKING:
     from isthmus.training import Training
@@ -36,10 +36,10 @@ class Budget:
     """
 
     steps: int | None = None
-    lr: float | None = None
+    lr: Number | None = None
     batch_size: int = 128
-    weight_decay: float = 1e-4
-    clip: float | None = None
+    weight_decay: Number = 1e-4
+    clip: Number | None = None
     pad: int = 0
     flip: bool = False
     seed: Seed = 0

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from isthmus import attacks, data, training
 from isthmus.cli import words
 from isthmus.cli.options.threat import Threat
+from isthmus.cli.options.values import Number
 
 if TYPE_CHECKING:
     from isthmus.attacks import SingleStepCheck
@@ -30,7 +31,7 @@ class RobustTraining(Threat):
     """
 
     loss: words.LossName = "cross-entropy"
-    beta: float | None = None
+    beta: Number | None = None
 
     def objective(self, samples: Data, *, landscape: bool = False) -> Loss:
         """Return the loss on such samples. Raises BadInput if an option does not apply to it."""

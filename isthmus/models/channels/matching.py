@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from isthmus.data.dataset import Source, as_data
@@ -381,10 +382,13 @@ def _some_groups(module: nn.Module, x: Tensor, *, frozen_too: bool = True) -> Gr
         why = next(
             (f"{name}: {reason}" for name, reason in groups.fixed.items()), "it has no weights"
         )
+        held = any(parametrize.is_parametrized(part) for part in module.modules())
         raise BadInput(
             f"a network whose channels cannot be permuted ({why})",
             expected="a hidden layer",
-            fix="leave OTHER out of isthmus align, or pass another second endpoint",
+            fix="pass isthmus.compression.baked(model), whose weights are ordinary ones"
+            if held
+            else "leave OTHER out of isthmus align, or pass another second endpoint",
         )
     return groups
 
