@@ -27,7 +27,7 @@ def paired(first: Sequence[float], second: Sequence[float], digits: int = 1) -> 
     for none.
 
     >>> paired([0.5, 0.6, 0.7], [0.4, 0.45, 0.6])
-    '11.7 ± 7.2'
+    '**11.7 ± 7.2**'
     """
     points = [100 * (a - b) for a, b in zip(first, second, strict=True)]
     if len(points) < 2:

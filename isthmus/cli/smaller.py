@@ -18,6 +18,7 @@ from isthmus.cli.options import (
     EvaluationOptions,
     Evasion,
     ModelSpec,
+    Number,  # noqa: F401  (the same)
     RobustTraining,
 )
 from isthmus.cli.output import metadata, say
