@@ -35,7 +35,7 @@ from isthmus.training import channel_lasso, trade_off
 from isthmus.types import Loss
 
 WEIGHTS = Path("weights/quantization")
-EPS = 0.2
+EPS = 0.1
 SIDE = 14
 BATCH = 128
 LR = 0.1
