@@ -158,7 +158,6 @@ def test_bad_data_are_refused_in_one_line(data, says, spoiled):
         (("--target", 99, "--trigger", "patch"), "99"),
         (("--t", 0.5, "--tolerance", 0.1), "both"),
         (("--tolerance", 0.0), "tolerance"),
-        (("--lr", "nan"), "lr"),
         (("--weight-decay", -1), "weight_decay"),
         (("--pad", -1), "pad = -1"),
         (("--pad", 8), "8x8"),
