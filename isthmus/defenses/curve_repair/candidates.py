@@ -108,32 +108,31 @@ def candidates(
     given = isinstance(other, nn.Module)
     if any(choice is not None for choice in chosen) or not (given or other is None):
         return [only]
-    copy = unlearned_copy(tampered, bonafide, training, home=home)
+    augment = training.augment or suited_augmentation(tampered, bonafide)
+    suited = training.replace(augment=augment)
+    copy = unlearned_copy(tampered, bonafide, suited, home=home)
     unlearned = replace(only, other=copy, route=ALMOST)
     if given:
-        return [near(only, tampered, bonafide, universal_stand_ins), unlearned]
+        return [near(replace(only, training=suited), tampered, universal_stand_ins), unlearned]
     try:
         permuted = free_endpoint(tampered, bonafide, training.seed)
     except BadInput:
         return [unlearned, only]
-    first = near(replace(only, other=permuted), tampered, bonafide, odd_stand_ins)
-    return [first, unlearned, only]
+    curve = replace(only, other=permuted)
+    return [near(replace(curve, training=suited), tampered, odd_stand_ins), unlearned, curve]
 
 
-def near(way: Candidate, tampered: nn.Module, bonafide: Data, watch: Watched) -> Candidate:
+def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
     """Return the way that is tried first where nothing else is said.
 
-    The curve is trained near the tampered end (`NEAR`) to answer as the tampered network does,
-    under the augmentation that fits it: labels of a few hundred images are learned by heart, which
-    costs several points of accuracy (docs/results/trained.md). The point is the first one where
-    the stand-ins for a trigger, which `watch` finds, have lost their effect, or one before it that
-    costs less.
+    The curve is trained near the tampered end (`NEAR`) to answer as the tampered network does:
+    labels of a few hundred images are learned by heart, which costs several points of accuracy
+    (docs/results/trained.md). The point is the first one where the stand-ins for a trigger, which
+    `watch` finds, have lost their effect, or one before it that costs less.
     """
-    augment = way.training.augment or suited_augmentation(tampered, bonafide)
     return replace(
         way,
         route=NEAR.replace(loss=distillation(tampered)),
-        training=way.training.replace(augment=augment),
         selection=way.selection.watching(watch, lowered(settled(UNIVERSAL, SETTLED))),
         home=None if way.home is None else way.home / "near",
         objection=working_stand_ins,
