@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -74,41 +74,27 @@ GRID = (0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.21, 0.24, 0.27, 0.30)
 SMALL = (2 / 255, 4 / 255, 8 / 255)
 EPS = tuple(sorted((*SMALL, *GRID)))
 
+MNIST = Setup(
+    partial(small_cnn, channels=1, width=16),
+    side=28,
+    epochs=0.7,
+    augment=None,
+    layers=("features.1", "features.4", "features"),
+    last="features",
+)
+CIFAR = Setup(
+    partial(preact_resnet, 8),
+    side=32,
+    epochs=4,
+    augment=Augment(4),
+    layers=("blocks.0", "blocks.1", "blocks.2"),
+    last="bn",
+)
 SETUPS = {
-    "mnist": Setup(
-        partial(small_cnn, channels=1, width=16),
-        side=28,
-        epochs=0.7,
-        augment=None,
-        layers=("features.1", "features.4", "features"),
-        last="features",
-    ),
-    "mnist14": Setup(
-        partial(small_cnn, channels=1, width=16),
-        side=14,
-        epochs=1,
-        augment=None,
-        layers=("features.1", "features.4", "features"),
-        last="features",
-        patch=2,
-    ),
-    "cifar10": Setup(
-        partial(preact_resnet, 8),
-        side=32,
-        epochs=4,
-        augment=Augment(4),
-        layers=("blocks.0", "blocks.1", "blocks.2"),
-        last="bn",
-    ),
-    "cifar16": Setup(
-        partial(preact_resnet, 8),
-        side=16,
-        epochs=4,
-        augment=Augment(1),
-        layers=("blocks.0", "blocks.1", "blocks.2"),
-        last="bn",
-        patch=2,
-    ),
+    "mnist": MNIST,
+    "mnist14": replace(MNIST, side=14, epochs=1, patch=2),
+    "cifar10": CIFAR,
+    "cifar16": replace(CIFAR, side=16, augment=Augment(1), patch=2),
 }
 
 
