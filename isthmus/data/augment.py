@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -68,6 +69,13 @@ class Augment:
         """What runs are recognized by: without a border of zeros, as before there was another."""
         border = "" if self.border == "zeros" else f", border={self.border!r}"
         return f"{type(self).__name__}(pad={self.pad}, flip={self.flip}{border})"
+
+
+def check_augmentation(augment: Callable[[Tensor], Tensor] | None, images: Tensor) -> None:
+    """Move two images, so that what the augmentation refuses is refused before any work is done."""
+    if augment is not None:
+        with torch.random.fork_rng():
+            augment(images[:2])
 
 
 def _mirrored(at: Tensor, length: int) -> Tensor:

@@ -108,16 +108,15 @@ def under_torchrun(folder: Path) -> None:
 
 def leave_threads_to(folder: Path) -> None:
     """Write which threads are left of this process once the ranks have parted, where the system
-    tells. To be called before they meet: what is registered first is done last.
+    tells; those that compute have the name of the process. To be called before they meet: what is
+    registered first is done last.
     """
-    tasks = Path("/proc/self/task")
-    rank = os.environ["RANK"]
+    rank, own = os.environ["RANK"], Path("/proc/self/comm")
 
     def write() -> None:
-        others = [task for task in tasks.glob("*") if task.name != str(os.getpid())]
-        (folder / f"threads-{rank}.txt").write_text(
-            "".join((task / "comm").read_text() for task in others)
-        )
+        names = [task.read_text() for task in Path("/proc/self/task").glob("*/comm")]
+        others = [name for name in names if name != own.read_text()]
+        (folder / f"threads-{rank}.txt").write_text("".join(others))
 
     atexit.register(write)
 

@@ -11,6 +11,7 @@ from torch import nn
 from isthmus.curves.connection import check_hook
 from isthmus.curves.curve import check_real, check_same_architecture
 from isthmus.curves.route import DEFAULT_ROUTE, Route
+from isthmus.data.augment import check_augmentation
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
 from isthmus.defenses.curve_repair.rules import Choice, end_costs_too_much, lowered, settled
@@ -76,8 +77,9 @@ class Candidate:
     objection: Callable[[Path, Choice], str] = costly_end
 
     def check(self, tampered: nn.Module, bonafide: Data) -> None:
-        """Raise BadInput where the networks or the hook do not fit, before any work is done."""
+        """Raise BadInput where networks, hook or augmentation do not fit; no work is done yet."""
         check_hook(self.route, self.after_step)
+        check_augmentation(self.training.augment, bonafide.x)
         check_real(tampered)
         check_above_chance(tampered, bonafide)
         if isinstance(self.other, nn.Module):

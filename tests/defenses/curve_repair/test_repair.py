@@ -15,7 +15,7 @@ from support.refusals import refused
 from isthmus import Bezier, Data, Linf, PolyChain, evaluate_path, fit, poison, repair
 from isthmus.attacks import PGD, Blend
 from isthmus.curves import CURVE_TRAINING, DEFAULT_ROUTE, Route
-from isthmus.data import Parts, hold_out, load_data, split
+from isthmus.data import Augment, Parts, hold_out, load_data, split
 from isthmus.defenses import (
     ALMOST,
     BONAFIDE,
@@ -394,6 +394,14 @@ def test_unusable_input_is_refused_before_any_training(
 ):
     with pytest.raises(BadInput, match=says):
         repair(network(tampered), data(samples[0]), other, folder=tmp_path, **FAST)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_augmentation_that_does_not_fit_is_refused_before_any_training(
+    tampered, samples, tmp_path
+):
+    settings = {**FAST, "augment": Augment(pad=64)}
+    refused(lambda: repair(tampered[0], samples[0], folder=tmp_path, **settings), "pad = 64")
     assert not any(tmp_path.iterdir())
 
 
