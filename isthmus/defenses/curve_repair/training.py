@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, log
 from pathlib import Path as File
+from statistics import mean
 
 import torch
 from torch import nn
 
 from isthmus.curves.connection import connect
 from isthmus.curves.curve import Curve
+from isthmus.curves.networks import PathNetworks
 from isthmus.curves.route import Route
 from isthmus.data.dataset import Data
 from isthmus.models.forward import device_of, eval_mode
@@ -45,11 +47,6 @@ class TrainedCurve:
     training: Training
     wasted: int = 0
 
-    @property
-    def loss(self) -> float:
-        """The mean loss of the last tenth of the training; 0 where nothing was trained."""
-        return self.history.losses[-1] if self.history else 0.0
-
 
 class Untrained(BadInput):
     """A curve whose trainings have all failed: none of its points is a repaired network."""
@@ -77,13 +74,13 @@ def trained_curve(
 ) -> TrainedCurve:
     """Return a curve between the two ends, trained with gentler settings where the first fail.
 
-    A training has failed where its loss becomes NaN or infinite, or that of its last tenth is more
-    than half way from the ends' own to that of guessing, log(classes). The learning rate is then
-    divided by 5 and `rho` by 4, at most `retries` times. `home` holds the states of unfinished
-    trainings. Raises BadInput as `connect` does, `Diverged` where the last training ends without a
-    loss and no other had one, and `Untrained` where all of them have failed.
+    A training has failed where its loss becomes NaN or infinite, or that of networks on its curve
+    is more than half way from the ends' own to that of guessing, log(classes). The learning rate is
+    then divided by 5 and `rho` by 4, at most `retries` times. `home` holds the states of unfinished
+    trainings. Raises BadInput as `connect` does, `Diverged` where no training ends with a loss, and
+    `Untrained` where all of them have failed.
     """
-    finished: list[TrainedCurve] = []
+    losses: list[float] = []
     for attempt in range(retries + 1):
         try:
             curve, history = connect(
@@ -95,19 +92,18 @@ def trained_curve(
                 checkpoint=state_file(home, f"curve{attempt or ''}"),
             )
         except Diverged:
-            if attempt == retries and not finished:
+            losses.append(inf)
+            if losses == [inf] * (retries + 1):
                 raise
-            loss = inf
         else:
-            finished.append(TrainedCurve(curve, history, route, training))
-            loss = finished[-1].loss
-            if history is None or not has_failed(history, ends, fitted, route.loss):
-                # a training that diverged counts as a whole one
-                return replace(finished[-1], wasted=attempt * training.steps * route.cost)
+            trained = TrainedCurve(curve, history, route, training)
+            loss = failing_loss(trained, ends, fitted)
+            if loss is None:  # a training that diverged counts as a whole one
+                return replace(trained, wasted=attempt * training.steps * route.cost)
+            losses.append(loss)
         if attempt < retries:
-            route, training = gentler(route, training, loss, fitted.num_classes)
-    lowest = min(trained.loss for trained in finished)
-    raise Untrained(lowest, guessing=log(fitted.num_classes), trainings=retries + 1)
+            route, training = gentler(route, training, losses[-1], fitted.num_classes)
+    raise Untrained(min(losses), guessing=log(fitted.num_classes), trainings=retries + 1)
 
 
 def gentler(route: Route, training: Training, loss: float, classes: int) -> tuple[Route, Training]:
@@ -121,17 +117,25 @@ def gentler(route: Route, training: Training, loss: float, classes: int) -> tupl
     return route, training
 
 
-def has_failed(history: History, ends: Sequence[nn.Module], fitted: Data, loss: Loss) -> bool:
-    """Return whether the loss of a trained curve is nearer to that of guessing than to the ends'.
+def failing_loss(trained: TrainedCurve, ends: Sequence[nn.Module], fitted: Data) -> float | None:
+    """Return the loss of networks on a trained curve, at the least, middle and largest t that was
+    trained, where its mean is nearer to that of guessing than to the ends'; None where it is not.
 
-    Losses of robust training can be above that of guessing at the ends themselves: then the curve
-    is not judged, just like one of fewer than `ENOUGH_STEPS` steps.
+    The loss that was trained can clear a curve and not condemn it: sharpness-aware training takes
+    it where it is worst. Losses of robust training can be above that of guessing at the ends
+    themselves: then the curve is not judged, just like one of fewer than `ENOUGH_STEPS` steps.
     """
-    last, guessing = history.losses[-1], log(fitted.num_classes)
-    if history.steps < ENOUGH_STEPS or last <= guessing / 2:
-        return False
-    worst = max(_loss_at(end, fitted[:256], loss) for end in ends)
-    return worst < guessing and not last <= (worst + guessing) / 2
+    history, route, guessing = trained.history, trained.route, log(fitted.num_classes)
+    if history is None or history.steps < ENOUGH_STEPS or history.losses[-1] <= guessing / 2:
+        return None
+    samples = fitted[:256]
+    worst = max(_loss_at(end, samples, route.loss) for end in ends)
+    if worst >= guessing:
+        return None
+    networks = PathNetworks(trained.curve, fitted)
+    points = (route.low, (route.low + route.high) / 2, route.high)
+    found = mean(_loss_at(networks.at(t), samples, route.loss) for t in points)
+    return None if found <= (worst + guessing) / 2 else found
 
 
 def _loss_at(network: nn.Module, samples: Data, loss: Loss) -> float:

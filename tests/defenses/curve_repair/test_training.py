@@ -6,9 +6,15 @@ import torch
 from support.networks import data, network
 from torch import nn
 
+from isthmus import Data, PolyChain
 from isthmus.curves.route import Route
 from isthmus.defenses import repair
-from isthmus.defenses.curve_repair.training import Untrained, has_failed, trained_curve
+from isthmus.defenses.curve_repair.training import (
+    TrainedCurve,
+    Untrained,
+    failing_loss,
+    trained_curve,
+)
 from isthmus.runs.notices import Notice
 from isthmus.training import cross_entropy, fit
 from isthmus.training.budget import History, Training
@@ -30,16 +36,39 @@ class Sure(nn.Module):
         return self.bias.expand(len(x), 4)
 
 
-def test_a_training_fails_where_its_loss_is_nearer_to_guessing_than_to_the_ends():
-    samples = data(32)
-    samples = type(samples)(samples.x, torch.zeros_like(samples.y), samples.classes)
-    ends, guessing = (Sure(9.0), Sure(9.0)), math.log(4)
-    assert not has_failed(history(0.01), ends, samples, cross_entropy)
-    assert not has_failed(history(0.49 * guessing), ends, samples, cross_entropy)
-    assert has_failed(history(0.6 * guessing), ends, samples, cross_entropy)
-    assert not has_failed(history(guessing, steps=10), ends, samples, cross_entropy)
-    lost = (Sure(-9.0), Sure(9.0))  # an end that is worse than guessing judges nothing
-    assert not has_failed(history(guessing), lost, samples, cross_entropy)
+def of_one_class(n):
+    samples = data(n)
+    return Data(samples.x, torch.zeros_like(samples.y), samples.classes)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.45, 0.5])
+def test_a_training_fails_where_networks_on_its_curve_are_nearer_to_guessing_than_to_the_ends(t):
+    """The curve of one point, on a segment on which the margin falls to none."""
+    samples, route, guessing = of_one_class(32), Route(bends=0, low=t, high=t), math.log(4)
+    ends = Sure(9.0), Sure(-9.0)
+    curve = PolyChain(*ends, bends=0)
+    judged = Sure(9.0), Sure(9.0)
+
+    def found(loss, steps=100, ends=judged):
+        trained = TrainedCurve(curve, history(loss, steps=steps), route, Training(steps=1, lr=1))
+        return failing_loss(trained, ends, samples)
+
+    own = float(cross_entropy(Sure(9.0 - 18 * t), samples.x, samples.y).detach())
+    assert found(2 * guessing) == (pytest.approx(own) if own > guessing / 2 else None)
+    assert found(0.49 * guessing) is None  # the trained loss clears a curve
+    assert found(2 * guessing, steps=10) is None
+    assert found(2 * guessing, ends=ends) is None  # an end worse than guessing judges nothing
+
+
+def test_a_flat_curve_is_not_condemned_by_the_loss_of_its_neighborhood():
+    """Sharpness-aware training takes the loss where it is worst, by a radius that is large here."""
+    ends, samples = (network("linear"), network("linear")), data(64)
+    for end in ends:
+        fit(end, samples, steps=200, lr=0.1, precision="fp32")
+    route = Route(rho=8.0)
+    trained = trained_curve(ends, samples, route, Training(steps=60, lr=1e-3, precision="fp32"))
+    assert trained.wasted == 0
+    assert trained.history.losses[-1] > math.log(4) / 2
 
 
 def test_a_diverging_curve_is_trained_again_with_gentler_settings():
@@ -49,7 +78,7 @@ def test_a_diverging_curve_is_trained_again_with_gentler_settings():
         trained_curve(ends, samples, route, wild, retries=0)
     with pytest.warns(Notice, match=r"did not train.+lr 2000 and rho 0.125"):
         trained = trained_curve(ends, samples, route, wild, retries=8)
-    assert trained.training.lr < 1e4 and trained.loss < math.log(4)
+    assert trained.training.lr < 1e4 and trained.history.losses[-1] < math.log(4)
     attempts = round(math.log(1e4 / trained.training.lr, 5))
     assert trained.wasted >= attempts * 60 * route.cost > 0
 
