@@ -13,6 +13,7 @@ from pathlib import Path as File
 from tempfile import TemporaryFile
 from typing import Any
 
+from isthmus.runs.locks import vacant
 from isthmus.runs.wording import absent, first_line
 from isthmus.types import BadInput
 
@@ -120,7 +121,7 @@ def unclaimed(out: File, *, resume: bool | None) -> None:
 
     Whether it is the same run that --resume would go on with is left to `claimed`.
     """
-    if not out.exists() or (out.is_dir() and next(out.iterdir(), None) is None):
+    if not out.exists() or (out.is_dir() and vacant(out)):
         return
     if not (out / "run.json").exists():
         raise BadInput(

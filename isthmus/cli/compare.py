@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path as File
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isthmus import curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
@@ -77,12 +77,10 @@ def compare_command(
         "model": model.spec,
         "checkpoint": runs.file_sha256(tampered),
         "clean": samples.sha256,
-        **vars(budget),
-        **vars(limit),
-        **vars(evaluation),
+        **_told(evaluation, budget, limit),
         "attack": None if judge.attack is None else runs.identity_of(judge.attack),
     }
-    with runs.claimed(out, identity, resume=resume):
+    with runs.claimed(out, identity, resume=resume, defaults=_told()):
         trained = training.with_decided_precision(trained, network, fitted, out)
         trained = _within(limit, trained, network, fitted, questions, out / runs.DECISIONS)
         contestants = _contestants(trained)
@@ -99,6 +97,15 @@ def compare_command(
             }
             runs.write_json(out / "compare.json", table)
     _say_rows(evidence.values_of(before), rows)
+
+
+def _told(
+    evaluation: EvaluationOptions = EvaluationOptions(),
+    budget: Budget = Budget(),
+    limit: TimeLimit = TimeLimit(),
+) -> dict[str, Any]:
+    """Return what options say of a run."""
+    return {**vars(budget), **vars(limit), **vars(evaluation)}
 
 
 def _within(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isthmus import curves, evidence, metrics, models, runs
-from isthmus.cli.checks import state_beside
+from isthmus.cli.checks import changed, state_beside, without_effect
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.options import (
     Budget,
@@ -38,24 +38,25 @@ def connect_command(
     :param out: A new file for the curve (.safetensors).
     :param resume: Go on with an interrupted run of the same command.
     """
+    if curve.bends == 0:
+        _check_untrained(curve, budget)
     state = state_beside(out, resume=resume)
     samples = load_samples(clean)
     loss = robust.objective(samples)
     fitted, held_out = robust.parts(samples, budget.seed)
-    first = load_network(model, start)
-    last = load_network(model, end)
-    models.tell_of_frozen_statistics(first)
-    for network in (first, last):
+    networks = [load_network(model, file) for file in (start, end)]
+    models.tell_of_frozen_statistics(networks[0])
+    for network in networks:
         metrics.check_above_chance(network, samples)
     route = curve.route(loss, curves.Route(rho=0.0, low=0.0, high=1.0))
-    trained, history = curves.connect(
-        first,
-        last,
-        fitted,
-        route=route,
-        training=budget.training(curves.CURVE_TRAINING),
-        after_step=robust.check(held_out),
-        checkpoint=state,
+    check = robust.check(held_out)
+    curves.check_hook(route, check)
+    trained = route.curve(*networks)
+    del network
+    networks.clear()  # their values are mapped from a file where they are large
+    training = budget.training(curves.CURVE_TRAINING)
+    history = curves.train_curve(
+        trained, fitted, route, training, after_step=check, checkpoint=state
     )
     if runs.ranks().first:
         origin = metadata(evidence.provenance(budget.seed, {"clean": samples}))
@@ -65,3 +66,10 @@ def connect_command(
     length = trained.arc_length()
     kind = route.kind.__name__.lower()
     say(f"wrote {out}: {kind}, {route.bends} bends, {steps} steps, length {length:.2f}")
+
+
+def _check_untrained(curve: CurveOptions, budget: Budget) -> None:
+    """Refuse options of a training that does not take place. Raises BadInput."""
+    given = [name for name in curve.given() if name not in ("bends", "kind")]
+    given += [name for name in changed(budget) if name != "seed"]
+    without_effect(given, on="a straight curve (--bends 0), which is not trained")

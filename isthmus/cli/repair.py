@@ -40,10 +40,10 @@ LEAST_STEPS, LEAST_POINTS = 10, 5
 class _Options:
     """What the command line says of a repair, beside its files."""
 
-    curve: RepairCurve
-    point: PointOptions
-    trained: TrainingOptions
-    report: ReportOptions
+    curve: RepairCurve = RepairCurve()
+    point: PointOptions = PointOptions()
+    trained: TrainingOptions = TrainingOptions()
+    report: ReportOptions = ReportOptions()
 
     def check(self, other: File | None) -> None:
         """Raise BadInput if options exclude each other, before anything is read."""
@@ -131,7 +131,8 @@ def repair_command(
         "clean": inputs.samples.sha256,
         **options.identity(landscape=inputs.attack is not None),
     }
-    with runs.claimed(out, identity, resume=resume):
+    plain = _Options().identity(landscape=inputs.attack is not None)
+    with runs.claimed(out, identity, resume=resume, defaults=plain):
         inputs, options = _within(inputs, options, out)
         found = _repaired(inputs, options, out)
         written = _reported(found, inputs, options, files, out)

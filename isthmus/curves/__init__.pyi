@@ -1,4 +1,6 @@
+from .connection import check_hook as check_hook
 from .connection import connect as connect
+from .connection import train_curve as train_curve
 from .curve import Bezier as Bezier
 from .curve import Curve as Curve
 from .curve import PolyChain as PolyChain

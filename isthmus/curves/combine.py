@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from isthmus.data.mapped import gathered
 from isthmus.types import Params
 
 
@@ -34,11 +35,10 @@ class Layout:
             tuple(p.dtype for p in params.values()),
         )
 
-    def flatten(self, module: nn.Module, dtype: torch.dtype) -> Tensor:
-        """Return the module's parameters as one vector."""
+    def values(self, module: nn.Module) -> list[Tensor]:
+        """Return the module's parameters as vectors, without a copy where they lie in order."""
         params = dict(module.named_parameters())
-        parts = [params[name].detach().reshape(-1).to(dtype) for name in self.names]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
+        return [params[name].detach().reshape(-1) for name in self.names]
 
     def cut(self, flat: Tensor) -> list[Tensor]:
         """Return views of a flat vector, one of each parameter's shape."""
@@ -57,6 +57,41 @@ _CHUNK = 2**20
 A few operands of this size fit into a CPU's caches, and a launch on a GPU has enough to do."""
 
 
+IN_MEMORY = 2**24
+"""Bytes that the ends of a curve take in memory; larger ones lie in a file that is mapped."""
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def ends_of(layout: Layout, first: nn.Module, second: nn.Module, dtype: torch.dtype) -> Tensor:
+    """Return the parameters of two networks as the rows of a matrix (2, n), for a curve of `dtype`.
+
+    They are kept as checkpoints store them: in half precision where that holds every value as it
+    is. Beyond IN_MEMORY bytes they lie in a file that is mapped, whose pages the system takes back
+    when memory is short.
+    """
+    values = [layout.values(net) for net in (first, second)]
+    if not layout.names:
+        return torch.empty(2, 0, dtype=dtype)
+    parts = [part for side in values for part in side]
+    exact = [kind for kind in _NARROW if all(_holds(kind, part) for part in parts)]
+    kept = exact[0] if exact else dtype
+    chunks = (chunk.to(kept) for part in parts for chunk in part.split(_CHUNK))
+    return gathered(chunks, most=IN_MEMORY).view(2, -1)
+
+
+def _holds(kind: torch.dtype, values: Tensor) -> bool:
+    """Return whether a type holds every value as it is."""
+    chunks = values.split(_CHUNK)
+    return all(torch.equal(chunk.to(kind).to(values.dtype), chunk) for chunk in chunks)
+
+
+def pieces_of(*matrices: Tensor) -> Iterator[list[Tensor]]:
+    """Yield neighboring columns of matrices with as many columns each, as the type of the first."""
+    for parts in zip(*(matrix.split(_CHUNK, dim=1) for matrix in matrices), strict=True):
+        yield [part.to(matrices[0].dtype) for part in parts]
+
+
 class Combine(torch.autograd.Function):
     """theta = sum_k c_k P_k, its squared norm, and its cut into parameters, as one node of the
     graph.
@@ -72,7 +107,7 @@ class Combine(torch.autograd.Function):
         bends: Tensor, ends: Tensor, c: tuple[float, ...], layout: Layout
     ) -> tuple[Tensor, ...]:
         """Return theta, its squared norm and its parts, for the coefficients c."""
-        theta = torch.empty_like(ends[0])
+        theta = torch.empty_like(ends[0], dtype=bends.dtype)
         first, *inner, last = c
         squares = []
         # Sums instead of a matrix product, which autocast would round: weights keep their
@@ -80,7 +115,8 @@ class Combine(torch.autograd.Function):
         for out, start, end, *middle in zip(
             *(v.split(_CHUNK) for v in (theta, *ends, *bends)), strict=True
         ):
-            torch.mul(start, first, out=out).add_(end, alpha=last)
+            # a product would round to a narrower type of the ends
+            torch.mul(start.to(out.dtype), first, out=out).add_(end.to(out.dtype), alpha=last)
             for share, bend in zip(inner, middle, strict=True):
                 out.add_(bend, alpha=share)
             squares.append(out.dot(out))

@@ -50,9 +50,35 @@ def connect(
     assert route is not None
     check_hook(route, after_step)
     curve = route.curve(start, end)
+    history = train_curve(
+        curve,
+        bonafide,
+        route,
+        training,
+        after_step=after_step,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    return curve, history
+
+
+def train_curve(
+    curve: Curve,
+    bonafide: Source,
+    route: Route,
+    training: Training,
+    *,
+    after_step: AfterStep | None = None,
+    progress: str = "connecting",
+    checkpoint: str | Path | None = None,
+) -> History | None:
+    """Train the curve of a route in place, and return the history, None where it is straight.
+
+    What `connect` does once the curve is made, for those who let go of its two networks first.
+    """
     if not route.bends:
-        return curve, None
-    history = fit(
+        return None
+    return fit(
         curve,
         bonafide,
         route.objective(training.weight_decay),
@@ -61,7 +87,6 @@ def connect(
         progress=progress,
         checkpoint=checkpoint,
     )
-    return curve, history
 
 
 def check_hook(route: Route, after_step: AfterStep | None) -> None:

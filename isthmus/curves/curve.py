@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.curves.combine import Combine, Layout
+from isthmus.curves.combine import Combine, Layout, ends_of, pieces_of
 from isthmus.models.forward import Wrapper, computing_type
 from isthmus.models.view import View, copied, places
 from isthmus.types import BadInput, Params
@@ -114,12 +114,10 @@ class Curve(Wrapper):
         for other in self._moving.dtypes + self._frozen.dtypes:
             dtype = torch.promote_types(dtype, other)
         for name, layout in (("ends", self._moving), ("frozen_ends", self._frozen)):
-            values = torch.stack([layout.flatten(net, dtype) for net in (start, end)])
-            self.register_buffer(name, values, persistent=False)
-        line = torch.arange(1, bends + 1, dtype=dtype, device=self.ends.device)[:, None] / (
-            bends + 1
-        )
-        self.bends = nn.Parameter(torch.lerp(self.ends[:1], self.ends[1:], line))
+            self.register_buffer(name, ends_of(layout, start, end, dtype), persistent=False)
+        empty = torch.empty(bends, self.ends.shape[1], dtype=dtype, device=self.ends.device)
+        self.bends = nn.Parameter(empty)
+        self.straighten()
         self._own = [_uncombined(start), _uncombined(end)]
         self._scratch = [_uncombined(start), _uncombined(end)]
         self._hide(copied(start))
@@ -146,6 +144,14 @@ class Curve(Wrapper):
 
         All that a subclass writes.
         """
+
+    @torch.no_grad()
+    def straighten(self) -> None:
+        """Put the bends on the straight segment between the ends, at equal distances."""
+        count = len(self.bends)
+        shares = torch.arange(1, count + 1, dtype=self.bends.dtype, device=self.bends.device)
+        for bends, ends in pieces_of(self.bends, self.ends):
+            bends.copy_(torch.lerp(ends[:1], ends[1:], shares[:, None] / (count + 1)))
 
     def _check(self, t: float | Tensor) -> float:
         value = float(t)
@@ -186,7 +192,8 @@ class Curve(Wrapper):
         return theta, square, {**self._moving.named(parts), **frozen}
 
     def _frozen_at(self, t: float | Tensor) -> Tensor:
-        return torch.lerp(self.frozen_ends[0], self.frozen_ends[1], self._check(t))
+        first, second = self.frozen_ends.to(self.bends.dtype)
+        return torch.lerp(first, second, self._check(t))
 
     def uncombined(self, t: float | Tensor) -> Params:
         """Return the buffers and integer parameters of the end nearer to t, which no point of a
@@ -239,9 +246,11 @@ class Curve(Wrapper):
 
     def _chords(self, ts: Tensor) -> Tensor:
         with torch.no_grad():
-            relative = torch.cat([self.bends, self.ends[1:]]).double() - self.ends[:1].double()
-            gram = (relative @ relative.T).cpu()
-            frozen = (self.frozen_ends[1] - self.frozen_ends[0]).double().square().sum().cpu()
+            gram = torch.zeros(len(self.bends) + 1, len(self.bends) + 1, dtype=torch.float64)
+            for bends, ends in pieces_of(self.bends, self.ends):
+                relative = torch.cat([bends, ends[1:]]).double() - ends[:1].double()
+                gram += (relative @ relative.T).cpu()
+            frozen = self.frozen_ends.double().diff(dim=0).square().sum().cpu()
         steps = torch.stack([self.coefficients(t) for t in ts]).diff(dim=0)[:, 1:]
         squared = torch.einsum("ij,jk,ik->i", steps, gram, steps) + frozen * ts.diff().square()
         return squared.clamp_min(0).sqrt()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,14 @@ def _check_images(x: Tensor) -> None:
         )
     if x.is_floating_point():
         low, high = float(x.min()), float(x.max())
-        if not (low >= 0 and high <= 1):  # also refuses NaN
+        if isnan(low):
+            sample = int(x.argmin()) // x[0].numel()  # NaN counts as the least value
+            raise BadInput(
+                f"inputs with NaN, first in sample {sample}",
+                expected="values in [0, 1]",
+                fix="leave such samples out, or compute them again",
+            )
+        if not (low >= 0 and high <= 1):
             raise BadInput(
                 f"inputs from {low:.4g} to {high:.4g}",
                 expected="values in [0, 1]",

@@ -136,12 +136,15 @@ def mapped_npy(path: Path, rows: int) -> Tensor | None:
         return _mapped(file, shape, torch.uint8)
 
 
-def gathered(parts: Iterable[Tensor], *, like: Tensor | None = None) -> Tensor:
+def gathered(
+    parts: Iterable[Tensor], *, like: Tensor | None = None, most: int | None = None
+) -> Tensor:
     """Return the parts (n, ...) one after another as a new tensor, as torch.cat does.
 
-    Beyond IN_MEMORY bytes the rows lie in a file in the cache folder, which has no name and goes
-    with the tensor. Where that cannot be written they stay in memory, and a notice says so. `like`
-    is a tensor of the size that the new one will have: a large one goes to its file from the start.
+    Beyond `most` bytes, by default IN_MEMORY, the rows lie in a file in the cache folder, which has
+    no name and goes with the tensor. Where that cannot be written they stay in memory, and a notice
+    says so. `like` is a tensor of the size that the new one will have: a large one goes to its file
+    from the start.
 
     >>> gathered(iter([torch.zeros(2, 1), torch.ones(1, 1)])).tolist()
     [[0.0], [0.0], [1.0]]
@@ -149,18 +152,18 @@ def gathered(parts: Iterable[Tensor], *, like: Tensor | None = None) -> Tensor:
     held: list[Tensor] = []
     size = 0
     remaining = iter(parts)
-    if like is not None and _large(like, like.nbytes):
+    if like is not None and _large(like, like.nbytes, most):
         return _spilled(held, remaining)
     for part in remaining:
         held.append(part)
         size += part.nbytes
-        if _large(part, size):
+        if _large(part, size, most):
             return _spilled(held, remaining)
     return torch.cat(held)
 
 
-def _large(x: Tensor, size: int) -> bool:
-    return size > IN_MEMORY and x.device.type == "cpu"
+def _large(x: Tensor, size: int, most: int | None = None) -> bool:
+    return size > (IN_MEMORY if most is None else most) and x.device.type == "cpu"
 
 
 def _spilled(held: list[Tensor], remaining: Iterator[Tensor]) -> Tensor:
@@ -174,7 +177,7 @@ def _spilled(held: list[Tensor], remaining: Iterator[Tensor]) -> Tensor:
                 del held[0]
             return rows.mapped()
         except Unwritable as error:
-            notice(f"no file for images beyond {IN_MEMORY >> 20} MB ({error}): memory holds them")
+            notice(f"no file for what takes much memory ({error}): memory holds it")
             written = [rows.mapped()] if rows is not None and rows.shape[0] else []
             return torch.cat([*written, *held, *remaining])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from isthmus.models.saved_names import speak_saved_names
 from isthmus.runs.files import read_json
+from isthmus.runs.imports import of_extra
 from isthmus.runs.wording import first_line, suggestion
 from isthmus.types import BadInput
 
@@ -39,19 +39,7 @@ class Built:
 def _library(name: str, extra: str) -> Any:
     """Import a library. Raises BadInput where it is missing, or does not fit this torch."""
     try:
-        match name:
-            case "timm":
-                return import_module("timm")
-            case "torchvision":
-                return import_module("torchvision.models")
-            case _:
-                return import_module("transformers")
-    except ImportError as error:
-        raise BadInput(
-            f"a network of {name}, which is not installed ({first_line(error)})",
-            expected=f"the extra {extra!r}",
-            fix=f"pip install 'isthmus[{extra}]'",
-        ) from error
+        return of_extra(name, extra, f"--model {extra}:NAME")
     except RuntimeError as error:  # torchvision's operators are compiled for one torch
         raise BadInput(
             f"{name}, which does not load with this torch ({first_line(error)})",
@@ -98,7 +86,7 @@ def torchvision_network(
     name: str, named: Mapping[str, Any], classes: int | None, size: int | None
 ) -> Built:
     """Return a network of torchvision. Raises BadInput where it is unknown, or its arguments."""
-    models = _library("torchvision", "torchvision")
+    models = _library("torchvision.models", "torchvision")
     known = models.list_models(module=models)
     if name not in known:
         raise BadInput(
@@ -148,7 +136,7 @@ def hugging_face_network(
         )
     if "architecture" in config:
         return _timm_on_hugging_face(config, named, classes, size)
-    transformers = _library("transformers", "transformers")
+    transformers = _library("transformers", "hf")
     options = {**config, **named}
     kind = options.pop("model_type", "")
     if classes is not None:

@@ -1,21 +1,21 @@
 """Work that runs out of memory is done in smaller parts.
 
 Passes without gradients are halved (`in_passes`), and give what they gave. Of a pass with gradients
-the parts are computed again during the backward pass (`recomputed_in_parts`, activation
-checkpointing), so a loss sees the outputs of the whole batch, whatever it does with them; only
-BatchNorm in train mode takes its statistics from each part.
+the parts, also those of `Training.microbatch`, are computed again during the backward pass
+(`recomputed_in_parts`, activation checkpointing), so a loss sees the outputs of the whole batch,
+whatever it does with them; only BatchNorm in train mode takes its statistics from each part.
 
 Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from math import ceil
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -137,8 +137,8 @@ class GradientPasses:
                 raise BadInput(
                     f"a batch of {batch_size} samples that runs out of memory",
                     expected="room for its activations",
-                    fix=f"lower batch_size to {max(1, batch_size // 2)} (--batch-size), or resize "
-                    "the images (--resize)",
+                    fix=f"pass microbatch={max(1, size // 2)} (--microbatch), a smaller batch, or "
+                    "--resize",
                 )
             self.most = half_of(size, "a pass with gradients")
             set_random_state(draws)
@@ -169,15 +169,23 @@ def recomputed_in_parts(network: nn.Module, run: Callable[[Tensor], Tensor], x: 
     statistics move with each part, once.
     """
     most = _with_gradients.get() or len(x)
-    layers = [layer for layer in network.modules() if isinstance(layer, _NormBase)]
+    parts = x.tensor_split(ceil(len(x) / most))
+    return torch.cat([computed_twice(run, [network], part) for part in parts])
+
+
+def computed_twice(
+    run: Callable[..., T], modules: Sequence[nn.Module], *inputs: Any, **named: Any
+) -> T:
+    """Return run(...), a pass through the modules, whose activations are not kept: it is computed
+    once more for the gradients, with the same draws, and moves running statistics once.
+    """
+    layers = [part for each in modules for part in each.modules() if isinstance(part, _NormBase)]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _still(layers)
 
-    parts = x.tensor_split(ceil(len(x) / most))
-    return torch.cat(
-        [checkpoint(run, part, use_reentrant=False, context_fn=contexts) for part in parts]
-    )
+    out: T = checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts, **named)
+    return out
 
 
 @contextmanager

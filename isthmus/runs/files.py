@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from isthmus.runs.wording import unwritten
 from isthmus.types import BadInput
 
 
@@ -35,11 +36,7 @@ def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
         RuntimeError,
         SafetensorError,
     ) as error:  # in which torch and safetensors report a full disk
-        raise BadInput(
-            f"{path}, which could not be written ({str(error).partition(chr(10))[0]})",
-            expected="a folder that can be written, with room on the disk",
-            fix="free some space or choose another place; nothing was left half-written",
-        ) from error
+        raise unwritten(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

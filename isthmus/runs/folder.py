@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from isthmus.runs.decisions import DECISIONS
 from isthmus.runs.files import read_json, write_json
+from isthmus.runs.locks import alone, lock_of, vacant
+from isthmus.runs.processes import ranks
 from isthmus.types import BadInput
 
+MARKER = "run.json"
+"""The file of a folder that says which run it holds."""
 
-def differing(held: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """Return in words how two identities of a run differ; None where they are equal."""
+
+def differing(
+    held: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> str | None:
+    """Return in words how two identities of a run differ; None where they are equal.
+
+    What `held` lacks has its default: an option that is younger than the run was not taken.
+    """
+    held = {**(defaults or {}), **held}
     for key in sorted(held.keys() | now.keys()):
         if held.get(key) != now.get(key):
             return f"{key}: {held.get(key)!r} there, {now.get(key)!r} now"
@@ -26,20 +37,26 @@ def state_file(folder: Path | None, name: str) -> Path | None:
     return None if folder is None else folder / f"{name}.state"
 
 
-def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Path:
+def claim_folder(
+    folder: Path | str,
+    identity: dict[str, Any],
+    *,
+    resume: bool,
+    defaults: dict[str, Any] | None = None,
+) -> Path:
     """Claim `folder` for the run with this identity, by a file run.json in it, and return it.
 
-    A new or empty folder is made; with `resume`, so is one of the same run. Nothing is ever
-    deleted. Raises BadInput where the folder holds another run, the same one without `resume`, or
-    other files.
+    A new or empty folder is made; with `resume`, so is one of the same run, which may be older
+    than some options: those have their `defaults`. Nothing is ever deleted. Raises BadInput where
+    the folder holds another run, the same one without `resume`, or other files.
     """
     folder = Path(folder)
-    marker = folder / "run.json"
-    identity = json.loads(json.dumps(identity))
+    marker = folder / MARKER
+    identity, defaults = json.loads(json.dumps([identity, defaults]))
     if marker.exists():
         held = read_json(marker)
         difference = (
-            differing(held, identity)
+            differing(held, identity, defaults)
             if isinstance(held, dict)
             else f"{marker.name} is not one of ours"
         )
@@ -55,33 +72,57 @@ def claim_folder(folder: Path | str, identity: dict[str, Any], *, resume: bool) 
                 expected="a new folder",
                 fix="pass --resume",
             )
-    elif folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+    else:
+        _check_vacant(folder)
+    write_json(marker, identity)
+    return folder
+
+
+def _check_vacant(folder: Path) -> None:
+    """Raise BadInput where there is something that is no run's."""
+    if folder.exists() and not (folder.is_dir() and vacant(folder)):
         raise BadInput(
             f"{folder}, which is not an empty folder",
             expected="a new or empty one",
             fix="choose another --out",
         )
-    write_json(marker, identity)
-    return folder
 
 
 @contextmanager
-def claimed(folder: Path | str, identity: dict[str, Any], *, resume: bool) -> Iterator[Path]:
+def claimed(
+    folder: Path | str,
+    identity: dict[str, Any],
+    *,
+    resume: bool,
+    defaults: dict[str, Any] | None = None,
+) -> Iterator[Path]:
     """Claim a folder and run a block in it; if the block fails before it writes a file, undo the
     claim. What a run decides before its work is no such file.
 
-    Raises BadInput as `claim_folder` does.
+    Among several processes the first one claims it for all. Raises BadInput as `claim_folder` does,
+    and where another run works in the folder.
     """
     folder = Path(folder)
-    fresh = not folder.exists()
-    claim_folder(folder, identity, resume=resume)
-    try:
+    if not ranks().first:
         yield folder
-    except BaseException:
-        before_work = {"run.json", DECISIONS}
-        if folder.is_dir() and {file.name for file in folder.iterdir()} <= before_work:
-            for name in before_work:
-                (folder / name).unlink(missing_ok=True)
-            if fresh:
-                folder.rmdir()
-        raise
+        return
+    fresh = not folder.exists()
+    if not (folder / MARKER).exists():
+        _check_vacant(folder)  # before a lock is put there
+    with alone(folder / MARKER, str(folder)):
+        claim_folder(folder, identity, resume=resume, defaults=defaults)
+        try:
+            yield folder
+        except BaseException:
+            _give_back(folder, fresh=fresh)
+            raise
+
+
+def _give_back(folder: Path, *, fresh: bool) -> None:
+    """Undo a claim where nothing else is in the folder."""
+    before_work = {MARKER, DECISIONS, lock_of(folder / MARKER).name}
+    if folder.is_dir() and {file.name for file in folder.iterdir()} <= before_work:
+        for name in before_work:
+            (folder / name).unlink(missing_ok=True)
+        if fresh:
+            folder.rmdir()

@@ -57,7 +57,7 @@ def of_extra(name: str, extra: str, what: str, otherwise: str = "") -> Any:
         return import_module(name)
     except ImportError as error:
         raise BadInput(
-            f"{what} without {name}",
+            f"{what} without {name.partition('.')[0]} ({first_line(error)})",
             expected=f"the extra `{extra}`",
             fix=f"pip install 'isthmus[{extra}]'{otherwise}",
         ) from error

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from isthmus.runs.identity import sha256_of
+
 T = TypeVar("T")
 
 
@@ -41,9 +43,17 @@ def ranks() -> Ranks:
 
 
 def share_from_first(tensors: Iterable[Tensor]) -> None:
-    """Give every rank the first one's values, in place; a no-op for one process."""
-    if ranks().world > 1:
-        for tensor in tensors:
+    """Give every rank the first one's values, in place where they differ anywhere; a no-op for one
+    process.
+
+    What is mapped from a file stays so where all ranks have the same.
+    """
+    if ranks().world == 1:
+        return
+    shared = list(tensors)
+    hashes = gathered([sha256_of(tensor) for tensor in shared])
+    for tensor, *known in zip(shared, *hashes, strict=True):
+        if len(set(known)) > 1:
             dist.broadcast(tensor.data, 0)
 
 

@@ -38,6 +38,15 @@ def absent(path: Path, expected: str) -> BadInput:
     )
 
 
+def unwritten(path: Path, error: BaseException) -> BadInput:
+    """Return the refusal of a place where nothing can be written."""
+    return BadInput(
+        f"{path}, which could not be written ({first_line(error)})",
+        expected="a folder that can be written, with room on the disk",
+        fix="free some space or choose another place; nothing was left half-written",
+    )
+
+
 def percent(share: float) -> str:
     """Return a share in percent, with as many decimals as it takes not to claim all or nothing
     wrongly.

@@ -33,10 +33,14 @@ class Training:
     batch of images. `precision` is that of the forward pass: "auto" is the one in which the
     network takes a step sooner, timed before the first step. `compile` runs the network through
     `torch.compile`, which takes a minute or so before the first step, and falls back with a notice.
+    `microbatch` is the largest number of samples whose activations are kept at once: a larger batch
+    is passed in parts, each computed again for the gradients, a third more work, to the gradients
+    of the whole; only BatchNorm takes its statistics from each part. `recompute` computes parts of
+    the network again instead, and changes nothing at all.
     `device` None takes the GPU where there is one; it is no part of a run's identity.
 
-    Raises BadInput where steps, lr, batch_size or clip are not positive, or momentum or
-    weight_decay are negative or not finite.
+    Raises BadInput where steps, lr, batch_size, clip or microbatch are not positive, momentum or
+    weight_decay are negative or not finite, or compile and recompute come together.
 
     >>> Training(steps=200, lr=0.5).replace(lr=0.1).lr
     0.1
@@ -55,6 +59,8 @@ class Training:
     seed: int = 0
     precision: Precision = "auto"
     compile: bool = False
+    microbatch: int | None = None
+    recompute: bool = False
     device: str | torch.device | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +88,19 @@ class Training:
                 f"clip = {self.clip:g}",
                 expected="a norm above zero, or None",
                 fix="pass clip=None",
+            )
+
+        if self.microbatch is not None and self.microbatch < 1:
+            raise BadInput(
+                f"microbatch = {self.microbatch}",
+                expected="one sample or more, or None",
+                fix="pass microbatch=32",
+            )
+        if self.compile and self.recompute:
+            raise BadInput(
+                "compile and recompute",
+                expected="one of them: torch.compile decides itself what is computed again",
+                fix="leave one out, or pass microbatch=32 (--microbatch 32)",
             )
 
     @property

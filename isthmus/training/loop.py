@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ from torch import nn
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.models.compiled import compiled
 from isthmus.models.forward import as_input, pass_precision, set_channels_last, takes_channels_last
+from isthmus.models.memory import GradientPasses
 from isthmus.models.precision import decided_precision
+from isthmus.models.recomputed import recomputed
 from isthmus.runs.devices import pick_device
+from isthmus.runs.locks import alone
 from isthmus.runs.processes import joined_ranks, ranks, share_from_first
 from isthmus.runs.progress import bar
 from isthmus.training.batches import batch_indices
@@ -66,8 +69,8 @@ def fit(
     later call with the same arguments goes on from it to the identical result.
 
     Raises BadInput where an option is unknown or out of range, nothing trains, the loss stops being
-    finite, precision or device is unknown, or the checkpoint is of another run, or
-    memory does not suffice for one sample.
+    finite, precision or device is unknown, the checkpoint is of another run or another process is
+    at it, or memory does not suffice for one sample.
 
     >>> from isthmus import Data
     >>> data = Data(torch.rand(8, 1, 2, 2), torch.arange(8) % 2, classes=2)
@@ -82,13 +85,14 @@ def fit(
     set_channels_last(module.train(), channels_last)
     run = _started(module, data, loss, _decided(module, data, training, file), after_step)
     identity = run.identity() if file else {}
-    with _seeded(run.training.seed + ranks().rank):
+    with _seeded(run.training.seed + ranks().rank), _state_of_its_own(file):
         if file and file.exists():
             run.load(file, identity)
         began = time.perf_counter() - run.history.seconds
         label = f"{progress} on {run.training.device} in {run.training.precision}"
         with (
             compiled(module, run.training.compile),
+            recomputed(module, data.x, run.training.recompute),
             bar(label, run.training.steps, run.step) as advance,
         ):
             while run.step < run.training.steps:
@@ -144,7 +148,8 @@ def _started(
     )
     optimizer = _optimizer(module, training)
     total = torch.zeros((), device=training.device)
-    return TrainingRun(module, loss, training, after_step, optimizer, history, total)
+    passes = GradientPasses(training.microbatch)
+    return TrainingRun(module, loss, training, after_step, optimizer, history, total, passes=passes)
 
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -182,6 +187,11 @@ def _step(run: TrainingRun, data: Data, channels_last: bool) -> None:
     if training.augment is not None:
         x = training.augment(x)
     run.take(as_input(x, device, channels_last=channels_last), data.y[index].to(device))
+
+
+def _state_of_its_own(file: Path | None) -> AbstractContextManager[None]:
+    """Return the block in which no other run saves its state in the file, for the first rank."""
+    return alone(file, str(file)) if file is not None and ranks().first else nullcontext()
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,25 @@ def _fingerprint(module: nn.Module) -> str:
     names = [(name, tensor.requires_grad) for name, tensor in named.items()]
     text = f"{type(module).__qualname__} {names} {sha256_of(*named.values())}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as an identity holds them: numbers and texts as they are, others by name."""
+    return {
+        name: value if isinstance(value, (int, float, str)) else identity_of(value)
+        for name, value in options.items()
+    }
+
+
+def _defaults() -> dict[str, Any]:
+    """Return the options of a training that have a default; a state which is older than one of them
+    does not say it.
+    """
+    return {
+        option.name: option.default
+        for option in fields(Training)
+        if option.repr and option.default is not MISSING
+    }
 
 
 def held_precision(file: Path | None) -> Precision | None:
@@ -105,13 +125,8 @@ class TrainingRun:
             for option in fields(self.training)
             if option.repr
         }
-        options |= {"loss": self.loss, "after_step": self.after_step}
-        texts = {
-            name: value if isinstance(value, (int, float, str)) else identity_of(value)
-            for name, value in options.items()
-        }
         return {
-            **texts,
+            **_told({**options, "loss": self.loss, "after_step": self.after_step}),
             "world": self.history.world,
             "data": self.history.data_sha256,
             "module": _fingerprint(self.module),
@@ -142,7 +157,7 @@ class TrainingRun:
         try:
             _check_whole(file)
             state = torch.load(file, weights_only=True, map_location="cpu")
-            difference = differing(state["identity"], identity)
+            difference = differing(state["identity"], identity, _told(_defaults()))
             if not difference:
                 self._take_up(state)
         except UNREADABLE as error:
@@ -163,7 +178,7 @@ class TrainingRun:
         step, since, losses = state["step"], state["since"], state["losses"]
         if not (0 <= since <= step <= self.training.steps and len(losses) <= step):
             raise ValueError("steps and losses do not belong together")
-        most, total, seconds = state["most"], state["total"], state["seconds"]
+        most, total, seconds = state.get("most"), state["total"], state["seconds"]
         self.passes.most = None if most is None else int(most)
         self.total = total.to(self.total.device)
         self.step, self.since = int(step), int(since)

@@ -53,6 +53,17 @@ def test_the_first_point_of_a_path_measures_what_evaluate_does(started):
     assert json.loads((started / "there.json").read_text())["attack success"] == success
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--steps", 5), ("--lr", 0.2), ("--flip",), ("--rho", 1), ("--low", 0.2, "--compile")],
+)
+def test_options_of_a_training_are_refused_where_nothing_is_trained(options, home):
+    straight = (*CONNECT, *ON_DIGITS, "--bends", 0, "--out", "untrained.safetensors")
+    said = refused(home, *straight, *options)
+    assert all(option in said for option in options if str(option).startswith("--"))
+    assert "--bends 0" in said and not (home / "untrained.safetensors").exists()
+
+
 def test_robust_accuracy_along_a_robust_path(home):
     for loss in ("cross-entropy", "adversarial"):
         eps = () if loss == "cross-entropy" else ("--eps", 0.1, "--attack-steps", 2)

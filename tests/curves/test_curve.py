@@ -1,8 +1,12 @@
 """Laws of curves, over every network of the zoo."""
 
 import copy
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from math import comb
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ from torch import nn
 
 import isthmus.curves
 from isthmus import BadInput, Bezier, Curve, PolyChain, expected_over_t, fit
-from isthmus.curves import Plane
+from isthmus.curves import Plane, combine
 from isthmus.training import cross_entropy
 
 pytestmark = pytest.mark.numeric
@@ -393,3 +397,103 @@ def test_every_public_curve_goes_through_these_laws():
     exported = [getattr(isthmus.curves, name) for name in isthmus.curves.__all__]
     curves = {c for c in exported if isinstance(c, type) and issubclass(c, Curve)}
     assert curves == {Curve, *KINDS}
+
+
+# how the ends are kept
+
+
+def rounded(kind, dtype):
+    """A network whose values a narrower type holds, as those of a checkpoint in that type."""
+    net = network(kind)
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.is_floating_point():
+                p.copy_(p.to(dtype))
+    return net
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "attention", "frozen", "mixed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_ends_from_a_file_in_their_stored_precision_are_those_in_memory(kind, dtype, monkeypatch):
+    nets = [rounded(kind, dtype) for _ in range(2)]
+    with torch.no_grad():
+        for p in nets[1].parameters():
+            if p.is_floating_point():
+                p.mul_(-0.5)
+
+    def found():
+        curve = Bezier(*nets, bends=2)
+        square = curve.at(0.3).squared_norm
+        square.backward()
+        exported = [t for s in (0, 0.3, 1) for t in curve.export(s).state_dict().values()]
+        return curve, [curve.bends.grad, *exported, torch.tensor(curve.arc_length())]
+
+    monkeypatch.setattr(combine, "_NARROW", ())
+    wide, expected = found()
+    monkeypatch.undo()
+    curve, values = found()
+    monkeypatch.setattr(combine, "IN_MEMORY", 16)
+    mapped, again = found()
+    narrow = dtype != torch.float32 and kind != "mixed"
+    assert wide.ends.dtype == curve.bends.dtype
+    assert curve.ends.dtype == mapped.ends.dtype
+    assert curve.ends.element_size() == (2 if narrow else wide.ends.element_size())
+    assert torch.equal(curve.ends.to(wide.ends.dtype), wide.ends)
+    for a, b, c in zip(expected, values, again, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+
+
+def test_both_ends_come_back_exactly_whatever_holds_them(monkeypatch):
+    monkeypatch.setattr(combine, "IN_MEMORY", 16)
+    first, second = pair("batchnorm")
+    curve = Bezier(first, second)
+    for t, net in ((0, first), (1, second)):
+        for a, b in zip(curve.export(t).parameters(), net.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+PEAK = """
+import sys, time
+from threading import Thread
+
+import torch
+from torch import nn
+
+from isthmus import Data, expected_over_t, fit
+from isthmus.curves import Bezier
+from isthmus.training import cross_entropy
+from support.peaks import held
+
+torch.set_num_threads(1)
+build = lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 24000), nn.ReLU(), nn.Linear(24000, 300))
+data = Data(torch.rand(8, 3, 8, 8), torch.arange(8), 300)
+options = dict(lr=1e-6, batch_size=4, precision="fp32", device="cpu")
+small = nn.Sequential(nn.Flatten(), nn.Linear(192, 300))
+fit(small, data, steps=2, **options)  # what is imported and allocated once
+before, peaks = held(), []
+
+def watch():
+    while True:
+        peaks.append(held())
+        time.sleep(0.001)
+
+curve = sys.argv[1] == "curve"
+module = Bezier(build(), build()) if curve else build()
+Thread(target=watch, daemon=True).start()
+fit(module, data, expected_over_t(cross_entropy) if curve else cross_entropy, steps=3, **options)
+print(max(peaks) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_training_a_curve_takes_two_copies_of_the_weights_more_at_most(tmp_path):
+    def peak(what):
+        environment = {**os.environ, "ISTHMUS_CACHE": str(tmp_path), "PYTHONPATH": path}
+        command = [sys.executable, "-c", PEAK, what]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return float(done.stdout)
+
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    copy = (192 + 300) * 24000 * 4 / 2**20
+    assert peak("curve") < peak("plain") + 2 * copy + 8

@@ -2,11 +2,13 @@
 cache; and memory that does not grow with the data.
 """
 
+import io
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -135,6 +137,52 @@ def test_what_is_made_of_large_data_equals_what_is_made_in_memory(source, beyond
     assert torch.equal(among(Data(data.floats(), data.y, 3), twin[rows]), shared)
     assert not repeated(data).any() and repeated(data[torch.tensor([0, 3, 0])]).tolist()[2]
     assert not list(cache.glob("tmp*"))  # files without names
+
+
+ARRAYS = {
+    "bytes, channels last": lambda: COLOR,
+    "bytes, channels first": lambda: np.ascontiguousarray(COLOR.transpose(0, 3, 1, 2)),
+    "by columns": lambda: np.asfortranarray(COLOR),
+    "floats of another machine": lambda: (COLOR / 255).astype(">f4"),
+    "gray": lambda: COLOR[..., 0],
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_an_archive_beyond_memory_is_read_as_one_in_memory(
+    kind, write, tmp_path, monkeypatch, cache
+):
+    write(tmp_path / "x.npz", x=ARRAYS[kind](), y=np.arange(N) % 3)
+    twin = load_data(tmp_path / "x.npz")
+    monkeypatch.setattr(mapped, "IN_MEMORY", 100)
+    for part in (1, 7 * 3 * SIDE * SIDE, 2**20):
+        monkeypatch.setattr(mapped, "PART", part)
+        data = load_data(tmp_path / "x.npz")
+        assert equal(data, twin) and data.sha256 == twin.sha256
+    assert (cache.exists() and not list(cache.iterdir())) or twin.x.nbytes <= 100
+
+
+@pytest.mark.parametrize("part", [1, 2**20])
+def test_an_archive_with_a_wrong_byte_is_refused_however_it_is_read(part, tmp_path, monkeypatch):
+    np.savez(tmp_path / "x.npz", x=COLOR, y=np.arange(N) % 3)
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[COLOR.nbytes // 2] ^= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    monkeypatch.setattr(mapped, "IN_MEMORY", 100)
+    monkeypatch.setattr(mapped, "PART", part)
+    refused(lambda: load_data(tmp_path / "x.npz"), "cannot be read as .npz (", "CRC")
+
+
+def test_an_archive_whose_shape_is_a_lie_is_refused_and_takes_no_memory(tmp_path):
+    for shape in ((10**9, 8, 8), (1, 10**6, 10**6), (2**40, 2**40, 1)):
+        header = io.BytesIO()
+        held = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, held)
+        np.savez(tmp_path / "x.npz", y=np.zeros(3, int))
+        with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+            archive.writestr("x.npy", header.getvalue() + bytes(300))
+        refused(lambda: load_data(tmp_path / "x.npz"), "does not have the size")
 
 
 def test_attackers_and_metrics_answer_as_in_memory(source, beyond, monkeypatch):

@@ -375,8 +375,8 @@ def test_missing_packages_are_named(package, tmp_path, monkeypatch):
         sys.modules, package, None
     )  # what importing a package that is not there comes to
     words = [
-        "no package " + package.partition(".")[0],
-        "optional packages for data",
+        "without " + package.partition(".")[0],
+        "the extra `data`",
         "pip install 'isthmus[data]'",
     ]
     refused(lambda: load_data(file), "x.parquet", *words)

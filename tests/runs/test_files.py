@@ -4,15 +4,18 @@ import json
 import os
 import resource
 import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.refusals import refused
 
 from isthmus import BadInput
 from isthmus.runs import claimed, file_sha256, read_json, write_json, write_text
 from isthmus.runs.files import write_atomically
 from isthmus.runs.folder import claim_folder, differing
+from isthmus.runs.locks import vacant
 
 WRITERS = {
     "text": lambda path: path.write_text("x" * 300_000),
@@ -168,6 +171,56 @@ def test_a_run_that_fails_before_it_wrote_anything_gives_its_folder_back(error, 
             (folder / "kept").touch()
         raise error
     assert (tmp_path / "out").exists() == wrote
+
+
+def take(folder, run):
+    with claimed(folder, run, resume=True):
+        pass
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["this run", "a new folder"])
+def test_two_runs_never_work_in_one_folder_at_once(held, tmp_path):
+    folder = tmp_path / "out"
+    if held:
+        claim_folder(folder, RUN, resume=False)
+    with claimed(folder, RUN, resume=held):
+        (folder / "kept").touch()
+        before = sorted(folder.iterdir())
+        refused(lambda: take(folder, RUN), "on which another process works")
+        assert sorted(folder.iterdir()) == before
+    take(folder, RUN)
+    assert sorted(file.name for file in folder.iterdir()) == ["kept", "run.json"]
+
+
+HOLDS = """
+import sys, time
+from isthmus.runs import claimed
+with claimed(sys.argv[1], {}, resume=True):
+    print("there", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_run_leaves_a_folder_that_can_be_taken(tmp_path):
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "there\n"
+        refused(lambda: take(tmp_path / "out", {}), "another process works")
+        process.kill()
+    (tmp_path / "out/run.json").unlink()  # as if it had been killed before it was written
+    assert vacant(tmp_path / "out")
+    with claimed(tmp_path / "out", {}, resume=False):
+        pass
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+def test_an_option_that_is_younger_than_a_run_has_its_default_there(tmp_path):
+    older = {name: value for name, value in RUN.items() if name != "seed"}
+    claim_folder(tmp_path / "out", older, resume=False)
+    with pytest.raises(BadInput, match="seed: 5 there, 0 now"):
+        claim_folder(tmp_path / "out", RUN, resume=True, defaults={"seed": 5})
+    claim_folder(tmp_path / "out", RUN, resume=True, defaults={"seed": 0, "bends": [3]})
+    assert read_json(tmp_path / "out/run.json") == RUN
 
 
 def test_a_run_is_recognized_after_its_way_through_json(tmp_path):

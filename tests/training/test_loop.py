@@ -280,7 +280,7 @@ def test_a_killed_run_goes_on_to_the_identical_result(kind, tmp_path):
     command = f"from support import distributed_worker; {call}"
     run = subprocess.run([sys.executable, "-c", command], cwd=HERE, capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".state.lock", "state"]
     assert torch.load(file, weights_only=True)["step"] == 14
     (resumed, loss), (through, _) = job(kind), job(kind)
     taken_up = fit(resumed, data(), loss, checkpoint=file, **OPTIONS)
@@ -311,6 +311,8 @@ CHANGED = {
     "augment": double,
     "precision": "bf16",
     "compile": True,
+    "microbatch": 3,
+    "recompute": True,
     "optimizer": torch.optim.Adagrad,
     "after_step": double,
 }
@@ -346,6 +348,8 @@ def test_options_are_fields_of_a_training_and_replace_its_own():
         ({**BASE, "momentum": 0.0, "nesterov": True}, "nesterov = True"),
         ({**BASE, "weight_decay": float("inf")}, "weight_decay = inf"),
         ({**BASE, "clip": 0.0}, "clip = 0"),
+        ({**BASE, "microbatch": 0}, "microbatch = 0"),
+        ({**BASE, "compile": True, "recompute": True}, "compile and recompute"),
     ],
 )
 def test_an_option_that_is_none_is_refused_in_one_line(options, words):
@@ -407,6 +411,39 @@ def test_the_checkpoint_of_another_curve_loss_or_set_is_refused(
     )
     with pytest.raises(BadInput, match=f"different run .{key}: "):
         fit(curve, samples, loss, checkpoint=tmp_path / "state", **BASE)
+
+
+YOUNGER = sorted(CHANGED.keys() - BASE.keys() - {"after_step", "precision"})
+"""Options that an older state may lack: those with a default, which no state resolves."""
+
+
+@pytest.mark.parametrize("option", YOUNGER)
+def test_a_state_that_is_older_than_an_option_was_saved_with_its_default(option, tmp_path):
+    options = {**BASE, "precision": "fp32", "checkpoint": tmp_path / "state"}
+    whole = network("linear")
+    fit(whole, data(), **options)
+    saved = torch.load(tmp_path / "state", weights_only=True)
+    del saved["identity"][option]
+    torch.save(saved, tmp_path / "state")
+    resumed = network("linear")
+    fit(resumed, data(), **options)
+    assert same(state(resumed), state(whole))
+    with pytest.raises(BadInput, match=f"different run .{option}: "):
+        fit(network("linear"), data(), **options, **{option: CHANGED[option]})
+
+
+def test_two_trainings_with_one_state_are_refused(tmp_path):
+    file = tmp_path / "state"
+
+    def again(_):
+        fit(network("linear"), data(), checkpoint=file, **BASE)
+
+    refused(
+        lambda: fit(network("linear"), data(), checkpoint=file, after_step=again, **BASE),
+        "on which another process works",
+    )
+    again(None)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 class Plain:

@@ -55,11 +55,9 @@ def path_aware(
     data = as_data(poisoned)
     path = _FreePath(start, end, bends=bends + 2)
     with torch.no_grad():
-        path.bends.copy_(
-            torch.lerp(
-                path.ends[:1], path.ends[1:], torch.linspace(0, 1, bends + 2).to(path.ends)[:, None]
-            )
-        )
+        ends = path.ends.to(path.bends.dtype)
+        shares = torch.linspace(0, 1, bends + 2).to(ends)[:, None]
+        path.bends.copy_(torch.lerp(ends[:1], ends[1:], shares))
     fit(
         path,
         data,

@@ -32,6 +32,10 @@ class Budget:
         timing a step of each on the network.
     :param compile: Train the network compiled (torch.compile): a minute before the first step, for
         shorter steps.
+    :param microbatch: Keep the activations of this many samples at most: a batch is passed in
+        parts, which are computed again for the gradients.
+    :param recompute: Keep fewer activations of each sample: parts of the network are computed again
+        for the gradients.
     :param device: cpu, cuda, cuda:1, mps or auto.
     """
 
@@ -45,6 +49,8 @@ class Budget:
     seed: Seed = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # `runs.Precision`, which imports torch
     compile: bool = False
+    microbatch: int | None = None
+    recompute: bool = False
     device: str = "auto"
 
     def training(self, defaults: Training) -> Training:
@@ -64,5 +70,7 @@ class Budget:
             seed=self.seed,
             precision=self.precision,
             compile=self.compile,
+            microbatch=self.microbatch,
+            recompute=self.recompute,
             device=self.device,
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from isthmus.data.dataset import Data, as_data
+from isthmus.runs.imports import of_extra
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
@@ -17,15 +17,8 @@ Classes = Sequence[str] | int | None
 
 
 def optional_package(module: str, what: str) -> Any:
-    """Import a package that only some data need."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise BadInput(
-            f"{what}, and no package {module.partition('.')[0]} to read it",
-            expected="the optional packages for data",
-            fix="pip install 'isthmus[data]'",
-        ) from error
+    """Return a module that only some data need. Raises BadInput where it is not installed."""
+    return of_extra(module, "data", what)
 
 
 def reason_of(error: BaseException) -> str:

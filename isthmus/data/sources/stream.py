@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from isthmus.data.sources.encoded import decoded
 from isthmus.data.sources.images import IMAGE_SUFFIXES
-from isthmus.data.sources.npz import arrays_of, channels_first
+from isthmus.data.sources.npz import images_in, opened
 from isthmus.data.sources.spec import load_data
 from isthmus.types import BadInput
 
@@ -39,13 +38,13 @@ def _images(path: Path, source: str) -> Tensor:
         return torch.from_numpy(decoded(path, source).copy())[None]
     if path.suffix != ".npz" or not path.exists():
         return load_data(source).x
-    arrays = arrays_of(path)
-    held = next((arrays[name] for name in ("x", "images") if name in arrays), None)
-    if held is None or held.dtype.kind not in "uf":
+    with opened(path) as file:
+        name = next((name for name in ("x", "images") if name in file.files), None)
+        images = None if name is None else images_in(path, file, name)
+        if images is not None and (images.dtype == torch.uint8 or images.is_floating_point()):
+            return images
         raise BadInput(
-            f"{path} with the arrays {', '.join(sorted(arrays)) or '(none)'}",
+            f"{path} with the arrays {', '.join(sorted(file.files)) or '(none)'}",
             expected="x, or images, of uint8 or float",
             fix="save them with np.savez('inputs.npz', x=x)",
         )
-    layout = str(arrays["layout"]).lower() if "layout" in arrays else None
-    return torch.from_numpy(np.ascontiguousarray(channels_first(path, held, layout)))

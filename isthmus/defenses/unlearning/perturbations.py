@@ -30,6 +30,7 @@ from isthmus.models.forward import (
 )
 from isthmus.models.memory import GradientPasses
 from isthmus.models.precision import decided_precision
+from isthmus.models.recomputed import recomputed
 from isthmus.runs.devices import autocast, pick_device
 from isthmus.training.batches import batch_indices
 from isthmus.training.budget import Training
@@ -93,12 +94,13 @@ def universal_perturbations(
     classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
     values = torch.zeros(KINDS, classes, *shape, device=device)
     radii = torch.full((KINDS, classes), FIRST_RADIUS * shape.numel() ** 0.5, device=device)
-    passes = GradientPasses()
+    passes = GradientPasses(training.microbatch)
     precision = decided_precision(
         network, bonafide.x, training.batch_size, device, training.precision
     )
     with (
         frozen(network),
+        recomputed(network, bonafide.x, training.recompute),
         laid_out(network, bonafide.x) as last,
         autocast(device, precision),
         torch.random.fork_rng(),
