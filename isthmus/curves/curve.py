@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from math import comb
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.curves.combine import Combine, Layout, ends_of, pieces_of
+from isthmus.curves.sharded import sharded_curve
 from isthmus.models.forward import Wrapper, computing_type
 from isthmus.models.view import View, copied, places
 from isthmus.types import BadInput, Params
@@ -254,6 +256,12 @@ class Curve(Wrapper):
         steps = torch.stack([self.coefficients(t) for t in ts]).diff(dim=0)[:, 1:]
         squared = torch.einsum("ij,jk,ik->i", steps, gram, steps) + frozen * ts.diff().square()
         return squared.clamp_min(0).sqrt()
+
+    def sharded(self, images: Tensor) -> AbstractContextManager[nn.Module]:
+        """Return the block in which what is trained in the curve's place is shared out over the
+        ranks.
+        """
+        return sharded_curve(self, images)
 
     def forward(self, x: Tensor, t: float | Tensor = 0.5) -> Any:
         """Return the outputs of the network at t on x."""

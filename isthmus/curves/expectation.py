@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.curves.curve import Curve
+from isthmus.curves.sharded import SharedCurve
 from isthmus.types import BadInput, Loss
 
 
@@ -31,7 +32,7 @@ class ExpectedOverT:
         """Return loss(curve.at(t), x, y) + weight_decay / 2 ||theta(t)||^2 for a fresh t from the
         global generator.
         """
-        if not isinstance(curve, Curve):
+        if not isinstance(curve, (Curve, SharedCurve)):
             raise BadInput(
                 f"a {type(curve).__name__}",
                 expected="a Curve",

@@ -116,6 +116,13 @@ class View(Wrapper):
         """Return a view of a network under its own trainable weights; a view itself as it is."""
         if isinstance(model, View):
             return model
+        held = [model.inner] if isinstance(model, Wrapper) else [model]
+        if any(hasattr(p, "full_tensor") for part in held for p in part.parameters()):
+            raise BadInput(
+                "a loss at other weights (sharpness-aware) on a network that is shared out",
+                expected="the weights of the network as they are",
+                fix="pass rho=0 (--rho 0), or leave shard (--shard) out",
+            )
         weights: Params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         return cls(model, weights, {name: t.detach() for name, t in model.named_buffers()})
 

@@ -21,6 +21,17 @@ from isthmus.training.options import require_numbers, sorted_options
 from isthmus.training.schedules import Schedule, garipov
 from isthmus.types import BadInput
 
+_APART = (
+    ("compile", "recompute", "torch.compile decides itself what is computed again"),
+    ("compile", "shard", "weights are gathered outside of compiled code"),
+    (
+        "microbatch",
+        "shard",
+        "parts of a batch would gather all weights in the middle of a gradient",
+    ),
+)
+"""Pairs of options of which one excludes the other, and why."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -36,11 +47,13 @@ class Training:
     `microbatch` is the largest number of samples whose activations are kept at once: a larger batch
     is passed in parts, each computed again for the gradients, a third more work, to the gradients
     of the whole; only BatchNorm takes its statistics from each part. `recompute` computes parts of
-    the network again instead, and changes nothing at all.
+    the network again instead, and changes nothing at all. `shard` shares weights, gradients and the
+    optimizer's state out over the processes of a launch (FSDP2); on a curve all of them then train
+    the same t.
     `device` None takes the GPU where there is one; it is no part of a run's identity.
 
     Raises BadInput where steps, lr, batch_size, clip or microbatch are not positive, momentum or
-    weight_decay are negative or not finite, or compile and recompute come together.
+    weight_decay are negative or not finite, or options exclude each other.
 
     >>> Training(steps=200, lr=0.5).replace(lr=0.1).lr
     0.1
@@ -61,6 +74,7 @@ class Training:
     compile: bool = False
     microbatch: int | None = None
     recompute: bool = False
+    shard: bool = False
     device: str | torch.device | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,12 +110,13 @@ class Training:
                 expected="one sample or more, or None",
                 fix="pass microbatch=32",
             )
-        if self.compile and self.recompute:
-            raise BadInput(
-                "compile and recompute",
-                expected="one of them: torch.compile decides itself what is computed again",
-                fix="leave one out, or pass microbatch=32 (--microbatch 32)",
-            )
+        for first, second, reason in _APART:
+            if getattr(self, first) and getattr(self, second):
+                raise BadInput(
+                    f"{first} and {second}",
+                    expected=f"one of them: {reason}",
+                    fix="leave one of them out",
+                )
 
     @property
     def run_identity(self) -> str:

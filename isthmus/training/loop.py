@@ -7,8 +7,9 @@ tiled to a fixed size, so n = 50 and n = 2,500 get the same number of steps.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from isthmus.training.batches import batch_indices
 from isthmus.training.budget import History, Training, training_from
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
+from isthmus.training.sharding import shared_out
 from isthmus.training.state import TrainingRun, held_precision
 from isthmus.types import BadInput, Loss
 
@@ -81,31 +83,65 @@ def fit(
     data = as_data(data)
     file = Path(checkpoint) if checkpoint else None
     training = _placed(module, data, training_from(training, options))
-    channels_last = takes_channels_last(module, data.x)
+    _check_hook(training, after_step)
+    channels_last = not training.shard and takes_channels_last(module, data.x)
     set_channels_last(module.train(), channels_last)
     run = _started(module, data, loss, _decided(module, data, training, file), after_step)
     identity = run.identity() if file else {}
-    with _seeded(run.training.seed + ranks().rank), _state_of_its_own(file):
+    with (
+        _seeded(run.training.seed + ranks().rank),
+        _state_of_its_own(file),
+        shared_out(module, data.x, training.shard) as trained,
+    ):
+        if trained is not module:
+            optimizer = _optimizer(trained, run.training)
+            run = dataclasses.replace(run, module=trained, optimizer=optimizer)
         if file and file.exists():
             run.load(file, identity)
-        began = time.perf_counter() - run.history.seconds
-        label = f"{progress} on {run.training.device} in {run.training.precision}"
-        with (
-            compiled(module, run.training.compile),
-            recomputed(module, data.x, run.training.recompute),
-            bar(label, run.training.steps, run.step) as advance,
-        ):
-            while run.step < run.training.steps:
-                _step(run, data, channels_last)
-                run.history.seconds = time.perf_counter() - began
-                last_step = run.step == run.training.steps
-                if file and (run.step % checkpoint_every == 0 or last_step):
-                    run.save(file, identity)
-                advance(f"loss {run.history.losses[-1]:.3f}" if run.history.losses else "")
+        save = partial(run.save, file, identity) if file else None
+        with bar(_label(progress, run), run.training.steps, run.step) as advance:
+            _train(run, data, channels_last, advance, save, checkpoint_every)
     share_from_first(module.buffers())
     set_channels_last(module, False)
     module.eval()
     return run.history
+
+
+def _label(progress: str, run: TrainingRun) -> str:
+    return f"{progress} on {run.training.device} in {run.training.precision}"
+
+
+def _check_hook(training: Training, after_step: AfterStep | None) -> None:
+    """Raise BadInput where a hook would see a part of each weight."""
+    if training.shard and after_step is not None:
+        raise BadInput(
+            "after_step (a check or a constraint) and shard",
+            expected="one of them: a hook would see a part of each weight",
+            fix="leave shard (--shard) out",
+        )
+
+
+def _train(
+    run: TrainingRun,
+    data: Data,
+    channels_last: bool,
+    advance: Callable[[str], None],
+    save: Callable[[], None] | None,
+    every: int,
+) -> None:
+    """Take the steps that are left, and save the state after each `every` of them and the last."""
+    training = run.training
+    began = time.perf_counter() - run.history.seconds
+    with (
+        compiled(run.module, training.compile),
+        recomputed(run.module, data.x, training.recompute),
+    ):
+        while run.step < training.steps:
+            _step(run, data, channels_last)
+            run.history.seconds = time.perf_counter() - began
+            if save and (run.step % every == 0 or run.step == training.steps):
+                save()
+            advance(f"loss {run.history.losses[-1]:.3f}" if run.history.losses else "")
 
 
 def _placed(module: nn.Module, data: Data, training: Training) -> Training:

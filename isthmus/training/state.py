@@ -24,6 +24,7 @@ from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import average, gathered, ranks, share_from_first
 from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
+from isthmus.training.sharding import shared_optimizer_state, shared_state, whole
 from isthmus.training.share import at_share
 from isthmus.types import BadInput, Loss
 
@@ -136,6 +137,9 @@ class TrainingRun:
         """Write the state of the run: the first rank's, with every rank's random state."""
         states = gathered(random_state())
         share_from_first(self.module.buffers())
+        module, optimizer = self.module.state_dict(), self.optimizer.state_dict()
+        if self.training.shard:
+            module, optimizer = whole(module), whole(optimizer)
         if not ranks().first:
             return
         state = {
@@ -144,8 +148,8 @@ class TrainingRun:
             "since": self.since,
             "most": self.passes.most,
             "total": self.total,
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "module": module,
+            "optimizer": optimizer,
             "random": states,
             "losses": self.history.losses,
             "seconds": self.history.seconds,
@@ -184,8 +188,12 @@ class TrainingRun:
         self.step, self.since = int(step), int(since)
         self.history.losses = [float(loss) for loss in losses]
         self.history.seconds = float(seconds)
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        module, optimizer = state["module"], state["optimizer"]
+        if self.training.shard:
+            module = shared_state(module, self.module)
+            optimizer = shared_optimizer_state(optimizer, self.module)
+        self.module.load_state_dict(module)
+        self.optimizer.load_state_dict(optimizer)
         set_random_state(state["random"][ranks().rank])
 
     def take(self, x: Tensor, y: Tensor) -> None:
@@ -194,7 +202,8 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * self.training.schedule(spent)
         value = self.passes.step(lambda: self._graded(x, y, spent), len(x))
-        average([p.grad for p in self.module.parameters() if p.grad is not None])
+        if not self.training.shard:  # where torch has done so
+            average([p.grad for p in self.module.parameters() if p.grad is not None])
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip)
         self.optimizer.step()
@@ -214,6 +223,9 @@ class TrainingRun:
             with forward, explain_single_sample_batch():
                 value = self.loss(self.module, x, y)
             value.backward()
+        after_backward = getattr(self.module, "after_backward", None)
+        if after_backward is not None:
+            after_backward()
         return value.detach()
 
     def note(self) -> None:

@@ -313,6 +313,7 @@ CHANGED = {
     "compile": True,
     "microbatch": 3,
     "recompute": True,
+    "shard": True,
     "optimizer": torch.optim.Adagrad,
     "after_step": double,
 }
@@ -350,6 +351,9 @@ def test_options_are_fields_of_a_training_and_replace_its_own():
         ({**BASE, "clip": 0.0}, "clip = 0"),
         ({**BASE, "microbatch": 0}, "microbatch = 0"),
         ({**BASE, "compile": True, "recompute": True}, "compile and recompute"),
+        ({**BASE, "compile": True, "shard": True}, "compile and shard"),
+        ({**BASE, "microbatch": 4, "shard": True}, "microbatch and shard"),
+        ({**BASE, "after_step": double, "shard": True}, "after_step"),
     ],
 )
 def test_an_option_that_is_none_is_refused_in_one_line(options, words):

@@ -36,6 +36,8 @@ class Budget:
         parts, which are computed again for the gradients.
     :param recompute: Keep fewer activations of each sample: parts of the network are computed again
         for the gradients.
+    :param shard: Share weights, gradients and the optimizer's state out over the processes of a
+        torchrun launch (FSDP2), for networks that do not fit one device.
     :param device: cpu, cuda, cuda:1, mps or auto.
     """
 
@@ -51,6 +53,7 @@ class Budget:
     compile: bool = False
     microbatch: int | None = None
     recompute: bool = False
+    shard: bool = False
     device: str = "auto"
 
     def training(self, defaults: Training) -> Training:
@@ -72,5 +75,6 @@ class Budget:
             compile=self.compile,
             microbatch=self.microbatch,
             recompute=self.recompute,
+            shard=self.shard,
             device=self.device,
         )
