@@ -134,6 +134,8 @@ class SharedCurve(Wrapper):
     def after_backward(self) -> None:
         """Give every bend its coefficient times the gradient of the point, and of its norm."""
         assert self._point is not None
+        done: Any = self.network.after_backward
+        done()
         shares, square = self._point
         count, bends = len(self._moving), list(self.bends)
         for i, p in enumerate(self._moving):

@@ -81,7 +81,7 @@ def sharded_copy(network: nn.Module, images: Tensor) -> nn.Module:
             fully_shard(trained, mesh=mesh)
             _run(trained, images)
             reshard(trained)
-            return trained
+            return _with_one_pass(trained)
         except (AssertionError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             reason = error
     assert reason is not None
@@ -90,6 +90,31 @@ def sharded_copy(network: nn.Module, images: Tensor) -> nn.Module:
         expected="floating parameters of one type, in modules that are called",
         fix="leave shard (--shard) out: every process then holds the whole",
     ) from reason
+
+
+def _with_one_pass(network: Any) -> nn.Module:
+    """Return a network that refuses a second training pass before the gradients of the first; its
+    `after_backward` says that they are there.
+
+    Two passes and an attack between them, as TRADES has, gave other gradients than one process.
+    """
+    begun: list[bool] = []
+
+    def count(part: nn.Module, inputs: Any) -> None:
+        if not (part.training and torch.is_grad_enabled()):
+            return
+        if begun:
+            raise BadInput(
+                "a loss of several passes (trades) on a network that is shared out",
+                expected="one training pass a step, as of cross-entropy or adversarial",
+                fix="pass such a loss, or leave shard (--shard) out",
+            )
+        begun.append(True)
+
+    network.register_forward_pre_hook(count)
+    network.after_backward = begun.clear
+    trained: nn.Module = network
+    return trained
 
 
 def reshard(network: nn.Module) -> None:

@@ -37,12 +37,11 @@ def curve(kind, bends=2):
 
 
 JOBS = {
-    "network": lambda: (still("attention"), cross_entropy, {}),
-    "norms": lambda: (network("groupnorm"), cross_entropy, {"recompute": True}),
+    "network": lambda: (still("attention"), cross_entropy, {"recompute": True}),
+    "norms": lambda: (network("groupnorm"), cross_entropy, {}),
     "frozen": lambda: (still("frozen"), cross_entropy, {"optimizer": torch.optim.AdamW}),
     "tied": lambda: (still("tied"), cross_entropy, {}),
     "attacked": lambda: (network("layernorm"), adversarial(ATTACK), {}),
-    "trades": lambda: (network("layernorm"), trades(ATTACK), {}),
     "curve": lambda: (*curve("layernorm"), {}),
     "frozen curve": lambda: (*curve("frozen"), {"recompute": True}),
     "attacked curve": lambda: (
@@ -53,8 +52,8 @@ JOBS = {
 }
 
 
-def interrupt(module):
-    raise KeyboardInterrupt
+REFUSED = {"sharpness-aware": sharpness_aware(), "trades": trades(ATTACK)}
+"""Losses that weights which are shared out cannot serve, by a word of the refusal."""
 
 
 class Ending:
@@ -86,10 +85,11 @@ def main(folder):
             fit(resumed, data(), Ending(loss, -1), shard=True, **saved)
             result["resumed"] = resumed.state_dict()
         torch.save(result, folder / f"{name}-{rank}.pt")
-    try:
-        fit(still("layernorm"), data(), sharpness_aware(), shard=True, **OPTIONS)
-    except BadInput as error:
-        (folder / f"refused-{rank}.txt").write_text(str(error))
+    for name, loss in REFUSED.items():
+        try:
+            fit(still("layernorm"), data(), loss, shard=True, **OPTIONS)
+        except BadInput as error:
+            (folder / f"{name}-{rank}.txt").write_text(str(error))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.networks import data
-from support.sharded_worker import JOBS, OPTIONS
+from support.sharded_worker import JOBS, OPTIONS, REFUSED
 
 from isthmus import fit
 
@@ -54,10 +54,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(name, launched):
             assert torch.equal(value, end["resumed"][key]), key
 
 
-def test_losses_at_other_weights_are_refused(launched):
+@pytest.mark.parametrize("name", REFUSED)
+def test_losses_that_need_whole_weights_are_refused(name, launched):
     for rank in range(2):
-        said = (launched / f"refused-{rank}.txt").read_text()
-        assert "shared out" in said and "--shard" in said and "\n" not in said
+        said = (launched / f"{name}-{rank}.txt").read_text()
+        assert name in said and "shared out" in said and "--shard" in said and "\n" not in said
 
 
 def test_one_process_has_nothing_to_share_out():
