@@ -419,7 +419,7 @@ def test_ends_from_a_file_in_their_stored_precision_are_those_in_memory(kind, dt
     with torch.no_grad():
         for p in nets[1].parameters():
             if p.is_floating_point():
-                p.mul_(-0.5)
+                p.neg_()
 
     def found():
         curve = Bezier(*nets, bends=2)
