@@ -223,8 +223,8 @@ class TrainingRun:
             with forward, explain_single_sample_batch():
                 value = self.loss(self.module, x, y)
             value.backward()
-        after_backward = getattr(self.module, "after_backward", None)
-        if after_backward is not None:
+        if self.training.shard and ranks().world > 1:
+            after_backward: Any = self.module.after_backward
             after_backward()
         return value.detach()
 
