@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from isthmus.models.forward import Wrapper, prepared_pass
 from isthmus.runs.processes import gathered
 from isthmus.training.sharding import as_shared, reshard, sharded_copy, whole
-
-if TYPE_CHECKING:
-    from isthmus.curves.curve import Curve
 
 
 class SharedPoint(Wrapper):
@@ -58,10 +55,10 @@ class SharedCurve(Wrapper):
     `at(t)` is that of the curve; `after_backward` moves a point's gradient to the bends.
     """
 
-    curve: Curve
+    curve: Any  # a Curve, whose file imports this one
     network: nn.Module
 
-    def __init__(self, curve: Curve, images: Tensor) -> None:
+    def __init__(self, curve: Any, images: Tensor) -> None:
         super().__init__()
         network = sharded_copy(curve.export(0.0), images)
         self.__dict__.update(curve=curve, network=network)
@@ -148,7 +145,7 @@ class SharedCurve(Wrapper):
 
 
 @contextmanager
-def sharded_curve(curve: Curve, images: Tensor) -> Iterator[SharedCurve]:
+def sharded_curve(curve: Any, images: Tensor) -> Iterator[SharedCurve]:
     """Run a block with what is trained in a curve's place, and give the curve its bends
     afterward; after an error it has none, since gathering them takes all ranks.
     """
