@@ -119,10 +119,11 @@ def claimed(
 
 
 def _give_back(folder: Path, *, fresh: bool) -> None:
-    """Undo a claim where nothing else is in the folder."""
-    before_work = {MARKER, DECISIONS, lock_of(folder / MARKER).name}
-    if folder.is_dir() and {file.name for file in folder.iterdir()} <= before_work:
-        for name in before_work:
-            (folder / name).unlink(missing_ok=True)
+    """Undo a claim where nothing else is in the folder but folders that hold nothing."""
+    before_work = {folder / MARKER, folder / DECISIONS, lock_of(folder / MARKER)}
+    inside = sorted(folder.rglob("*"), reverse=True)  # what is in a folder before the folder
+    if folder.is_dir() and {each for each in inside if not each.is_dir()} <= before_work:
+        for each in inside:
+            each.rmdir() if each.is_dir() else each.unlink(missing_ok=True)
         if fresh:
             folder.rmdir()

@@ -480,7 +480,7 @@ def watch():
 curve = sys.argv[1] == "curve"
 module = Bezier(build(), build()) if curve else build()
 Thread(target=watch, daemon=True).start()
-fit(module, data, expected_over_t(cross_entropy) if curve else cross_entropy, steps=3, **options)
+fit(module, data, expected_over_t(cross_entropy) if curve else cross_entropy, steps=12, **options)
 print(max(peaks) - before)
 """
 

@@ -346,7 +346,7 @@ def test_rows_stay_in_memory_where_no_file_takes_them(source, beyond, tmp_path, 
     data = load_data(source)
     (tmp_path / "taken").write_text("a file where the folder should be")
     monkeypatch.setenv("ISTHMUS_CACHE", str(tmp_path / "taken" / "cache"))
-    with pytest.warns(Notice, match="no file for images beyond .+: memory holds them"):
+    with pytest.warns(Notice, match="no file for what takes much memory .+: memory holds it"):
         assert equal(data[torch.arange(N)], naive(source))
 
 
@@ -360,7 +360,7 @@ def test_rows_written_before_the_disk_was_full_are_kept(beyond, monkeypatch):
         write(self, content)
 
     monkeypatch.setattr(RowFile, "_write", filling)
-    with pytest.warns(Notice, match=r"\(full\): memory holds them"):
+    with pytest.warns(Notice, match=r"\(full\): memory holds it"):
         assert torch.equal(gathered(iter(parts)), torch.cat(parts))
 
 

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
 from support.networks import data, network
+from support.noticed import notices
 from support.refusals import refused
 from torch import nn
 
@@ -18,7 +18,6 @@ from isthmus.metrics import attacked, input_hessian
 from isthmus.models import recalibrate
 from isthmus.models.forward import forward_pass, outputs
 from isthmus.models.memory import largest_pass, out_of_memory
-from isthmus.runs.notices import Notice
 from isthmus.training import Training, cross_entropy, fit, sharpness_aware, trades
 
 ERRORS = {
@@ -52,14 +51,6 @@ def end_at_once(net):
     net.ends = getattr(net, "ends", 0) - 1
     if net.ends == 0:
         raise ZeroDivisionError
-
-
-def notices(work):
-    """Return what the work returns, and the notices that it gave."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = work()
-    return result, [str(w.message) for w in caught if issubclass(w.category, Notice)]
 
 
 @pytest.mark.parametrize("error", ERRORS)

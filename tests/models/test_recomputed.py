@@ -3,8 +3,8 @@
 import pytest
 import torch
 from support.networks import ZOO, data, network, pair
+from support.noticed import notices
 from support.refusals import refused
-from test_memory import notices
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
