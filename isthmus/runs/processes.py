@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +94,15 @@ def joined_ranks() -> Iterator[Ranks]:
         # them, and now and then the process dies of that.
         importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_part)
     yield ranks()
     if ranks().world > 1:  # not where the block raised: another rank may never come
         dist.barrier()
+
+
+def _part() -> None:
+    """Leave the group of all ranks, and end its threads: they run for as long as anything holds it,
+    as modules do whose weights were shared out and that are waiting to be collected.
+    """
+    gc.collect()
+    dist.destroy_process_group()

@@ -22,7 +22,11 @@ from isthmus.training.schedules import Schedule, garipov
 from isthmus.types import BadInput
 
 _APART = (
-    ("compile", "recompute", "torch.compile decides itself what is computed again"),
+    (
+        "compile",
+        "recompute",
+        "torch.compile decides itself what is computed again (microbatch goes with both)",
+    ),
     ("compile", "shard", "weights are gathered outside of compiled code"),
     (
         "microbatch",

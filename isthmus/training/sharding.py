@@ -65,11 +65,9 @@ def sharded_copy(network: nn.Module, images: Tensor) -> nn.Module:
     """Return a copy of a network, shared out; part by part where it runs on the images so, else in
     one piece. Raises BadInput where torch cannot share it out.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    device = device_of(network)
-    mesh = init_device_mesh(device.type, (ranks().world,))
+    mesh = _mesh(device_of(network))
     parts = _parts(network, images)
     reason: Exception | None = None
     for chosen in [parts, set()] if parts else [set()]:
@@ -90,6 +88,17 @@ def sharded_copy(network: nn.Module, images: Tensor) -> nn.Module:
         expected="floating parameters of one type, in modules that are called",
         fix="leave shard (--shard) out: every process then holds the whole",
     ) from reason
+
+
+def _mesh(device: torch.device) -> Any:
+    """Return the processes of the launch, as weights are shared out over them."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh: Any = init_device_mesh(device.type, (ranks().world,))
+    # Caches of torch keep the mesh for good. What it holds for compiled code alone is the group of
+    # all ranks, whose threads would then be alive when Python is taken down under them.
+    getattr(mesh, "_pg_registry", {}).clear()
+    return mesh
 
 
 def _with_one_pass(network: Any) -> nn.Module:

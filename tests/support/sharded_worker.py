@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+from support.distributed_worker import leave_threads_to
 from support.networks import data, network, pair
 
 from isthmus import BadInput, Bezier, PolyChain, expected_over_t, fit
@@ -93,4 +94,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
+    leave_threads_to(Path(sys.argv[1]))
     main(Path(sys.argv[1]))

@@ -61,6 +61,11 @@ def test_losses_that_need_whole_weights_are_refused(name, launched):
         assert name in said and "shared out" in said and "--shard" in said and "\n" not in said
 
 
+def test_a_rank_that_has_parted_from_the_others_has_no_threads_left(launched):
+    """Threads of a group that is still held are taken down with Python, now and then badly."""
+    assert [(launched / f"threads-{rank}.txt").read_text() for rank in range(2)] == ["", ""]
+
+
 def test_one_process_has_nothing_to_share_out():
     ends = []
     for shard in (False, True):
