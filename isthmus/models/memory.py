@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -174,18 +175,34 @@ def recomputed_in_parts(network: nn.Module, run: Callable[[Tensor], Tensor], x: 
 
 
 def computed_twice(
-    run: Callable[..., T], modules: Sequence[nn.Module], *inputs: Any, **named: Any
+    run: Callable[..., T], modules: Sequence[nn.Module], /, *inputs: Any, **named: Any
 ) -> T:
     """Return run(...), a pass through the modules, whose activations are not kept: it is computed
-    once more for the gradients, with the same draws, and moves running statistics once.
+    once more whenever gradients are taken, with the same draws, and moves running statistics once.
     """
     layers = [part for each in modules for part in each.modules() if isinstance(part, _NormBase)]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _still(layers)
+        return nullcontext(), _Again(partial(_still, layers))
 
-    out: T = checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts, **named)
+    named_run = partial(run, **named)  # whose names may be those of options of `checkpoint`
+    out: T = checkpoint(named_run, *inputs, use_reentrant=False, context_fn=contexts)
     return out
+
+
+class _Again(AbstractContextManager[None]):
+    """A block that may be run several times, as where gradients of gradients are taken."""
+
+    def __init__(self, block: Callable[[], AbstractContextManager[None]]) -> None:
+        self.block = block
+        self.begun: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self.begun.append(self.block())
+        self.begun[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self.begun.pop().__exit__(*error)
 
 
 @contextmanager

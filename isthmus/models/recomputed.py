@@ -58,7 +58,7 @@ def parts_of(module: nn.Module, images: Tensor) -> list[tuple[nn.Module, Any]]:
     with torch.random.fork_rng(devices=devices), eval_mode(module), torch.enable_grad():
         x = as_input(images[:2].detach(), device, channels_last=False)
         try:
-            with kept.of(module, network):
+            with kept.of(network):
                 forward_pass(module, x)
         except Exception:  # a user's network may raise anything; the real pass reports it
             return []
@@ -76,13 +76,12 @@ class _Kept:
     writing: set[nn.Module] = field(default_factory=set)
     total: int = 0
     seen: set[int] = field(default_factory=set)
-    begun: list[tuple[int, list[tuple[Tensor, int]]]] = field(default_factory=list)
+    weights: set[int] = field(default_factory=set)
+    begun: list[_Call] = field(default_factory=list)
 
     @contextmanager
-    def of(self, module: nn.Module, network: nn.Module) -> Iterator[None]:
+    def of(self, network: nn.Module) -> Iterator[None]:
         """Run a block whose passes through the network are looked at."""
-        weights = [*module.parameters(), *module.buffers()]
-        self.seen = {tensor.untyped_storage().data_ptr() for tensor in weights}
         hooks = [
             hook
             for part in network.modules()
@@ -100,20 +99,45 @@ class _Kept:
 
     def _keep(self, tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage().data_ptr()
-        if place not in self.seen:
+        if place not in self.seen and place not in self.weights:
             self.seen.add(place)
             self.total += tensor.nbytes
         return tensor
 
     def _enter(self, part: nn.Module, inputs: Any, named: Any) -> None:
         given = [each for each in (*inputs, *named.values()) if isinstance(each, Tensor)]
-        self.begun.append((self.total, [(each, each._version) for each in given]))
+        versions = [(each, each._version) for each in given]
+        self.begun.append(_Call(self.total, versions, self.weights))
+        self.weights = self.weights | _weights_in(part)
 
     def _leave(self, part: nn.Module, inputs: Any, out: Any) -> None:
-        before, given = self.begun.pop()
-        self.size[part] += self.total - before
-        if any(each._version != version for each, version in given):
+        call = self.begun.pop()
+        self.size[part] += self.total - call.total
+        self.weights = call.weights
+        if any(each._version != version for each, version in call.versions):
             self.writing.add(part)
+
+
+@dataclass
+class _Call:
+    """What there was when a module was called: bytes kept, what it was called with and the versions
+    of that, where the weights in use lie.
+    """
+
+    total: int
+    versions: list[tuple[Tensor, int]]
+    weights: set[int]
+
+
+def _weights_in(part: nn.Module) -> set[int]:
+    """Return where the weights of a module lie that is being called.
+
+    Those of a network that is shared out are ordinary tensors only then, and only in the parts that
+    are gathered.
+    """
+    held = [*part.parameters(), *part.buffers()]
+    whole = [tensor for tensor in held if not hasattr(tensor, "full_tensor")]
+    return {tensor.untyped_storage().data_ptr() for tensor in whole}
 
 
 class _Whole:
@@ -152,7 +176,7 @@ def _through(layers: Sequence[nn.Module], x: Any) -> Any:
     return x
 
 
-def _twice(call: Any, layers: Sequence[nn.Module], *inputs: Any, **named: Any) -> Any:
+def _twice(call: Any, layers: Sequence[nn.Module], /, *inputs: Any, **named: Any) -> Any:
     """Return what a call returns; where gradients are taken, it is computed again for them."""
     if not torch.is_grad_enabled():
         return call(*inputs, **named)

@@ -13,7 +13,7 @@ from isthmus.curves import Bezier, connect, expected_over_t
 from isthmus.data import Linf
 from isthmus.defenses import universal_perturbations
 from isthmus.models import preact_resnet, vgg16
-from isthmus.models.forward import forward_pass
+from isthmus.models.forward import forward_pass, precise_logits
 from isthmus.models.memory import largest_pass
 from isthmus.models.recomputed import PARTS, parts_of, recomputed
 from isthmus.training import Training, adversarial, cross_entropy, fit, sharpness_aware
@@ -147,6 +147,65 @@ def test_losses_of_several_passes_and_parts_of_parts(loss):
     assert torch.equal(run(), run(recompute=True))
     parts, nested = run(microbatch=5), run(microbatch=5, recompute=True)
     assert torch.equal(parts, nested)
+
+
+def gradient_penalty(model, x, y):
+    """A loss that takes gradients of gradients, for which a part is computed again twice."""
+    x = x.detach().requires_grad_()
+    value = nn.functional.cross_entropy(precise_logits(model, x), y)
+    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+    return value + gradient.square().sum()
+
+
+@pytest.mark.parametrize("option", [{"recompute": True}, {"microbatch": 5}], ids=str)
+def test_gradients_of_gradients_are_those_of_a_network_that_keeps_all(option):
+    def smooth():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3, padding=1)]
+        for _ in range(6):
+            layers += [nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 4))
+
+    whole, again = smooth(), smooth()
+    losses = fit(whole, data(), gradient_penalty, **STEPS).losses
+    found = fit(again, data(), gradient_penalty, **STEPS, **option).losses
+    assert found == pytest.approx(losses, rel=1e-4)
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+class Named(nn.Module):
+    """Blocks whose inputs have the names of what computes them again."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+        self.head = nn.Linear(192, 4)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        for block in self.blocks:
+            x = block(x, run=1.0, modules=0.5, layers=2.0, debug=True)
+        return self.head(x)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(192, 64), nn.Linear(64, 192)
+
+    def forward(self, x, run, modules, layers, debug):
+        assert debug
+        return run * x + layers * modules * self.last(torch.tanh(self.first(x)))
+
+
+def test_a_part_may_call_its_inputs_as_it_likes():
+    torch.manual_seed(0)
+    net = Named()
+    assert len(parts_of(net, data().x)) == 4
+    twin = Named()
+    twin.load_state_dict(net.state_dict())
+    assert fit(net, data(), **STEPS, recompute=True).losses == fit(twin, data(), **STEPS).losses
 
 
 @pytest.mark.parametrize("kind", ["layernorm", "attention", "dropout"])

@@ -2,11 +2,13 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from support.distributed_worker import leave_threads_to
 from support.networks import data, network, pair
+from support.noticed import notices
 
 from isthmus import BadInput, Bezier, PolyChain, expected_over_t, fit
 from isthmus.attacks import PGD
@@ -76,8 +78,9 @@ def main(folder):
     rank = os.environ["RANK"]
     for name, job in JOBS.items():
         module, loss, more = job()
-        fit(module, data(), loss, shard=True, **OPTIONS, **more)
-        result = {"through": module.state_dict()}
+        train = partial(fit, module, data(), loss, shard=True, **OPTIONS, **more)
+        _, said = notices(train)
+        result = {"through": module.state_dict(), "said": said}
         saved = {"checkpoint": folder / name, "checkpoint_every": 2, **OPTIONS, **more}
         try:
             fit(job()[0], data(), Ending(loss, 4), shard=True, **saved)

@@ -54,6 +54,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(name, launched):
             assert torch.equal(value, end["resumed"][key]), key
 
 
+def test_a_network_that_is_shared_out_is_computed_again_in_parts(launched):
+    """Where it could not be, a notice would say so."""
+    for rank in range(2):
+        assert torch.load(launched / f"network-{rank}.pt", weights_only=True)["said"] == []
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_losses_that_need_whole_weights_are_refused(name, launched):
     for rank in range(2):
