@@ -133,13 +133,18 @@ class GradientPasses:
                 result, enough = attempted(work)
             if enough:
                 return result  # type: ignore[return-value]
-            size = self.most or batch_size
-            if size < 2 or ranks().world > 1:
+            size = min(self.most or batch_size, batch_size)
+            if size < 2:
+                raise BadInput(
+                    f"a batch of {batch_size} samples that runs out of memory on each of them",
+                    expected="room for the activations of one",
+                    fix="pass recompute=True (--recompute), or resize the images (--resize)",
+                )
+            if ranks().world > 1:
                 raise BadInput(
                     f"a batch of {batch_size} samples that runs out of memory",
                     expected="room for its activations",
-                    fix=f"pass microbatch={max(1, size // 2)} (--microbatch), a smaller batch, or "
-                    "--resize",
+                    fix=f"pass microbatch={size // 2} (--microbatch), a smaller batch, or --resize",
                 )
             self.most = half_of(size, "a pass with gradients")
             set_random_state(draws)

@@ -70,7 +70,17 @@ def test_a_pass_is_halved_until_it_fits_with_one_line_each_time(error):
 
 def test_one_sample_that_does_not_fit_is_refused():
     refused(lambda: outputs(small(0), data(4).x), "runs out of memory on one sample")
-    refused(lambda: fit(small(0), data(), steps=1, lr=0.1, batch_size=8), "a batch of 8 samples")
+    one = {"steps": 1, "lr": 0.1, "batch_size": 8}
+    words = ("a batch of 8 samples", "on each of them", "--recompute")
+    assert "microbatch" not in refused(lambda: fit(small(0), data(), **one), *words)
+
+
+def test_a_microbatch_beyond_the_batch_is_the_batch():
+    options = {"steps": 1, "lr": 0.1, "batch_size": 8, "precision": "fp32", "microbatch": 1000}
+    _, said = notices(lambda: fit(small(4), data(), **options))
+    assert [line.partition(":")[0] for line in said] == [
+        "memory ran out at 8 samples in a pass with gradients"
+    ]
 
 
 @pytest.mark.parametrize(
