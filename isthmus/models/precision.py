@@ -29,7 +29,6 @@ from isthmus.runs.devices import (
     seconds_of,
     told_precision,
 )
-from isthmus.runs.processes import gathered
 
 Exact = Literal["fp32", "bf16"]
 
@@ -56,8 +55,8 @@ def decided_precision(
     x (n, c, h, w) are some of the samples; the module is on the device. `auto` is fp32 where the
     hardware has nothing faster, or the network computes in another type than float32; the variable
     ISTHMUS_PRECISION decides where it is set; else a step of each kind is timed, once for all
-    networks of this shape. Among several processes the first one decides for all. Raises BadInput
-    where the precision is unknown.
+    networks of this shape. Each process decides by itself. Raises BadInput where the precision is
+    unknown.
     """
     if precision != "auto":
         return chosen_precision(device, precision)
@@ -71,9 +70,7 @@ def decided_precision(
     images = x[torch.arange(batch_size) % len(x)]
     key = (_shape_of(module), tuple(images.shape), images.dtype, device)
     if key not in _chosen:
-        _chosen[key] = gathered(quicker(lambda kind: _step_seconds(module, images, device, kind)))[
-            0
-        ]
+        _chosen[key] = quicker(lambda kind: _step_seconds(module, images, device, kind))
     return _chosen[key]
 
 

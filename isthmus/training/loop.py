@@ -22,7 +22,6 @@ from isthmus.data.dataset import Data, Source, as_data
 from isthmus.models.compiled import compiled
 from isthmus.models.forward import as_input, pass_precision, set_channels_last, takes_channels_last
 from isthmus.models.memory import GradientPasses
-from isthmus.models.precision import decided_precision
 from isthmus.models.recomputed import recomputed
 from isthmus.runs.devices import pick_device
 from isthmus.runs.locks import alone
@@ -32,6 +31,7 @@ from isthmus.training.batches import batch_indices
 from isthmus.training.budget import History, Training, training_from
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import cross_entropy
+from isthmus.training.precision import training_precision
 from isthmus.training.sharding import shared_out
 from isthmus.training.state import TrainingRun, held_precision
 from isthmus.types import BadInput, Loss
@@ -161,12 +161,8 @@ def _decided(module: nn.Module, data: Data, training: Training, file: Path | Non
     """Return the training with its precision decided: that of the state in the file, else the
     quicker one.
     """
-    device = pick_device(training.device)
     held = held_precision(file) if training.precision == "auto" else None
-    precision = held or decided_precision(
-        module, data.x, training.batch_size, device, training.precision
-    )
-    return training.replace(precision=precision)
+    return training.replace(precision=held or training_precision(training, module, data.x))
 
 
 def _started(

@@ -1,17 +1,37 @@
-"""The precision of several trainings, decided once before the first of them."""
+"""The precision of trainings, decided once before the first of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
 from isthmus.models.forward import device_of
-from isthmus.models.precision import decided_precision
+from isthmus.models.memory import largest_pass
+from isthmus.models.precision import Exact, decided_precision
+from isthmus.models.recomputed import recomputed
 from isthmus.runs.decisions import DECISIONS, decided
 from isthmus.runs.devices import pick_device
+from isthmus.runs.processes import gathered
 from isthmus.training.budget import Training
+
+
+def training_precision(training: Training, module: nn.Module, images: Tensor) -> Exact:
+    """Return the precision of a training, with `auto` decided for this network and batch.
+
+    The module is on its device. Among several processes the first one decides for all; all have to
+    call this together. Raises BadInput where device or precision are unknown.
+    """
+    return gathered(_of_this_process(training, module, images))[0]
+
+
+def _of_this_process(training: Training, module: nn.Module, images: Tensor) -> Exact:
+    """Return the precision of a training; a step that is timed keeps what one of its own keeps."""
+    device = pick_device(training.device)
+    recompute = training.recompute and training.precision == "auto"
+    with largest_pass(training.microbatch), recomputed(module, images, recompute):
+        return decided_precision(module, images, training.batch_size, device, training.precision)
 
 
 def with_decided_precision(
@@ -21,7 +41,8 @@ def with_decided_precision(
     which this network takes a step sooner (`decided_precision`).
 
     `home` is the folder of the run, which remembers the decision. The network is back on its own
-    device afterward. Raises BadInput where device or precision are unknown.
+    device afterward. Among several processes the first one decides for all. Raises BadInput where
+    device or precision are unknown.
     """
     if training.precision != "auto":
         return training
@@ -31,7 +52,7 @@ def with_decided_precision(
     def decide() -> str:
         try:
             network.to(device)
-            return decided_precision(network, data.x, training.batch_size, device, "auto")
+            return _of_this_process(training, network, data.x)
         finally:
             network.to(own)
 

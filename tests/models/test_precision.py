@@ -128,6 +128,21 @@ def test_training_takes_the_quicker_precision_and_a_resumed_one_that_of_its_stat
     )
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_step_that_is_timed_keeps_no_more_than_one_of_the_training(several, monkeypatch):
+    monkeypatch.delenv("ISTHMUS_PRECISION")
+    monkeypatch.setattr(precision, "fast_precision", lambda device: "bf16")
+    monkeypatch.setattr(precision, "_chosen", {})
+    net, sizes = network("layernorm"), []
+    net.register_forward_pre_hook(lambda part, inputs: sizes.append(len(inputs[0])))
+    training = Training(steps=1, lr=0.1, batch_size=16, microbatch=4)
+    if several:
+        assert with_decided_precision(training, net, data()).precision in ("fp32", "bf16")
+    else:
+        fit(net, data(), training=training)
+    assert len(sizes) > 8 and max(sizes) == 4
+
+
 def test_a_run_of_several_trainings_decides_once_and_remembers(timed, tmp_path, monkeypatch):
     seconds, steps = timed
     seconds["bf16"] = 0.5

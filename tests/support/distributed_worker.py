@@ -14,7 +14,9 @@ from support.networks import data, network, pair
 from torch import Tensor, nn
 
 from isthmus import Augment, Bezier, expected_over_t, fit
-from isthmus.training import cross_entropy
+from isthmus.models import precision
+from isthmus.runs.processes import joined_ranks
+from isthmus.training import Training, cross_entropy, with_decided_precision
 from isthmus.types import Loss
 
 points: list[float] = []
@@ -90,6 +92,7 @@ def under_torchrun(folder: Path) -> None:
     """Train both jobs on every rank, once through and once interrupted; leave what each rank ended
     with.
     """
+    decide_precision(folder)
     for kind in ("network", "curve"):
         points.clear()
         through, loss = job(kind)
@@ -104,6 +107,23 @@ def under_torchrun(folder: Path) -> None:
         fit(resumed, data(), loss, checkpoint=folder / kind, **OPTIONS)
         result |= {"through": through.state_dict(), "resumed": resumed.state_dict()}
         torch.save(result, folder / f"{kind}-{os.environ['RANK']}.pt")
+
+
+def decide_precision(folder: Path) -> None:
+    """Decide the precision of a run, of which only the first rank times steps, and of a training;
+    leave what each rank then trains in.
+    """
+    told = os.environ.pop("ISTHMUS_PRECISION", None)
+    precision.fast_precision = lambda device: "bf16"
+    with joined_ranks():
+        auto = Training(steps=2, lr=0.1, batch_size=8)
+        kinds = [
+            with_decided_precision(auto, network("linear"), data(), folder / "run").precision,
+            fit(network("layernorm"), data(), training=auto).precision,
+        ]
+        (folder / f"precisions-{os.environ['RANK']}.txt").write_text(" ".join(kinds))
+    if told is not None:
+        os.environ["ISTHMUS_PRECISION"] = told
 
 
 def leave_threads_to(folder: Path) -> None:

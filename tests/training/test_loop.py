@@ -549,12 +549,21 @@ def ranks(tmp_path_factory):
         kind: [torch.load(folder / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2)]
         for kind in ("network", "curve")
     }
-    return ends | {"threads": [(folder / f"threads-{rank}.txt").read_text() for rank in range(2)]}
+    texts = {
+        name: [(folder / f"{name}-{rank}.txt").read_text() for rank in range(2)]
+        for name in ("threads", "precisions")
+    }
+    return ends | texts
 
 
 def test_a_rank_that_has_parted_from_the_others_has_no_threads_left(ranks):
     """Threads that outlive the interpreter bring the process down now and then."""
     assert ranks["threads"] == ["", ""]
+
+
+def test_ranks_train_in_the_precision_that_the_first_one_decides(ranks):
+    first, second = ranks["precisions"]
+    assert first == second and set(first.split()) <= {"fp32", "bf16"}
 
 
 @every_job

@@ -29,11 +29,11 @@ from isthmus.models.forward import (
     precise_logits,
 )
 from isthmus.models.memory import GradientPasses
-from isthmus.models.precision import decided_precision
 from isthmus.models.recomputed import recomputed
 from isthmus.runs.devices import autocast, pick_device
 from isthmus.training.batches import batch_indices
 from isthmus.training.budget import Training
+from isthmus.training.precision import training_precision
 from isthmus.types import BadInput
 
 STEP = 0.1
@@ -95,9 +95,7 @@ def universal_perturbations(
     values = torch.zeros(KINDS, classes, *shape, device=device)
     radii = torch.full((KINDS, classes), FIRST_RADIUS * shape.numel() ** 0.5, device=device)
     passes = GradientPasses(training.microbatch)
-    precision = decided_precision(
-        network, bonafide.x, training.batch_size, device, training.precision
-    )
+    precision = training_precision(training, network, bonafide.x)
     with (
         frozen(network),
         recomputed(network, bonafide.x, training.recompute),
