@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,15 @@ def claimed(
 
 
 def _give_back(folder: Path, *, fresh: bool) -> None:
-    """Undo a claim where nothing else is in the folder but folders that hold nothing."""
+    """Undo a claim where nothing else is in the folder but folders that hold nothing.
+
+    What cannot be removed stays, as open files on Windows: why the run failed is what to tell.
+    """
     before_work = {folder / MARKER, folder / DECISIONS, lock_of(folder / MARKER)}
     inside = sorted(folder.rglob("*"), reverse=True)  # what is in a folder before the folder
     if folder.is_dir() and {each for each in inside if not each.is_dir()} <= before_work:
-        for each in inside:
-            each.rmdir() if each.is_dir() else each.unlink(missing_ok=True)
-        if fresh:
-            folder.rmdir()
+        with suppress(OSError):
+            for each in inside:
+                each.rmdir() if each.is_dir() else each.unlink(missing_ok=True)
+            if fresh:
+                folder.rmdir()

@@ -6,12 +6,21 @@ process loses it at once.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from isthmus.runs.wording import unwritten
+from isthmus.runs.notices import notice
+from isthmus.runs.wording import first_line, unwritten
 from isthmus.types import BadInput
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What file systems say that have no locks, as some network drives."""
 
 
 def lock_of(file: Path) -> Path:
@@ -28,13 +37,27 @@ def vacant(folder: Path) -> bool:
 def alone(file: Path | str, what: str) -> Iterator[None]:
     """Run a block that no other process runs for the same file at the same time.
 
-    Raises BadInput where another process has the lock, and says that it works on `what`, or where
-    nothing can be written.
+    Where the file system has no locks the block runs all the same, and a notice says so. Raises
+    BadInput where another process has the lock, and says that it works on `what`, or where nothing
+    can be written.
     """
-    from filelock import FileLock, Timeout  # loads asyncio, and `vacant` is to be quick
+    from filelock import FileLock  # loads asyncio, and `vacant` is to be quick
 
     file = Path(file)
     lock = FileLock(lock_of(file), thread_local=False)
+    _acquire(lock, file, what)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # open files stay on Windows
+            lock_of(file).unlink()
+        lock.release()
+
+
+def _acquire(lock: BaseFileLock, file: Path, what: str) -> None:
+    """Take the lock of a file, where there are locks. Raises BadInput as `alone` does."""
+    from filelock import Timeout
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
@@ -44,11 +67,13 @@ def alone(file: Path | str, what: str) -> Iterator[None]:
             expected="one process at a time",
             fix="wait until it has ended, or choose another place",
         ) from error
+    except NotImplementedError as error:  # older versions of filelock, of ENOSYS
+        _tell_of_no_locks(what, error)
     except OSError as error:
-        raise unwritten(file, error) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # open files stay on Windows
-            lock_of(file).unlink()
-        lock.release()
+        if error.errno not in _NO_LOCKS:
+            raise unwritten(file, error) from error
+        _tell_of_no_locks(what, error)
+
+
+def _tell_of_no_locks(what: str, error: BaseException) -> None:
+    notice(f"no lock for {what} ({first_line(error)}): start no second process on it")

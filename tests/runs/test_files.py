@@ -1,14 +1,18 @@
 """Laws of files and folders: whole or not there, and nobody's run is lost."""
 
+import errno
 import json
 import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
+import filelock
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.noticed import notices
 from support.refusals import refused
 
 from isthmus import BadInput
@@ -212,6 +216,31 @@ def test_a_killed_run_leaves_a_folder_that_can_be_taken(tmp_path):
     with claimed(tmp_path / "out", {}, resume=False):
         pass
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks"), NotImplementedError("flock")])
+def test_a_folder_is_taken_where_the_file_system_has_no_locks(error, tmp_path, monkeypatch):
+    def lockless(self, **options):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", lockless)
+    _, said = notices(lambda: take(tmp_path / "out", RUN))
+    assert len(said) == 1 and "no lock for" in said[0] and "no second process" in said[0]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+def test_a_lock_that_stays_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
+    unlink = Path.unlink
+
+    def held(path, missing_ok=False):
+        if path.suffix == ".lock":
+            raise PermissionError("open files stay on Windows")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", held)
+    with pytest.raises(ZeroDivisionError), claimed(tmp_path / "out", RUN, resume=False):
+        raise ZeroDivisionError
+    assert vacant(tmp_path / "out")
 
 
 def test_an_option_that_is_younger_than_a_run_has_its_default_there(tmp_path):
