@@ -39,7 +39,7 @@ def connect_command(
     :param resume: Go on with an interrupted run of the same command.
     """
     if curve.bends == 0:
-        _check_untrained(curve, budget)
+        _check_untrained(curve, robust, budget)
     state = state_beside(out, resume=resume)
     samples = load_samples(clean)
     loss = robust.objective(samples)
@@ -68,8 +68,9 @@ def connect_command(
     say(f"wrote {out}: {kind}, {route.bends} bends, {steps} steps, length {length:.2f}")
 
 
-def _check_untrained(curve: CurveOptions, budget: Budget) -> None:
+def _check_untrained(curve: CurveOptions, robust: RobustTraining, budget: Budget) -> None:
     """Refuse options of a training that does not take place. Raises BadInput."""
     given = [name for name in curve.given() if name not in ("bends", "kind")]
+    given += changed(robust)
     given += [name for name in changed(budget) if name != "seed"]
     without_effect(given, on="a straight curve (--bends 0), which is not trained")

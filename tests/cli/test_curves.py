@@ -55,7 +55,14 @@ def test_the_first_point_of_a_path_measures_what_evaluate_does(started):
 
 @pytest.mark.parametrize(
     "options",
-    [("--steps", 5), ("--lr", 0.2), ("--flip",), ("--rho", 1), ("--low", 0.2, "--compile")],
+    [
+        ("--steps", 5),
+        ("--lr", 0.2),
+        ("--flip",),
+        ("--rho", 1),
+        ("--low", 0.2, "--compile"),
+        ("--loss", "adversarial", "--eps", 0.1),
+    ],
 )
 def test_options_of_a_training_are_refused_where_nothing_is_trained(options, home):
     straight = (*CONNECT, *ON_DIGITS, "--bends", 0, "--out", "untrained.safetensors")
