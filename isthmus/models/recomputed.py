@@ -102,7 +102,7 @@ class _Kept:
         if place not in self.seen and place not in self.weights:
             self.seen.add(place)
             self.total += tensor.nbytes
-        return tensor
+        return tensor.detach()  # the tensor would hold the graph that holds it, for good
 
     def _enter(self, part: nn.Module, inputs: Any, named: Any) -> None:
         given = [each for each in (*inputs, *named.values()) if isinstance(each, Tensor)]

@@ -1,5 +1,8 @@
 """What is computed again for the gradients changes none of them, and less is kept."""
 
+import gc
+from weakref import ref
+
 import pytest
 import torch
 from support.networks import ZOO, data, network, pair
@@ -281,6 +284,16 @@ def test_the_network_is_called_as_before_afterward():
     with recomputed(net, images("residual")), largest_pass(None):
         assert any(part._compiled_call_impl for part in net.modules())
     assert not any(part._compiled_call_impl for part in net.modules())
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "attention"])
+def test_a_network_that_is_done_with_is_let_go(kind):
+    net = network(kind)
+    parts_of(net, data().x)
+    weights = [ref(p) for p in net.parameters()]
+    del net
+    gc.collect()
+    assert not [held for held in weights if held() is not None]
 
 
 def test_what_cannot_come_together_is_refused():
