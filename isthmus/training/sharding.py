@@ -158,41 +158,53 @@ def _parts(network: nn.Module, images: Tensor) -> set[str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return set(_below(network, "", called, _size(network) / PARTS, _shared(network)))
+    return set(_below(network, "", called, _size(network) / PARTS, _tied(network)))
 
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _shared(network: nn.Module) -> set[nn.Parameter]:
+def _tied(network: nn.Module) -> set[nn.Parameter]:
     """Return the parameters that stand in several places."""
     places = [p for _, p in network.named_parameters(remove_duplicate=False)]
     return {p for p in places if sum(p is other for other in places) > 1}
 
 
 def _below(
-    module: nn.Module, name: str, called: set[nn.Module], most: float, shared: set[nn.Parameter]
+    module: nn.Module, name: str, called: set[nn.Module], most: float, tied: set[nn.Parameter]
 ) -> Iterator[str]:
     for leaf, part in module.named_children():
         place = f"{name}.{leaf}" if name else leaf
         own = set(part.parameters())
-        if own and part in called and not own & shared and _size(part) <= most:
+        if own and part in called and not own & tied and _size(part) <= most:
             yield place
         else:
-            yield from _below(part, place, called, most, shared)
+            yield from _below(part, place, called, most, tied)
 
 
 def whole(value: Any) -> Any:
-    """Return a tensor, or what holds some, with those that are shared out gathered on every rank.
+    """Return a tensor, gathered on every rank where it is shared out; anything else as it is.
 
     All ranks have to call this together.
     """
-    if isinstance(value, dict):
-        return {name: whole(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [whole(part) for part in value]
     return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def whole_on_first(state: Any) -> Any:
+    """Return a state dict in which tensors that are shared out are whole, on the CPU of the first
+    rank; the others have None in their places, and hold one whole tensor at a time.
+
+    All ranks have to call this together.
+    """
+    if isinstance(state, dict):
+        return {name: whole_on_first(part) for name, part in state.items()}
+    if isinstance(state, list):
+        return [whole_on_first(part) for part in state]
+    if not hasattr(state, "full_tensor"):
+        return state
+    tensor = whole(state)
+    return tensor.cpu() if ranks().first else None
 
 
 def as_shared(value: Any, like: Any) -> Any:

@@ -24,7 +24,7 @@ from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import average, gathered, ranks, share_from_first
 from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
-from isthmus.training.sharding import shared_optimizer_state, shared_state, whole
+from isthmus.training.sharding import shared_optimizer_state, shared_state, whole_on_first
 from isthmus.training.share import at_share
 from isthmus.types import BadInput, Loss
 
@@ -139,7 +139,7 @@ class TrainingRun:
         share_from_first(self.module.buffers())
         module, optimizer = self.module.state_dict(), self.optimizer.state_dict()
         if self.training.shard:
-            module, optimizer = whole(module), whole(optimizer)
+            module, optimizer = whole_on_first(module), whole_on_first(optimizer)
         if not ranks().first:
             return
         state = {
