@@ -53,7 +53,7 @@ class Training:
     of the whole; only BatchNorm takes its statistics from each part. `recompute` computes parts of
     the network again instead, and changes nothing at all. `shard` shares weights, gradients and the
     optimizer's state out over the processes of a launch (FSDP2); on a curve all of them then train
-    the same t.
+    the same t. Where such a training breaks off, the module is left without weights.
     `device` None takes the GPU where there is one; it is no part of a run's identity.
 
     Raises BadInput where steps, lr, batch_size, clip or microbatch are not positive, momentum or
