@@ -20,6 +20,7 @@ from benchmarks import (
     attacks,
     certificates,
     detection,
+    growth,
     health,
     hessians,
     index,
@@ -29,6 +30,8 @@ from benchmarks import (
 )
 from isthmus.evidence import provenance
 from isthmus.runs import write_json
+
+RESULTS = Path("results/bench")
 
 
 def shown(value: Any) -> str:
@@ -80,6 +83,10 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
             "The nearest of 100,000 rows by comparing all of them and through a graph",
             index.measure,
         ),
+        "growth": (
+            "How time and memory grow (1 is as the work)",
+            partial(growth.measure, 2 if quick else 3, None if quick else RESULTS / "growth.png"),
+        ),
         "health": (
             "Health of PGD-10 with five restarts against the attack alone (target 2)",
             partial(health.measure, 2 if quick else 3),
@@ -119,7 +126,7 @@ def main() -> None:
                 "found": rows,
                 "provenance": provenance(0, {}).record(),
             }
-            write_json(Path("results/bench") / f"{name}.json", record)
+            write_json(RESULTS / f"{name}.json", record)
 
 
 if __name__ == "__main__":
