@@ -213,7 +213,8 @@ def table(jobs: Jobs) -> str:
         "",
         "Made by `isthmus sweep experiments/manifold_detection.toml --gather`, for CIFAR-10 with",
         "`manifold_detection_color.toml`. PGD-20, step eps / 8; noise: random signs times eps.",
-        "Means over networks; intervals are 95 %, of the images of all networks together.",
+        "Means over networks; intervals are 95 %, of the images of all networks together. What it",
+        "comes to is told in [screening inputs](../detection.md#what-to-believe).",
     ]
     for (name,), of_set in grouped(jobs, "set").items():
         lines += ["", f"## {name}", "", *networks(of_set)]

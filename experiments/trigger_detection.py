@@ -153,7 +153,8 @@ def table(jobs: Jobs) -> str:
         "`trigger_detection_color.toml`. Means over networks with the 95 % interval of all their",
         "images; in brackets after a mean of networks the least and the most, %. Aware: triggered",
         "images moved by up to 8/255 to look like trusted ones, of which `success` still reach the",
-        "target.",
+        "target. What it comes to is told in",
+        "[screening inputs](../detection.md#what-to-believe).",
     ]
     for (name,), own in grouped(jobs, "set").items():
         lines += ["", f"## {name}", "", *networks(own), "", *detection(own), "", *along(own)]
