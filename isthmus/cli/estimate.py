@@ -124,9 +124,9 @@ def pace_of(network: nn.Module, samples: Data, training: Training | None = None)
     """
     metrics.check_fits(network, samples)
     plain, graded = pace(network, samples.x)
-    if training is None or training.precision == "fp32":
+    if training is None or (training.precision, training.microbatch) == ("fp32", None):
         return Pace(plain, graded, graded)
-    _, trained = pace(network, samples.x, training.precision)
+    _, trained = pace(network, samples.x, training.precision, training.microbatch)
     return Pace(plain, graded, trained)
 
 
@@ -161,21 +161,35 @@ def in_words(names: Sequence[str], seconds: Sequence[float]) -> str:
     return f"{whole}: {', '.join(long)}" if long else whole
 
 
-def pace(network: nn.Module, images: Tensor, precision: Precision = "fp32") -> tuple[float, float]:
+def pace(
+    network: nn.Module,
+    images: Tensor,
+    precision: Precision = "fp32",
+    microbatch: int | None = None,
+) -> tuple[float, float]:
     """Return the seconds that an image takes without gradients, and with them.
 
-    One batch of each is timed, after another one that is not.
+    One batch of each is timed, after another one that is not. Where memory runs out, passes are
+    halved, as in the work that follows.
     """
     import torch
 
-    from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass, logits_of
+    from isthmus.models.forward import (
+        as_input,
+        device_of,
+        eval_mode,
+        forward_pass,
+        logits_of,
+        outputs,
+    )
+    from isthmus.models.memory import GradientPasses
     from isthmus.runs.devices import autocast
 
     x = as_input(images[:BATCH], device_of(network), channels_last=False)
+    passes = GradientPasses(microbatch)
 
     def plainly() -> None:
-        with torch.no_grad():
-            forward_pass(network, x)
+        outputs(network, x, batch_size=len(x), precision=precision)
 
     def with_gradients() -> None:
         leaf = x.clone().requires_grad_()
@@ -183,9 +197,12 @@ def pace(network: nn.Module, images: Tensor, precision: Precision = "fp32") -> t
         out = logits_of(forward_pass(network, leaf)).float().sum()
         torch.autograd.grad(out, [leaf, *trained], allow_unused=True)
 
+    def in_parts() -> None:
+        passes.step(with_gradients, len(x))
+
     device = device_of(network)
     with eval_mode(network), torch.enable_grad(), autocast(device, precision):
-        plain, graded = _seconds(plainly, device), _seconds(with_gradients, device)
+        plain, graded = _seconds(plainly, device), _seconds(in_parts, device)
     return plain / len(x), graded / len(x)
 
 

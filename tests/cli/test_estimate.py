@@ -33,6 +33,22 @@ class Counted(torch.nn.Module):
         return self.body(x)
 
 
+class HoldsFew(Counted):
+    """A network that holds a few images at a time, and remembers its largest passes."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    def forward(self, x):
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        graded = torch.is_grad_enabled()
+        self.plain = max(self.plain, 0 if graded else len(x))
+        self.graded = max(self.graded, len(x) if graded else 0)
+        return self.body(x)
+
+
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_no_attack_takes_more_gradients_than_the_estimate(restarts):
     ball = Linf(1e-6)  # in which no answer changes, so that no sample drops out
@@ -93,3 +109,13 @@ def test_an_inspection_says_first_what_it_can_answer(home):
     first = next(line for line in lines if line.startswith("inspect "))
     assert "can only describe this network, not judge it" in first and "isthmus references" in first
     assert "Trigger" in done.stdout[done.stdout.index(first) :]
+
+
+def test_a_network_that_holds_few_images_is_timed_in_passes_of_as_many():
+    """An estimate took 64 at once, and ended a command whose work would have gone on in parts."""
+    whole, graded = HoldsFew(24), HoldsFew(24)
+    images = load_data("digits:test")[:64].x
+    assert min(pace(whole, images)) > 0
+    assert max(whole.plain, whole.graded) <= 24
+    assert min(pace(graded, images, microbatch=4)) > 0
+    assert graded.graded == 4
