@@ -153,6 +153,7 @@ def table(jobs: Jobs) -> str:
         "Made by `isthmus sweep experiments/trusted_sets.toml --gather`, for CIFAR-10 with",
         "`trusted_sets_color.toml`. A trusted set has 2,000 images. Shares of all images of all",
         "seeds with 95 % intervals; accuracy and attack success: mean [least, most] over seeds, %.",
+        "What it comes to is told in [screening inputs](../detection.md#trusted-sets).",
     ]
     for (name,), own in grouped(jobs, "set").items():
         lines += ["", f"## {name}", "", received(own), "", *screening_rows(own), "", *notices(own)]
