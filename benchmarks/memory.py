@@ -38,13 +38,19 @@ class Watch:
 
     def _look(self) -> None:
         while True:
-            held = re.search(r"RssAnon:\s*(\d+)", _STATUS.read_text())
-            self.most = max(self.most, int(held[1]) / 2**10 if held else 0.0)
+            self.most = max(self.most, _held())
             time.sleep(0.001)
 
     def peak(self) -> float:
         """Return the peak so far."""
-        return self.most or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        if _STATUS.exists():
+            return max(self.most, _held())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _held() -> float:
+    held = re.search(r"RssAnon:\s*(\d+)", _STATUS.read_text())
+    return int(held[1]) / 2**10 if held else 0.0
 
 
 def peak(network: str, what: str) -> float:
