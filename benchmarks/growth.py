@@ -7,9 +7,6 @@ the work. Memory is the peak of a process of its own above one that only imports
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.memory import Watch
+from benchmarks.memory import Watch, in_own_process
 from isthmus import Accuracy, Bezier, Data, evaluate_path, expected_over_t, fit
 from isthmus.training import cross_entropy
 
@@ -87,12 +84,6 @@ def peak(index: int, size: int) -> float:
     return watch.peak()
 
 
-def _peak(index: int, size: int) -> float:
-    code = "import sys; from benchmarks.growth import peak; print(peak(*map(int, sys.argv[1:])))"
-    command = [sys.executable, "-c", code, str(index), str(size)]
-    return float(json.loads(subprocess.check_output(command, text=True)))
-
-
 def _seconds(call: Call, rounds: int) -> float:
     """Return the time of the fastest of some calls after a first one."""
     took = []
@@ -134,20 +125,20 @@ class Costs:
         }
 
 
-def _costs(index: int, rounds: int) -> Costs:
+def _costs(index: int, rounds: int, bare: float) -> Costs:
     growth = GROWTHS[index]
-    bare = _peak(index, 0)
     return Costs(
         growth,
         [size * growth.unit for size in growth.sizes],
         [_seconds(growth.prepare(size), rounds) for size in growth.sizes],
-        [max(_peak(index, size) - bare, 1.0) for size in growth.sizes],
+        [max(in_own_process(__name__, index, size) - bare, 1.0) for size in growth.sizes],
     )
 
 
 def measure(rounds: int, picture: Path | None = None) -> list[dict[str, Any]]:
     """Return a row for each growth; draw all of them where a file for the picture is given."""
-    found = [_costs(index, rounds) for index in range(len(GROWTHS))]
+    bare = in_own_process(__name__, 0, 0)
+    found = [_costs(index, rounds, bare) for index in range(len(GROWTHS))]
     if picture is not None:
         draw(found, picture)
     return [costs.row() for costs in found]

@@ -78,22 +78,20 @@ def peak(network: str, what: str) -> float:
     return watch.peak()
 
 
+def in_own_process(module: str, *arguments: str | int) -> float:
+    """Return what the module's `peak` returns in a process of its own."""
+    code = f"import json, sys; from {module} import peak; print(peak(*json.loads(sys.argv[1])))"
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    return float(subprocess.check_output(command, text=True))
+
+
 def measure(networks: list[str]) -> list[dict[str, Any]]:
     """Return a row per network: peak MB of plain and of curve training above a process that trains
     nothing.
     """
     rows = []
     for network in networks:
-        code = (
-            "import json, sys; from benchmarks.memory import peak; "
-            "print(json.dumps(peak(*sys.argv[1:])))"
-        )
-        peaks = {
-            what: json.loads(
-                subprocess.check_output([sys.executable, "-c", code, network, what], text=True)
-            )
-            for what in WHAT
-        }
+        peaks = {what: in_own_process(__name__, network, what) for what in WHAT}
         plain, curve = peaks["plain"] - peaks["nothing"], peaks["curve"] - peaks["nothing"]
         rows.append(
             {

@@ -13,7 +13,7 @@ from pathlib import Path as File
 from tempfile import TemporaryFile
 from typing import Any
 
-from isthmus.runs.locks import vacant
+from isthmus.runs.locks import check_vacant
 from isthmus.runs.wording import absent, first_line
 from isthmus.types import BadInput
 
@@ -121,15 +121,9 @@ def unclaimed(out: File, *, resume: bool | None) -> None:
 
     Whether it is the same run that --resume would go on with is left to `claimed`.
     """
-    if not out.exists() or (out.is_dir() and vacant(out)):
-        return
     if not (out / "run.json").exists():
-        raise BadInput(
-            f"{out}, which is not an empty folder",
-            expected="a new or empty one",
-            fix="choose another --out",
-        )
-    if not resume:
+        check_vacant(out)
+    elif not resume:
         way_on = "" if resume is None else ", or pass --resume to go on with the same run"
         raise BadInput(
             f"{out}, which holds a run already",

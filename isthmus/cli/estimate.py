@@ -126,7 +126,7 @@ def pace_of(network: nn.Module, samples: Data, training: Training | None = None)
     plain, graded = pace(network, samples.x)
     if training is None or (training.precision, training.microbatch) == ("fp32", None):
         return Pace(plain, graded, graded)
-    _, trained = pace(network, samples.x, training.precision, training.microbatch)
+    trained = pace_with_gradients(network, samples.x, training.precision, training.microbatch)
     return Pace(plain, graded, trained)
 
 
@@ -161,52 +161,48 @@ def in_words(names: Sequence[str], seconds: Sequence[float]) -> str:
     return f"{whole}: {', '.join(long)}" if long else whole
 
 
-def pace(
-    network: nn.Module,
-    images: Tensor,
-    precision: Precision = "fp32",
-    microbatch: int | None = None,
-) -> tuple[float, float]:
+def pace(network: nn.Module, images: Tensor) -> tuple[float, float]:
     """Return the seconds that an image takes without gradients, and with them.
 
     One batch of each is timed, after another one that is not. Where memory runs out, passes are
     halved, as in the work that follows.
     """
+    from isthmus.models.forward import as_input, device_of, outputs
+
+    device = device_of(network)
+    x = as_input(images[:BATCH], device, channels_last=False)
+    plain = _seconds(lambda: outputs(network, x, batch_size=len(x)), device)
+    return plain / len(x), pace_with_gradients(network, images)
+
+
+def pace_with_gradients(
+    network: nn.Module,
+    images: Tensor,
+    precision: Precision = "fp32",
+    microbatch: int | None = None,
+) -> float:
+    """Return the seconds that an image takes with gradients, timed as in `pace`."""
     import torch
 
-    from isthmus.models.forward import (
-        as_input,
-        device_of,
-        eval_mode,
-        forward_pass,
-        logits_of,
-        outputs,
-    )
+    from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass, logits_of
     from isthmus.models.memory import GradientPasses
     from isthmus.runs.devices import autocast
 
-    x = as_input(images[:BATCH], device_of(network), channels_last=False)
+    device = device_of(network)
+    x = as_input(images[:BATCH], device, channels_last=False)
     passes = GradientPasses(microbatch)
 
-    def plainly() -> None:
-        outputs(network, x, batch_size=len(x), precision=precision)
-
-    def with_gradients() -> None:
+    def take() -> None:
         leaf = x.clone().requires_grad_()
         trained = [p for p in network.parameters() if p.requires_grad]
         out = logits_of(forward_pass(network, leaf)).float().sum()
         torch.autograd.grad(out, [leaf, *trained], allow_unused=True)
 
-    def in_parts() -> None:
-        passes.step(with_gradients, len(x))
-
-    device = device_of(network)
     with eval_mode(network), torch.enable_grad(), autocast(device, precision):
-        plain, graded = _seconds(plainly, device), _seconds(in_parts, device)
-    return plain / len(x), graded / len(x)
+        return _seconds(lambda: passes.step(take, len(x)), device) / len(x)
 
 
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return how long work takes the second time."""
     work()
     return runs.seconds_of(work, device)

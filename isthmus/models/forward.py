@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.models.memory import in_passes, recomputed_in_parts, too_large
-from isthmus.runs.devices import Precision, autocast, chosen_precision
+from isthmus.runs.devices import Precision, autocast, chosen_precision, kept_draws
 from isthmus.types import BadInput
 
 # Values that a pass without gradients takes on an accelerator: 2,500 color images of 32x32, or 51
@@ -199,8 +199,7 @@ def _overruns(layer: nn.Module) -> bool:
 @torch.no_grad()
 def _runs(module: nn.Module, images: Tensor) -> bool:
     """Return whether the network runs on the images, in eval mode; no draw is used."""
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), eval_mode(module):
+    with kept_draws(images.device), eval_mode(module):
         try:
             forward_pass(module, images)
         except Exception:  # a user's network may raise anything; the real pass reports it

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.models.forward import eval_mode, precise_logits
+from isthmus.runs.devices import kept_draws
 
 DRAWS = 20
 """How many passes an attack averages over."""
@@ -41,8 +42,7 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
     """
     if not len(x):
         return False
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), eval_mode(model):
+    with kept_draws(x.device), eval_mode(model):
         with watching_draws(x.device) as drawing:
             first = precise_logits(model, x[:8])
         second = precise_logits(model, x[:8])
@@ -85,8 +85,7 @@ def seeded_draws(seed: int | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with kept_draws(device):
         torch.manual_seed(seed)
         yield
 

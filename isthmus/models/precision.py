@@ -26,6 +26,7 @@ from isthmus.runs.devices import (
     autocast,
     chosen_precision,
     fast_precision,
+    kept_draws,
     seconds_of,
     told_precision,
 )
@@ -111,9 +112,8 @@ def _shape_of(module: nn.Module) -> tuple[object, ...]:
 
 def _step_seconds(module: nn.Module, images: Tensor, device: torch.device, kind: Exact) -> float:
     """Return how long a forward and a backward pass take; nothing of the module changes."""
-    devices = [device] if device.type == "cuda" else []
     last = takes_channels_last(module, images)
-    with torch.random.fork_rng(devices=devices), eval_mode(module), torch.enable_grad():
+    with kept_draws(device), eval_mode(module), torch.enable_grad():
         x = as_input(images, device, channels_last=last).clone()
         weights: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
         trained = weights or [x.requires_grad_()]

@@ -22,6 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass, network_under
 from isthmus.models.memory import computed_twice
+from isthmus.runs.devices import kept_draws
 from isthmus.runs.notices import notice
 
 PARTS = 4
@@ -54,8 +55,7 @@ def parts_of(module: nn.Module, images: Tensor) -> list[tuple[nn.Module, Any]]:
     kept = _Kept()
     network = network_under(module)
     device = device_of(module)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), eval_mode(module), torch.enable_grad():
+    with kept_draws(device), eval_mode(module), torch.enable_grad():
         x = as_input(images[:2].detach(), device, channels_last=False)
         try:
             with kept.of(network):

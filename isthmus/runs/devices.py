@@ -37,6 +37,11 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
+def kept_draws(device: torch.device) -> AbstractContextManager[None]:
+    """Return a block after which torch's generators, also the device's, stand where they stood."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """Return the precision that the hardware offers as its fast one: bf16 where it multiplies it
     natively, else fp32.

@@ -10,7 +10,7 @@ from typing import Any
 
 from isthmus.runs.decisions import DECISIONS
 from isthmus.runs.files import read_json, write_json
-from isthmus.runs.locks import alone, lock_of, vacant
+from isthmus.runs.locks import alone, check_vacant, lock_of
 from isthmus.runs.processes import ranks
 from isthmus.types import BadInput
 
@@ -73,19 +73,9 @@ def claim_folder(
                 fix="pass --resume",
             )
     else:
-        _check_vacant(folder)
+        check_vacant(folder)
     write_json(marker, identity)
     return folder
-
-
-def _check_vacant(folder: Path) -> None:
-    """Raise BadInput where there is something that is no run's."""
-    if folder.exists() and not (folder.is_dir() and vacant(folder)):
-        raise BadInput(
-            f"{folder}, which is not an empty folder",
-            expected="a new or empty one",
-            fix="choose another --out",
-        )
 
 
 @contextmanager
@@ -108,7 +98,7 @@ def claimed(
         return
     fresh = not folder.exists()
     if not (folder / MARKER).exists():
-        _check_vacant(folder)  # before a lock is put there
+        check_vacant(folder)  # before a lock is put there
     with alone(folder / MARKER, str(folder)):
         claim_folder(folder, identity, resume=resume, defaults=defaults)
         try:

@@ -33,6 +33,16 @@ def vacant(folder: Path) -> bool:
     return all(file.name.startswith(".") and file.suffix == ".lock" for file in folder.iterdir())
 
 
+def check_vacant(folder: Path) -> None:
+    """Raise BadInput where there is something that is no run's."""
+    if folder.exists() and not (folder.is_dir() and vacant(folder)):
+        raise BadInput(
+            f"{folder}, which is not an empty folder",
+            expected="a new or empty one",
+            fix="choose another --out",
+        )
+
+
 @contextmanager
 def alone(file: Path | str, what: str) -> Iterator[None]:
     """Run a block that no other process runs for the same file at the same time.

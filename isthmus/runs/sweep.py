@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from isthmus.runs.files import read_json, write_json, write_text
 from isthmus.runs.folder import differing
+from isthmus.runs.locks import lock_of
 from isthmus.runs.portable import portable
 from isthmus.runs.progress import duration
 from isthmus.runs.wording import first_line
@@ -162,7 +163,7 @@ def once(file: Path, make: Callable[[], Any]) -> Path:
     One process makes it while the others wait. `make` has to write the file in one piece.
     """
     if not file.exists():
-        with FileLock(_made(file.with_name(f".{file.name}.lock"))):
+        with FileLock(_made(lock_of(file))):
             if not file.exists():
                 make()
     return file

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 from isthmus.models.view import copied
+from isthmus.runs.devices import kept_draws
 from isthmus.runs.notices import notice
 from isthmus.runs.processes import ranks
 from isthmus.runs.wording import first_line
@@ -137,8 +138,7 @@ def reshard(network: nn.Module) -> None:
 def _run(network: nn.Module, images: Tensor) -> None:
     """Run a network on two images, in eval mode; no draw is used."""
     device = device_of(network)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), eval_mode(network), torch.no_grad():
+    with kept_draws(device), eval_mode(network), torch.no_grad():
         forward_pass(network, as_input(images[:2], device, channels_last=False))
 
 
