@@ -26,6 +26,8 @@ from benchmarks import (
     index,
     memory,
     paths,
+    ranks,
+    repairs,
     steps,
 )
 from isthmus.evidence import provenance
@@ -61,6 +63,14 @@ def questions(*, quick: bool) -> dict[str, tuple[str, Callable[[], list[dict[str
             partial(steps.measure, rounds),
         ),
         "memory": ("Peak memory of training, batch 128", partial(memory.measure, networks)),
+        "ranks": (
+            "A curve step in two processes against one, batch 128 in all (floor 2)",
+            partial(ranks.measure, networks, 2 if quick else 4),
+        ),
+        "repairs": (
+            "A repair by the defaults against a plain curve of 7,900 steps (target 10)",
+            partial(repairs.measure, 1 if quick else 3),
+        ),
         "paths": ("A path of 21 points (target 1.1)", partial(paths.measure, 3 if quick else 5)),
         "attacks": (
             "PGD-10, batch 64, PreActResNet-20, against 10 passes (target 1.10) and others "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import log
 from statistics import median
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from isthmus.defenses.inspection.found_triggers import (
     Perturbation,
 )
 from isthmus.defenses.inspection.inversion import invert
-from isthmus.defenses.unlearning.perturbations import universal_perturbations
+from isthmus.defenses.unlearning.perturbations import ODD, universal_perturbations
 from isthmus.defenses.unlearning.unlearn import SHARE, UNLEARNING
 from isthmus.metrics.names import STAND_INS as STAND_INS
 from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
@@ -26,12 +25,6 @@ from isthmus.types import BadInput, Metric
 
 SEARCH_STEPS = 100
 """The gradients of the search for universal perturbations."""
-
-
-ODD = 0.5
-"""How much smaller than typical an odd perturbation's radius is, as a logarithm: six tenths of the
-median over classes. The target's is at -0.6 to -1.3 on a well-trained network with a patch, the
-smallest of any class at -0.1 to -0.5 on small networks whose patch they do not find."""
 
 
 REACH = 2.0
@@ -115,14 +108,13 @@ def _oddest(tampered: nn.Module, fitted: Data) -> list[Inverted]:
     odd = []
     for kind, target in enumerate(perturbations.oddest):
         trigger = Perturbation(REACH * perturbations.values[kind, target].cpu())
-        radius = float(perturbations.radii[kind, target])
         odd.append(
             Inverted(
                 trigger,
                 target,
                 "perturbation",
-                size=radius,
-                score=log(radius / float(perturbations.typical_radii[kind])),
+                size=float(perturbations.radii[kind, target]),
+                score=-float(perturbations.oddness[kind, target]),
                 success=AttackSuccess(fitted, trigger, target)(tampered),
             )
         )

@@ -17,8 +17,9 @@ zero on clean samples, and forgets only what it has to. (2) Perturbations are ta
 class, because an untargeted one finds the easiest class alone, and of two kinds, fine and smooth.
 (3) The balls' radii are measured on the received network: the median over classes of what turns
 three samples in four. A larger ball costs accuracy, and how large that is differs from network to
-network. (4) BatchNorm statistics stay those received:
-those of half-perturbed batches would be of neither kind. Measured in docs/results/trained.md.
+network. Only a class that is oddly easy to reach gets a larger one. (4) BatchNorm statistics stay
+those received: those of half-perturbed batches would be of neither kind. Measured in
+docs/results/trained.md.
 """
 
 from __future__ import annotations
@@ -215,8 +216,7 @@ class _Student(Wrapper):
     def __init__(self, network: nn.Module, first: UniversalPerturbations) -> None:
         super().__init__()
         self.network = network
-        radii = first.typical_radii[:, None].expand_as(first.radii).clone()
-        self.register_buffer("radii", radii)
+        self.register_buffer("radii", first.balls)
         within = stepped(first.values, torch.zeros_like(first.values), self.radii)
         self.register_buffer("perturbations", within)
 

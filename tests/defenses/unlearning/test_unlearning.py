@@ -16,6 +16,7 @@ from isthmus.defenses.unlearning.perturbations import (
     KINDS,
     STEP,
     Assignment,
+    UniversalPerturbations,
     adapted,
     perturbed,
     smooth,
@@ -85,7 +86,7 @@ def naive(net, data, share=0.75, temperature=2.0):
     """The training written out, with one pass for clean samples and one for each perturbed one."""
     teacher, student = copy.deepcopy(net), copy.deepcopy(net)
     values, radii = searched(net, data, share, 2)
-    radius = [float(sorted(kind.tolist())[1]) for kind in radii]
+    radius = [float(sorted(kind.tolist())[1]) for kind in radii]  # no class is odd
     for kind in range(KINDS):
         for toward in range(3):
             value = values[kind, toward]
@@ -133,6 +134,14 @@ def test_the_search_is_that_of_one_perturbation_at_a_time():
     assert torch.allclose(found.values, values, atol=1e-5)
     assert torch.allclose(found.radii, radii, rtol=1e-5)
     assert found.typical_radii.tolist() == [sorted(kind.tolist())[1] for kind in found.radii]
+
+
+def test_only_an_odd_class_is_unlearned_in_a_larger_ball():
+    radii = torch.tensor([[1.0, 2.0, 0.5, 4.0, 2.0], [3.0, 3.0, 2.0, 3.0, 9.0]])
+    found = UniversalPerturbations(torch.zeros(2, 5, 1, 2, 2), radii)
+    expected = torch.tensor([[4.0, 2.0, 8.0, 2.0, 2.0], [3.0] * 5])
+    assert torch.allclose(found.balls, expected)
+    assert torch.allclose(found.oddness[0].exp(), torch.tensor([2.0, 1.0, 4.0, 0.5, 1.0]))
 
 
 def test_a_planted_direction_is_the_smallest_perturbation():
