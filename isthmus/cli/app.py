@@ -83,6 +83,7 @@ COMMANDS = (
     Command("evaluate", MEASURE, "Measure accuracy, loss, attack success and robustness."),
     Command("certify", MEASURE, "Prove which answers no input within eps changes."),
     Command("detect", MEASURE, "Flag inputs that are far from trusted data."),
+    Command("screen", MEASURE, "Say which trusted samples do not belong."),
     Command("attack", MEASURE, "Attack the inputs of a checkpoint.", KEEPS_BATCHES),
     Command("health", MEASURE, "Say whether a robust accuracy can be trusted."),
     Command("inspect", MEASURE, "Say whether a checkpoint obeys an oddly small trigger."),

@@ -92,4 +92,10 @@ def _verdict(rows: Sequence[CertificateRow]) -> str:
     half = [row.eps for row in rows if (row.certified.value or 0.0) >= 0.5]
     if half:
         return f"At eps {max(half):g}, half of the answers or more are proved right."
-    return "At none of these eps is half of the answers proved right."
+    if any((row.certified.value or 0.0) > 0 for row in rows):
+        return "At none of these eps is half of the answers proved right."
+    return (
+        "Nothing is proved at any of these eps: bounds through several layers are loose unless a "
+        "network was trained for them. Smaller eps, training on the certified loss, or smoothing "
+        "may prove something"
+    ) + "."

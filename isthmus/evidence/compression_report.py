@@ -19,6 +19,7 @@ from isthmus.evidence.compression_record import COMPRESSION, Compression, Side
 from isthmus.evidence.record import Origin, Value, values_of
 from isthmus.evidence.words import format_value
 from isthmus.metrics.accuracy import Agreement
+from isthmus.metrics.names import ATTACK_SUCCESS
 from isthmus.metrics.question import measure
 from isthmus.models.checkpoint.writing import save_checkpoint
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
@@ -103,10 +104,18 @@ def _milliseconds(model: nn.Module, data: Data, repeats: int = 15) -> float:
 
 
 def _verdict(before: Side, after: Side) -> str:
-    """Return how much smaller the file is and what accuracy is left, in a sentence."""
-    one, other = (format_value(side.accuracy).main for side in (before, after))
+    """Return how much smaller the file is and what is left of accuracy and attack."""
     size = size_in_words(before.bytes, after.bytes)
-    return f"The file is {size}; clean accuracy goes from {one} to {other}."
+    changes = [f"clean accuracy goes {_change(before.accuracy, after.accuracy)}"]
+    if ATTACK_SUCCESS in before.metrics:
+        success = (side.metrics[ATTACK_SUCCESS] for side in (before, after))
+        changes.append(f"attack success {_change(*success)}")
+    return f"The file is {size}; {', '.join(changes)}."
+
+
+def _change(before: Value, after: Value) -> str:
+    """Return what a value was and is, in words."""
+    return f"from {format_value(before).main} to {format_value(after).main}"
 
 
 def size_in_words(before: int, after: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import exp
 from statistics import median
 from typing import ClassVar
 
@@ -28,8 +29,9 @@ SEARCH_STEPS = 100
 
 
 REACH = 2.0
-"""How many times as large a stand-in is as the smallest perturbation that works. Along a curve that
-one is lost before the trigger that it stands in for, and this one after it: docs/experiments.md."""
+"""How many times as large a stand-in is at least as the smallest perturbation that works. Along a
+curve that one is lost before the trigger that it stands in for, and one of `enlarged` size with it
+or after it: docs/experiments.md."""
 
 
 class NothingOdd(BadInput):
@@ -73,9 +75,9 @@ def universal_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> di
 
     They are found on the tampered network from the samples that train, fine and smooth ones, see
     `universal_perturbations`. Of each kind, that of the class which needs the smallest radius is
-    applied to the held-out samples, `REACH` times as large, and the more successful of the two
-    counts; where one of them is oddly small (`ODD`) and the other is not, that one counts. Source:
-    ours; docs/experiments.md. Raises BadInput for fewer than two classes.
+    applied to the held-out samples, `enlarged`, and the more successful of the two counts; where
+    one of them is oddly small (`ODD`) and the other is not, that one counts. Source: ours;
+    docs/experiments.md. Raises BadInput for fewer than two classes.
     """
     found = _oddest(tampered, fitted)
     return {
@@ -95,6 +97,16 @@ def odd_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str
     return {UNIVERSAL: InvertedSuccess(held_out, found)}
 
 
+def enlarged(oddness: float) -> float:
+    """Return how many times as large a stand-in is as its perturbation: as large as typical ones
+    are, and `REACH` times as large at least.
+
+    >>> enlarged(0.0), round(enlarged(1.386), 2)
+    (2.0, 4.0)
+    """
+    return max(REACH, exp(oddness))
+
+
 def _is_odd(found: Inverted) -> bool:
     """Return whether a perturbation's score, a logarithm, is that of an odd one."""
     return found.score <= -ODD
@@ -107,14 +119,15 @@ def _oddest(tampered: nn.Module, fitted: Data) -> list[Inverted]:
     perturbations = universal_perturbations(tampered, fitted, search, share=SHARE)
     odd = []
     for kind, target in enumerate(perturbations.oddest):
-        trigger = Perturbation(REACH * perturbations.values[kind, target].cpu())
+        oddness = float(perturbations.oddness[kind, target])
+        trigger = Perturbation(enlarged(oddness) * perturbations.values[kind, target].cpu())
         odd.append(
             Inverted(
                 trigger,
                 target,
                 "perturbation",
                 size=float(perturbations.radii[kind, target]),
-                score=-float(perturbations.oddness[kind, target]),
+                score=-oddness,
                 success=AttackSuccess(fitted, trigger, target)(tampered),
             )
         )

@@ -263,12 +263,13 @@ def test_universal_stand_ins_are_the_oddest_perturbations_on_the_held_out_sample
         steps=SEARCH_STEPS, augment=suited_augmentation(tampered[0], fitted)
     )
     found = universal_perturbations(tampered[0], fitted, search, share=SHARE)
+    triggers = []
+    for kind, target in enumerate(found.radii.argmin(dim=1).tolist()):
+        times = max(2.0, float(found.typical_radii[kind] / found.radii[kind, target]))
+        triggers.append((Perturbation(times * found.values[kind, target]), target))
     for network in tampered:
         successes = [
-            AttackSuccess(held_out, Perturbation(2 * found.values[kind, target]), int(target))(
-                network
-            )
-            for kind, target in enumerate(found.radii.argmin(dim=1))
+            AttackSuccess(held_out, trigger, target)(network) for trigger, target in triggers
         ]
         assert stand_in(network) == pytest.approx(max(successes))
     assert stand_in(tampered[0]) > SHARE / 2
