@@ -16,7 +16,11 @@ from isthmus.defenses.inspection.found_triggers import (
     Perturbation,
 )
 from isthmus.defenses.inspection.inversion import invert
-from isthmus.defenses.unlearning.perturbations import ODD, universal_perturbations
+from isthmus.defenses.unlearning.perturbations import (
+    LARGEST,
+    UniversalPerturbations,
+    universal_perturbations,
+)
 from isthmus.defenses.unlearning.unlearn import SHARE, UNLEARNING
 from isthmus.metrics.names import STAND_INS as STAND_INS
 from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
@@ -73,62 +77,65 @@ def universal_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> di
     """Return a stand-in for the attack success rate that 100 gradients find: how well the oddest
     universal perturbations still work.
 
-    They are found on the tampered network from the samples that train, fine and smooth ones, see
-    `universal_perturbations`. Of each kind, that of the class which needs the smallest radius is
-    applied to the held-out samples, `enlarged`, and the more successful of the two counts; where
-    one of them is oddly small (`ODD`) and the other is not, that one counts. Source: ours;
-    docs/experiments.md. Raises BadInput for fewer than two classes.
+    They are found on the tampered network from the samples that train: fine, smooth and sparse
+    ones, see `universal_perturbations`. They are applied to the held-out samples, `enlarged`, and
+    the most successful counts: of those toward the suspect class that are odd, where a fine or a
+    smooth one is, and else of each kind that of the class which needs the smallest radius. Source:
+    ours; docs/experiments.md. Raises BadInput for fewer than two classes.
     """
-    found = _oddest(tampered, fitted)
-    return {
-        UNIVERSAL: InvertedSuccess(held_out, [each for each in found if _is_odd(each)] or found)
-    }
+    found = _perturbations(tampered, fitted)
+    chosen = found.telling or list(enumerate(found.oddest))
+    return {UNIVERSAL: _success(tampered, found, chosen, fitted, held_out)}
 
 
 def odd_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
-    """Return `universal_stand_ins` where one of them is odd.
+    """Return `universal_stand_ins` where a fine or a smooth one toward the suspect class is odd.
 
     Raises NothingOdd where none is: then they are no one's trigger, and nothing tells whether a
     curve has lost one.
     """
-    found = [each for each in _oddest(tampered, fitted) if _is_odd(each)]
-    if not found:
+    found = _perturbations(tampered, fitted)
+    if not found.telling:
         raise NothingOdd
-    return {UNIVERSAL: InvertedSuccess(held_out, found)}
+    return {UNIVERSAL: _success(tampered, found, found.telling, fitted, held_out)}
 
 
 def enlarged(oddness: float) -> float:
     """Return how many times as large a stand-in is as its perturbation: as large as typical ones
-    are, and `REACH` times as large at least.
+    are, but `REACH` times as large at least and `LARGEST` times at most.
 
-    >>> enlarged(0.0), round(enlarged(1.386), 2)
-    (2.0, 4.0)
+    >>> enlarged(0.0), round(enlarged(1.1), 2), enlarged(3.0)
+    (2.0, 3.0, 4.0)
     """
-    return max(REACH, exp(oddness))
+    return min(max(REACH, exp(oddness)), LARGEST)
 
 
-def _is_odd(found: Inverted) -> bool:
-    """Return whether a perturbation's score, a logarithm, is that of an odd one."""
-    return found.score <= -ODD
-
-
-def _oddest(tampered: nn.Module, fitted: Data) -> list[Inverted]:
-    """Return the perturbation of each kind whose class needs the smallest radius."""
+def _perturbations(tampered: nn.Module, fitted: Data) -> UniversalPerturbations:
     augment = suited_augmentation(tampered, fitted)
     search = UNLEARNING.replace(steps=SEARCH_STEPS, augment=augment)
-    perturbations = universal_perturbations(tampered, fitted, search, share=SHARE)
-    odd = []
-    for kind, target in enumerate(perturbations.oddest):
-        oddness = float(perturbations.oddness[kind, target])
-        trigger = Perturbation(enlarged(oddness) * perturbations.values[kind, target].cpu())
-        odd.append(
+    return universal_perturbations(tampered, fitted, search, share=SHARE)
+
+
+def _success(
+    tampered: nn.Module,
+    found: UniversalPerturbations,
+    chosen: list[tuple[int, int]],
+    fitted: Data,
+    held_out: Data,
+) -> InvertedSuccess:
+    """Return how well the perturbations of these kinds and classes work, `enlarged`."""
+    stand_ins = []
+    for kind, target in chosen:
+        oddness = float(found.oddness[kind, target])
+        trigger = Perturbation(enlarged(oddness) * found.values[kind, target].cpu())
+        stand_ins.append(
             Inverted(
                 trigger,
                 target,
                 "perturbation",
-                size=float(perturbations.radii[kind, target]),
+                size=float(found.radii[kind, target]),
                 score=-oddness,
                 success=AttackSuccess(fitted, trigger, target)(tampered),
             )
         )
-    return odd
+    return InvertedSuccess(held_out, stand_ins)

@@ -6,14 +6,17 @@ or near it.
 Source: Moosavi-Dezfooli et al., Universal adversarial perturbations, CVPR 2017; Rony et al., DDN,
 CVPR 2019, section 3, for a radius that shrinks where an attack succeeds and grows where it fails.
 
-Where we depart: perturbations are targeted, one for each class and all at once, found by normalized
-gradient steps on batches of bonafide samples. There are two kinds of them. Those that are free in
-every pixel turn out as fine noise, the smallest in norm; a sinusoid over the whole image is nowhere
-near. So the second kind is smooth: its gradients pass a low-pass filter.
+Where we depart: perturbations are targeted, one for each class and all at once, found by
+normalized gradient steps on batches of bonafide samples. There are three kinds of them. Those that
+are small in l2 turn out as fine noise, and a sinusoid over the whole image is nowhere near. So the
+second kind is smooth: its gradients pass a low-pass filter. The third is sparse: small in l1, as
+patches are, which have the l2 norm of any noise. A step of it moves the share of the values that
+tell most (Tramer and Boneh, NeurIPS 2019, section 4).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isthmus.data.balls import L1, L2, Ball
 from isthmus.data.dataset import Data
 from isthmus.models.forward import (
     as_input,
@@ -39,8 +43,8 @@ from isthmus.types import BadInput
 STEP = 0.1
 """The length of a step, in radii."""
 
-FIRST_RADIUS = 0.01
-"""The radius that the search starts at, as a root mean square over values in [0, 1]."""
+FIRST_CHANGE = 0.01
+"""The search starts at the radius of an image that is changed by this much everywhere."""
 
 GROWTH = 0.08
 """By which share a radius grows or shrinks in a step: eight times as large after 27 steps."""
@@ -48,8 +52,8 @@ GROWTH = 0.08
 GRID = 16
 """The finest grid, in cells a side, that smooth perturbations are drawn on."""
 
-KINDS = 2
-"""Fine and smooth perturbations, in this order."""
+LARGEST = 4.0
+"""How many times as large as usual what is made for an odd class is at most."""
 
 ODD = 0.5
 """How much smaller than typical an odd perturbation's radius is, as a logarithm: six tenths of the
@@ -57,10 +61,34 @@ median over classes. The target's is at 0.6 to 1.3 on a well-trained network wit
 smallest of any class at 0.1 to 0.5 on small networks whose patch they do not find."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of perturbations: the unit ball of the norm that they are small in, and what their
+    gradients (n, c, h, w) pass.
+    """
+
+    ball: Ball
+    filtered: Callable[[Tensor], Tensor] = lambda gradient: gradient
+
+
+def smooth(images: Tensor) -> Tensor:
+    """Return images (n, c, h, w) as they look on a grid of half their size, of at most GRID cells
+    a side.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = (max(1, min(GRID, side // 2)) for side in (height, width))
+    coarse = F.adaptive_avg_pool2d(images, (rows, columns))
+    return F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+
+
+FINE, SMOOTH, SPARSE = Kind(L2(1.0)), Kind(L2(1.0), smooth), Kind(L1(1.0, share=0.02))
+KINDS = (FINE, SMOOTH, SPARSE)
+
+
 @dataclass(frozen=True, eq=False)
 class UniversalPerturbations:
     """Perturbations by kind and class, `values` (kinds, classes, c, h, w), and the radius that each
-    needs, `radii` (kinds, classes): an l2 norm over an image's values in [0, 1].
+    needs, `radii` (kinds, classes): a norm of the kind over an image's values in [0, 1].
     """
 
     values: Tensor
@@ -82,14 +110,31 @@ class UniversalPerturbations:
         return (self.typical_radii[:, None] / self.radii).log()
 
     @property
+    def suspect(self) -> int:
+        """The class whose oddest perturbation is the oddest of all."""
+        return int(self.oddness.amax(dim=0).argmax())
+
+    @property
+    def telling(self) -> list[tuple[int, int]]:
+        """Kind and class of those toward the suspect class that are odd; none where all but the
+        sparse one are usual. Along a curve that one alone is lost before the patch that it stands
+        in for: docs/experiments.md.
+        """
+        suspect = self.suspect
+        odd = [i for i in range(len(KINDS)) if self.oddness[i, suspect] >= ODD]
+        if all(KINDS[i] is SPARSE for i in odd):
+            return []
+        return [(i, suspect) for i in odd]
+
+    @property
     def balls(self) -> Tensor:
         """The radii to unlearn in, (kinds, classes): the typical one, and for an odd class as many
-        times as large as its own is smaller.
+        times as large as its own is smaller, `LARGEST` times at most.
 
         A class that a tiny perturbation reaches has a shortcut, and the trigger that made it may be
         many times as large: docs/experiments.md.
         """
-        larger = torch.where(self.oddness >= ODD, self.oddness.exp(), 1.0)
+        larger = torch.where(self.oddness >= ODD, self.oddness.exp(), 1.0).clamp(max=LARGEST)
         return self.typical_radii[:, None] * larger
 
 
@@ -113,8 +158,9 @@ def universal_perturbations(
     device = pick_device(training.device)
     network.to(device)
     classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
-    values = torch.zeros(KINDS, classes, *shape, device=device)
-    radii = torch.full((KINDS, classes), FIRST_RADIUS * shape.numel() ** 0.5, device=device)
+    values = torch.zeros(len(KINDS), classes, *shape, device=device)
+    change = torch.full((classes, *shape), FIRST_CHANGE, device=device)
+    radii = torch.stack([kind.ball.norm(change) for kind in KINDS])
     passes = GradientPasses(training.microbatch)
     precision = training_precision(training, network, bonafide.x)
     with (
@@ -153,9 +199,9 @@ class Assignment:
 
         >>> sent = Assignment.drawn(torch.arange(4), 4)
         >>> sent.kind.tolist(), bool((sent.toward == torch.arange(4)).any())
-        ([0, 1, 0, 1], False)
+        ([0, 1, 2, 0], False)
         """
-        kind = torch.arange(len(y), device=y.device) % KINDS
+        kind = torch.arange(len(y), device=y.device) % len(KINDS)
         toward = (y + torch.randint(1, classes, y.shape).to(y.device)) % classes
         return cls(kind, toward)
 
@@ -195,26 +241,12 @@ def stepped(values: Tensor, gradient: Tensor, radii: Tensor) -> Tensor:
 
     Those without a gradient stay where they are.
     """
-    downhill = torch.stack([gradient[0], smooth(gradient[1])])
-    wide = radii[..., None, None, None]
-    moved = values - STEP * wide * downhill / lengths(downhill)
-    return moved * (wide / lengths(moved)).clamp(max=1)
-
-
-def smooth(images: Tensor) -> Tensor:
-    """Return images (n, c, h, w) as they look on a grid of half their size, of at most GRID cells
-    a side.
-    """
-    height, width = images.shape[-2:]
-    rows, columns = (max(1, min(GRID, side // 2)) for side in (height, width))
-    coarse = F.adaptive_avg_pool2d(images, (rows, columns))
-    return F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
-
-
-def lengths(values: Tensor) -> Tensor:
-    """Return the l2 norm of each perturbation, shaped to divide it; never zero."""
-    norms: Tensor = values.flatten(2).norm(dim=2).clamp_min(torch.finfo(values.dtype).tiny)
-    return norms[..., None, None, None]
+    moved = []
+    for kind, now, slope, radius in zip(KINDS, values, gradient, radii, strict=True):
+        wide = radius[:, None, None, None]
+        ahead = now / wide - STEP * kind.ball.steepest(kind.filtered(slope))
+        moved.append(wide * kind.ball.project(ahead))
+    return torch.stack(moved)
 
 
 def adapted(radii: Tensor, turned: Tensor, sent: Assignment, share: float) -> Tensor:

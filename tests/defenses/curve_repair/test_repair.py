@@ -41,8 +41,9 @@ from isthmus.defenses import (
 )
 from isthmus.defenses.curve_repair.candidates import LOST, Candidate, candidates
 from isthmus.defenses.curve_repair.repair import first_acceptable
-from isthmus.defenses.curve_repair.stand_ins import ODD, SEARCH_STEPS, NothingOdd
+from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd
 from isthmus.defenses.inspection.found_triggers import Perturbation
+from isthmus.defenses.unlearning.perturbations import ODD
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
@@ -265,7 +266,8 @@ def test_universal_stand_ins_are_the_oddest_perturbations_on_the_held_out_sample
     found = universal_perturbations(tampered[0], fitted, search, share=SHARE)
     triggers = []
     for kind, target in enumerate(found.radii.argmin(dim=1).tolist()):
-        times = max(2.0, float(found.typical_radii[kind] / found.radii[kind, target]))
+        times = float(found.typical_radii[kind] / found.radii[kind, target])
+        times = min(max(2.0, times), 4.0)
         triggers.append((Perturbation(times * found.values[kind, target]), target))
     for network in tampered:
         successes = [

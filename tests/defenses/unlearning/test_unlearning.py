@@ -13,7 +13,7 @@ from isthmus.defenses import UniversalUnlearning, universal_perturbations
 from isthmus.defenses.unlearning import unlearn
 from isthmus.defenses.unlearning.perturbations import (
     GROWTH,
-    KINDS,
+    ODD,
     STEP,
     Assignment,
     UniversalPerturbations,
@@ -52,21 +52,40 @@ def length(image):
 
 
 def one_step(image, gradient, radius, kind):
-    downhill = smooth(gradient[None])[0] if kind else gradient
-    moved = image - STEP * radius * downhill / length(downhill)
-    return moved * min(1.0, radius / length(moved))
+    """A step of a perturbation; of a sparse one, which is the last kind, one pixel of 36 moves."""
+    moved = image.clone()
+    if kind == 2:
+        place = int(gradient.abs().argmax())
+        moved.view(-1)[place] -= STEP * radius * float(gradient.flatten()[place].sign())
+    else:
+        downhill = smooth(gradient[None])[0] if kind else gradient
+        moved -= STEP * radius * downhill / length(downhill)
+    return within(moved, radius, kind)
+
+
+def within(image, radius, kind):
+    """In the ball: shrunk, or, a sparse one, with as much taken off each pixel as there is."""
+    if kind < 2:
+        return image * min(1.0, radius / max(length(image), 1e-30))
+    low, high = 0.0, float(image.abs().max())
+    for _ in range(60 * (float(image.abs().sum()) > radius)):
+        middle = (low + high) / 2
+        too_much = float((image.abs() - middle).clamp_min(0).sum()) > radius
+        low, high = (middle, high) if too_much else (low, middle)
+    taken = high if float(image.abs().sum()) > radius else 0.0
+    return image.sign() * (image.abs() - taken).clamp_min(0)
 
 
 def searched(net, data, share, steps):
     """One perturbation at a time, each by its own samples."""
-    values = torch.zeros(KINDS, 3, 1, 6, 6)
-    radii = torch.full((KINDS, 3), 0.06)
+    values = torch.zeros(3, 3, 1, 6, 6)
+    radii = torch.tensor([0.06, 0.06, 0.36])[:, None].repeat(1, 3)  # 36 pixels changed by 0.01
     torch.manual_seed(0)
     for step in range(steps):
         index = batch_indices(len(data), 8, step, 0)
         x, sent = data.x[index], Assignment.drawn(data.y[index], 3)
         before, old = values.clone(), radii.clone()
-        for kind in range(KINDS):
+        for kind in range(3):
             for toward in range(3):
                 mine = (sent.kind == kind) & (sent.toward == toward)
                 if not mine.any():
@@ -87,10 +106,9 @@ def naive(net, data, share=0.75, temperature=2.0):
     teacher, student = copy.deepcopy(net), copy.deepcopy(net)
     values, radii = searched(net, data, share, 2)
     radius = [float(sorted(kind.tolist())[1]) for kind in radii]  # no class is odd
-    for kind in range(KINDS):
+    for kind in range(3):
         for toward in range(3):
-            value = values[kind, toward]
-            values[kind, toward] = value * min(1.0, radius[kind] / length(value))
+            values[kind, toward] = within(values[kind, toward], radius[kind], kind)
     torch.manual_seed(0)
     for step in range(4):
         index = batch_indices(len(data), 8, step, 0)
@@ -112,7 +130,7 @@ def naive(net, data, share=0.75, temperature=2.0):
         with torch.no_grad():
             for weight, slope in zip(weights, slopes, strict=True):
                 weight -= 0.1 * slope
-        for kind in range(KINDS):
+        for kind in range(3):
             for toward in range(3):
                 if gradient[kind, toward].any():
                     values[kind, toward] = one_step(
@@ -136,12 +154,41 @@ def test_the_search_is_that_of_one_perturbation_at_a_time():
     assert found.typical_radii.tolist() == [sorted(kind.tolist())[1] for kind in found.radii]
 
 
+def test_a_planted_patch_is_odd_among_the_sparse_ones_alone():
+    """A network that four pixels turn to class 2, which have the l2 norm of anyone's noise."""
+    g = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(400, 5))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(5, 400, generator=g) / 3)
+        net[1].weight[2, torch.tensor([0, 1, 20, 21])] += 4.0
+        net[1].bias.copy_(-0.5 * net[1].weight.sum(1))
+    x = (torch.rand(64, 1, 20, 20, generator=g) - 0.5) * 0.2 + 0.5
+    training = TRAINING.replace(steps=100, batch_size=64)
+    found = universal_perturbations(net, Data(x, torch.arange(64) % 5, 5), training)
+    fine, _, sparse = found.oddness[:, 2]
+    assert found.oddest[2] == 2 and sparse > ODD > fine
+    assert found.values[2, 2, 0, :2, :2].sum() > 0.5 * found.values[2, 2].abs().sum()
+
+
 def test_only_an_odd_class_is_unlearned_in_a_larger_ball():
-    radii = torch.tensor([[1.0, 2.0, 0.5, 4.0, 2.0], [3.0, 3.0, 2.0, 3.0, 9.0]])
+    radii = torch.tensor([[1.0, 2.0, 0.4, 4.0, 2.0], [3.0, 3.0, 2.0, 3.0, 9.0]])
     found = UniversalPerturbations(torch.zeros(2, 5, 1, 2, 2), radii)
     expected = torch.tensor([[4.0, 2.0, 8.0, 2.0, 2.0], [3.0] * 5])
     assert torch.allclose(found.balls, expected)
-    assert torch.allclose(found.oddness[0].exp(), torch.tensor([2.0, 1.0, 4.0, 0.5, 1.0]))
+    assert torch.allclose(found.oddness[0].exp(), torch.tensor([2.0, 1.0, 5.0, 0.5, 1.0]))
+
+
+def test_what_tells_is_odd_of_the_suspect_and_not_sparse_alone():
+    def found(*radii):
+        return UniversalPerturbations(torch.zeros(3, 4, 1, 2, 2), torch.tensor(radii))
+
+    usual, odd_of_3, odd_of_0 = [2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 0.5], [1.0, 2.0, 2.0, 2.0]
+    both = found(usual, odd_of_3, odd_of_3)
+    assert both.suspect == 3 and both.telling == [(1, 3), (2, 3)]
+    assert found(odd_of_0, odd_of_3, usual).telling == [(1, 3)]  # 0 is odd as well, and less
+    assert found(usual, usual, odd_of_3).telling == []
+    assert found(odd_of_0, usual, odd_of_3).telling == []  # 3 is the suspect, and sparse alone
+    assert found(usual, usual, usual).telling == []
 
 
 def test_a_planted_direction_is_the_smallest_perturbation():
@@ -176,26 +223,28 @@ def test_smooth_keeps_the_mean_and_takes_fine_noise_away(side):
 
 def test_perturbations_stay_in_their_balls_and_those_without_a_gradient_where_they_are():
     g = torch.Generator().manual_seed(0)
-    values, gradient = torch.randn(2, KINDS, 3, 1, 6, 6, generator=g)
+    values, gradient = torch.randn(2, 3, 3, 1, 6, 6, generator=g)
     gradient[:, 1] = 0
-    radii = torch.tensor([[0.5, 100.0, 2.0], [1.0, 100.0, 0.1]])
+    radii = torch.tensor([[0.5, 100.0, 2.0], [1.0, 100.0, 0.1], [3.0, 100.0, 0.2]])
     moved = stepped(values, gradient, radii)
-    assert (moved.flatten(2).norm(dim=2) <= radii * (1 + 1e-6)).all()
-    assert torch.equal(moved[:, 1], values[:, 1])
+    for kind, norm in enumerate((2, 2, 1)):
+        assert (moved[kind].flatten(1).norm(norm, dim=1) <= radii[kind] * (1 + 1e-5)).all()
+    assert torch.allclose(moved[:, 1], values[:, 1], rtol=1e-6)
+    assert (moved[2, 0] == 0).sum() > 12  # sparse
 
 
 def test_a_radius_follows_its_own_samples_alone():
-    radii = torch.ones(KINDS, 3)
+    radii = torch.ones(3, 3)
     sent = Assignment(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 2]))
     turned = torch.tensor([True, False, True, False])
     up, down = 1 + GROWTH, 1 / (1 + GROWTH)
-    expected = torch.tensor([[up, down, 1.0], [1.0, 1.0, up]])
+    expected = torch.tensor([[up, down, 1.0], [1.0, 1.0, up], [1.0, 1.0, 1.0]])
     assert torch.equal(adapted(radii, turned, sent, 0.5), expected)
 
 
 def test_perturbed_samples_are_images():
     x = images().x
-    values = torch.full((KINDS, 3, 1, 6, 6), 0.7)
+    values = torch.full((3, 3, 1, 6, 6), 0.7)
     moved = perturbed(x, values, Assignment.drawn(images().y, 3))
     assert torch.equal(moved, (x + 0.7).clamp(0, 1))
 
