@@ -531,6 +531,32 @@ def test_a_network_that_is_one_part_of_what_was_saved_is_cut_out_with_notice(nam
         assert same(load_checkpoint(tmp_path / "x.ckpt", perceptron()), NET)
 
 
+class WithAverage(nn.Module):
+    """Keeps an average of its weights inside itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("0", nn.Flatten())
+        self.add_module("1", nn.Linear(4, 3))
+        self.ema = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "net."])
+def test_an_average_inside_the_network_is_part_of_it(prefix, tmp_path):
+    net = WithAverage()
+    torch.save({**under(prefix, net.state_dict()), "x.y": torch.ones(1)}, tmp_path / "x.pt")
+    if prefix:
+        with pytest.warns(Notice, match=f"the network is under {prefix}, without x.y"):
+            assert same(load_checkpoint(tmp_path / "x.pt", WithAverage()), net)
+    torch.save(under(prefix, net.state_dict()), tmp_path / "x.pt")
+    assert same(load_checkpoint(tmp_path / "x.pt", WithAverage()), net)
+
+
+def test_a_network_that_is_there_twice_with_the_same_weights_is_loaded(tmp_path):
+    torch.save({**under(""), **under("module.")}, tmp_path / "x.pt")
+    assert same(load_checkpoint(tmp_path / "x.pt", perceptron()), NET)
+
+
 def test_counters_of_profilers_are_left_out(tmp_path):
     counters = {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}
     torch.save({**NET.state_dict(), **counters}, tmp_path / "x.pt")
@@ -550,6 +576,14 @@ def test_counters_of_profilers_are_left_out(tmp_path):
                 **under("teacher.", changed(**{"2_bias": torch.ones(2)})),
             },
             ["holds the network 2 times (student., teacher.)", "one network"],
+        ),
+        (
+            lambda: {**under(""), **under("module.", changed(**{"2_bias": torch.ones(2)}))},
+            ["holds the network 2 times (module., without a prefix)", "one network"],
+        ),
+        (
+            lambda: {**under("net."), **under("net.ema.", changed(**{"2_bias": torch.ones(2)}))},
+            ["holds the network 2 times (net., net.ema.)", "one network"],
         ),
         (
             lambda: {**under("model."), "model.3.weight": torch.ones(1), "x": torch.ones(1)},
