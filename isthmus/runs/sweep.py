@@ -144,9 +144,11 @@ def _do(sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[st
     began = time.monotonic()
     try:
         _seed(job)
-        record = work(**_arguments(sweep, work, job))
+        record = _checked(work(**_arguments(sweep, work, job)))
         write_json(sweep.file(job), {**record, "sweep": _described(sweep, job)})
-    except (Exception, SystemExit) as error:  # the job's own code may raise anything, or exit
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the job's own code may raise anything, or exit
         write_text(error_file, traceback.format_exc())
         outcome.failed[job.name] = first_line(error)
         tell(f"{job.name} failed: {first_line(error)}")
@@ -155,6 +157,34 @@ def _do(sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[st
     shutil.rmtree(sweep.hidden(job.name), ignore_errors=True)
     outcome.finished.append(job.name)
     tell(f"{job.name} finished in {duration(time.monotonic() - began)}")
+
+
+def _checked(record: Any) -> Mapping[str, Any]:
+    """Return what a job returned. Raises BadInput where it is no record: values by name."""
+    if not isinstance(record, Mapping):
+        returned = "nothing" if record is None else f"a {type(record).__name__}"
+        raise BadInput(
+            f"a job that returned {returned}",
+            expected="a record: values by name",
+            fix="return a dict",
+        )
+    _check_names(record)
+    return record
+
+
+def _check_names(value: Any) -> None:
+    """Raise BadInput where a name in a record is no text: JSON would hold it as one."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise BadInput(
+                    f"a record with the name {name!r}",
+                    expected="texts as names",
+                    fix="write str(name) in the job",
+                )
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _check_names(part)
 
 
 def once(file: Path, make: Callable[[], Any]) -> Path:

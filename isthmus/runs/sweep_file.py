@@ -28,7 +28,36 @@ from isthmus.runs.wording import first_line, suggestion
 from isthmus.types import BadInput
 
 KEYS = ("job", "name", "results", "page", "grid", "settings", "table", "plot", "slurm")
-PARTS = {"table": ("rows", "columns"), "plot": ("x", "y", "lines")}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_titled(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+PARTS: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str, str]]] = {
+    "table": {
+        "rows": (_is_texts, "a list of axes", "rows = ['method', 'density']"),
+        "columns": (_is_titled, "titles and values", "columns = {accuracy = 'accuracy'}"),
+    },
+    "plot": {
+        "x": (_is_text, "an axis", "x = 'density'"),
+        "y": (_is_text, "a value", "y = 'accuracy'"),
+        "lines": (_is_text, "an axis", "lines = 'method'"),
+    },
+}
+"""What may stand in the tables that say how results are shown: whether a value is one, what is
+expected, and an example.
+"""
+
+NEEDED = {"plot": ("x", "y")}
 
 
 @dataclass(frozen=True)
@@ -66,13 +95,9 @@ class SweepFile:
 
         Values are compared as text. Raises BadInput where an axis or value is in no job.
         """
+        check_axes(wanted, [job.axes for job in self.sweep.jobs])
         for axis, values in wanted.items():
             known = {str(job.axes[axis]) for job in self.sweep.jobs if axis in job.axes}
-            axes = {name for job in self.sweep.jobs for name in job.axes}
-            if axis not in axes:
-                raise BadInput(
-                    f"axis {axis!r}", expected="one of the file's", fix=suggestion(axis, axes)
-                )
             for value in values:
                 if value not in known:
                     raise BadInput(
@@ -87,8 +112,8 @@ class SweepFile:
 def read_sweep(path: Path | str) -> SweepFile:
     """Return the sweep that a TOML file describes.
 
-    Raises BadInput where the file is no TOML, has unknown or missing parts, or two of its jobs have
-    one name.
+    Raises BadInput where the file is no TOML, has unknown or missing parts, shows an axis that no
+    job has, or two of its jobs have one name.
     """
     path = Path(path)
     try:
@@ -100,6 +125,7 @@ def read_sweep(path: Path | str) -> SweepFile:
     _check_parts(path, content)
     grids = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
     combinations = [axes for grid in grids for axes in _combinations(grid)]
+    check_axes(_shown(content), combinations)
     varied = _varied(combinations)
     names = [_name(path, content.get("name", ""), axes, varied) for axes in combinations]
     jobs = {name: Job(name, axes) for name, axes in zip(names, combinations, strict=True)}
@@ -117,7 +143,7 @@ def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
             raise BadInput(
                 f"{key!r} in {path}",
                 expected=f"only {', '.join(KEYS)}",
-                fix=f"{suggestion(key, KEYS)} What all jobs share belongs into [settings]",
+                fix=f"{suggestion(key, KEYS)}; what all jobs share belongs into [settings]",
             )
     kinds = {str: ("job", "name", "results", "page"), dict: ("settings", "table", "plot", "slurm")}
     for kind, keys in kinds.items():
@@ -128,14 +154,8 @@ def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
                     expected="a text" if kind is str else "a table",
                     fix=f"write {key} = '...'" if kind is str else f"write [{key}]",
                 )
-    for part, known in PARTS.items():
-        for key in content.get(part, {}):
-            if key not in known:
-                raise BadInput(
-                    f"{key!r} in [{part}] of {path}",
-                    expected=f"only {', '.join(known)}",
-                    fix=suggestion(key, known),
-                )
+    for part in PARTS:
+        _check_shown(path, part, content.get(part, {}))
     grids = content.get("grid")
     well_formed = isinstance(grids, dict) or (
         isinstance(grids, list) and all(isinstance(grid, dict) for grid in grids)
@@ -144,6 +164,48 @@ def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
         raise BadInput(
             f"{path} without jobs", expected="a table [[grid]] of axes", fix="write [[grid]]"
         )
+
+
+def _check_shown(path: Path, part: str, table: Mapping[str, Any]) -> None:
+    """Raise BadInput unless a table of the file says how to show results."""
+    known = PARTS[part]
+    for key, value in table.items():
+        if key not in known:
+            raise BadInput(
+                f"{key!r} in [{part}] of {path}",
+                expected=f"only {', '.join(known)}",
+                fix=suggestion(key, known),
+            )
+        fits, kind, example = known[key]
+        if not fits(value):
+            raise BadInput(
+                f"{key} = {value!r} in [{part}] of {path}",
+                expected=kind,
+                fix=f"for example {example}",
+            )
+    lacking = [key for key in NEEDED.get(part, ()) if table and key not in table]
+    if lacking:
+        raise BadInput(
+            f"[{part}] without {' and '.join(lacking)} in {path}",
+            expected=" and ".join(NEEDED[part]),
+            fix=f"add {' and '.join(lacking)}, or leave [{part}] out",
+        )
+
+
+def _shown(content: Mapping[str, Any]) -> list[str]:
+    """Return the axes that the tables of a file name to show results by."""
+    table, plot = content.get("table", {}), content.get("plot", {})
+    return [*table.get("rows", []), *(plot[key] for key in ("x", "lines") if key in plot)]
+
+
+def check_axes(names: Iterable[str], jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise BadInput where none of the jobs, given by their axes, has an axis of such a name."""
+    known = {name for axes in jobs for name in axes}
+    for name in names:
+        if name not in known:
+            raise BadInput(
+                f"axis {name!r}", expected="one of the sweep", fix=suggestion(name, known)
+            )
 
 
 def _combinations(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

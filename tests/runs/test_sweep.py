@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from asyncio import CancelledError
 from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_a_job_does_not_depend_on_those_before_it(tmp_path):
     assert last.read_text() == alone.read_text()
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit])
+@pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit, CancelledError])
 def test_a_failed_job_is_reported_and_tried_again(error, tmp_path):
     sweep = sweep_of(tmp_path)
 
@@ -80,6 +81,29 @@ def test_a_record_that_is_no_json_is_a_failure_and_leaves_no_file(tmp_path):
     sweep = sweep_of(tmp_path, 1)
     assert run_sweep(sweep, lambda i, seed: {"value": float("nan")}).failed
     assert not results(sweep)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, "job that returned nothing; expected a record"),
+        ([1], "job that returned a list; expected a record"),
+        ({1: 2}, "the name 1; expected texts"),
+        ({"a": [{"b": {None: 2}}]}, "the name None; expected texts"),
+    ],
+)
+def test_what_is_no_record_by_name_is_a_failure_that_says_so(returned, words, tmp_path):
+    sweep = sweep_of(tmp_path, 1)
+    assert words in run_sweep(sweep, lambda i, seed: returned).failed["job0"]
+    assert not results(sweep)
+
+
+def test_an_interrupt_ends_the_sweep(tmp_path):
+    def interrupted(i, seed):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep_of(tmp_path), interrupted)
 
 
 def test_results_of_other_settings_are_told(tmp_path):
@@ -229,8 +253,25 @@ def test_names_are_of_the_axes_that_differ_and_may_come_from_a_function(tmp_path
         ("grid = [3]", ["without jobs"]),
         ("job = 3\n[[grid]]\nseed = 0", ["job = 3", "a text"]),
         ("settings = 3\n[[grid]]\nseed = 0", ["settings = 3", "a table"]),
-        ("epochs = 3\n[[grid]]\nseed = 0", ["'epochs'", "[settings]"]),
+        (
+            "epochs = 3\n[[grid]]\nseed = 0",
+            ["'epochs'", "table; what all jobs share belongs into [settings]"],
+        ),
         ("[[grid]]\nseed = 0\n[plot]\nlime = 'a'", ["'lime'", "lines"]),
+        ("[[grid]]\nseed = 0\n[table]\nrows = 3", ["rows = 3", "list of axes", "rows = ['"]),
+        ("[[grid]]\nseed = 0\n[table]\nrows = 'seed'", ["rows = 'seed'", "list of axes"]),
+        ("[[grid]]\nseed = 0\n[table]\nrows = [0]", ["rows = [0]", "list of axes"]),
+        ("[[grid]]\nseed = 0\n[table]\ncolumns = ['v']", ["columns = ['v']", "titles"]),
+        ("[[grid]]\nseed = 0\n[table]\ncolumns = {a = 3}", ["{'a': 3}", "titles"]),
+        ("[[grid]]\nseed = 0\n[plot]\nx = 3\ny = 'v'", ["x = 3", "an axis"]),
+        ("[[grid]]\nseed = 0\n[plot]\nx = 'seed'\ny = ['v']", ["y = ['v']", "a value"]),
+        ("[[grid]]\nseed = 0\n[plot]\nx = 'seed'", ["[plot] without y", "x and y"]),
+        ("[[grid]]\nseed = 0\n[table]\nrows = ['sed']", ["axis 'sed'", "did you mean seed?"]),
+        ("[[grid]]\nseed = 0\n[plot]\nx = 'sed'\ny = 'v'", ["axis 'sed'", "seed"]),
+        (
+            "[[grid]]\nseed = 0\n[plot]\nx = 'seed'\ny = 'v'\nlines = 'net'",
+            ["axis 'net'", "choose one of seed"],
+        ),
         ("name = 'all'\n[[grid]]\nseed = [0, 1]", ["function 'all'"]),
         ("name = '{net}'\n[[grid]]\nnet = 1\nseed = [0, 1]", ["2 jobs of 1 names"]),
         ("name = '{sed}'\n[[grid]]\nseed = [0, 1]", ["{sed}", "pattern of axes"]),
