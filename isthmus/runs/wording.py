@@ -1,4 +1,4 @@
-"""Small phrases for messages: suggestions, percentages, shortened lists."""
+"""Small phrases for messages: suggestions, percentages, shortened lists; numbers in texts."""
 
 from __future__ import annotations
 
@@ -26,6 +26,20 @@ def suggestion(word: str, known: Iterable[str]) -> str:
         if known
         else "check the spelling"
     )
+
+
+def whole_number(text: str) -> int | None:
+    """Return the number that a text is in decimal digits alone, or None where it is no such text.
+
+    More digits than Python reads (4,300 unless it is told otherwise) are none.
+
+    >>> whole_number("12"), whole_number("-1"), whole_number("1.5"), whole_number("9" * 5000)
+    (12, None, None, None)
+    """
+    try:
+        return int(text) if text.isdecimal() else None
+    except ValueError:
+        return None
 
 
 def absent(path: Path, expected: str) -> BadInput:
