@@ -280,6 +280,28 @@ def test_torch_files_cut_anywhere_are_refused(zipped, share, tmp_path):
     refused(lambda: read_checkpoint(file), str(file))
 
 
+@pytest.mark.parametrize("part", ["values", "pickle"])
+def test_a_flipped_bit_in_a_torch_file_is_noticed(part, tmp_path):
+    file, state = tmp_path / "x.pt", {"a": torch.rand(50)}
+    torch.save(state, file)
+    whole = bytearray(file.read_bytes())
+    held = state["a"].numpy().tobytes() if part == "values" else b"FloatStorage"
+    whole[whole.index(held) + 2] ^= 1
+    file.write_bytes(whole)
+    refused(lambda: read_checkpoint(file), "damaged", "is not what was written", "a whole file")
+
+
+@pytest.mark.parametrize("written", ["without sums", "legacy"])
+def test_a_torch_file_without_sums_is_read(written, tmp_path):
+    file, state = tmp_path / "x.pt", {"a": torch.rand(50)}
+    torch.serialization.set_crc32_options(written == "legacy")
+    try:
+        torch.save(state, file, _use_new_zipfile_serialization=written != "legacy")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_checkpoint(file)[0]["a"], state["a"])
+
+
 def test_a_script_archive_is_refused(tmp_path):
     with zipfile.ZipFile(
         tmp_path / "x.pt", "w"

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from isthmus.runs.files import read_json
+from isthmus.runs.files import check_sums, read_json
 from isthmus.runs.wording import abbreviated, absent, first_line
 from isthmus.types import BadInput, Params
 
@@ -24,6 +24,9 @@ _TRAINED = ("state_dict", "model_state_dict", "model", "net", "network", "weight
 _OTHERS = ("module", "model_state", "model_weights")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema")
 _NESTS = (*_TRAINED, *_OTHERS, *_AVERAGED)
+
+
+_ZIP = b"PK"
 
 
 def _head(path: Path) -> bytes:
@@ -61,7 +64,7 @@ def _format(path: Path) -> Literal["safetensors", "torch"]:
         head[8:9] == b"{"
     ):  # first: the length of the header, eight bytes, may begin like a zip or a pickle
         return "safetensors"
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    if head.startswith(_ZIP) or head[:1] == b"\x80":
         return "torch"
     if head.startswith(b"version https://git-lfs"):
         what, fix = "the Git LFS pointer to a file", "fetch the file itself: git lfs pull"
@@ -158,6 +161,8 @@ def _refusal(path: Path, error: Exception) -> BadInput:
 
 def _read_torch(path: Path) -> Any:
     try:
+        if _head(path).startswith(_ZIP):  # older files of torch have no sums
+            check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
