@@ -227,7 +227,7 @@ def parse_trigger(text: str) -> Trigger:
         return kinds[name.lower().replace("_", "")](**settings)
     except BadInput:
         raise
-    except (SyntaxError, ValueError, TypeError, KeyError) as error:
+    except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
         raise BadInput(
             f"trigger {text!r}",
             expected=" or ".join(map(_usage, _trigger_kinds())),

@@ -57,13 +57,23 @@ def write_json(path: Path | str, record: Any) -> Path:
 def read_json(path: Path | str) -> Any:
     """Return the record in a JSON file. Raises BadInput where it is missing or no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{path} ({error})",
             expected="a readable JSON file",
             fix="pass the path of a JSON file that isthmus wrote",
         ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a text in JSON holds. Raises ValueError where it is no JSON, or nested so deeply
+    that Python does not read it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def check_sums(path: Path | str) -> None:

@@ -118,7 +118,7 @@ def read_sweep(path: Path | str) -> SweepFile:
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(
             f"{path} ({first_line(error)})", expected="a TOML file", fix="correct it"
         ) from error
@@ -287,5 +287,5 @@ def read_value(text: str) -> Any:
     """
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # of too many digits or brackets, too
         return text

@@ -45,11 +45,19 @@ def whole_number(text: str) -> int | None:
 def absent(path: Path, expected: str) -> BadInput:
     """Return the refusal of a file that does not exist, with the visible names beside it."""
     folder = path.parent
-    beside = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    beside = _names_in(folder)
     visible = [name for name in beside if not name.startswith(".")]
     return BadInput(
         f"{path}, which does not exist", expected=expected, fix=suggestion(path.name, visible)
     )
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder; none where it is no folder, or cannot be read."""
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except (OSError, ValueError):
+        return []
 
 
 def unwritten(path: Path, error: BaseException) -> BadInput:

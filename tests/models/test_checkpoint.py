@@ -2,6 +2,7 @@
 run.
 """
 
+import json
 import os
 import pickle
 import resource
@@ -338,6 +339,28 @@ def test_a_mapping_that_holds_itself_ends(tmp_path):
     content["model"] = content["state_dict"] = content
     torch.save(content, tmp_path / "x.pt")
     refused(lambda: read_checkpoint(tmp_path / "x.pt"), "entries", "a state dict")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("path", [f"{LONG}.pt", f"{LONG}/x.pt", f"{LONG}.safetensors.index.json"])
+def test_a_name_that_no_folder_can_hold_is_refused(path, tmp_path):
+    refused(lambda: read_checkpoint(tmp_path / path), LONG, "File name too long", "check")
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (json.dumps({"weight_map": {"w": f"{LONG}.safetensors"}}), [LONG, "File name too long"]),
+        ("[" * 100_000, ["x.safetensors.index.json", "nested too deeply", "JSON"]),
+        ('{"a": ' + "9" * 5000 + "}", ["x.safetensors.index.json", "JSON"]),
+    ],
+    ids=["long name", "deep", "many digits"],
+)
+def test_an_index_made_to_harm_is_refused(index, words, tmp_path):
+    (tmp_path / "x.safetensors.index.json").write_text(index)
+    refused(lambda: read_checkpoint(tmp_path / "x.safetensors.index.json"), *words)
 
 
 def test_missing_files_and_folders_are_named_with_what_is_near(tmp_path):

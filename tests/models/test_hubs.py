@@ -191,6 +191,7 @@ def test_an_index_that_is_not_whole_is_refused(index, words, tmp_path):
         ("timm:test_resnett", ["unknown to timm", "did you mean"]),
         ("timm:test_resnet,no_such=3", ["cannot be built", "no_such"]),
         ("torchvision:resnet19", ["unknown to torchvision", "did you mean"]),
+        pytest.param("hf:" + "x" * 300, ["config.json of 'xxx"], id="a name too long"),
     ],
 )
 def test_unknown_networks_of_libraries_are_refused(spec, words):

@@ -285,6 +285,13 @@ def test_bad_files_are_refused_in_one_line(text, words, tmp_path):
     refused(lambda: read_sweep(tmp_path / "s.toml"), *words)
 
 
+def test_a_file_nested_too_deeply_is_refused(tmp_path):
+    (tmp_path / "s.toml").write_text("a = " + "[" * 5000)
+    refused(lambda: read_sweep(tmp_path / "s.toml"), "s.toml", "TOML")
+    assert read_value("[" * 5000) == "[" * 5000
+    assert read_value("9" * 5000) == "9" * 5000
+
+
 def test_a_missing_file_is_refused(tmp_path):
     refused(lambda: read_sweep(tmp_path / "s.toml"), "s.toml", "TOML")
 

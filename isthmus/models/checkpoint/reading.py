@@ -32,29 +32,35 @@ _ZIP = b"PK"
 def _head(path: Path) -> bytes:
     """Return the first bytes of a file that is there, readable, and not empty."""
     expected = "a checkpoint file"
-    if path.is_dir():
-        inside = [
-            file.name
-            for file in path.iterdir()
-            if file.suffix in (".safetensors", ".pt", ".pth", ".bin")
-            or file.name.endswith(".index.json")
-        ]
-        fix = f"name the file inside it: {abbreviated(inside)}" if inside else "name the file"
-        raise BadInput(f"{path}, a folder", expected=expected, fix=fix)
-    if not path.exists():
-        raise absent(path, expected)
     try:
+        if path.is_dir():
+            raise BadInput(f"{path}, a folder", expected=expected, fix=_inside(path))
+        if not path.exists():
+            raise absent(path, expected)
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
         raise BadInput(
-            f"{path}, which cannot be read ({error})", expected=expected, fix="check its rights"
+            f"{path}, which cannot be read ({error.strerror})",
+            expected=expected,
+            fix="check its name and its rights",
         ) from error
     if not head:
         raise BadInput(
             f"{path}, which is empty (0 bytes)", expected=expected, fix="copy or download it again"
         )
     return head
+
+
+def _inside(folder: Path) -> str:
+    """Return the way out of a folder: the checkpoints that are in it."""
+    inside = [
+        file.name
+        for file in folder.iterdir()
+        if file.suffix in (".safetensors", ".pt", ".pth", ".bin")
+        or file.name.endswith(".index.json")
+    ]
+    return f"name the file inside it: {abbreviated(inside)}" if inside else "name the file"
 
 
 def _format(path: Path) -> Literal["safetensors", "torch"]:
@@ -84,6 +90,7 @@ def _read_index(path: Path) -> tuple[Params, dict[str, str]]:
     """Return the tensors of a network that is in several safetensors files, of which an index tells
     the names. Raises BadInput where one is missing, or lacks what the index says is in it.
     """
+    _head(path)
     index = read_json(path)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
