@@ -325,8 +325,9 @@ def test_a_script_archive_is_refused(tmp_path):
         ),
         ({"w": torch.ones(1), "epoch": 3}, ["'epoch'", "(int)", "dense tensors by name"]),
         ({"w": torch.eye(3).to_sparse()}, ["'w'", "sparse", "dense tensors"]),
-        ({"w": torch.ones(3, device="meta")}, ["'w'", "no ordinary tensor", "dense tensors"]),
-        ({3: torch.ones(3)}, ["3 is no ordinary", "dense tensors by name"]),
+        ({"w": torch.ones(3, device="meta")}, ["'w'", "no values", "meta", "dense tensors"]),
+        ({3: torch.ones(3)}, ["an entry is 3 (int), no text", "dense tensors by name"]),
+        ({}, ["which holds nothing;", "a state dict"]),
     ],
 )
 def test_what_is_no_state_dict_is_refused(content, words, tmp_path):
@@ -435,6 +436,16 @@ MISFITS = {
         ["1 tensors hold numbers that torch.float32 cannot hold: 2.bias", "wider type"],
     ),
 }
+
+
+def test_a_variance_below_zero_is_refused(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    state = net.state_dict()
+    torch.save({**state, "1.running_var": torch.tensor([1.0, -1e-3])}, tmp_path / "x.pt")
+    words = ["1 variances are below zero: 1.running_var", "0 or more"]
+    refused(lambda: load_checkpoint(tmp_path / "x.pt", net), *words)
+    torch.save({**state, "1.running_var": torch.tensor([1.0, 0.0])}, tmp_path / "x.pt")
+    assert load_checkpoint(tmp_path / "x.pt", net)[1].running_var[1] == 0
 
 
 def test_a_network_without_shapes_is_refused(tmp_path):

@@ -300,7 +300,27 @@ def _fitted(path: Path, state: Params, module: nn.Module) -> Params:
             expected="finite weights",
             fix="take an earlier checkpoint: this run had diverged",
         )
+    _check_variances(path, cast)
     return cast
+
+
+def _check_variances(path: Path, state: Params) -> None:
+    """Raise BadInput where the running variance of a normalization is below zero: its root would
+    be NaN.
+    """
+    below = [
+        name
+        for name, value in state.items()
+        if name.rpartition(".")[2] == "running_var"
+        and value.is_floating_point()
+        and bool((value < 0).any())
+    ]
+    if below:
+        raise BadInput(
+            f"{path}, where {len(below)} variances are below zero: {abbreviated(below)}",
+            expected="variances of 0 or more",
+            fix="take another checkpoint: averages and differences of networks can be such",
+        )
 
 
 @overload
@@ -322,8 +342,8 @@ def load_checkpoint(path: Path | str, module: M | None = None) -> Params | M:
     `num_batches_tracked`. No code in the file is run, and on any error the module is as it was.
 
     Raises BadInput where the file cannot be read (see `read_checkpoint`), keys are missing or
-    unknown, shapes or kinds of numbers differ, tied weights differ, or weights are not finite; each
-    names the tensors.
+    unknown, shapes or kinds of numbers differ, tied weights differ, weights are not finite, or
+    variances are below zero; each names the tensors.
     """
     if module is None:
         return read_checkpoint(path)[0]

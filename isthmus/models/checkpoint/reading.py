@@ -203,11 +203,9 @@ def _state_in(saved: Any, path: Path) -> Params:
     """Return the one state dict among what a training script saved."""
     states = _states(saved)
     if not states:
-        held = (
-            f"entries {abbreviated(map(str, saved))}"
-            if isinstance(saved, Mapping)
-            else f"a {type(saved).__name__}"
-        )
+        held = f"a {type(saved).__name__}"
+        if isinstance(saved, Mapping):
+            held = f"entries {abbreviated(map(str, saved))}" if saved else "nothing"
         raise BadInput(
             f"{path}, which holds {held}", expected="a state dict", fix="save model.state_dict()"
         )
@@ -224,21 +222,26 @@ def _state_in(saved: Any, path: Path) -> Params:
 def check_entries(state: Mapping[Any, Any], path: Path | str) -> None:
     """Refuse what is no ordinary tensor under a name."""
     for name, value in state.items():
-        if not (
-            isinstance(name, str)
-            and isinstance(value, Tensor)
-            and (value.layout, value.is_quantized, value.is_meta) == (torch.strided, False, False)
-        ):
-            kind = (
-                f"{value.layout} {value.dtype}"
-                if isinstance(value, Tensor)
-                else type(value).__name__
-            )
+        oddity = _oddity(name, value)
+        if oddity:
             raise BadInput(
-                f"{path}, where {name!r} is no ordinary tensor ({kind})",
+                f"{path}, where {oddity}",
                 expected="dense tensors by name",
                 fix="save the state dict of an ordinary, dense, unquantized network",
             )
+
+
+def _oddity(name: Any, value: Any) -> str | None:
+    """Return what is odd about an entry of a state dict; None where it is an ordinary one."""
+    if not isinstance(name, str):
+        return f"the name of an entry is {name!r} ({type(name).__name__}), no text"
+    if not isinstance(value, Tensor):
+        return f"{name!r} is no ordinary tensor ({type(value).__name__})"
+    if value.is_meta:
+        return f"{name!r} has a shape but no values (it is on the meta device)"
+    if value.layout != torch.strided or value.is_quantized:
+        return f"{name!r} is no ordinary tensor ({value.layout} {value.dtype})"
+    return None
 
 
 def read_tensors(path: Path) -> tuple[Params, dict[str, str]]:
