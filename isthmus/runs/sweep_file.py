@@ -123,8 +123,7 @@ def read_sweep(path: Path | str) -> SweepFile:
             f"{path} ({first_line(error)})", expected="a TOML file", fix="correct it"
         ) from error
     _check_parts(path, content)
-    grids = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
-    combinations = [axes for grid in grids for axes in _combinations(grid)]
+    combinations = [axes for grid in _grids(content) for axes in _combinations(grid)]
     check_axes(_shown(content), combinations)
     varied = _varied(combinations)
     names = [_name(path, content.get("name", ""), axes, varied) for axes in combinations]
@@ -164,6 +163,17 @@ def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
         raise BadInput(
             f"{path} without jobs", expected="a table [[grid]] of axes", fix="write [[grid]]"
         )
+    for name, values in (axis for grid in _grids(content) for axis in grid.items()):
+        if values == []:
+            raise BadInput(
+                f"{name} = [] in {path}", expected="one value or more", fix="leave the axis out"
+            )
+
+
+def _grids(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the grids of a file: one table, or a list of them."""
+    grids = content["grid"]
+    return grids if isinstance(grids, list) else [grids]
 
 
 def _check_shown(path: Path, part: str, table: Mapping[str, Any]) -> None:
@@ -230,14 +240,27 @@ def _name(path: Path, pattern: str, axes: Mapping[str, Any], varied: Iterable[st
         words = [_word(name, value) for name, value in axes.items() if name in varied]
         return "-".join(filter(None, words))
     if "{" not in pattern:
-        return str(named_function(pattern, path.parent)(**axes))
+        return _named_by(path, pattern, axes)
     try:
         return pattern.format(**axes)
-    except (KeyError, ValueError, IndexError) as error:
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
         raise BadInput(
             f"name = {pattern!r} for {dict(axes)}",
             expected="a pattern of axes",
             fix="write name = '{method}-seed{seed}'",
+        ) from error
+
+
+def _named_by(path: Path, spec: str, axes: Mapping[str, Any]) -> str:
+    """Return a job's name, from the function that makes it."""
+    function = named_function(spec, path.parent)
+    try:
+        return str(function(**axes))
+    except Exception as error:  # it is the user's own
+        raise BadInput(
+            f"name = {spec!r} for {dict(axes)} ({type(error).__name__}: {first_line(error)})",
+            expected="a function of the axes",
+            fix="correct it",
         ) from error
 
 
