@@ -59,6 +59,9 @@ expected, and an example.
 
 NEEDED = {"plot": ("x", "y")}
 
+_LONGEST_NAME = 220
+"""Bytes in the name of a job. File systems hold 255, and its files have endings of their own."""
+
 
 @dataclass(frozen=True)
 class SweepFile:
@@ -283,9 +286,12 @@ def _check_names(jobs: Mapping[str, Job], combinations: Sequence[Mapping[str, An
             fix="let `name` say all axes that differ",
         )
     for name in jobs:
-        if not name or name.startswith(".") or Path(name).name != name:
+        odd = not name or name.startswith(".") or "\0" in name or Path(name).name != name
+        if odd or len(name.encode(errors="replace")) > _LONGEST_NAME:
             raise BadInput(
-                f"a job named {name!r}", expected="a file name", fix="change `name` in the file"
+                f"a job named {name!r}",
+                expected=f"a file name of at most {_LONGEST_NAME} bytes",
+                fix="change `name` in the file",
             )
 
 

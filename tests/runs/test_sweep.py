@@ -328,6 +328,8 @@ def test_names_are_of_the_axes_that_differ_and_may_come_from_a_function(tmp_path
         ("name = 'all'\n[[grid]]\nseed = [0, 1]", ["function 'all'"]),
         ("name = '{net}'\n[[grid]]\nnet = 1\nseed = [0, 1]", ["2 jobs of 1 names"]),
         ("name = '{sed}'\n[[grid]]\nseed = [0, 1]", ["{sed}", "pattern of axes"]),
+        ("name = 'x\\u0000{seed}'\n[[grid]]\nseed = 0".replace("'", '"'), ["x\\x000", "file name"]),
+        (f"name = '{'x' * 300}{{seed}}'\n[[grid]]\nseed = 0", ["xxx0'", "at most 220 bytes"]),
         ("name = '../{seed}'\n[[grid]]\nseed = [0, 1]", ["../0", "file name"]),
         ("name = 'no.such:name'\n[[grid]]\nseed = [0, 1]", ["unknown module"]),
         ("name = 'json:nothing'\n[[grid]]\nseed = [0, 1]", ["json:nothing", "no function"]),
