@@ -11,7 +11,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.prune import remove as remove_mask
-from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.spectral_norm import (
+    SpectralNorm,
+    SpectralNormLoadStateDictPreHook,
+    remove_spectral_norm,
+)
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from isthmus.models.view import copied
@@ -60,6 +64,9 @@ def _remove_hook(part: nn.Module, hook: Any) -> None:
     trains = any(value is not None and value.requires_grad for value in behind)
     remove = next(remove for kind, remove in _REMOVERS.items() if isinstance(hook, kind))
     remove(part, name)
+    for key, loading in list(part._load_state_dict_pre_hooks.items()):
+        if isinstance(getattr(loading, "hook", None), SpectralNormLoadStateDictPreHook):
+            del part._load_state_dict_pre_hooks[key]  # which torch wraps, and then overlooks
     getattr(part, name).requires_grad_(trains)
 
 

@@ -225,7 +225,7 @@ def results(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 def _result(file: Path) -> dict[str, Any]:
     """Return what a job has written. Raises BadInput where the file holds something else."""
-    record = read_json(file)
+    record: dict[str, Any] = read_json(file)
     described = record.get("sweep", _NOTHING_SAID) if isinstance(record, dict) else None
     if not isinstance(described, dict) or not all(
         isinstance(described.get(part), dict) for part in _NOTHING_SAID

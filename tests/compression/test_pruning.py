@@ -73,7 +73,7 @@ COMPUTED = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.parametrize("trains", [True, False])
 @pytest.mark.parametrize("norm", COMPUTED.values(), ids=COMPUTED)
-def test_weights_that_a_network_computes_itself_are_baked_and_compressed(norm, trains):
+def test_weights_that_a_network_computes_itself_are_baked_and_compressed(norm, trains, tmp_path):
     torch.manual_seed(0)
     net = convolutional()
     norm(net[3]).requires_grad_(trains)
@@ -86,6 +86,8 @@ def test_weights_that_a_network_computes_itself_are_baked_and_compressed(norm, t
     assert list(net.state_dict()) == names
     small = prune(net, samples(), 0.5)
     assert int((baked(small.model)[3].weight == 0).sum()) > 50
+    file = small.save(tmp_path / "small.safetensors")
+    assert torch.equal(Compressed.load(file, net).model(x), small.model(x))
     quantized = baked(quantize(net, samples(), 2, layers="all").model)
     assert len(quantized[3].weight.unique()) <= 4
 
