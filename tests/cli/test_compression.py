@@ -107,6 +107,7 @@ def test_no_plain_file_is_written_that_the_model_would_not_load(folder, monkeypa
     save_checkpoint(net, folder / "normed.safetensors")
     done = isthmus(
         *("quantize", "normed.safetensors", "--model", "networks_normed:normed", "--bits", 8),
+        *("--method", "post-training"),
         *("--clean", "digits:train#n=200", "--data", "digits:test#n=100", "--out", "normed"),
         folder=folder,
     )
