@@ -128,10 +128,12 @@ class Compressing:
             small = compress()
             report = self._measured(small)
             written, page = evidence.write_report(report, out)
-            if not small.record.get("smaller"):
+            unpacked = compression.baked(small.model).state_dict()
+            as_built = unpacked.keys() == self.network.state_dict().keys()  # no weight_norm, ...
+            if as_built and not small.record.get("smaller"):
                 plain = out / "network.safetensors"
                 origin = metadata(report.provenance)
-                models.save_checkpoint(compression.baked(small.model), plain, origin)
+                models.save_checkpoint(unpacked, plain, origin)
                 say(f"{plain} is the same network unpacked, for --model as before")
         say(evidence.text.compression_table(report))
         say(report.verdict)

@@ -12,6 +12,7 @@ from isthmus import evidence, runs
 from isthmus.cli.options import InputFile
 from isthmus.cli.output import say
 from isthmus.cli.sweep_job import trained_and_defended
+from isthmus.runs.wording import whole_number
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ def _again(option: str, values: Sequence[str]) -> list[str]:
 
 
 def _shard(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal()):
+    number, count = (whole_number(part) for part in text.partition("/")[::2])
+    if number is None or count is None:
         raise BadInput(f"shard {text!r}", expected="I/N", fix="for example --shard 1/4")
-    return int(number), int(count)
+    return number, count
 
 
 def _tell(line: str) -> None:

@@ -15,7 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from isthmus import attacks, data, training
-from isthmus.runs.wording import suggestion
+from isthmus.runs.wording import suggestion, whole_number
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def parse_trigger(text: str) -> Trigger:
         return kinds[name.lower().replace("_", "")](**settings)
     except BadInput:
         raise
-    except (SyntaxError, ValueError, TypeError, KeyError) as error:
+    except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
         raise BadInput(
             f"trigger {text!r}",
             expected=" or ".join(map(_usage, _trigger_kinds())),
@@ -246,7 +246,7 @@ def parse_target(text: str, classes: Sequence[str] = ()) -> Target:
     if text == "all":
         return "all"
     by_name = classes.index(text) if text in classes else None
-    by_index = int(text) if text.isdecimal() else None
+    by_index = whole_number(text)
     both = by_name is not None and by_index is not None and by_index < len(classes)
     if both and by_name != by_index:
         raise BadInput(

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.prune import remove as remove_mask
+from torch.nn.utils.spectral_norm import (
+    SpectralNorm,
+    SpectralNormLoadStateDictPreHook,
+    remove_spectral_norm,
+)
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from isthmus.models.view import copied
 from isthmus.types import BadInput
@@ -17,18 +26,48 @@ def baked(model: nn.Module) -> nn.Module:
     """Return a copy whose parametrized weights (masked, quantized) are ordinary parameters.
 
     It computes the same function, and its state dict loads into the network as it was built. What
-    held the weights to a mask or a grid is gone.
+    held the weights to a mask or a grid is gone. So are parametrizations of the network's own
+    (weight_norm, spectral_norm, the older ones too, and masks of torch.nn.utils.prune); without
+    them it has other names than the network as it was built.
     """
     net = copied(model)
     for part in list(net.modules()):
+        for hook in list(part._forward_pre_hooks.values()):
+            if isinstance(hook, tuple(_REMOVERS)):
+                _remove_hook(part, hook)
         if parametrize.is_parametrized(part):
             _give_own_class(part)
-            parametrizations = cast(nn.ModuleDict, part.parametrizations)
-            for name in list(parametrizations):
-                trains = part.get_parameter(f"parametrizations.{name}.original").requires_grad
+            for name, held in list(cast(nn.ModuleDict, part.parametrizations).items()):
+                behind = list(held.parameters(recurse=False))
+                trains = any(value.requires_grad for value in behind)
+                for value in behind:  # of what is frozen torch would make no parameter
+                    value.requires_grad_(value.is_floating_point())
                 parametrize.remove_parametrizations(part, name)
                 getattr(part, name).requires_grad_(trains)
     return net
+
+
+_REMOVERS: dict[type, Callable[[nn.Module, str], nn.Module]] = {
+    WeightNorm: remove_weight_norm,
+    SpectralNorm: remove_spectral_norm,
+    BasePruningMethod: remove_mask,
+}
+"""How hooks are removed that compute a weight before each pass, as torch did before it had
+parametrizations.
+"""
+
+
+def _remove_hook(part: nn.Module, hook: Any) -> None:
+    """Remove a hook that computes a weight, which becomes an ordinary parameter of its value."""
+    name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
+    behind = [value for key, value in part._parameters.items() if key.startswith(f"{name}_")]
+    trains = any(value is not None and value.requires_grad for value in behind)
+    remove = next(remove for kind, remove in _REMOVERS.items() if isinstance(hook, kind))
+    remove(part, name)
+    for key, loading in list(part._load_state_dict_pre_hooks.items()):
+        if isinstance(getattr(loading, "hook", None), SpectralNormLoadStateDictPreHook):
+            del part._load_state_dict_pre_hooks[key]  # which torch wraps, and then overlooks
+    getattr(part, name).requires_grad_(trains)
 
 
 def _give_own_class(part: nn.Module) -> None:

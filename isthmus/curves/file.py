@@ -75,7 +75,7 @@ def save_curve(
 def _endpoint(path: Path, name: str, metadata: Mapping[str, str], given: Path | str | None) -> Path:
     """Return the file of an endpoint. Raises BadInput where it is missing or has changed."""
     file = Path(given) if given is not None else path.parent / metadata[name]
-    if not file.is_file():
+    if not os.path.isfile(file):  # which is false of a name that is too long, too
         raise BadInput(
             f"{path}, whose {name} {file} is not there",
             expected="its endpoints beside it",

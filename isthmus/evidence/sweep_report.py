@@ -10,6 +10,7 @@ from typing import Any
 from isthmus.evidence.labels import label
 from isthmus.evidence.words import format_value
 from isthmus.metrics.values import Quantity, from_record, unit_of
+from isthmus.runs.sweep_file import check_axes
 from isthmus.runs.wording import suggestion
 from isthmus.types import BadInput
 
@@ -82,12 +83,7 @@ def grouped(jobs: Iterable[Finished], axes: Sequence[str]) -> dict[tuple[str, ..
 
 def check_known(jobs: Sequence[Finished], axes: Iterable[str], paths: Iterable[str]) -> None:
     """Raise BadInput where no job has such an axis, or such a value in its record."""
-    for name in axes:
-        known = {name for job in jobs for name in job.axes}
-        if name not in known:
-            raise BadInput(
-                f"axis {name!r}", expected="one of the sweep", fix=suggestion(name, known)
-            )
+    check_axes(axes, [job.axes for job in jobs])
     for path in paths:
         if all(job.value(path) is None for job in jobs):
             known = {key for job in jobs for key in job.record}

@@ -16,7 +16,7 @@ from isthmus.models.hubs import HUBS, Built
 from isthmus.models.preparation import Preparation, parse_normalization, prepared
 from isthmus.runs.imports import attribute_of, imported
 from isthmus.runs.notices import notice
-from isthmus.runs.wording import first_line, suggestion
+from isthmus.runs.wording import first_line, suggestion, whole_number
 from isthmus.types import BadInput
 
 
@@ -124,6 +124,18 @@ def model_factory(spec: str) -> Callable[[], nn.Module]:
     return partial(_build, spec, factory, arguments, asked)
 
 
+def _count(name: str, text: str) -> int:
+    """Return the count that a text is. Raises BadInput where it is none of 1 or more."""
+    number = whole_number(text)
+    if not number:
+        raise BadInput(
+            f"{name} {text!r}",
+            expected="a whole number of 1 or more",
+            fix=f"for example --{name} 10, or #{name}=10 at the end of the model",
+        )
+    return number
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What a spec asks for beyond the network: its classes, and how images are prepared.
@@ -147,8 +159,8 @@ class _Asked:
             if name == "normalize":
                 parse_normalization(value)
                 given[name] = value
-            elif name in ("classes", "resize") and value.isdecimal() and int(value) > 0:
-                given[name] = int(value)
+            elif name in ("classes", "resize"):
+                given[name] = _count(name, value)
             else:
                 raise BadInput(
                     f"{word!r} after #",

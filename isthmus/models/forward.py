@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from isthmus.models.memory import in_passes, recomputed_in_parts, too_large
 from isthmus.runs.devices import Precision, autocast, chosen_precision, kept_draws
 from isthmus.types import BadInput
+
+T = TypeVar("T")
 
 # Values that a pass without gradients takes on an accelerator: 2,500 color images of 32x32, or 51
 # of ImageNet.
@@ -339,7 +341,7 @@ def explain_single_sample_batch() -> Iterator[None]:
 
 def logits_of(out: object) -> Tensor:
     """Return the logits in what a network returned: a tensor, the `logits` of a dict or an object,
-    or the one tensor with two dimensions in a tuple. Raises BadInput where there are none.
+    or the one tensor with two dimensions in a tuple or list. Raises BadInput where there are none.
 
     >>> logits_of({"logits": torch.ones(1), "features": torch.zeros(3)})
     tensor([1.])
@@ -359,14 +361,26 @@ def logits_of(out: object) -> Tensor:
     return logits
 
 
-def logits_in(out: object) -> Tensor | None:
-    """Return the logits in what a network returned, as `logits_of` does, or None."""
+@overload
+def logits_in(out: object) -> Tensor | None: ...
+
+
+@overload
+def logits_in(out: object, kind: type[T]) -> T | None: ...
+
+
+def logits_in(out: object, kind: type[Any] = Tensor) -> Any:
+    """Return the logits in what a network returned, as `logits_of` does, or None.
+
+    `kind` is what logits are: tensors, or what stands for them where a network is given something
+    else (bounds of values).
+    """
     held = out
     if isinstance(out, Mapping):
         held = out.get("logits")
     elif hasattr(out, "logits"):
         held = out.logits
     elif isinstance(out, (tuple, list)):
-        flat = [part for part in out if isinstance(part, Tensor) and part.ndim == 2]
+        flat = [part for part in out if isinstance(part, kind) and len(part.shape) == 2]
         held = flat[0] if len(flat) == 1 else None
-    return held if isinstance(held, Tensor) else None
+    return held if isinstance(held, kind) else None

@@ -8,6 +8,7 @@ repository brings along is never run.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,7 @@ def _normalization_of(name: str) -> tuple[tuple[float, ...] | None, tuple[float,
 
 def _file_of(name: str, file: str) -> Path:
     """Return a file of a folder, or of a repository on Hugging Face. Raises BadInput without it."""
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # which is false of a name that is too long, too
         if not (Path(name) / file).exists():
             raise BadInput(
                 f"folder {name} without {file}",

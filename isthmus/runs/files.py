@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from isthmus.runs.wording import unwritten
+from isthmus.runs.wording import first_line, unwritten
 from isthmus.types import BadInput
 
 
@@ -56,13 +57,41 @@ def write_json(path: Path | str, record: Any) -> Path:
 def read_json(path: Path | str) -> Any:
     """Return the record in a JSON file. Raises BadInput where it is missing or no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{path} ({error})",
             expected="a readable JSON file",
             fix="pass the path of a JSON file that isthmus wrote",
         ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a text in JSON holds. Raises ValueError where it is no JSON, or nested so deeply
+    that Python does not read it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def check_sums(path: Path | str) -> None:
+    """Raise BadZipFile where a zip file, as torch writes, is damaged: torch does not look at its
+    sums.
+
+    Torch can be told to write none; then they are all zero, and nothing is known.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            summed = any(member.CRC for member in archive.infolist())
+            damaged = archive.testzip() if summed else None
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged file makes zipfile raise is open-ended
+        raise zipfile.BadZipFile(first_line(error)) from error
+    if damaged:
+        raise zipfile.BadZipFile(f"{damaged} is not what was written")
 
 
 def file_sha256(path: Path | str) -> str:

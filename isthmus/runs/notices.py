@@ -22,8 +22,13 @@ def notice(text: str) -> None:
 
 @contextmanager
 def plain_notices() -> Iterator[None]:
-    """Run a block in which notices are lines on standard error, as the command line prints them."""
+    """Run a block in which notices are lines on standard error, as the command line prints them.
+
+    What libraries tell programmers of changes to come is not shown, unless Python was told to.
+    """
     with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore", FutureWarning)
         show = warnings.showwarning
 
         def line(message: Warning | str, category: type[Warning], *place: object) -> None:

@@ -8,6 +8,7 @@ job is done twice and none stays taken. What is finished is not done again.
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 import time
 import traceback
@@ -18,14 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from isthmus.runs.files import read_json, write_json, write_text
 from isthmus.runs.folder import differing
 from isthmus.runs.locks import lock_of
 from isthmus.runs.portable import portable
 from isthmus.runs.progress import duration
-from isthmus.runs.wording import first_line
+from isthmus.runs.wording import first_line, unwritten
 from isthmus.types import BadInput
 
 Work = Callable[..., Mapping[str, Any]]
@@ -120,21 +121,35 @@ def _take(
     sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[str], None]
 ) -> None:
     """Do a job, unless it is finished or taken."""
-    lock = FileLock(_made(sweep.hidden(f"{job.name}.lock")), thread_local=False)
     if not sweep.file(job).exists():
-        try:
-            with lock.acquire(blocking=False):
-                if not sweep.file(job).exists():  # another process may have just finished it
-                    _do(sweep, work, job, outcome, tell)
-                    return
-        except Timeout:
+        lock = FileLock(_made(sweep.hidden(f"{job.name}.lock")), thread_local=False)
+        if not _acquired(lock):
             outcome.elsewhere.append(job.name)
             return
+        try:
+            if not sweep.file(job).exists():  # another process may have just finished it
+                _do(sweep, work, job, outcome, tell)
+                return
+        finally:
+            lock.release()
     outcome.before.append(job.name)
     with suppress(BadInput):
-        difference = _difference(read_json(sweep.file(job)), sweep)
+        difference = _difference(_result(sweep.file(job)), sweep)
         if difference:
             outcome.outdated[job.name] = difference
+
+
+def _acquired(lock: BaseFileLock) -> bool:
+    """Take a lock, and return whether no other process has it. Raises BadInput where the folder
+    cannot be written.
+    """
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise unwritten(Path(lock.lock_file), error) from error
+    return True
 
 
 def _do(sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[str], None]) -> None:
@@ -144,9 +159,11 @@ def _do(sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[st
     began = time.monotonic()
     try:
         _seed(job)
-        record = work(**_arguments(sweep, work, job))
+        record = _checked(work(**_arguments(sweep, work, job)))
         write_json(sweep.file(job), {**record, "sweep": _described(sweep, job)})
-    except (Exception, SystemExit) as error:  # the job's own code may raise anything, or exit
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the job's own code may raise anything, or exit
         write_text(error_file, traceback.format_exc())
         outcome.failed[job.name] = first_line(error)
         tell(f"{job.name} failed: {first_line(error)}")
@@ -155,6 +172,34 @@ def _do(sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[st
     shutil.rmtree(sweep.hidden(job.name), ignore_errors=True)
     outcome.finished.append(job.name)
     tell(f"{job.name} finished in {duration(time.monotonic() - began)}")
+
+
+def _checked(record: Any) -> Mapping[str, Any]:
+    """Return what a job returned. Raises BadInput where it is no record: values by name."""
+    if not isinstance(record, Mapping):
+        returned = "nothing" if record is None else f"a {type(record).__name__}"
+        raise BadInput(
+            f"a job that returned {returned}",
+            expected="a record: values by name",
+            fix="return a dict",
+        )
+    _check_names(record)
+    return record
+
+
+def _check_names(value: Any) -> None:
+    """Raise BadInput where a name in a record is no text: JSON would hold it as one."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise BadInput(
+                    f"a record with the name {name!r}",
+                    expected="texts as names",
+                    fix="write str(name) in the job",
+                )
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _check_names(part)
 
 
 def once(file: Path, make: Callable[[], Any]) -> Path:
@@ -172,9 +217,29 @@ def once(file: Path, make: Callable[[], Any]) -> Path:
 def results(sweep: Sweep) -> dict[str, dict[str, Any]]:
     """Return what every finished job of the folder has written, by name, in alphabetical order.
 
-    That includes jobs which the sweep no longer has. Raises BadInput where a file is no JSON.
+    That includes jobs which the sweep no longer has. Raises BadInput where a file is no JSON, or no
+    record.
     """
-    return {file.stem: read_json(file) for file in sorted(sweep.results.glob("*.json"))}
+    return {file.stem: _result(file) for file in sorted(sweep.results.glob("*.json"))}
+
+
+def _result(file: Path) -> dict[str, Any]:
+    """Return what a job has written. Raises BadInput where the file holds something else."""
+    record: dict[str, Any] = read_json(file)
+    described = record.get("sweep", _NOTHING_SAID) if isinstance(record, dict) else None
+    if not isinstance(described, dict) or not all(
+        isinstance(described.get(part), dict) for part in _NOTHING_SAID
+    ):
+        raise BadInput(
+            f"{file}, which holds no result of a job",
+            expected="the record that a job has written",
+            fix="delete the file, and its job is done again",
+        )
+    return record
+
+
+_NOTHING_SAID: Mapping[str, Any] = {"axes": {}, "settings": {}}
+"""What results stand for that do not say of which axes and settings they are."""
 
 
 def _seed(job: Job) -> None:
@@ -185,8 +250,11 @@ def _seed(job: Job) -> None:
 
 
 def _made(file: Path) -> Path:
-    """Return the file, after making its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Return the file, after making its folder. Raises BadInput where that cannot be made."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritten(file.parent, error) from error
     return file
 
 
@@ -207,14 +275,30 @@ def _own(sweep: Sweep, work: Work, job: Job) -> dict[str, Any]:
 
 def _check_arguments(sweep: Sweep, work: Work, job: Job) -> None:
     signature = inspect.signature(work)
+    given = {**sweep.settings, **job.axes}
+    own = _own(sweep, work, job)
+    for name in own.keys() & given.keys():
+        raise BadInput(
+            f"{name} = {given[name]!r} for a job",
+            expected=f"another name: every job gets a {name} of its own",
+            fix="rename the axis or setting",
+        )
     try:
-        signature.bind(**{**sweep.settings, **job.axes, **_own(sweep, work, job)})
+        signature.bind(**given, **own)
     except TypeError as error:
         name = getattr(work, "__qualname__", repr(work))
         raise BadInput(
             f"a job whose function {name} has {error}",
             expected=f"axes and settings for {name}({', '.join(signature.parameters)})",
             fix="add it to the file, or pass --set NAME=VALUE",
+        ) from error
+    try:
+        json.dumps(_described(sweep, job), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"a job of {given} ({first_line(error)})",
+            expected="axes and settings that its result can hold as JSON",
+            fix="write them as texts",
         ) from error
 
 

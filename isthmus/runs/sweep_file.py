@@ -28,7 +28,39 @@ from isthmus.runs.wording import first_line, suggestion
 from isthmus.types import BadInput
 
 KEYS = ("job", "name", "results", "page", "grid", "settings", "table", "plot", "slurm")
-PARTS = {"table": ("rows", "columns"), "plot": ("x", "y", "lines")}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_titled(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+PARTS: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str, str]]] = {
+    "table": {
+        "rows": (_is_texts, "a list of axes", "rows = ['method', 'density']"),
+        "columns": (_is_titled, "titles and values", "columns = {accuracy = 'accuracy'}"),
+    },
+    "plot": {
+        "x": (_is_text, "an axis", "x = 'density'"),
+        "y": (_is_text, "a value", "y = 'accuracy'"),
+        "lines": (_is_text, "an axis", "lines = 'method'"),
+    },
+}
+"""What may stand in the tables that say how results are shown: whether a value is one, what is
+expected, and an example.
+"""
+
+NEEDED = {"plot": ("x", "y")}
+
+_LONGEST_NAME = 220
+"""Bytes in the name of a job. File systems hold 255, and its files have endings of their own."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +98,9 @@ class SweepFile:
 
         Values are compared as text. Raises BadInput where an axis or value is in no job.
         """
+        check_axes(wanted, [job.axes for job in self.sweep.jobs])
         for axis, values in wanted.items():
             known = {str(job.axes[axis]) for job in self.sweep.jobs if axis in job.axes}
-            axes = {name for job in self.sweep.jobs for name in job.axes}
-            if axis not in axes:
-                raise BadInput(
-                    f"axis {axis!r}", expected="one of the file's", fix=suggestion(axis, axes)
-                )
             for value in values:
                 if value not in known:
                     raise BadInput(
@@ -87,19 +115,19 @@ class SweepFile:
 def read_sweep(path: Path | str) -> SweepFile:
     """Return the sweep that a TOML file describes.
 
-    Raises BadInput where the file is no TOML, has unknown or missing parts, or two of its jobs have
-    one name.
+    Raises BadInput where the file is no TOML, has unknown or missing parts, shows an axis that no
+    job has, or two of its jobs have one name.
     """
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(
             f"{path} ({first_line(error)})", expected="a TOML file", fix="correct it"
         ) from error
     _check_parts(path, content)
-    grids = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
-    combinations = [axes for grid in grids for axes in _combinations(grid)]
+    combinations = [axes for grid in _grids(content) for axes in _combinations(grid)]
+    check_axes(_shown(content), combinations)
     varied = _varied(combinations)
     names = [_name(path, content.get("name", ""), axes, varied) for axes in combinations]
     jobs = {name: Job(name, axes) for name, axes in zip(names, combinations, strict=True)}
@@ -117,7 +145,7 @@ def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
             raise BadInput(
                 f"{key!r} in {path}",
                 expected=f"only {', '.join(KEYS)}",
-                fix=f"{suggestion(key, KEYS)} What all jobs share belongs into [settings]",
+                fix=f"{suggestion(key, KEYS)}; what all jobs share belongs into [settings]",
             )
     kinds = {str: ("job", "name", "results", "page"), dict: ("settings", "table", "plot", "slurm")}
     for kind, keys in kinds.items():
@@ -128,14 +156,8 @@ def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
                     expected="a text" if kind is str else "a table",
                     fix=f"write {key} = '...'" if kind is str else f"write [{key}]",
                 )
-    for part, known in PARTS.items():
-        for key in content.get(part, {}):
-            if key not in known:
-                raise BadInput(
-                    f"{key!r} in [{part}] of {path}",
-                    expected=f"only {', '.join(known)}",
-                    fix=suggestion(key, known),
-                )
+    for part in PARTS:
+        _check_shown(path, part, content.get(part, {}))
     grids = content.get("grid")
     well_formed = isinstance(grids, dict) or (
         isinstance(grids, list) and all(isinstance(grid, dict) for grid in grids)
@@ -144,6 +166,59 @@ def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
         raise BadInput(
             f"{path} without jobs", expected="a table [[grid]] of axes", fix="write [[grid]]"
         )
+    for name, values in (axis for grid in _grids(content) for axis in grid.items()):
+        if values == []:
+            raise BadInput(
+                f"{name} = [] in {path}", expected="one value or more", fix="leave the axis out"
+            )
+
+
+def _grids(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the grids of a file: one table, or a list of them."""
+    grids = content["grid"]
+    return grids if isinstance(grids, list) else [grids]
+
+
+def _check_shown(path: Path, part: str, table: Mapping[str, Any]) -> None:
+    """Raise BadInput unless a table of the file says how to show results."""
+    known = PARTS[part]
+    for key, value in table.items():
+        if key not in known:
+            raise BadInput(
+                f"{key!r} in [{part}] of {path}",
+                expected=f"only {', '.join(known)}",
+                fix=suggestion(key, known),
+            )
+        fits, kind, example = known[key]
+        if not fits(value):
+            raise BadInput(
+                f"{key} = {value!r} in [{part}] of {path}",
+                expected=kind,
+                fix=f"for example {example}",
+            )
+    lacking = [key for key in NEEDED.get(part, ()) if table and key not in table]
+    if lacking:
+        raise BadInput(
+            f"[{part}] without {' and '.join(lacking)} in {path}",
+            expected=" and ".join(NEEDED[part]),
+            fix=f"add {' and '.join(lacking)}, or leave [{part}] out",
+        )
+
+
+def _shown(content: Mapping[str, Any]) -> list[str]:
+    """Return the axes that the tables of a file name to show results by."""
+    table, plot = content.get("table", {}), content.get("plot", {})
+    return [*table.get("rows", []), *(plot[key] for key in ("x", "lines") if key in plot)]
+
+
+def check_axes(names: Iterable[str], jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise BadInput where none of the jobs, given by their axes, has an axis of such a name."""
+    known = {name for axes in jobs for name in axes}
+    for name in names:
+        if name not in known:
+            raise BadInput(
+                f"axis {name!r}", expected="one of the sweep", fix=suggestion(name, known)
+            )
 
 
 def _combinations(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -168,14 +243,27 @@ def _name(path: Path, pattern: str, axes: Mapping[str, Any], varied: Iterable[st
         words = [_word(name, value) for name, value in axes.items() if name in varied]
         return "-".join(filter(None, words))
     if "{" not in pattern:
-        return str(named_function(pattern, path.parent)(**axes))
+        return _named_by(path, pattern, axes)
     try:
         return pattern.format(**axes)
-    except (KeyError, ValueError, IndexError) as error:
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
         raise BadInput(
             f"name = {pattern!r} for {dict(axes)}",
             expected="a pattern of axes",
             fix="write name = '{method}-seed{seed}'",
+        ) from error
+
+
+def _named_by(path: Path, spec: str, axes: Mapping[str, Any]) -> str:
+    """Return a job's name, from the function that makes it."""
+    function = named_function(spec, path.parent)
+    try:
+        return str(function(**axes))
+    except Exception as error:  # it is the user's own
+        raise BadInput(
+            f"name = {spec!r} for {dict(axes)} ({type(error).__name__}: {first_line(error)})",
+            expected="a function of the axes",
+            fix="correct it",
         ) from error
 
 
@@ -198,9 +286,12 @@ def _check_names(jobs: Mapping[str, Job], combinations: Sequence[Mapping[str, An
             fix="let `name` say all axes that differ",
         )
     for name in jobs:
-        if not name or name.startswith(".") or Path(name).name != name:
+        odd = not name or name.startswith(".") or "\0" in name or Path(name).name != name
+        if odd or len(name.encode(errors="replace")) > _LONGEST_NAME:
             raise BadInput(
-                f"a job named {name!r}", expected="a file name", fix="change `name` in the file"
+                f"a job named {name!r}",
+                expected=f"a file name of at most {_LONGEST_NAME} bytes",
+                fix="change `name` in the file",
             )
 
 
@@ -225,5 +316,5 @@ def read_value(text: str) -> Any:
     """
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # of too many digits or brackets, too
         return text

@@ -1,4 +1,4 @@
-"""Small phrases for messages: suggestions, percentages, shortened lists."""
+"""Small phrases for messages: suggestions, percentages, shortened lists; numbers in texts."""
 
 from __future__ import annotations
 
@@ -28,14 +28,36 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     )
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number that a text is in decimal digits alone, or None where it is no such text.
+
+    More digits than Python reads (4,300 unless it is told otherwise) are none.
+
+    >>> whole_number("12"), whole_number("-1"), whole_number("1.5"), whole_number("9" * 5000)
+    (12, None, None, None)
+    """
+    try:
+        return int(text) if text.isdecimal() else None
+    except ValueError:
+        return None
+
+
 def absent(path: Path, expected: str) -> BadInput:
     """Return the refusal of a file that does not exist, with the visible names beside it."""
     folder = path.parent
-    beside = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    beside = _names_in(folder)
     visible = [name for name in beside if not name.startswith(".")]
     return BadInput(
         f"{path}, which does not exist", expected=expected, fix=suggestion(path.name, visible)
     )
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder; none where it is no folder, or cannot be read."""
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except (OSError, ValueError):
+        return []
 
 
 def unwritten(path: Path, error: BaseException) -> BadInput:

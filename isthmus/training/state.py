@@ -18,7 +18,7 @@ from isthmus.models.forward import explain_single_sample_batch
 from isthmus.models.memory import GradientPasses
 from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.draws import random_state, set_random_state
-from isthmus.runs.files import write_atomically
+from isthmus.runs.files import check_sums, write_atomically
 from isthmus.runs.folder import differing
 from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import average, gathered, ranks, share_from_first
@@ -80,21 +80,12 @@ def held_precision(file: Path | None) -> Precision | None:
     if file is None or not file.exists():
         return None
     try:
+        check_sums(file)
         state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
         precision = state["identity"]["precision"]
     except UNREADABLE:
         return None
     return precision if precision in ("fp32", "bf16") else None
-
-
-def _check_whole(file: Path) -> None:
-    """Raise BadZipFile where a file of torch is damaged: its sums are there, and torch does not
-    look at them.
-    """
-    with zipfile.ZipFile(file) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise zipfile.BadZipFile(damaged)
 
 
 @dataclass
@@ -159,7 +150,7 @@ class TrainingRun:
     def load(self, file: Path, identity: dict[str, Any]) -> None:
         """Resume the run from the file. Raises BadInput where the file is of another run."""
         try:
-            _check_whole(file)
+            check_sums(file)
             state = torch.load(file, weights_only=True, map_location="cpu")
             difference = differing(state["identity"], identity, _told(_defaults()))
             if not difference:

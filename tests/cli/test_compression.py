@@ -1,5 +1,6 @@
 """`isthmus prune` and `isthmus quantize`: their figures, their files, and what they refuse."""
 
+import importlib
 import json
 
 import pytest
@@ -8,9 +9,9 @@ from jsonschema import Draft202012Validator
 from support.command_line import isthmus
 
 from isthmus import load_data
-from isthmus.compression import Compressed
+from isthmus.compression import Compressed, quantize
 from isthmus.evidence.schema import schema
-from isthmus.models import load_checkpoint, model_factory
+from isthmus.models import load_checkpoint, model_factory, save_checkpoint
 from isthmus.runs import file_sha256
 
 TRADED = ("--loss", "trade-off", "--beta", 3, "--eps", 0.05, "--attack-steps", 1)
@@ -82,6 +83,40 @@ def test_channels_leave_a_smaller_network(folder):
     assert record["compressed"]["smaller"]
     assert record["after"]["multiply-adds"] < 0.6 * record["before"]["multiply-adds"]
     assert not (folder / "channels/network.safetensors").exists()
+
+
+NORMED = """
+from torch import nn
+from isthmus.models import small_cnn
+
+def normed():
+    return with_norm(small_cnn(10, channels=1, width=8))
+
+def with_norm(net):
+    first = next(part for part in net.modules() if isinstance(part, nn.Conv2d))
+    nn.utils.parametrizations.weight_norm(first)
+    return net
+"""
+
+
+def test_no_plain_file_is_written_that_the_model_would_not_load(folder, monkeypatch):
+    (folder / "networks_normed.py").write_text(NORMED)
+    monkeypatch.syspath_prepend(folder)
+    plain = load_checkpoint(folder / "net.safetensors", model_factory(NET)())
+    net = importlib.import_module("networks_normed").with_norm(plain)
+    save_checkpoint(net, folder / "normed.safetensors")
+    done = isthmus(
+        *("quantize", "normed.safetensors", "--model", "networks_normed:normed", "--bits", 8),
+        *("--method", "post-training"),
+        *("--clean", "digits:train#n=200", "--data", "digits:test#n=100", "--out", "normed"),
+        folder=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "normed/network.safetensors").exists()
+    small = Compressed.load(folder / "normed/compressed.safetensors", net)
+    x = load_data("digits:test#n=20").floats()
+    expected = quantize(net, load_data("digits:train#n=200"), 8).model(x)
+    torch.testing.assert_close(small.model(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_functions_beside_the_file_do_the_jobs_and_a_failure_is_status_1(tmp_pat
     [
         (("--shard", "3/2"), "shard 3/2"),
         (("--shard", "half"), "shard 'half'"),
+        (("--shard", "9" * 5000 + "/2"), "shard '9999"),
         (("--only", "attack"), "NAME=VALUE"),
         (("--only", "attack=Patch"), "did you mean patch?"),
         (("--set", "tests=digits:test"), "unexpected keyword argument 'tests'"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from safetensors import safe_open
 from safetensors.torch import save_file
 from support.refusals import refused
@@ -26,6 +27,7 @@ from isthmus.compression import (
     multiply_adds,
     prune,
     pruners,
+    quantize,
 )
 from isthmus.compression.pruning.mask import held_in
 from isthmus.compression.pruning.rewiring import Pulled, Rewire, allotted, anchor, rewired
@@ -56,6 +58,38 @@ NETS = {
     "residual": lambda: preact_resnet(8, 3, 1, 4),
     "sequential blocks": lambda: small_cnn(3, 1, 4),
 }
+
+
+COMPUTED = {
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "older weight norm": nn.utils.weight_norm,
+    "older spectral norm": nn.utils.spectral_norm,
+    "torch's masks": lambda layer: torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.3),
+}
+"""What computes the weight of a layer before each pass."""
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("norm", COMPUTED.values(), ids=COMPUTED)
+def test_weights_that_a_network_computes_itself_are_baked_and_compressed(norm, trains, tmp_path):
+    torch.manual_seed(0)
+    net = convolutional()
+    norm(net[3]).requires_grad_(trains)
+    net.train()(samples().floats())
+    names = list(net.eval().state_dict())
+    plain, x = baked(net), samples().floats()
+    assert torch.allclose(plain(x), net(x), atol=1e-6)
+    assert plain.state_dict().keys() == convolutional().state_dict().keys()
+    assert isinstance(plain[3].weight, nn.Parameter) and plain[3].weight.requires_grad == trains
+    assert list(net.state_dict()) == names
+    small = prune(net, samples(), 0.5)
+    assert int((baked(small.model)[3].weight == 0).sum()) > 50
+    file = small.save(tmp_path / "small.safetensors")
+    assert torch.equal(Compressed.load(file, net).model(x), small.model(x))
+    quantized = baked(quantize(net, samples(), 2, layers="all").model)
+    assert len(quantized[3].weight.unique()) <= 4
 
 
 @pytest.fixture(scope="module")

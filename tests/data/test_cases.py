@@ -199,6 +199,17 @@ def test_notices_are_lines_on_the_command_line(capsys):
     assert capsys.readouterr().err.startswith("isthmus: no bonafide sample of 1 of 3 classes (c)")
 
 
+@pytest.mark.parametrize(("options", "told"), [([], 1), (["default"], 2)])
+def test_what_libraries_tell_programmers_is_not_on_the_command_line(options, told, monkeypatch):
+    monkeypatch.setattr("sys.warnoptions", options)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with plain_notices():
+            warnings.warn("overflow", RuntimeWarning, stacklevel=1)
+            warnings.warn("is deprecated", FutureWarning, stacklevel=1)
+    assert [warning.category for warning in seen] == [RuntimeWarning, FutureWarning][:told]
+
+
 # ---- files
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import matplotlib
 import pytest
 from support.records import example
+from support.refusals import refused
 
-from isthmus.evidence import figures, labels
+from isthmus.evidence import Finished, figures, labels
 from isthmus.evidence.record import Report
 from isthmus.evidence.summary import worst_classes
 from isthmus.metrics import Path, Rate
@@ -229,3 +230,9 @@ def test_scattered_points_share_one_axis_with_gaps():
     x, y = lines(axes)["Clean accuracy"].get_data()
     assert [t for t, value in zip(x, y, strict=True) if value != value] == [0.2, 0.5, 1.0]
     assert [t for t, value in zip(x, y, strict=True) if value == value] == list(ts)
+
+
+def test_a_value_that_no_job_of_the_axis_has_cannot_be_drawn():
+    jobs = [Finished({"density": 0.1}, {"accuracy": 0.9}), Finished({"bits": 2}, {"size": 3})]
+    assert figures.swept(jobs, "density", "accuracy").axes
+    refused(lambda: figures.swept(jobs, "density", "size"), "value 'size'")

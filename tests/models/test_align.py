@@ -8,7 +8,7 @@ from itertools import permutations
 import pytest
 import torch
 import torch.nn.functional as F
-from support.networks import ZOO, Function, data, network
+from support.networks import AROUND, ZOO, Around, Function, data, network
 from support.refusals import refused
 from torch import nn
 
@@ -406,6 +406,18 @@ def test_alignment_to_a_permuted_copy_of_itself_finds_the_weights_back(kind, by)
     found = align(net, moved.model, data(64), by=by)
     assert same_weights(found.model, net)
     assert moved.difference < 1e-4 and moved.moved > 0 and found.fixed == moved.fixed
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_channels_move_alike_whatever_the_logits_are_returned_in(around):
+    body = make("small_cnn")
+    net = Around(body, around)
+    found, expected = permutation_groups(net, X), permutation_groups(body, X)
+    assert found.made == expected.made
+    assert [group.size for group in found] == [group.size for group in expected]
+    moved = permuted_copy(net, data(64), how="random", seed=5)
+    assert same_weights(align(net, moved.model, data(64)).model, net)
+    check_same_function(net, moved.model, X, tolerance=1e-9)  # finer than single precision
 
 
 def test_the_least_correlated_copy_is_farther_than_a_random_one():

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from support.networks import ZOO, network
+from support.networks import AROUND, ZOO, Around, network
 from support.refusals import refused
 from torch import nn
 
@@ -317,6 +317,15 @@ def test_a_network_that_ignores_its_input_is_refused():
             return torch.zeros(2, 3)
 
     refused(lambda: bounded(Blind(), Box.sound(torch.rand(2, 1, 2, 2), 0.1)), "Tensor")
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_bounds_are_those_of_the_logits_in_what_a_network_returns(around):
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    box = Box.sound(torch.rand(2, 1, 2, 2), 0.1)
+    found, expected = bounded(Around(body, around), box), bounded(body, box)
+    assert torch.equal(found.lower, expected.lower)
+    assert torch.equal(found.upper, expected.upper)
 
 
 def test_what_is_done_in_place_is_seen_by_who_holds_the_value():

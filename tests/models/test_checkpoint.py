@@ -2,6 +2,7 @@
 run.
 """
 
+import json
 import os
 import pickle
 import resource
@@ -280,6 +281,28 @@ def test_torch_files_cut_anywhere_are_refused(zipped, share, tmp_path):
     refused(lambda: read_checkpoint(file), str(file))
 
 
+@pytest.mark.parametrize("part", ["values", "pickle"])
+def test_a_flipped_bit_in_a_torch_file_is_noticed(part, tmp_path):
+    file, state = tmp_path / "x.pt", {"a": torch.rand(50)}
+    torch.save(state, file)
+    whole = bytearray(file.read_bytes())
+    held = state["a"].numpy().tobytes() if part == "values" else b"FloatStorage"
+    whole[whole.index(held) + 2] ^= 1
+    file.write_bytes(whole)
+    refused(lambda: read_checkpoint(file), "damaged", "is not what was written", "a whole file")
+
+
+@pytest.mark.parametrize("written", ["without sums", "legacy"])
+def test_a_torch_file_without_sums_is_read(written, tmp_path):
+    file, state = tmp_path / "x.pt", {"a": torch.rand(50)}
+    torch.serialization.set_crc32_options(written == "legacy")
+    try:
+        torch.save(state, file, _use_new_zipfile_serialization=written != "legacy")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_checkpoint(file)[0]["a"], state["a"])
+
+
 def test_a_script_archive_is_refused(tmp_path):
     with zipfile.ZipFile(
         tmp_path / "x.pt", "w"
@@ -302,8 +325,9 @@ def test_a_script_archive_is_refused(tmp_path):
         ),
         ({"w": torch.ones(1), "epoch": 3}, ["'epoch'", "(int)", "dense tensors by name"]),
         ({"w": torch.eye(3).to_sparse()}, ["'w'", "sparse", "dense tensors"]),
-        ({"w": torch.ones(3, device="meta")}, ["'w'", "no ordinary tensor", "dense tensors"]),
-        ({3: torch.ones(3)}, ["3 is no ordinary", "dense tensors by name"]),
+        ({"w": torch.ones(3, device="meta")}, ["'w'", "no values", "meta", "dense tensors"]),
+        ({3: torch.ones(3)}, ["an entry is 3 (int), no text", "dense tensors by name"]),
+        ({}, ["which holds nothing;", "a state dict"]),
     ],
 )
 def test_what_is_no_state_dict_is_refused(content, words, tmp_path):
@@ -316,6 +340,28 @@ def test_a_mapping_that_holds_itself_ends(tmp_path):
     content["model"] = content["state_dict"] = content
     torch.save(content, tmp_path / "x.pt")
     refused(lambda: read_checkpoint(tmp_path / "x.pt"), "entries", "a state dict")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("path", [f"{LONG}.pt", f"{LONG}/x.pt", f"{LONG}.safetensors.index.json"])
+def test_a_name_that_no_folder_can_hold_is_refused(path, tmp_path):
+    refused(lambda: read_checkpoint(tmp_path / path), LONG, "File name too long", "check")
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (json.dumps({"weight_map": {"w": f"{LONG}.safetensors"}}), [LONG, "File name too long"]),
+        ("[" * 100_000, ["x.safetensors.index.json", "nested too deeply", "JSON"]),
+        ('{"a": ' + "9" * 5000 + "}", ["x.safetensors.index.json", "JSON"]),
+    ],
+    ids=["long name", "deep", "many digits"],
+)
+def test_an_index_made_to_harm_is_refused(index, words, tmp_path):
+    (tmp_path / "x.safetensors.index.json").write_text(index)
+    refused(lambda: read_checkpoint(tmp_path / "x.safetensors.index.json"), *words)
 
 
 def test_missing_files_and_folders_are_named_with_what_is_near(tmp_path):
@@ -390,6 +436,16 @@ MISFITS = {
         ["1 tensors hold numbers that torch.float32 cannot hold: 2.bias", "wider type"],
     ),
 }
+
+
+def test_a_variance_below_zero_is_refused(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    state = net.state_dict()
+    torch.save({**state, "1.running_var": torch.tensor([1.0, -1e-3])}, tmp_path / "x.pt")
+    words = ["1 variances are below zero: 1.running_var", "0 or more"]
+    refused(lambda: load_checkpoint(tmp_path / "x.pt", net), *words)
+    torch.save({**state, "1.running_var": torch.tensor([1.0, 0.0])}, tmp_path / "x.pt")
+    assert load_checkpoint(tmp_path / "x.pt", net)[1].running_var[1] == 0
 
 
 def test_a_network_without_shapes_is_refused(tmp_path):
@@ -531,6 +587,32 @@ def test_a_network_that_is_one_part_of_what_was_saved_is_cut_out_with_notice(nam
         assert same(load_checkpoint(tmp_path / "x.ckpt", perceptron()), NET)
 
 
+class WithAverage(nn.Module):
+    """Keeps an average of its weights inside itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("0", nn.Flatten())
+        self.add_module("1", nn.Linear(4, 3))
+        self.ema = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "net."])
+def test_an_average_inside_the_network_is_part_of_it(prefix, tmp_path):
+    net = WithAverage()
+    torch.save({**under(prefix, net.state_dict()), "x.y": torch.ones(1)}, tmp_path / "x.pt")
+    if prefix:
+        with pytest.warns(Notice, match=f"the network is under {prefix}, without x.y"):
+            assert same(load_checkpoint(tmp_path / "x.pt", WithAverage()), net)
+    torch.save(under(prefix, net.state_dict()), tmp_path / "x.pt")
+    assert same(load_checkpoint(tmp_path / "x.pt", WithAverage()), net)
+
+
+def test_a_network_that_is_there_twice_with_the_same_weights_is_loaded(tmp_path):
+    torch.save({**under(""), **under("module.")}, tmp_path / "x.pt")
+    assert same(load_checkpoint(tmp_path / "x.pt", perceptron()), NET)
+
+
 def test_counters_of_profilers_are_left_out(tmp_path):
     counters = {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}
     torch.save({**NET.state_dict(), **counters}, tmp_path / "x.pt")
@@ -550,6 +632,14 @@ def test_counters_of_profilers_are_left_out(tmp_path):
                 **under("teacher.", changed(**{"2_bias": torch.ones(2)})),
             },
             ["holds the network 2 times (student., teacher.)", "one network"],
+        ),
+        (
+            lambda: {**under(""), **under("module.", changed(**{"2_bias": torch.ones(2)}))},
+            ["holds the network 2 times (module., without a prefix)", "one network"],
+        ),
+        (
+            lambda: {**under("net."), **under("net.ema.", changed(**{"2_bias": torch.ones(2)}))},
+            ["holds the network 2 times (net., net.ema.)", "one network"],
         ),
         (
             lambda: {**under("model."), "model.3.weight": torch.ones(1), "x": torch.ones(1)},

@@ -4,19 +4,20 @@ import copy
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 import torch
-from support.networks import ZOO, data, network
+from support.networks import AROUND, ZOO, Around, data, network
 from support.refusals import refused
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from isthmus import BadInput, Bezier, Data, Linf, fit, input_hessian_top, recalibrate
 from isthmus.attacks import PGD
+from isthmus.attacks.inputs.health.probes.stronger import Blurred
 from isthmus.curves import expected_over_t
 from isthmus.metrics import Accuracy, MeanLoss, RobustAccuracy, measure
+from isthmus.metrics.curvature.weights import weight_hessian_top
 from isthmus.models import frozen, laid_out
 from isthmus.models.forward import (
     as_input,
@@ -207,31 +208,6 @@ def test_what_this_machine_does_not_have_is_refused(make, words):
     assert "\n" not in str(caught.value)
 
 
-@dataclass
-class Output:
-    logits: torch.Tensor
-    loss: None = None
-
-
-AROUND = {
-    "tuple": lambda logits, x: (logits, x),
-    "dict": lambda logits, x: {"features": x, "logits": logits},
-    "dataclass": lambda logits, x: Output(logits),
-}
-
-
-class Around(nn.Module):
-    """Returns its logits and something else, as many networks out there do."""
-
-    def __init__(self, around):
-        super().__init__()
-        self.body = network("linear")
-        self.around = around
-
-    def forward(self, x):
-        return self.around(self.body(x), x)
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -243,14 +219,14 @@ class Around(nn.Module):
 )
 def test_a_network_that_returns_one_of_two_answers_is_told_to_return_its_logits(call):
     samples = data(8)
-    two_heads = Around(lambda logits, x: (logits, logits))
+    two_heads = Around(network("linear"), lambda logits, x: (logits, logits))
     with pytest.raises(BadInput, match="returns a tuple; expected logits; wrap it"):
         call(two_heads, samples.x, samples.y)
 
 
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 def test_logits_are_taken_out_of_what_is_around_them(around):
-    samples, net = data(8), Around(around)
+    samples, net = data(8), Around(network("linear"), around)
     plain = copy.deepcopy(net.body)
     assert torch.equal(outputs(net, samples.x), outputs(plain, samples.x))
     attack = PGD(Linf(0.1), steps=2)
@@ -259,8 +235,19 @@ def test_logits_are_taken_out_of_what_is_around_them(around):
     for each in (net, plain):
         fit(each, samples, steps=3, lr=0.1)
     assert all(map(torch.equal, net.parameters(), plain.parameters()))
-    ends = (net, Around(around))
+    ends = (net, Around(network("linear"), around))
     fit(Bezier(*ends), samples, expected_over_t(cross_entropy), steps=2, lr=0.1)
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_whatever_reads_a_networks_output_takes_its_logits(around):
+    samples = data(8)
+    plain = network("linear")
+    net = Around(plain, around)
+    sharpness = [weight_hessian_top(each, samples.floats(), samples.y) for each in (net, plain)]
+    assert sharpness[0] == pytest.approx(sharpness[1])
+    blurred = [Blurred(each, 0.1)(samples.floats()) for each in (net, plain)]
+    assert torch.equal(*blurred)
 
 
 def test_devices_are_found():

@@ -191,6 +191,7 @@ def test_an_index_that_is_not_whole_is_refused(index, words, tmp_path):
         ("timm:test_resnett", ["unknown to timm", "did you mean"]),
         ("timm:test_resnet,no_such=3", ["cannot be built", "no_such"]),
         ("torchvision:resnet19", ["unknown to torchvision", "did you mean"]),
+        pytest.param("hf:" + "x" * 300, ["config.json of 'xxx"], id="a name too long"),
     ],
 )
 def test_unknown_networks_of_libraries_are_refused(spec, words):
@@ -201,8 +202,12 @@ def test_unknown_networks_of_libraries_are_refused(spec, words):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("classes=ten", ["'classes=ten'", "classes=N"]),
-        ("resize=0", ["'resize=0'"]),
+        ("class=10", ["'class=10'", "classes=N"]),
+        ("classes=ten", ["classes 'ten'", "1 or more", "--classes 10"]),
+        ("classes=0", ["classes '0'", "1 or more", "--classes 10"]),
+        ("resize=-3", ["resize '-3'", "1 or more", "--resize 10"]),
+        pytest.param("resize=" + "9" * 5000, ["resize '999", "1 or more"], id="5000 digits"),
+        ("resize=0", ["resize '0'", "--resize 10"]),
         ("size=3", ["'size=3'"]),
         ("normalize=imagnet", ["did you mean imagenet"]),
         ("normalize=0.5", ["means and deviations"]),

@@ -1,9 +1,12 @@
 """Sweeps: every job is done once, on any process and after any interruption."""
 
 import json
+import math
 import sys
 import time
+from asyncio import CancelledError
 from collections import Counter
+from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -59,7 +62,7 @@ def test_a_job_does_not_depend_on_those_before_it(tmp_path):
     assert last.read_text() == alone.read_text()
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit])
+@pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit, CancelledError])
 def test_a_failed_job_is_reported_and_tried_again(error, tmp_path):
     sweep = sweep_of(tmp_path)
 
@@ -80,6 +83,76 @@ def test_a_record_that_is_no_json_is_a_failure_and_leaves_no_file(tmp_path):
     sweep = sweep_of(tmp_path, 1)
     assert run_sweep(sweep, lambda i, seed: {"value": float("nan")}).failed
     assert not results(sweep)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, "job that returned nothing; expected a record"),
+        ([1], "job that returned a list; expected a record"),
+        ({1: 2}, "the name 1; expected texts"),
+        ({"a": [{"b": {None: 2}}]}, "the name None; expected texts"),
+    ],
+)
+def test_what_is_no_record_by_name_is_a_failure_that_says_so(returned, words, tmp_path):
+    sweep = sweep_of(tmp_path, 1)
+    assert words in run_sweep(sweep, lambda i, seed: returned).failed["job0"]
+    assert not results(sweep)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1],
+        3,
+        {"sweep": None},
+        {"sweep": "x"},
+        {"sweep": {"axes": 3, "settings": {}}},
+        {"sweep": {"axes": {}}},
+        {"sweep": {"axes": {}, "settings": 3}},
+    ],
+)
+def test_a_file_that_is_no_result_is_told_and_done_again_once_it_is_gone(content, tmp_path):
+    sweep = sweep_of(tmp_path, 2)
+    run_sweep(sweep, square)
+    file = sweep.results / "job1.json"
+    file.write_text(json.dumps(content))
+    assert run_sweep(sweep, square).before == ["job0", "job1"]
+    refused(lambda: results(sweep), "job1.json", "no result of a job", "delete the file")
+    file.unlink()
+    assert run_sweep(sweep, square).finished == ["job1"]
+    file.write_text('{"value": 3}')  # what says nothing of its axes is one
+    assert results(sweep)["job1"] == {"value": 3}
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_job(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    refused(lambda: run_sweep(sweep_of(tmp_path), square), "results", "could not be written")
+
+
+@pytest.mark.parametrize(("value", "words"), [(date(1979, 5, 27), "date"), (math.inf, "inf")])
+def test_axes_that_no_result_can_hold_are_refused_before_the_first_job(value, words, tmp_path):
+    jobs = (Job("a", {"i": 1, "seed": 0}), Job("b", {"i": value, "seed": 0}))
+    refused(lambda: run_sweep(Sweep(jobs, {}, tmp_path / "results"), square), words, "JSON")
+    refused(lambda: run_sweep(sweep_of(tmp_path, power=value), square), words, "JSON")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_setting_of_the_name_of_what_each_job_has_of_its_own_is_refused(tmp_path):
+    def work(i, seed, scratch):
+        return {}
+
+    refused(lambda: run_sweep(sweep_of(tmp_path, scratch=3), work), "scratch = 3", "rename")
+    taken = run_sweep(sweep_of(tmp_path, 1, scratch=3), lambda i, seed, **rest: {"value": rest})
+    assert taken.finished == ["job0"]
+
+
+def test_an_interrupt_ends_the_sweep(tmp_path):
+    def interrupted(i, seed):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep_of(tmp_path), interrupted)
 
 
 def test_results_of_other_settings_are_told(tmp_path):
@@ -229,11 +302,34 @@ def test_names_are_of_the_axes_that_differ_and_may_come_from_a_function(tmp_path
         ("grid = [3]", ["without jobs"]),
         ("job = 3\n[[grid]]\nseed = 0", ["job = 3", "a text"]),
         ("settings = 3\n[[grid]]\nseed = 0", ["settings = 3", "a table"]),
-        ("epochs = 3\n[[grid]]\nseed = 0", ["'epochs'", "[settings]"]),
+        (
+            "epochs = 3\n[[grid]]\nseed = 0",
+            ["'epochs'", "table; what all jobs share belongs into [settings]"],
+        ),
         ("[[grid]]\nseed = 0\n[plot]\nlime = 'a'", ["'lime'", "lines"]),
+        ("[[grid]]\nseed = []", ["seed = [] in", "one value or more"]),
+        ("name = '{seed.sub}'\n[[grid]]\nseed = [0, 1]", ["{seed.sub}", "pattern of axes"]),
+        ("name = '{seed[0]}'\n[[grid]]\nseed = [0, 1]", ["{seed[0]}", "pattern of axes"]),
+        ("name = 'json:loads'\n[[grid]]\nseed = [0, 1]", ["json:loads", "TypeError", "axes"]),
+        ("[[grid]]\nseed = 0\n[table]\nrows = 3", ["rows = 3", "list of axes", "rows = ['"]),
+        ("[[grid]]\nseed = 0\n[table]\nrows = 'seed'", ["rows = 'seed'", "list of axes"]),
+        ("[[grid]]\nseed = 0\n[table]\nrows = [0]", ["rows = [0]", "list of axes"]),
+        ("[[grid]]\nseed = 0\n[table]\ncolumns = ['v']", ["columns = ['v']", "titles"]),
+        ("[[grid]]\nseed = 0\n[table]\ncolumns = {a = 3}", ["{'a': 3}", "titles"]),
+        ("[[grid]]\nseed = 0\n[plot]\nx = 3\ny = 'v'", ["x = 3", "an axis"]),
+        ("[[grid]]\nseed = 0\n[plot]\nx = 'seed'\ny = ['v']", ["y = ['v']", "a value"]),
+        ("[[grid]]\nseed = 0\n[plot]\nx = 'seed'", ["[plot] without y", "x and y"]),
+        ("[[grid]]\nseed = 0\n[table]\nrows = ['sed']", ["axis 'sed'", "did you mean seed?"]),
+        ("[[grid]]\nseed = 0\n[plot]\nx = 'sed'\ny = 'v'", ["axis 'sed'", "seed"]),
+        (
+            "[[grid]]\nseed = 0\n[plot]\nx = 'seed'\ny = 'v'\nlines = 'net'",
+            ["axis 'net'", "choose one of seed"],
+        ),
         ("name = 'all'\n[[grid]]\nseed = [0, 1]", ["function 'all'"]),
         ("name = '{net}'\n[[grid]]\nnet = 1\nseed = [0, 1]", ["2 jobs of 1 names"]),
         ("name = '{sed}'\n[[grid]]\nseed = [0, 1]", ["{sed}", "pattern of axes"]),
+        ("name = 'x\\u0000{seed}'\n[[grid]]\nseed = 0".replace("'", '"'), ["x\\x000", "file name"]),
+        (f"name = '{'x' * 300}{{seed}}'\n[[grid]]\nseed = 0", ["xxx0'", "at most 220 bytes"]),
         ("name = '../{seed}'\n[[grid]]\nseed = [0, 1]", ["../0", "file name"]),
         ("name = 'no.such:name'\n[[grid]]\nseed = [0, 1]", ["unknown module"]),
         ("name = 'json:nothing'\n[[grid]]\nseed = [0, 1]", ["json:nothing", "no function"]),
@@ -242,6 +338,13 @@ def test_names_are_of_the_axes_that_differ_and_may_come_from_a_function(tmp_path
 def test_bad_files_are_refused_in_one_line(text, words, tmp_path):
     (tmp_path / "s.toml").write_text(text)
     refused(lambda: read_sweep(tmp_path / "s.toml"), *words)
+
+
+def test_a_file_nested_too_deeply_is_refused(tmp_path):
+    (tmp_path / "s.toml").write_text("a = " + "[" * 5000)
+    refused(lambda: read_sweep(tmp_path / "s.toml"), "s.toml", "TOML")
+    assert read_value("[" * 5000) == "[" * 5000
+    assert read_value("9" * 5000) == "9" * 5000
 
 
 def test_a_missing_file_is_refused(tmp_path):

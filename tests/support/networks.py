@@ -6,6 +6,11 @@ A new kind of network is one function and one row.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +39,34 @@ class Function(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, x)
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    loss: None = None
+
+
+AROUND: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "tuple": lambda logits, x: (logits, x),
+    "list": lambda logits, x: [logits],
+    "dict": lambda logits, x: {"features": x, "logits": logits},
+    "dataclass": lambda logits, x: Output(logits),
+    "ordered mapping": lambda logits, x: OrderedDict(loss=None, logits=logits),
+}
+"""What networks return their logits in; an ordered mapping is what those of transformers return."""
+
+
+class Around(nn.Module):
+    """Returns its logits in or beside something else, as many networks out there do."""
+
+    def __init__(self, body: nn.Module, around: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.body = body
+        self.around = around
+
+    def forward(self, x: Tensor) -> Any:
+        return self.around(self.body(x), x)
 
 
 def linear() -> nn.Module:

@@ -28,6 +28,7 @@ from isthmus.runs import fast_precision, identity_of
 from isthmus.training import Training, cross_entropy, in_order, one_cycle
 from isthmus.training.batches import batch_indices
 from isthmus.training.schedules import constant, garipov
+from isthmus.training.state import held_precision
 
 pytestmark = pytest.mark.numeric
 
@@ -514,7 +515,9 @@ def test_a_flipped_bit_in_a_saved_weight_is_noticed(tmp_path):
     weight = next(net.parameters()).detach().numpy().tobytes()
     whole = bytearray(file.read_bytes())
     whole[whole.index(weight) + 6] ^= 1
+    assert held_precision(file) in ("fp32", "bf16")
     file.write_bytes(whole)
+    assert held_precision(file) is None
     with pytest.raises(BadInput, match="no training state"):
         fit(network("linear"), data(), checkpoint=file, **BASE)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import torch
 
 from isthmus.data.sources.encoded import Encoded, labels_alone
 from isthmus.data.sources.reading import Classes, damaged, optional_package
+from isthmus.runs.files import parse_json
 from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput
 
@@ -35,7 +35,7 @@ def _features(schema: Any) -> dict[str, Any]:
     it says nothing.
     """
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
         return {}
     return features if isinstance(features, dict) else {}

@@ -27,7 +27,8 @@ def swept(
     drawn in the order of the jobs. Raises BadInput where no job has such an axis or value.
     """
     by = [] if lines is None else [lines]
-    check_known(jobs, [x, *by], [y])
+    check_known(jobs, [x, *by], [])
+    check_known([job for job in jobs if x in job.axes], [], [y])
     measured = [job for job in jobs if x in job.axes and job.value(y) is not None]
     colors = cycle(COLORS[name] for name in ("clean", "attack", "bonafide", "third", "fourth"))
     with styled():

@@ -9,7 +9,14 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isthmus.models.forward import as_input, device_of, eval_mode, pass_size, takes_channels_last
+from isthmus.models.forward import (
+    as_input,
+    device_of,
+    eval_mode,
+    logits_of,
+    pass_size,
+    takes_channels_last,
+)
 from isthmus.models.view import View
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
@@ -75,7 +82,8 @@ class _Hessian:
         device = self.weights[0].device
         part = as_input(self.x[rows], device, channels_last=self.channels_last)
         labels = self.y[rows].to(device)
-        loss = F.cross_entropy(self.net(part), labels, reduction="sum") / len(self.x)
+        logits = logits_of(self.net(part))
+        loss = F.cross_entropy(logits, labels, reduction="sum") / len(self.x)
         return list(
             torch.autograd.grad(loss, self.weights, create_graph=True, materialize_grads=True)
         )

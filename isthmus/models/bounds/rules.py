@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from isthmus.models.bounds.bound import Bound, NoRule, Rule, rule, sharing
 from isthmus.models.fixed_point import full_precision
-from isthmus.models.forward import eval_mode
+from isthmus.models.forward import eval_mode, logits_in
 from isthmus.types import BadInput
 
 B = TypeVar("B", bound=Bound)
@@ -291,13 +291,14 @@ def bounded(model: nn.Module, value: B) -> B:
             raise _refusal(error.operation, model, places[-1]) from error
         except (TypeError, AttributeError) as error:
             raise _refusal(str(error).partition("\n")[0], model, places[-1]) from error
-    if not isinstance(out, type(value)):
+    logits = logits_in(out, type(value))
+    if logits is None:
         raise BadInput(
             f"a network that returns a {type(out).__name__} for a bound of its inputs",
             expected="logits that depend on the inputs",
             fix="wrap it to return them",
         )
-    return out
+    return logits
 
 
 def _refusal(operation: str, model: nn.Module, place: str) -> BadInput:

@@ -137,12 +137,12 @@ def _run(net: nn.Module, example: Tensor, blocks: Blocks | None, leaves: frozens
         with torch.no_grad(), eval_mode(net), plain_attention():
             tracer.put(example, tracer.fixed(example))
             with tracer:
-                out = net(example)
+                logits = logits_of(net(example))
     finally:
         for hook in hooks:
             hook.remove()
-    if id(logits_of(out)) in tracer.labels:
-        tracer.pin(tracer.of(out).atom, _OUTPUTS)
+    if id(logits) in tracer.labels:
+        tracer.pin(tracer.of(logits).atom, _OUTPUTS)
     return tracer
 
 
@@ -519,7 +519,7 @@ def _rounding(a: nn.Module, b: nn.Module, x: Tensor, tolerance: float) -> bool:
     ).double()
     try:
         with torch.no_grad(), eval_mode(nets[0]), eval_mode(nets[1]):
-            one, other = (net(x.clone()) for net in nets)
+            one, other = (logits_of(net(x.clone())) for net in nets)
     except RuntimeError:  # it insists on a type of its own
         return False
     return bool((one - other).abs().max() <= 1e-4 * tolerance * one.abs().max())

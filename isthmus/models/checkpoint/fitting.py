@@ -99,26 +99,40 @@ def _cut_out(path: Path, state: Params, wanted: _Wanted) -> Params | None:
 
     Raises BadInput where it is there several times, or behind a normalization of its own.
     """
-    first = next(iter(wanted.missing({})), None)
-    if first is None:
+    copies = _copies(state, wanted)
+    prefix = next((p for p in copies if wanted.fits(_below(p, state))), None)
+    if prefix is None:
         return None
-    prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
-    parts = {prefix: _below(prefix, state) for prefix in sorted(prefixes, key=len)}
-    parts = {prefix: part for prefix, part in parts.items() if wanted.fits(part)}
-    if not parts:
-        return None
-    prefix, network = next(iter(parts.items()))
-    if any(not torch.equal(t, part[n]) for part in parts.values() for n, t in network.items()):
+    network = copies[prefix]
+    if any(not torch.equal(t, copy[n]) for copy in copies.values() for n, t in network.items()):
+        named = abbreviated(prefix or "without a prefix" for prefix in copies)
         raise BadInput(
-            f"{path}, which holds the network {len(parts)} times ({abbreviated(parts)})",
+            f"{path}, which holds the network {len(copies)} times ({named})",
             expected="the state dict of one network",
             fix="save the one that is meant on its own",
         )
-    rest = {name: t for name, t in state.items() if not name.startswith(tuple(parts))}
+    used = {prefix + name for prefix, copy in copies.items() for name in copy}
+    rest = {name: t for name, t in state.items() if name not in used}
     _check_unnormalized(path, prefix, rest, wanted)
     if rest:
         notice(f"{path}: the network is under {prefix}, without {abbreviated(rest)}")
     return network
+
+
+def _copies(state: Params, wanted: _Wanted) -> dict[str, Params]:
+    """Return by its prefix, the shortest first, every part of a state that has all keys of the
+    network; other keys may stand beside them, such as an average of the network inside it.
+    """
+    first = next(iter(wanted.missing({})), None)
+    if first is None:
+        return {}
+    prefixes = {n.removesuffix(first) for n in state if f".{n}".endswith(f".{first}")}
+    parts = {prefix: _below(prefix, state) for prefix in sorted(prefixes, key=len)}
+    return {
+        prefix: {name: t for name, t in part.items() if name in wanted.tensors}
+        for prefix, part in parts.items()
+        if not wanted.missing(part)
+    }
 
 
 def _below(prefix: str, state: Params) -> Params:
@@ -286,7 +300,27 @@ def _fitted(path: Path, state: Params, module: nn.Module) -> Params:
             expected="finite weights",
             fix="take an earlier checkpoint: this run had diverged",
         )
+    _check_variances(path, cast)
     return cast
+
+
+def _check_variances(path: Path, state: Params) -> None:
+    """Raise BadInput where the running variance of a normalization is below zero: its root would
+    be NaN.
+    """
+    below = [
+        name
+        for name, value in state.items()
+        if name.rpartition(".")[2] == "running_var"
+        and value.is_floating_point()
+        and bool((value < 0).any())
+    ]
+    if below:
+        raise BadInput(
+            f"{path}, where {len(below)} variances are below zero: {abbreviated(below)}",
+            expected="variances of 0 or more",
+            fix="take another checkpoint: averages and differences of networks can be such",
+        )
 
 
 @overload
@@ -308,8 +342,8 @@ def load_checkpoint(path: Path | str, module: M | None = None) -> Params | M:
     `num_batches_tracked`. No code in the file is run, and on any error the module is as it was.
 
     Raises BadInput where the file cannot be read (see `read_checkpoint`), keys are missing or
-    unknown, shapes or kinds of numbers differ, tied weights differ, or weights are not finite; each
-    names the tensors.
+    unknown, shapes or kinds of numbers differ, tied weights differ, weights are not finite, or
+    variances are below zero; each names the tensors.
     """
     if module is None:
         return read_checkpoint(path)[0]

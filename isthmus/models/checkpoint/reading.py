@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from isthmus.runs.files import read_json
+from isthmus.runs.files import check_sums, read_json
 from isthmus.runs.wording import abbreviated, absent, first_line
 from isthmus.types import BadInput, Params
 
@@ -26,32 +26,41 @@ _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema
 _NESTS = (*_TRAINED, *_OTHERS, *_AVERAGED)
 
 
+_ZIP = b"PK"
+
+
 def _head(path: Path) -> bytes:
     """Return the first bytes of a file that is there, readable, and not empty."""
     expected = "a checkpoint file"
-    if path.is_dir():
-        inside = [
-            file.name
-            for file in path.iterdir()
-            if file.suffix in (".safetensors", ".pt", ".pth", ".bin")
-            or file.name.endswith(".index.json")
-        ]
-        fix = f"name the file inside it: {abbreviated(inside)}" if inside else "name the file"
-        raise BadInput(f"{path}, a folder", expected=expected, fix=fix)
-    if not path.exists():
-        raise absent(path, expected)
     try:
+        if path.is_dir():
+            raise BadInput(f"{path}, a folder", expected=expected, fix=_inside(path))
+        if not path.exists():
+            raise absent(path, expected)
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
         raise BadInput(
-            f"{path}, which cannot be read ({error})", expected=expected, fix="check its rights"
+            f"{path}, which cannot be read ({error.strerror})",
+            expected=expected,
+            fix="check its name and its rights",
         ) from error
     if not head:
         raise BadInput(
             f"{path}, which is empty (0 bytes)", expected=expected, fix="copy or download it again"
         )
     return head
+
+
+def _inside(folder: Path) -> str:
+    """Return the way out of a folder: the checkpoints that are in it."""
+    inside = [
+        file.name
+        for file in folder.iterdir()
+        if file.suffix in (".safetensors", ".pt", ".pth", ".bin")
+        or file.name.endswith(".index.json")
+    ]
+    return f"name the file inside it: {abbreviated(inside)}" if inside else "name the file"
 
 
 def _format(path: Path) -> Literal["safetensors", "torch"]:
@@ -61,7 +70,7 @@ def _format(path: Path) -> Literal["safetensors", "torch"]:
         head[8:9] == b"{"
     ):  # first: the length of the header, eight bytes, may begin like a zip or a pickle
         return "safetensors"
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    if head.startswith(_ZIP) or head[:1] == b"\x80":
         return "torch"
     if head.startswith(b"version https://git-lfs"):
         what, fix = "the Git LFS pointer to a file", "fetch the file itself: git lfs pull"
@@ -81,6 +90,7 @@ def _read_index(path: Path) -> tuple[Params, dict[str, str]]:
     """Return the tensors of a network that is in several safetensors files, of which an index tells
     the names. Raises BadInput where one is missing, or lacks what the index says is in it.
     """
+    _head(path)
     index = read_json(path)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
@@ -158,6 +168,8 @@ def _refusal(path: Path, error: Exception) -> BadInput:
 
 def _read_torch(path: Path) -> Any:
     try:
+        if _head(path).startswith(_ZIP):  # older files of torch have no sums
+            check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -191,11 +203,9 @@ def _state_in(saved: Any, path: Path) -> Params:
     """Return the one state dict among what a training script saved."""
     states = _states(saved)
     if not states:
-        held = (
-            f"entries {abbreviated(map(str, saved))}"
-            if isinstance(saved, Mapping)
-            else f"a {type(saved).__name__}"
-        )
+        held = f"a {type(saved).__name__}"
+        if isinstance(saved, Mapping):
+            held = f"entries {abbreviated(map(str, saved))}" if saved else "nothing"
         raise BadInput(
             f"{path}, which holds {held}", expected="a state dict", fix="save model.state_dict()"
         )
@@ -212,21 +222,26 @@ def _state_in(saved: Any, path: Path) -> Params:
 def check_entries(state: Mapping[Any, Any], path: Path | str) -> None:
     """Refuse what is no ordinary tensor under a name."""
     for name, value in state.items():
-        if not (
-            isinstance(name, str)
-            and isinstance(value, Tensor)
-            and (value.layout, value.is_quantized, value.is_meta) == (torch.strided, False, False)
-        ):
-            kind = (
-                f"{value.layout} {value.dtype}"
-                if isinstance(value, Tensor)
-                else type(value).__name__
-            )
+        oddity = _oddity(name, value)
+        if oddity:
             raise BadInput(
-                f"{path}, where {name!r} is no ordinary tensor ({kind})",
+                f"{path}, where {oddity}",
                 expected="dense tensors by name",
                 fix="save the state dict of an ordinary, dense, unquantized network",
             )
+
+
+def _oddity(name: Any, value: Any) -> str | None:
+    """Return what is odd about an entry of a state dict; None where it is an ordinary one."""
+    if not isinstance(name, str):
+        return f"the name of an entry is {name!r} ({type(name).__name__}), no text"
+    if not isinstance(value, Tensor):
+        return f"{name!r} is no ordinary tensor ({type(value).__name__})"
+    if value.is_meta:
+        return f"{name!r} has a shape but no values (it is on the meta device)"
+    if value.layout != torch.strided or value.is_quantized:
+        return f"{name!r} is no ordinary tensor ({value.layout} {value.dtype})"
+    return None
 
 
 def read_tensors(path: Path) -> tuple[Params, dict[str, str]]:

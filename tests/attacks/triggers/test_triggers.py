@@ -195,8 +195,10 @@ def test_the_error_lists_every_trigger_and_its_settings():
         (lambda: parse_trigger("Patch(at=3)"), "a patch at 3"),
         (lambda: parse_trigger("__import__('os').getcwd()"), "trigger"),
         (lambda: parse_trigger("Patch(3)"), "trigger"),
+        (lambda: parse_trigger("Patch(size=" + "-" * 100_000 + "3)"), "trigger"),
         (lambda: parse_trigger("Patch(color=1)"), "trigger"),
         (lambda: parse_target("one"), "target 'one'"),
+        (lambda: parse_target("9" * 5000), "target '9999"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(make, words):

@@ -24,6 +24,7 @@ from isthmus.data.balls import L1, L2, Ball, Linf
 from isthmus.data.dataset import Data
 from isthmus.metrics.passes import attacked
 from isthmus.metrics.values import Rate
+from isthmus.models.forward import forward_pass, logits_of
 from isthmus.types import Attack, BadInput
 
 QUERIES = 30
@@ -123,7 +124,7 @@ class Blurred(nn.Module):
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self.draws, 1, *x.shape[1:], generator=generator).to(x)
         moved = (x + self.deviation * noise).clamp(0, 1)
-        logits: Tensor = self.model(moved.flatten(0, 1))
+        logits = logits_of(forward_pass(self.model, moved.flatten(0, 1)))
         return logits.view(self.draws, len(x), -1).mean(0)
 
 
