@@ -51,7 +51,7 @@ def sweep_command(
     """
     settings = {name: runs.read_value(value) for name, value in map(_pair, set_)}
     whole = runs.read_sweep(file).changed(settings, out)
-    chosen = whole.only({name: value.split(",") for name, value in map(_pair, only)})
+    chosen = whole.only(dict(map(_pair, only)))
     if slurm:
         words = ["sweep", str(file), *_again("--set", set_), *_again("--only", only)]
         words += [] if out is None else ["--out", str(out)]

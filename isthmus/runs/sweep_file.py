@@ -93,22 +93,25 @@ class SweepFile:
         folder = results or self.sweep.results
         return replace(self, sweep=replace(self.sweep, settings=changed, results=folder))
 
-    def only(self, wanted: Mapping[str, Sequence[str]]) -> SweepFile:
+    def only(self, wanted: Mapping[str, str]) -> SweepFile:
         """Return the description with those jobs alone whose axes have one of the wanted values.
 
-        Values are compared as text. Raises BadInput where an axis or value is in no job.
+        A text is one value, which may hold commas, or several between commas. Raises BadInput where
+        an axis or value is in no job.
         """
         check_axes(wanted, [job.axes for job in self.sweep.jobs])
-        for axis, values in wanted.items():
+        named: dict[str, list[str]] = {}
+        for axis, text in wanted.items():
             known = {str(job.axes[axis]) for job in self.sweep.jobs if axis in job.axes}
-            for value in values:
+            named[axis] = [text] if text in known else text.split(",")
+            for value in named[axis]:
                 if value not in known:
                     raise BadInput(
                         f"{axis} = {value!r}",
                         expected="a value of the file's",
                         fix=suggestion(value, known),
                     )
-        jobs = tuple(job for job in self.sweep.jobs if _matches(job, wanted))
+        jobs = tuple(job for job in self.sweep.jobs if _matches(job, named))
         return replace(self, sweep=replace(self.sweep, jobs=jobs))
 
 

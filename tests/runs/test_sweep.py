@@ -274,13 +274,23 @@ def test_a_file_describes_the_sum_of_its_grids_in_order(tmp_path):
     names = [job.name for job in described.sweep.jobs]
     assert names == ["a-seed0", "a-seed1", "b-seed0", "b-seed1", "c-seed5"]
     assert described.sweep.results == Path("results/s")
-    only = described.only({"method": ["b", "c"], "seed": ["1", "5"]})
+    only = described.only({"method": "b,c", "seed": "1,5"})
     assert [job.name for job in only.sweep.jobs] == ["b-seed1", "c-seed5"]
     changed = described.changed({"power": 3, "more": True, "a.b": 1, "a.c": 2}, tmp_path)
     assert changed.sweep.settings == {"power": 3, "more": True, "a": {"b": 1, "c": 2}}
     assert changed.sweep.results == tmp_path
-    refused(lambda: described.only({"methods": ["a"]}), "methods", "did you mean method?")
-    refused(lambda: described.only({"seed": ["7"]}), "seed = '7'", "choose one of")
+    refused(lambda: described.only({"methods": "a"}), "methods", "did you mean method?")
+    refused(lambda: described.only({"seed": "7"}), "seed = '7'", "choose one of")
+
+
+def test_a_value_with_commas_is_named_as_it_is(tmp_path):
+    text = (
+        'job = "jobs:run"\nresults = "r"\n[[grid]]\nway = ["plain", "plain, long"]\nseed = [0, 1]\n'
+    )
+    (tmp_path / "own.toml").write_text(text)
+    (tmp_path / "jobs.py").write_text("def run(way, seed):\n    return {}\n")
+    only = read_sweep(tmp_path / "own.toml").only({"way": "plain, long", "seed": "0"})
+    assert [job.axes["way"] for job in only.sweep.jobs] == ["plain, long"]
 
 
 def test_names_are_of_the_axes_that_differ_and_may_come_from_a_function(tmp_path):
