@@ -50,7 +50,7 @@ def _pixels(data: Data, *, stored: bool) -> list[bytes]:
     """
     digests = []
     for rows in pieces(data.x):
-        images = data.x[rows] if stored else data[rows].floats()
+        images = data.x[rows] if stored else data[rows].floats() + 0.0  # -0.0 is 0.0
         digests += [blake2b(bytes_of(image), digest_size=16).digest() for image in images]
     return digests
 
