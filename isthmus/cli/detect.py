@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from isthmus import data, detection, evidence, runs
 from isthmus.cli import checks, words
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Clean, InputFile, ModelSpec, Number, Samples
+from isthmus.cli.options import Clean, InputFile, ModelSpec, Number, Samples, Whole
 from isthmus.cli.output import say
 from isthmus.types import BadInput
 
@@ -50,11 +50,11 @@ class DetectorOptions:
     """
 
     score: ScoreName = "lle"
-    neighbors: int = 20
+    neighbors: Whole = 20
     layer: str | None = None
     index: IndexName = "exact"
     false_positive_rate: Number = 0.05
-    seed: int = 0
+    seed: Whole = 0
 
     def fitted(self, samples: Data, network: nn.Module | None) -> ManifoldDetector:
         """Return the detector with its threshold. Raises BadInput as its methods do."""
@@ -85,7 +85,7 @@ class EvasionOptions:
     """
 
     eps: str = "2/255,8/255,0.1"
-    attack_steps: int = 20
+    attack_steps: Whole = 20
     weights: str = "0.1,1,10"
 
     def balls(self) -> list[Ball]:
