@@ -81,11 +81,11 @@ class BadInput(ValueError):
 
     def within(self, place: str) -> BadInput:
         """Return the same refusal of something in a file or a part of it, whose name comes first;
-        a refusal that names it already stays as it is.
+        a refusal that begins with it stays as it is.
 
         >>> print(BadInput("no images", expected="some", fix="add one").within("a.npz"))
         got a.npz: no images; expected some; add one
         """
-        if place in self.got:
+        if self.got.startswith(place):
             return self
         return BadInput(f"{place}: {self.got}", expected=self.expected, fix=self.fix)

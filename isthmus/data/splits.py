@@ -76,6 +76,17 @@ def repeated(data: Data) -> Tensor:
     return torch.tensor([first[image] != i for i, image in enumerate(images)])
 
 
+def without_copies(data: Data, name: str) -> Data:
+    """Return the samples without those whose image has come before, whatever their labels, with
+    notice of how many of the samples of that name these are.
+    """
+    copies = repeated(data)
+    if not bool(copies.any()):
+        return data
+    notice(f"{int(copies.sum())} of {len(data)} {name} samples repeat others; they count once")
+    return data[~copies]
+
+
 def check_disjoint(**parts: Data) -> None:
     """Raise BadInput where two of the named parts share an image, whatever its labels: one would
     give away the other.

@@ -16,8 +16,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from isthmus.data.dataset import Data, Source, as_data
-from isthmus.data.splits import repeated
+from isthmus.data.dataset import Source, as_data
+from isthmus.data.splits import without_copies
 from isthmus.detection.features import Pass, check_layers, finite, layer_pass, pixels
 from isthmus.detection.held import Held, check_digests, check_whole, metadata_of, taken
 from isthmus.detection.index import INDEXES
@@ -29,7 +29,6 @@ from isthmus.detection.thresholds import Threshold, calibrated
 from isthmus.models.checkpoint import read_tensors, write_tensors
 from isthmus.models.forward import device_of, outputs, pass_size
 from isthmus.runs.identity import sha256_of
-from isthmus.runs.notices import notice
 from isthmus.runs.wording import suggestion
 from isthmus.types import BadInput, Params
 
@@ -442,17 +441,6 @@ class ManifoldDetector:
                 expected="disjoint data",
                 fix="split them first: SET#n=500 and SET#skip=500",
             )
-
-
-def without_copies(data: Data, name: str) -> Data:
-    """Return the samples without those whose image has come before, whatever their labels, with
-    notice of these.
-    """
-    copies = repeated(data)
-    if not bool(copies.any()):
-        return data
-    notice(f"{int(copies.sum())} of {len(data)} {name} samples repeat others; they count once")
-    return data[~copies]
 
 
 def image_digests(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def absent(path: Path, expected: str) -> BadInput:
     )
 
 
-def unwritten(path: Path, error: BaseException) -> BadInput:
+def unwritten(path: Path | str, error: BaseException) -> BadInput:
     """Return the refusal of a place where nothing can be written."""
     return BadInput(
         f"{path}, which could not be written ({first_line(error)})",
