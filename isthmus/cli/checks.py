@@ -24,7 +24,7 @@ def finite(_: Any, value: Any) -> None:
 
     Raises ValueError.
     """
-    if isinstance(value, (int, float)) and not abs(value) < 2**40:  # nor is NaN
+    if isinstance(value, (int, float)) and not abs(value) < 2**40:  # NaN is not either
         raise ValueError("Expected a finite number below 2^40.")
 
 

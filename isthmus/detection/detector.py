@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from isthmus.data.dataset import Source, as_data
 from isthmus.data.splits import without_copies
 from isthmus.detection.features import Pass, check_layers, finite, layer_pass, pixels
-from isthmus.detection.held import Held, check_digests, check_whole, metadata_of, taken
+from isthmus.detection.held import HeldDetector, check_digests, check_whole, metadata_of, taken
 from isthmus.detection.index import INDEXES
 from isthmus.detection.neighbors import NeighborScore, check_count
 from isthmus.detection.probes import Probes
@@ -328,7 +328,7 @@ class ManifoldDetector:
         """
         tensors, metadata = read_tensors(Path(path))
         try:
-            detector = cls._restored(tensors, Held.read(metadata))
+            detector = cls._restored(tensors, HeldDetector.read(metadata))
             check_whole(metadata, tensors)
             detector._use_index(detector.fitted.parts)
         except BadInput as error:
@@ -336,7 +336,7 @@ class ManifoldDetector:
         return detector if model is None else detector.attach(model)
 
     @classmethod
-    def _restored(cls, tensors: Params, held: Held) -> Self:
+    def _restored(cls, tensors: Params, held: HeldDetector) -> Self:
         """Return the detector of a record and its tensors. Raises BadInput where they do not make
         one.
         """
@@ -360,7 +360,7 @@ class ManifoldDetector:
             detector.threshold = Threshold(**held.threshold.model_dump())
         return detector
 
-    def _parts_in(self, tensors: Params, held: Held) -> tuple[Score, ...]:
+    def _parts_in(self, tensors: Params, held: HeldDetector) -> tuple[Score, ...]:
         """Return the scores in the tensors of a file. Raises BadInput where they are not those of
         the record.
         """
@@ -379,9 +379,11 @@ class ManifoldDetector:
                 raise malformed(f"{part.neighbors} neighbors among {len(part.reference)} rows")
         return tuple(parts)
 
-    def _check_widths(self, parts: tuple[Score, ...], held: Held, probes: Probes | None) -> None:
+    def _check_widths(
+        self, parts: tuple[Score, ...], held: HeldDetector, probes: Probes | None
+    ) -> None:
         """Raise BadInput where scores read other numbers of features than the layers have."""
-        widths = (math.prod(held.shape),)
+        widths: tuple[int, ...] = (math.prod(held.shape),)
         if self.layers and probes is not None:
             widths = probes.widths(self.layers)
         for part, group in zip(parts, self._kind.inputs(len(widths)), strict=True):

@@ -41,7 +41,7 @@ class HeldThreshold(_Part):
     samples: Positive
 
 
-class Held(_Part):
+class HeldDetector(_Part):
     """The record of a detector, as `ManifoldDetector.record` writes it."""
 
     score: str

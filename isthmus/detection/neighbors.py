@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -118,18 +118,18 @@ class NeighborScore(Score):
         return self._moved.setdefault(device, self.reference.to(device))
 
 
-def check_count(neighbors: object) -> int:
+def check_count(neighbors: Any) -> int:
     """Return the number of neighbors. Raises BadInput where there are none, or no whole number of
     them, for every score: a detector says how many it has.
     """
     whole = isinstance(neighbors, Integral) and not isinstance(neighbors, bool)
-    if not whole or not 1 <= int(neighbors) < MOST:  # type: ignore[call-overload]
+    if not whole or not 1 <= int(neighbors) < MOST:
         raise BadInput(
             f"neighbors = {neighbors!r}",
             expected=f"a whole number from 1 to {MOST - 1:,}",
             fix="pass neighbors=20",
         )
-    return int(neighbors)  # type: ignore[call-overload]
+    return int(neighbors)
 
 
 def check_neighbors(neighbors: int, rows: int) -> None:

@@ -1,5 +1,7 @@
 """The laws that all scores share, over their table; and what each of them is for."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -243,6 +245,22 @@ def test_features_of_several_layers_come_from_one_pass():
     runs.clear()
     ManifoldDetector("lle", 3, names).fit((x, torch.zeros(5).long()), net)
     assert len(runs) == 1
+
+
+class Swapped(nn.Module):
+    """Maps (n, h, w, channels), as of Swin."""
+
+    def forward(self, x):
+        return x.expand(-1, 5, -1, -1).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_maps_whose_channels_seem_to_be_last_are_told_of(last):
+    net = nn.Sequential(Swapped() if last else nn.Identity(), nn.Flatten())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        layer_features(net, torch.rand(4, 1, 6, 6), ("0",))
+    assert [("channels first" in str(each.message)) for each in said] == [True] * last
 
 
 def test_several_layers_are_averaged_in_units_of_their_typical_score():
