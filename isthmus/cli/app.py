@@ -170,9 +170,15 @@ def _of_the_system(error: OSError) -> BadInput | None:
             expected="one that the file system takes: 255 bytes in most",
             fix="check the path, or shorten it",
         )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return unwritten(error.filename or "standard output", error)
-    return None
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    if error.filename is not None:
+        return unwritten(error.filename, error)
+    return BadInput(
+        "standard output on a full disk",
+        expected="room for what is printed",
+        fix="free some space, or send it elsewhere",
+    )
 
 
 def _how_to_go_on(chosen: str | None) -> str:

@@ -67,9 +67,8 @@ class HeldDetector(_Part):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = f" at {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
-            raise malformed(f"no detector: its record is malformed{where} ({first['msg']})") from (
-                error
-            )
+            why = f"{where} ({first['msg']})"
+            raise malformed(f"no detector: its record is malformed{why}") from error
 
 
 def metadata_of(record: Mapping[str, Any], tensors: Params) -> dict[str, str]:
