@@ -206,6 +206,13 @@ def test_what_cannot_be_scored_is_refused_and_named(odd, source, words, monkeypa
     assert words in done.stderr
 
 
+def test_a_suffix_may_be_in_capitals(screened):
+    (screened / "noise.npz").rename(screened / "NOISE.NPZ")
+    done = scored(screened, "--data", "NOISE.NPZ")
+    (screened / "NOISE.NPZ").rename(screened / "noise.npz")
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 5, done.stderr
+
+
 def test_standard_input_may_be_closed_and_names_may_hold_any_bytes(odd, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     assert "closed" in scored(odd, "--data", "stdin").stderr
