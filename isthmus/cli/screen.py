@@ -66,7 +66,7 @@ def screen_command(
 
 def _suspects(samples: Data, found: Screening) -> list[dict[str, Any]]:
     """Return a record of each suspect sample, the farthest first."""
-    names = samples.classes
+    names = samples.names
     rows = [
         {
             "index": i,
