@@ -75,3 +75,17 @@ class BadInput(ValueError):
     def __init__(self, got: str, *, expected: str, fix: str) -> None:
         line = f"got {got}; expected {expected}; {fix}"
         super().__init__(line.replace("\n", "\\n").replace("\r", "\\r"))
+        self.got = got
+        self.expected = expected
+        self.fix = fix
+
+    def within(self, place: str) -> BadInput:
+        """Return the same refusal of something in a file or a part of it, whose name comes first;
+        a refusal that begins with it stays as it is.
+
+        >>> print(BadInput("no images", expected="some", fix="add one").within("a.npz"))
+        got a.npz: no images; expected some; add one
+        """
+        if self.got.startswith(place):
+            return self
+        return BadInput(f"{place}: {self.got}", expected=self.expected, fix=self.fix)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from isthmus import evidence, metrics, models
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
+from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile, Whole
 from isthmus.cli.output import metadata, say
 
 
@@ -18,7 +18,7 @@ def align_command(
     clean: Clean,
     out: NewFile,
     by: Literal["activations", "weights"] = "activations",
-    seed: int = 0,
+    seed: Whole = 0,
     details: bool = False,
 ) -> None:
     """Permute the channels of one checkpoint to match another.

@@ -6,6 +6,7 @@ ends in status 130.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import signal
@@ -21,10 +22,11 @@ from cyclopts.help.formatters import DefaultFormatter
 
 from isthmus import runs
 from isthmus.cli.checks import finite
-from isthmus.cli.terminal import write_any_text
+from isthmus.cli.terminal import flushed, leave, write_any_text
 from isthmus.runs.notices import plain_notices
 from isthmus.runs.progress import shown
 from isthmus.runs.versions import __version__
+from isthmus.runs.wording import unwritten
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ REPAIR = Group("Repair", sort_key=1)
 TRAIN = Group("Train and tamper", sort_key=2)
 MEASURE = Group("Measure", sort_key=3)
 LOOK = Group("Look", sort_key=4)
+
+BROKEN_PIPE = 141
+"""What shells say of a process that ended because nobody reads its output any more: 128 + SIGPIPE.
+"""
 
 RESUMES = "the same command with --resume goes on from the last save, if there was one"
 KEEPS_POINTS = "the same command goes on from the points that were measured"
@@ -153,30 +159,56 @@ def _reason(error: CycloptsError, chosen: str | None) -> str:
     return f"{' '.join(str(error).split())} See {page} --help."
 
 
+def _of_the_system(error: OSError) -> BadInput | None:
+    """Return the refusal of what no command can do anything about: a name that is too long for the
+    file system, a full disk; None for other errors.
+    """
+    if error.errno == errno.ENAMETOOLONG:
+        name = str(error.filename)
+        return BadInput(
+            f"a name of {len(name)} characters ({name[:40]}...)",
+            expected="one that the file system takes: 255 bytes in most",
+            fix="check the path, or shorten it",
+        )
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    if error.filename is not None:
+        return unwritten(error.filename, error)
+    return BadInput(
+        "standard output on a full disk",
+        expected="room for what is printed",
+        fix="free some space, or send it elsewhere",
+    )
+
+
 def _how_to_go_on(chosen: str | None) -> str:
     lines = [command.interrupted for command in COMMANDS if command.name == chosen]
     return lines[0] if lines else STARTS_OVER
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process: status 0, 2 for input that cannot be used, 130
-    when interrupted.
+    """Run the command line and leave the process: status 0, 2 for input that cannot be used or
+    output that cannot be written, 130 when interrupted, 141 where the reader of the output left.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = words[0] if words else None
     write_any_text()
     try:
-        with _joined_ranks(), shown(), plain_notices():
+        with flushed(), _joined_ranks(), shown(), plain_notices():
             application(chosen)(
                 words, result_action="return_value", exit_on_error=False, print_error=False
             )
     except BadInput as error:
-        print(f"isthmus: {error}", file=sys.stderr)
-        sys.exit(2)
+        leave(2, str(error))
     except CycloptsError as error:
-        print(f"isthmus: {_reason(error, chosen)}", file=sys.stderr)
-        sys.exit(2)
+        leave(2, _reason(error, chosen))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing
-        print(f"isthmus: interrupted; {_how_to_go_on(chosen)}", file=sys.stderr)
-        sys.exit(130)
+        leave(130, f"interrupted; {_how_to_go_on(chosen)}")
+    except BrokenPipeError:
+        leave(BROKEN_PIPE)
+    except OSError as error:
+        refusal = _of_the_system(error)
+        if refusal is None:
+            raise
+        leave(2, str(refusal))

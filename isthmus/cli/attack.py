@@ -11,7 +11,7 @@ from isthmus.cli.estimate import Part, pace_of, say_estimate
 from isthmus.cli.gate import Check, Pipeline
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.minutes import TimeLimit
-from isthmus.cli.options import Evasion, InputFile, ModelSpec, NewNpz, Number, Samples
+from isthmus.cli.options import Evasion, InputFile, ModelSpec, NewNpz, Number, Samples, Whole
 from isthmus.cli.output import metric_table, say, say_health
 from isthmus.types import BadInput
 
@@ -29,7 +29,7 @@ def attack_command(
     data: Samples,
     evasion: Evasion = Evasion(),
     limit: TimeLimit = TimeLimit(),
-    seed: int = 0,
+    seed: Whole = 0,
     device: str = "auto",
     out: NewNpz | None = None,
     fail_below: Number | None = None,

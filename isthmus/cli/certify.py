@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from isthmus import attacks, certification, data, evidence, models, runs
 from isthmus.cli import checks, words
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import InputFile, ModelSpec, Number, Samples
+from isthmus.cli.options import InputFile, ModelSpec, Number, Samples, Whole
 from isthmus.cli.output import say
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def certify_command(
     eps: str = "0.01,0.03,0.1",
     certifier: CertifierName = "auto",
     sigma: Number | None = None,
-    attack_steps: int = 20,
-    restarts: int = 1,
+    attack_steps: Whole = 20,
+    restarts: Whole = 1,
 ) -> None:
     """Prove which answers no input within eps changes.
 

@@ -6,9 +6,8 @@ Each check is a cyclopts validator, `(type, value) -> None`; `main` prints what 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from math import isfinite
 from pathlib import Path as File
 from tempfile import TemporaryFile
 from typing import Any
@@ -25,8 +24,23 @@ def finite(_: Any, value: Any) -> None:
 
     Raises ValueError.
     """
-    if isinstance(value, (int, float)) and not (isfinite(value) and abs(value) < 2**40):
+    if isinstance(value, (int, float)) and not abs(value) < 2**40:  # NaN is not either
         raise ValueError("Expected a finite number below 2^40.")
+
+
+def whole(_: Any, tokens: Sequence[Any]) -> int:
+    """Return the integer that a word stands for, be it as 30.0 or 3e1; a converter of cyclopts.
+
+    Raises ValueError for anything else, where cyclopts by itself rounds.
+    """
+    text = tokens[0].value
+    try:
+        number = float(text)
+        if number.is_integer() and abs(number) < 2**53:
+            return int(number)
+        return int(text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text[:40]!r} is no whole number.") from None
 
 
 def existing(_: Any, value: Any) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path as File
 
 from isthmus import evidence, runs
 from isthmus.cli.checks import unclaimed
+from isthmus.cli.options import Whole
 from isthmus.cli.output import deliver
 from isthmus.cli.story import MODEL, tell
 
 
-def demo_command(*, out: File = File("demo"), seed: int = 0, resume: bool = False) -> None:
+def demo_command(*, out: File = File("demo"), seed: Whole = 0, resume: bool = False) -> None:
     """Backdoor, repair and compare networks on scikit-learn's digits.
 
     Tells the whole story in about a minute, without any data to download.

@@ -13,12 +13,13 @@ from cyclopts import Parameter
 from isthmus import data, detection, evidence, runs
 from isthmus.cli import checks, words
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Clean, InputFile, ModelSpec, Number, Samples
+from isthmus.cli.options import Clean, InputFile, ModelSpec, Number, Samples, Whole
 from isthmus.cli.output import say
+from isthmus.cli.terminal import lines_in
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.table import Table
     from torch import Tensor, nn
@@ -50,14 +51,17 @@ class DetectorOptions:
     """
 
     score: ScoreName = "lle"
-    neighbors: int = 20
+    neighbors: Whole = 20
     layer: str | None = None
     index: IndexName = "exact"
     false_positive_rate: Number = 0.05
-    seed: int = 0
+    seed: Whole = 0
 
     def fitted(self, samples: Data, network: nn.Module | None) -> ManifoldDetector:
-        """Return the detector with its threshold. Raises BadInput as its methods do."""
+        """Return the detector with its threshold, from samples of which none comes twice: a copy of
+        a reference sample would be no calibration sample. Raises BadInput as its methods do.
+        """
+        samples = data.without_copies(samples, "clean")
         held = max(1, round(CALIBRATING * len(samples)))
         if held == len(samples):
             raise BadInput(
@@ -85,12 +89,12 @@ class EvasionOptions:
     """
 
     eps: str = "2/255,8/255,0.1"
-    attack_steps: int = 20
+    attack_steps: Whole = 20
     weights: str = "0.1,1,10"
 
-    def balls(self) -> list[Ball]:
-        """Return the balls. Raises BadInput where a radius is no number, or negative."""
-        return [data.Linf(radius) for radius in words.parse_numbers(self.eps, "eps")]
+    def balls(self, shape: Sequence[int]) -> list[Ball]:
+        """Return the balls for images (c, h, w). Raises BadInput as `words.parse_balls` does."""
+        return [words.parse_balls(None, radius, shape)[0] for radius in self.eps.split(",")]
 
     def weighing(self) -> list[float]:
         """Return the weights. Raises BadInput where one is no number."""
@@ -209,10 +213,11 @@ def _fit(
 
 
 def _score(detector: ManifoldDetector, sources: tuple[str, ...]) -> None:
+    threshold = detector.calibrated_threshold
     flagged = False
     for name in _names(sources):
         for file, images in data.image_stream(name):
-            for line in _lines(detector, file, images):
+            for line in _lines(detector, threshold, file, images):
                 flagged = flagged or line["flagged"]
                 print(json.dumps(line), flush=True)
     if flagged:
@@ -225,18 +230,28 @@ def _names(sources: tuple[str, ...]) -> Iterator[str]:
         if source != "stdin":
             yield source
             continue
-        for line in sys.stdin:
-            if line.strip():
-                yield line.strip()
+        name = None
+        for name in lines_in():
+            yield name
+        if name is None:
+            raise BadInput(
+                "standard input without a line",
+                expected="names of files",
+                fix="check the command that lists them",
+            )
 
 
-def _lines(detector: ManifoldDetector, file: str, images: Tensor) -> Iterator[dict[str, Any]]:
+def _lines(
+    detector: ManifoldDetector, threshold: float, file: str, images: Tensor
+) -> Iterator[dict[str, Any]]:
     """Yield a line for each image: its score, whether it is flagged, and the network's answer where
-    there is a network and it is not.
+    there is a network and it is not. Raises BadInput, which names the file, as the detector does.
     """
-    threshold = detector.calibrated_threshold
-    scores = detector.score(images)
-    answers = None if detector.model is None else detector.answers(images, scores).tolist()
+    try:
+        scores = detector.score(images)
+        answers = None if detector.model is None else detector.answers(images, scores).tolist()
+    except BadInput as error:
+        raise error.within(file) from error
     for i, score in enumerate(scores.tolist()):
         flagged = score > threshold
         answer = None if flagged or answers is None else answers[i]
@@ -251,7 +266,7 @@ def _evaluate(
     out: File,
     evasion: EvasionOptions,
 ) -> None:
-    balls = evasion.balls()
+    balls = evasion.balls(detector.fitted.shape)
     weights = evasion.weighing()
     if len(sources) != 1 or detector.model is None:
         raise BadInput(f"{len(sources)} sources of samples", expected="one", fix="pass --data once")

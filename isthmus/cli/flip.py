@@ -6,7 +6,7 @@ from typing import Literal
 
 from isthmus import attacks, evidence, models
 from isthmus.cli.inputs import load_network
-from isthmus.cli.options import InputFile, ModelSpec, NewFile, Number
+from isthmus.cli.options import InputFile, ModelSpec, NewFile, Number, Whole
 from isthmus.cli.output import metadata, say
 
 
@@ -15,12 +15,12 @@ def flip_command(
     *,
     model: ModelSpec,
     out: NewFile,
-    flips: int | None = None,
+    flips: Whole | None = None,
     rate: Number | None = None,
     dtype: Literal["float32", "bf16", "int8"] = "float32",
     layer: list[str] | None = None,
     clamp: bool = False,
-    seed: int = 0,
+    seed: Whole = 0,
 ) -> None:
     """Flip random bits of the weights, as memory faults do.
 

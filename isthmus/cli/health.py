@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from isthmus import evidence, metrics, runs
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Evasion, InputFile, ModelSpec, Samples
+from isthmus.cli.options import Evasion, InputFile, ModelSpec, Samples, Whole
 from isthmus.cli.output import say
 
 RESTARTS = 5
@@ -25,7 +25,7 @@ def health_command(
     samples: Annotated[Samples, Parameter(name="--data")],
     out: File,
     evasion: Evasion = Evasion(),
-    seed: int = 0,
+    seed: Whole = 0,
     device: str = "auto",
 ) -> None:
     """Say whether a robust accuracy can be trusted.

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from isthmus import attacks, evidence, models, runs
 from isthmus import data as data_room
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import InputFile, ModelSpec, NewFile, NewNpz, Number, Samples, Seed
+from isthmus.cli.options import InputFile, ModelSpec, NewFile, NewNpz, Number, Samples, Whole
 from isthmus.cli.output import metadata, say
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ class InjectionOptions:
     """
 
     how: Literal["ours", "reference", "admm-l0", "admm-l2"] = "ours"
-    errors: int = 50
-    kept: int = 950
+    errors: Whole = 50
+    kept: Whole = 950
     layer: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = ()
     lr: Number | None = None
-    seed: Seed = 0
+    seed: Whole = 0
 
     def method(self) -> Injection:
         """Return the method. Raises BadInput if an option is out of range."""

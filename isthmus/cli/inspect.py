@@ -13,7 +13,7 @@ from isthmus.cli.estimate import Part, pace_of, say_estimate
 from isthmus.cli.gate import Check, Pipeline
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.minutes import TimeLimit
-from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile
+from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile, Whole
 from isthmus.cli.output import say
 from isthmus.types import BadInput
 
@@ -43,9 +43,9 @@ class SearchOptions:
     :param seed: Seed of the searches.
     """
 
-    steps: int | None = None
-    batch_size: int | None = None
-    seed: int = 0
+    steps: Whole | None = None
+    batch_size: Whole | None = None
+    seed: Whole = 0
     limit: TimeLimit = TimeLimit()
 
     def search(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+from isthmus.cli.options.values import Whole
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class ModelSpec:
     """
 
     model: str
-    classes: int | None = None
-    resize: int | None = None
+    classes: Whole | None = None
+    resize: Whole | None = None
     normalize: str | None = None
 
     @property

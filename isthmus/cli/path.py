@@ -8,7 +8,7 @@ from isthmus import curves, evidence, metrics, models, runs
 from isthmus.cli.estimate import Part, pace_of, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_samples
 from isthmus.cli.minutes import TimeLimit
-from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile
+from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile, Whole
 from isthmus.cli.output import metric_table, say, say_health, say_landscape
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def path_command(
     model: ModelSpec,
     clean: Clean,
     out: NewFile,
-    points: int | None = None,
+    points: Whole | None = None,
     measurement: Measurement = Measurement(),
     limit: TimeLimit = TimeLimit(),
 ) -> None:

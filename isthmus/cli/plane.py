@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from isthmus import curves, evidence, metrics, runs
 from isthmus.cli.checks import unwritten
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile, Number
+from isthmus.cli.options import Clean, InputFile, Measurement, ModelSpec, NewFile, Number, Whole
 from isthmus.cli.output import say
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def plane_command(
     model: ModelSpec,
     clean: Clean,
     out: NewFile,
-    points: int = 11,
+    points: Whole = 11,
     margin: Number = 0.2,
     measurement: Measurement = Measurement(),
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from isthmus import attacks
 from isthmus import data as data_room
 from isthmus.cli.inputs import load_samples
-from isthmus.cli.options import NewNpz, Number, Samples
+from isthmus.cli.options import NewNpz, Number, Samples, Whole
 from isthmus.cli.output import say
 from isthmus.cli.words import parse_target, parse_trigger
 
@@ -20,7 +20,7 @@ def poison_command(
     clean_label: bool = False,
     cover: Number = 0.0,
     cover_trigger: str | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
 ) -> None:
     """Write a training set with a backdoor in it.
 

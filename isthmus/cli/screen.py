@@ -8,7 +8,7 @@ from isthmus import data as data_room
 from isthmus import detection, evidence
 from isthmus.cli.gate import Pipeline
 from isthmus.cli.inputs import load_network, load_samples
-from isthmus.cli.options import Clean, InputFile, ModelSpec, NewNpz
+from isthmus.cli.options import Clean, InputFile, ModelSpec, NewNpz, Whole
 from isthmus.cli.output import say
 from isthmus.types import BadInput
 
@@ -23,7 +23,7 @@ def screen_command(
     clean: Clean,
     model: ModelSpec | None = None,
     layer: str | None = None,
-    neighbors: int = 10,
+    neighbors: Whole = 10,
     out: NewNpz | None = None,
     pipeline: Pipeline = Pipeline(),
 ) -> None:
@@ -66,7 +66,7 @@ def screen_command(
 
 def _suspects(samples: Data, found: Screening) -> list[dict[str, Any]]:
     """Return a record of each suspect sample, the farthest first."""
-    names = samples.classes
+    names = samples.names
     rows = [
         {
             "index": i,

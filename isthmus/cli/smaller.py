@@ -20,6 +20,7 @@ from isthmus.cli.options import (
     ModelSpec,
     Number,  # noqa: F401  (the same)
     RobustTraining,
+    Whole,  # noqa: F401  (the same)
 )
 from isthmus.cli.output import metadata, say
 from isthmus.types import BadInput

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from isthmus import evidence, runs
-from isthmus.cli.options import InputFile
+from isthmus.cli.options import InputFile, Whole
 from isthmus.cli.output import say
 from isthmus.cli.sweep_job import trained_and_defended
 from isthmus.runs.wording import whole_number
@@ -29,7 +29,7 @@ def sweep_command(
     set_: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True)] = (),
     out: File | None = None,
     gather: bool = False,
-    slurm: int = 0,
+    slurm: Whole = 0,
 ) -> None:
     """Do the jobs of a sweep that are not done yet, and gather them in a table and a plot.
 

@@ -6,8 +6,13 @@ What users name (files, classes, triggers) is printed as it is and never read as
 from __future__ import annotations
 
 import codecs
+import os
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from isthmus.types import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,13 +43,71 @@ def write_any_text() -> None:
             reconfigure(errors="isthmus")
 
 
+def lines_in() -> Iterator[str]:
+    """Yield the lines of standard input as they come, without the white space around them.
+
+    Names of files may hold any bytes. Raises BadInput where standard input is closed.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise BadInput(
+            "standard input that is closed", expected="names of files", fix="pipe them in"
+        )
+    reconfigure = getattr(sys.stdin, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="surrogateescape")
+    for line in sys.stdin:
+        if line.strip():
+            yield line.strip()
+
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """Run a block, and write what it printed before it ends, also where it chose a status.
+
+    A full disk or a reader that has left shows here and not after `main`.
+    """
+    try:
+        yield
+    except SystemExit:
+        _flush(sys.stdout)
+        raise
+    _flush(sys.stdout)
+
+
+def _flush(stream: IO[str] | None) -> None:
+    if stream is not None:  # where it was closed from the start
+        stream.flush()
+
+
+def leave(status: int, line: str | None = None) -> NoReturn:
+    """Leave the process with a status, after a line on standard error.
+
+    What a stream still holds and cannot be written is dropped, or Python would try it again at its
+    end and complain.
+    """
+    if line is not None:
+        with suppress(OSError):
+            print(f"isthmus: {line}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            _flush(stream)
+        except OSError:
+            with suppress(OSError):  # a stream in memory has no number
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
+
+
 def console(file: IO[str] | None = None) -> Console:
     """Return a console that prints text as it is: no markup, no emoji codes, no coloring of
     numbers.
     """
     from rich.console import Console
 
-    return Console(file=file, markup=False, emoji=False, highlight=False)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # what rich caught, for `main`
+
+    return Plain(file=file, markup=False, emoji=False, highlight=False)
 
 
 def write(content: Any) -> None:

@@ -14,3 +14,4 @@ from .splits import check_disjoint as check_disjoint
 from .splits import hold_out as hold_out
 from .splits import repeated as repeated
 from .splits import split as split
+from .splits import without_copies as without_copies

@@ -50,7 +50,7 @@ def _pixels(data: Data, *, stored: bool) -> list[bytes]:
     """
     digests = []
     for rows in pieces(data.x):
-        images = data.x[rows] if stored else data[rows].floats()
+        images = data.x[rows] if stored else data[rows].floats() + 0.0  # -0.0 is 0.0
         digests += [blake2b(bytes_of(image), digest_size=16).digest() for image in images]
     return digests
 
@@ -74,6 +74,17 @@ def repeated(data: Data) -> Tensor:
     images = _pixels(data, stored=data.x.dtype == torch.uint8)
     first = {image: i for i, image in reversed(list(enumerate(images)))}
     return torch.tensor([first[image] != i for i, image in enumerate(images)])
+
+
+def without_copies(data: Data, name: str) -> Data:
+    """Return the samples without those whose image has come before, whatever their labels, with
+    notice of how many of the samples of that name these are.
+    """
+    copies = repeated(data)
+    if not bool(copies.any()):
+        return data
+    notice(f"{int(copies.sum())} of {len(data)} {name} samples repeat others; they count once")
+    return data[~copies]
 
 
 def check_disjoint(**parts: Data) -> None:

@@ -107,18 +107,19 @@ def evaluate(
     """Return the three rows on the samples that the network gets right.
 
     `attack` and `aware(weight)`, for every weight, stay in the ball. Raises BadInput where samples
-    are among the reference or the calibration data, no sample is right, there is no threshold, or
-    no weight.
+    are of another shape than the reference, or among it or the calibration data, no sample is
+    right, there is no threshold, or no weight.
     """
     data = as_data(data)
-    detector.check_apart(data)
-    right = data[logits(model, data).argmax(1) == data.y] if len(data) else data
     if not weights:
         raise BadInput(
             "no weight for the attacker who knows the detector",
             expected="one or more",
             fix="leave weights out: 0.1, 1, 10",
         )
+    detector.check_images(data.x)
+    detector.check_apart(data)
+    right = _right(model, data)
     clean = detector.score(right.x)
     judged = _Judged(detector, model, clean)
     threshold = detector.calibrated_threshold
@@ -134,6 +135,18 @@ def evaluate(
         judged.row(NOISE, noise),
         tuple(aware_rows),
     )
+
+
+def _right(model: nn.Module, data: Data) -> Data:
+    """Return the samples that the network gets right. Raises BadInput where there are none."""
+    right = logits(model, data).argmax(1) == data.y
+    if not bool(right.any()):
+        raise BadInput(
+            f"{len(data)} samples of which the network gets none right",
+            expected="one or more: an attack is to change a right answer",
+            fix="check that labels, size and normalization are those of the network",
+        )
+    return data[right]
 
 
 @dataclass(frozen=True, eq=False)

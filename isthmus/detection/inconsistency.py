@@ -7,12 +7,12 @@ together. Ours is its plainest form: a ridge regression for each pair of layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from isthmus.detection.score import Score
+from isthmus.detection.score import Score, check_width
 
 RIDGE = 1e-2
 """Weight of the squared coefficients, for predictors of unit variance."""
@@ -35,6 +35,16 @@ class Inconsistency(Score):
     offset: Tensor
     errors: Tensor
 
+    dimensions: ClassVar[dict[str, str]] = {
+        "mean": "d",
+        "deviation": "d",
+        "slopes": "d e",
+        "offset": "e",
+        "errors": "e",
+    }
+    reads: ClassVar[str] = "de"
+    positive: ClassVar[tuple[str, ...]] = ("deviation", "errors")
+
     @classmethod
     def inputs(cls, layers: int) -> list[tuple[int, ...]]:
         """Return each layer with the one after it."""
@@ -42,12 +52,15 @@ class Inconsistency(Score):
 
     @classmethod
     def fit(cls, features: tuple[Tensor, ...], labels: Tensor, neighbors: int) -> Self:
-        """Return the score of a pair of layers."""
+        """Return the score of a pair of layers. Raises BadInput where the first has more features
+        than WIDEST.
+        """
+        check_width(features[0], "a regression on them")
         first, second = (layer.double().cpu() for layer in features)
         fitted, rest = slice(0, None, 2), slice(1, None, 2) if len(first) > 1 else slice(None)
         mean, offset = first[fitted].mean(0), second[fitted].mean(0)
         deviation = first[fitted].std(0, correction=0)
-        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        deviation = deviation.masked_fill(deviation == 0, 1)
         rows = (first[fitted] - mean) / deviation
         gram = rows.mT @ rows / len(rows)
         one = torch.eye(len(gram), dtype=gram.dtype)
@@ -56,7 +69,7 @@ class Inconsistency(Score):
         left = second[rest] - ((first[rest] - mean) / deviation @ slopes + offset)
         least = _LEAST * second.std(0, correction=0)
         errors = torch.maximum(left.square().mean(0).sqrt(), least)
-        errors = torch.where(errors > 0, errors, torch.ones_like(errors))
+        errors = errors.masked_fill(errors == 0, 1)  # NaN stays, and is refused
         return cls(mean, deviation, slopes, offset, errors)
 
     def __call__(self, *features: Tensor) -> Tensor:

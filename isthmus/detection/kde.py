@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, log
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -26,6 +26,9 @@ class Kde(NeighborScore):
     """-log of the mean of exp(-distance^2 / (2 bandwidth^2)) over the neighbors; at least 0."""
 
     bandwidth: Tensor
+
+    dimensions: ClassVar[dict[str, str]] = {**NeighborScore.dimensions, "bandwidth": ""}
+    positive: ClassVar[tuple[str, ...]] = ("bandwidth",)
 
     @classmethod
     def fit(cls, features: tuple[Tensor, ...], labels: Tensor, neighbors: int) -> Self:

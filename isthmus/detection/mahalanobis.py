@@ -8,17 +8,14 @@ layers are averaged and not weighted by a classifier, which would have to see at
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from isthmus.detection.score import Score
+from isthmus.detection.score import Score, check_width
 from isthmus.types import BadInput
-
-WIDEST = 8192
-"""The largest number of features: their covariance takes 512 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +25,15 @@ class Mahalanobis(Score):
     means: Tensor
     whitening: Tensor
 
+    dimensions: ClassVar[dict[str, str]] = {"means": "classes d", "whitening": "d d"}
+
     @classmethod
     def fit(cls, features: tuple[Tensor, ...], labels: Tensor, neighbors: int) -> Self:
         """Return the score. Raises BadInput where there are more features than WIDEST, or no more
         samples than classes.
         """
         (reference,) = features
-        if reference.shape[1] > WIDEST:
-            raise BadInput(
-                f"{reference.shape[1]} features of an input",
-                expected=f"{WIDEST} or fewer for the Mahalanobis distance",
-                fix="name a layer with fewer: layer=",
-            )
+        check_width(reference, "the Mahalanobis distance")
         rows = reference.double().cpu()
         classes, own = labels.cpu().unique(return_inverse=True)
         if len(rows) <= len(classes):

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from isthmus.detection.index import INDEXES, Search, exact
-from isthmus.detection.score import SOME, Score
+from isthmus.detection.score import SOME, Score, malformed
 from isthmus.types import BadInput
+
+MOST = 2**31
+"""More neighbors than any reference has rows."""
 
 _VALUES = 2**22
 """How many values of neighbors are held at once: 32 MiB in float64."""
@@ -30,6 +33,8 @@ class NeighborScore(Score):
     reference: Tensor
     neighbors: int
 
+    dimensions: ClassVar[dict[str, str]] = {"reference": "n d"}
+
     @abstractmethod
     def local(self, x: Tensor, near: Tensor) -> Tensor:
         """Return the scores of x (n, d) among its neighbors near (n, k, d), float64, as (n,)."""
@@ -40,6 +45,13 @@ class NeighborScore(Score):
         (reference,) = features
         check_neighbors(neighbors, len(reference))
         return cls(reference.float().cpu().contiguous(), neighbors)
+
+    def check(self) -> None:
+        """Raise BadInput as `Score.check` does, and where there are fewer rows than neighbors."""
+        super().check()
+        if self.reference.dtype != torch.float32:  # what the searches compare
+            raise malformed(f"reference of type {self.reference.dtype}")
+        check_neighbors(self.neighbors, len(self.reference))
 
     def __call__(self, *features: Tensor) -> Tensor:
         """Return the scores of features (n, d)."""
@@ -106,11 +118,23 @@ class NeighborScore(Score):
         return self._moved.setdefault(device, self.reference.to(device))
 
 
-def check_neighbors(neighbors: int, rows: int) -> None:
-    """Raise BadInput where there are fewer reference rows than neighbors, no neighbors, or no whole
-    number of them.
+def check_count(neighbors: Any) -> int:
+    """Return the number of neighbors. Raises BadInput where there are none, or no whole number of
+    them, for every score: a detector says how many it has.
     """
-    if not isinstance(neighbors, Integral) or not 1 <= neighbors <= rows:
+    whole = isinstance(neighbors, Integral) and not isinstance(neighbors, bool)
+    if not whole or not 1 <= int(neighbors) < MOST:
+        raise BadInput(
+            f"neighbors = {neighbors!r}",
+            expected=f"a whole number from 1 to {MOST - 1:,}",
+            fix="pass neighbors=20",
+        )
+    return int(neighbors)
+
+
+def check_neighbors(neighbors: int, rows: int) -> None:
+    """Raise BadInput where there are fewer reference rows than neighbors, or none of them."""
+    if not 1 <= neighbors <= rows:
         raise BadInput(
             f"neighbors = {neighbors!r} for {rows} reference samples",
             expected=f"a whole number from 1 to {rows}",

@@ -7,7 +7,8 @@ have on other clean data follows a beta distribution, whatever the distribution 
 
 from __future__ import annotations
 
-from math import ceil
+from fractions import Fraction
+from math import ceil, floor
 from numbers import Real
 
 import torch
@@ -15,6 +16,9 @@ from scipy.stats import beta
 from torch import Tensor
 
 from isthmus.types import BadInput
+
+_ROUNDING = Fraction(1, 10**9)
+"""A rate such as 0.05 is no float: twenty times it is to be 1."""
 
 
 class Threshold(float):
@@ -77,6 +81,7 @@ def calibrated(clean: Tensor, rate: float) -> Threshold:
             expected="numbers",
             fix="check the inputs for NaN, and the network for weights that have diverged",
         )
+    rate = float(rate)
     n = len(clean)
     if not resolves(n, rate):
         raise BadInput(
@@ -105,11 +110,9 @@ def resolves(samples: int, rate: float) -> bool:
 
 def _rank(samples: int, rate: float) -> int:
     """Return which of the sorted scores is the threshold, from 1 on."""
-    return max(1, ceil((samples + 1) * (1 - rate) - 1e-9))
+    return max(1, samples + 1 - floor((samples + 1) * Fraction(rate) + _ROUNDING))
 
 
 def _least_samples(rate: float) -> int:
-    samples = max(1, int(1 / rate) - 1)
-    while not resolves(samples, rate):
-        samples += 1
-    return samples
+    """Return the least n that resolves the rate: (n + 1) * rate is 2."""
+    return max(1, ceil((2 - _ROUNDING) / Fraction(rate)) - 1)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.detection.detector import ManifoldDetector
+from isthmus.detection.features import finite
 from isthmus.detection.neighbors import NeighborScore
 from isthmus.types import BadInput
 
 FENCE = 1.5
 """How many interquartile ranges above the upper quartile a distance is outside (Tukey, 1977)."""
+
+ROUNDING = 1e-6
+"""Distances that differ by less than this share are equal."""
 
 DISAGREEING = 0.8
 """The share of neighbors with one and the same other label from which a label is suspect. Neighbors
@@ -92,11 +97,27 @@ def screen_trusted(
     with torch.no_grad():
         index = part.others(len(data), neighbors)
         distance = part.by_parts(part.reference, index, part.local)
+    distance = finite(distance[:, None], f"scores {score}").squeeze(1)
     disagreement = _largest_other(data.y[index], data.y)
+    foreign = distance > _fence(distance)
+    return Screening(distance, disagreement, foreign, disagreement >= DISAGREEING)
+
+
+def _fence(distance: Tensor) -> float:
+    """Return the distance beyond which a sample is far from the others.
+
+    Where three quarters of the samples or more are copies of each other, at distance 0, their
+    quartiles say nothing of how far the rest are: then those of the rest count.
+    """
+    nothing = ROUNDING * distance.max()
     places = torch.tensor([0.25, 0.75], dtype=torch.float64)
     lower, upper = torch.quantile(distance, places)
-    foreign = distance > upper + FENCE * (upper - lower)
-    return Screening(distance, disagreement, foreign, disagreement >= DISAGREEING)
+    if upper <= nothing:
+        apart = distance[distance > nothing]
+        if not len(apart):
+            return inf
+        lower, upper = torch.quantile(apart, places)
+    return float(upper + torch.maximum(FENCE * (upper - lower), ROUNDING * upper))
 
 
 def _largest_other(near: Tensor, own: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ from safetensors import SafetensorError
 
 from isthmus.runs.wording import first_line, unwritten
 from isthmus.types import BadInput
+
+_written: ContextVar[list[Path] | None] = ContextVar("written", default=None)
+
+
+@contextmanager
+def recorded_writes() -> Iterator[list[Path]]:
+    """Run a block and yield the list of the files that `write_atomically` writes in it."""
+    written: list[Path] = []
+    token = _written.set(written)
+    try:
+        yield written
+    finally:
+        _written.reset(token)
 
 
 def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
@@ -31,6 +45,9 @@ def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
         mode = temporary.stat().st_mode & 0o777  # the user's umask; some writers take 0600
         write(temporary)
         temporary.chmod(mode)
+        written = _written.get()
+        if written is not None:
+            written.append(path)  # before it is there: an interrupt may come between the two
         os.replace(temporary, path)
     except (
         OSError,

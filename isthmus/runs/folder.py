@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from isthmus.runs.decisions import DECISIONS
-from isthmus.runs.files import read_json, write_json
+from isthmus.runs.files import read_json, recorded_writes, write_json
 from isthmus.runs.locks import alone, check_vacant, lock_of
 from isthmus.runs.processes import ranks
 from isthmus.types import BadInput
@@ -89,8 +89,10 @@ def claimed(
     """Claim a folder and run a block in it; if the block fails before it writes a file, undo the
     claim. What a run decides before its work is no such file.
 
-    Among several processes the first one claims it for all. Raises BadInput as `claim_folder` does,
-    and where another run works in the folder.
+    A run that cannot be resumed and is interrupted starts over, and so gives back what it wrote
+    itself, too; with anything else in the folder it leaves all as it is. Among several processes
+    the first one claims it for all. Raises BadInput as `claim_folder` does, and where another run
+    works in the folder.
     """
     folder = Path(folder)
     if not ranks().first:
@@ -101,19 +103,22 @@ def claimed(
         check_vacant(folder)  # before a lock is put there
     with alone(folder / MARKER, str(folder)):
         claim_folder(folder, identity, resume=resume, defaults=defaults)
-        try:
-            yield folder
-        except BaseException:
-            _give_back(folder, fresh=fresh)
-            raise
+        with recorded_writes() as written:
+            try:
+                yield folder
+            except BaseException as error:
+                starts_over = isinstance(error, KeyboardInterrupt) and not resume
+                _give_back(folder, written if starts_over else (), fresh=fresh)
+                raise
 
 
-def _give_back(folder: Path, *, fresh: bool) -> None:
-    """Undo a claim where nothing else is in the folder but folders that hold nothing.
+def _give_back(folder: Path, own: Iterable[Path], *, fresh: bool) -> None:
+    """Undo a claim where nothing else is in the folder but these files of the run, and folders that
+    hold nothing.
 
     What cannot be removed stays, as open files on Windows: why the run failed is what to tell.
     """
-    before_work = {folder / MARKER, folder / DECISIONS, lock_of(folder / MARKER)}
+    before_work = {folder / MARKER, folder / DECISIONS, lock_of(folder / MARKER), *own}
     inside = sorted(folder.rglob("*"), reverse=True)  # what is in a folder before the folder
     if folder.is_dir() and {each for each in inside if not each.is_dir()} <= before_work:
         with suppress(OSError):

@@ -60,7 +60,7 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def unwritten(path: Path, error: BaseException) -> BadInput:
+def unwritten(path: Path | str, error: BaseException) -> BadInput:
     """Return the refusal of a place where nothing can be written."""
     return BadInput(
         f"{path}, which could not be written ({first_line(error)})",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import warnings
 
 import numpy as np
@@ -160,10 +161,98 @@ def test_evaluation_samples_of_the_reference_and_a_negative_eps_are_refused(scre
     for options, words in (
         (("--data", "digits:train#n=50"), "among the reference"),
         (("--data", "digits:test#n=50", "--eps", "-0.1"), "eps = -0.1"),
+        (("--data", "digits:test#n=50", "--eps", "0.1,5"), "eps = 5"),
+        (("--data", "digits:test#n=50", "--eps", "0.1,nan"), "eps 'nan'"),
         (("--data", "digits:test#n=50", "--weights", "much"), "weights 'much'"),
     ):
         done = isthmus("detect", *common, *options, folder=screened)
         assert done.returncode == 2 and words in done.stderr, done.stderr
+
+
+@pytest.fixture(scope="module")
+def odd(screened):
+    """Sources of nothing, and of what cannot be scored."""
+    (screened / "empty").mkdir()
+    (screened / "texts").mkdir()
+    (screened / "texts/a.txt").write_text("text")
+    np.savez(screened / "none.npz", x=np.zeros((0, 1, 8, 8), np.uint8))
+    (screened / "mixed").mkdir()
+    np.savez(screened / "mixed/a.npz", x=np.zeros((2, 1, 8, 8), np.uint8))
+    np.savez(screened / "mixed/b.npz", x=np.zeros((2, 1, 9, 9), np.uint8))
+    np.savez(screened / "large.npz", x=np.full((2, 1, 8, 8), 7.0, np.float32))
+    np.savez(screened / "names.npz", z=np.zeros(3))
+    return screened
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("empty", "empty, a folder without images"),
+        ("texts", "texts, a folder without images"),
+        ("none.npz", "none.npz, which holds no images"),
+        ("mixed", "b.npz: images of shape (2, 1, 9, 9)"),
+        ("large.npz", "large.npz: inputs from 7 to 7"),
+        ("names.npz", "names.npz with the arrays z"),
+        ("stdin", "standard input without a line"),
+        (f"{'x' * 300}.npz", "a name of 304 characters"),
+        (f"{'x' * 300}", "a name of 300 characters"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_and_named(odd, source, words, monkeypatch):
+    """Nothing that was scored is nothing clean: the status is neither 0 nor that of a flag."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n \n"))
+    done = scored(odd, "--data", source)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+
+
+def test_a_suffix_may_be_in_capitals(screened):
+    (screened / "noise.npz").rename(screened / "NOISE.NPZ")
+    done = scored(screened, "--data", "NOISE.NPZ")
+    (screened / "NOISE.NPZ").rename(screened / "noise.npz")
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 5, done.stderr
+
+
+def test_standard_input_may_be_closed_and_names_may_hold_any_bytes(odd, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert "closed" in scored(odd, "--data", "stdin").stderr
+    name = b"\xff\xfe.npz"
+    np.savez(odd / "plain.npz", x=np.zeros((1, 1, 8, 8), np.uint8))
+    (odd / "plain.npz").rename(odd / os.fsdecode(name))
+    given = io.TextIOWrapper(io.BytesIO(name + b"\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", given)
+    done = scored(odd, "--data", "stdin")
+    assert json.loads(done.stdout)["file"] == os.fsdecode(name), done.stderr
+
+
+def test_fit_keeps_equal_images_on_one_side(screened):
+    samples = load_data(CLEAN)
+    x = samples.x[torch.tensor([*range(200), *range(50)])].numpy()
+    np.savez(screened / "twice.npz", x=x, y=np.tile(samples.y[:250].numpy(), 1)[: len(x)])
+    options = ("--clean", "twice.npz", "--neighbors", 5, "--out", "twice")
+    done = isthmus("detect", "fit", *options, folder=screened)
+    assert done.returncode == 0, done.stderr
+    assert "50 of 250 clean samples repeat others" in done.stderr
+    record = json.loads((screened / "twice/report.json").read_text())["detector"]
+    assert record["reference_samples"] == 150 and record["threshold"]["samples"] == 50
+
+
+def test_a_detector_of_another_preparation_is_refused(screened):
+    data = ("--detector", "layer/detector.safetensors", "--data", "digits:test#n=5")
+    for odd in (("--normalize", "0.5,0.25"), ("--resize", 16)):
+        done = isthmus("detect", "score", *NETWORK, *odd, *data, folder=screened)
+        assert done.returncode == 2 and "its --resize and --normalize" in done.stderr
+
+
+def test_an_interrupted_fit_gives_its_folder_back(screened, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isthmus.evidence.write_report", interrupt)
+    options = ("--clean", CLEAN, "--neighbors", 5, "--out", "interrupted")
+    done = isthmus("detect", "fit", *options, folder=screened)
+    assert done.returncode == 130 and "starts over" in done.stderr
+    assert not (screened / "interrupted").exists()
 
 
 def test_images_are_scored_as_files(screened):

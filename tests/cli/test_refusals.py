@@ -43,6 +43,25 @@ def test_what_the_command_line_cannot_read_is_refused_in_one_line(arguments, say
     )
 
 
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("repair", LONG, "--model", MODEL, "--clean", "digits", "--out", "o"),
+        ("repair", "a.safetensors", "--model", MODEL, "--clean", LONG, "--out", "o"),
+        ("repair", "a.safetensors", "--model", MODEL, "--clean", "digits", "--out", LONG),
+        ("poison", "digits", "--trigger", "patch", "--target", 1, "--out", f"{LONG}.npz"),
+        ("report", LONG, "--out", "o"),
+        ("sweep", LONG),
+    ],
+)
+def test_names_that_no_file_system_takes_are_refused(arguments, tmp_path):
+    (tmp_path / "a.safetensors").touch()
+    assert "a name of 30" in refused(tmp_path, *arguments)
+
+
 def test_what_is_drawn_or_named_on_the_way_is_not_overwritten_either(home):
     for name in ("kept.npz", "flat-bonafide-accuracy.svg"):
         (home / name).write_text("mine")

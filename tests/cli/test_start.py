@@ -8,12 +8,14 @@ import subprocess
 import sys
 from dataclasses import is_dataclass
 from importlib import resources
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
+from support.command_line import isthmus
 
 from isthmus.cli.app import COMMANDS, application
-from isthmus.cli.checks import finite
+from isthmus.cli.checks import finite, whole
 from isthmus.cli.words import _trigger_kinds
 
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "safetensors"}
@@ -128,22 +130,43 @@ def test_every_option_of_every_command_is_explained(command):
     assert not silent
 
 
+@pytest.mark.parametrize("text", ["5.7", "1e-3", "x", "inf", "nan", str(10**30), str(10**400), ""])
+@pytest.mark.parametrize("option", ["--neighbors", "--seed", "--attack-steps"])
+def test_an_integer_is_neither_rounded_nor_too_large(option, text, tmp_path):
+    line = refused_line(tmp_path, "detect", "fit", "--clean", "digits", "--out", "o", option, text)
+    assert option in line and not (tmp_path / "o").exists()
+
+
+def refused_line(folder, *arguments):
+    found = isthmus(*arguments, folder=folder)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+    return found.stderr
+
+
+@pytest.mark.parametrize("text", ["30", "30.0", "3e1", "+30"])
+def test_an_integer_may_be_written_as_a_number(text):
+    assert whole(int, [SimpleNamespace(value=text)]) == 30
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_number_that_a_command_takes_is_refused_where_it_is_not_finite(command):
     page = application(command.name)[command.name]
     arguments = page.assemble_argument_collection(parse_docstring=True)
     for hint in {argument.hint for argument in arguments if is_dataclass(argument.hint)}:
         assert get_type_hints(hint.__init__)  # as cyclopts reads them: in the module of a subclass
-    floats = [one for one in arguments if {float} & {one.hint, *get_args(one.hint)}]
-    loose = [argument.name for argument in floats if finite not in argument.parameter.validator]
+    numbers = [one for one in arguments if {float, int} & {one.hint, *get_args(one.hint)}]
+    loose = [argument.name for argument in numbers if finite not in argument.parameter.validator]
     assert not loose, "say Number, not float"
+    counts = [one for one in numbers if int in {one.hint, *get_args(one.hint)}]
+    rounded = [argument.name for argument in counts if argument.parameter.converter is not whole]
+    assert not rounded, "say Whole, not int: cyclopts rounds"
 
 
 def test_the_help_of_an_option_is_broken_where_the_terminal_ends(tmp_path, monkeypatch):
-    for columns, whole in (("400", True), ("60", False)):
+    for columns, unbroken in (("400", True), ("60", False)):
         monkeypatch.setenv("COLUMNS", columns)
         _, text, _ = started("train", "--help", folder=tmp_path)
-        assert ("PKG.MODULE:FACTORY,width=8 for a callable of yours" in text) == whole
+        assert ("PKG.MODULE:FACTORY,width=8 for a callable of yours" in text) == unbroken
 
 
 @pytest.mark.parametrize("command", ["poison", "evaluate"])

@@ -1,5 +1,7 @@
 """What is printed: user text as text, stand-ins for what a terminal lacks, numbers never cut."""
 
+import contextlib
+import errno
 import io
 import os
 import subprocess
@@ -9,8 +11,71 @@ import pytest
 from rich.table import Table
 from support.command_line import MODEL, isthmus
 
+from isthmus.cli import main
 from isthmus.cli.terminal import console, fitted
 from isthmus.runs.progress import bar, shown
+
+
+class Gone(io.StringIO):
+    """A stream that cannot be written, from its first or only from its last byte on."""
+
+    def __init__(self, error, at):
+        super().__init__()
+        self.error, self.at = error, at
+
+    def write(self, text):
+        if self.at == "write":
+            raise self.error
+        return super().write(text)
+
+    def flush(self):
+        if self.at == "flush":
+            raise self.error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("at", ["write", "flush"])
+@pytest.mark.parametrize(
+    ("error", "status"), [(BrokenPipeError(), 141), (FULL, 2), (OSError(errno.EIO, "broken"), None)]
+)
+def test_output_that_cannot_be_written_ends_in_one_line_or_none(error, status, at, home):
+    out = f"unread-{at}-{status}.safetensors"
+    command = ("flip", "a.safetensors", "--model", MODEL, "--flips", "1", "--out", out)
+    words = io.StringIO()
+    with (
+        contextlib.chdir(home),
+        contextlib.redirect_stdout(Gone(error, at)),
+        contextlib.redirect_stderr(words),
+        pytest.raises((SystemExit, OSError)) as end,
+    ):
+        main(command)
+    assert (home / out).exists()
+    if status is None:
+        assert end.value is error  # nobody knows why: all is shown
+        return
+    assert end.value.code == status
+    lines = words.getvalue().splitlines()
+    assert len(lines) == (status == 2) and all("standard output" in line for line in lines)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_process_whose_output_is_lost_says_so_once():
+    """Also where the text is small and is written only as the process ends."""
+    printing = "from isthmus.cli import app\n"
+    printing += "app.application = lambda chosen: lambda *words, **options: print('text')\n"
+    code = [sys.executable, "-c", f"{printing}app.main(['flip'])"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(code, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "standard output" in done.stderr
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(code, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 141 and not done.stderr, done.stderr
+
 
 HOSTILE = ["[red]1", "o[/p]x", "net[seed=1]", ":smile:", "[link=x]y", "\\[bold]"]
 

@@ -1,5 +1,7 @@
 """The laws that all scores share, over their table; and what each of them is for."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from support.refusals import refused
 from torch import nn
 
 from isthmus import Data, detection
-from isthmus.detection import ManifoldDetector, Score, scores
+from isthmus.detection import ManifoldDetector, Score, scores, screen_trusted
 from isthmus.detection.features import layer_features
 from isthmus.detection.neighbors import NeighborScore
 from isthmus.models import small_cnn
@@ -245,6 +247,22 @@ def test_features_of_several_layers_come_from_one_pass():
     assert len(runs) == 1
 
 
+class Swapped(nn.Module):
+    """Maps (n, h, w, channels), as of Swin."""
+
+    def forward(self, x):
+        return x.expand(-1, 5, -1, -1).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_maps_whose_channels_seem_to_be_last_are_told_of(last):
+    net = nn.Sequential(Swapped() if last else nn.Identity(), nn.Flatten())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        layer_features(net, torch.rand(4, 1, 6, 6), ("0",))
+    assert [("channels first" in str(each.message)) for each in said] == [True] * last
+
+
 def test_several_layers_are_averaged_in_units_of_their_typical_score():
     reference, x = on_plane(150), on_plane(20, seed=8).x
     net = network()
@@ -264,10 +282,52 @@ def test_inconsistency_sees_layers_that_do_not_go_together():
     assert together.median() < 0.5 * apart.median()
 
 
+def wide():
+    return nn.Sequential(
+        nn.Flatten(), nn.ZeroPad1d((0, 8193 - AMBIENT)), nn.Linear(8193, 2)
+    ).double()
+
+
+class Broken(nn.Module):
+    """Features that are not finite for images whose first pixel is below a bound."""
+
+    def __init__(self, odd, below):
+        super().__init__()
+        self.odd, self.below = odd, below
+        self.one, self.two = nn.Identity(), nn.Linear(AMBIENT, 3).double()
+
+    def forward(self, x):
+        rows = x.flatten(1)
+        odd = torch.full_like(rows, self.odd)
+        return self.two(self.one(torch.where(rows[:, :1] < self.below, odd, rows)))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), 1e200])
+@pytest.mark.parametrize(("name", "index"), KINDS)
+def test_features_that_are_not_finite_never_pass_as_clean(name, index, odd):
+    """The score of an input without finite features is no number, and NaN is above no threshold."""
+    if index == "approximate":
+        pytest.importorskip("faiss")
+    layer = ("one", "two") if name == "inconsistency" else "one"
+    broken = Broken(odd, below=0.2)
+    detector = ManifoldDetector(name, 5, layer, index).fit(on_plane(150), broken)
+    detector.calibrate(on_plane(100, seed=1))
+    x = on_plane(20, seed=2).x
+    assert torch.isfinite(detector.score(x)).all()
+    x[3, 0, 0, 0] = 0.1
+    for ask in (detector.score, detector.flags, detector.answers):
+        refused(lambda ask=ask: ask(x), "layer 'one'", "for 1 of 20 inputs")
+    clean = Data(torch.cat([on_plane(100, seed=1).x, x]), torch.zeros(120).long(), 3)
+    refused(lambda: detector.calibrate(clean), "layer 'one'")
+    refused(lambda: ManifoldDetector(name, 5, layer, index).fit(clean, broken), "layer 'one'")
+    if name in OVER_NEIGHBORS and index == "exact":
+        refused(lambda: screen_trusted(clean, broken, "one", 5, name), "layer 'one'")
+
+
 X, Y = on_plane(30).x, on_plane(30).y
 REFUSED = {
     "score": (lambda: ManifoldDetector("lles"), "did you mean lle"),
-    "one layer": (lambda: ManifoldDetector("inconsistency", layer="1"), "1 layers"),
+    "one layer": (lambda: ManifoldDetector("inconsistency", layer="1"), "1 layer for"),
     "no layer": (lambda: ManifoldDetector("inconsistency"), "two or more"),
     "neighbors": (lambda: ManifoldDetector(neighbors=31).fit((X, Y)), "neighbors = 31"),
     "no neighbors": (lambda: ManifoldDetector(neighbors=0).fit((X, Y)), "neighbors = 0"),
@@ -286,6 +346,19 @@ REFUSED = {
     "no neighbors to find": (
         lambda: ManifoldDetector("mahalanobis", layer="1", index="approximate"),
         "a score over neighbors",
+    ),
+    "a layer twice": (lambda: ManifoldDetector("knn", layer=("1", "3", "1")), "layer '1' twice"),
+    "layers that run the other way": (
+        lambda: fitted("inconsistency", layer=("3", "1")),
+        "pass layer=('1', '3')",
+    ),
+    "no neighbors of a score without": (
+        lambda: ManifoldDetector("mahalanobis", 0),
+        "neighbors = 0",
+    ),
+    "too many features to predict from": (
+        lambda: ManifoldDetector("inconsistency", layer=("1", "2")).fit((X, Y), wide()),
+        "8193 features",
     ),
     "not fitted": (lambda: ManifoldDetector().score(X), "call fit first"),
     "no threshold": (lambda: fitted("lle").flags(X), "call calibrate"),

@@ -19,6 +19,7 @@ from isthmus.detection.evaluation import signed_noise
 from isthmus.detection.thresholds import calibrated, resolves
 from isthmus.evidence import detector_aware
 from isthmus.metrics import Area
+from isthmus.runs.notices import Notice
 
 
 @pytest.mark.parametrize(("n", "rate"), [(60, 0.05), (200, 0.05), (500, 0.01), (100, 0.1)])
@@ -54,6 +55,25 @@ def test_equal_scores_are_not_flagged_and_promise_nothing_below():
     threshold = calibrated(torch.cat([torch.zeros(90), torch.ones(110)]), 0.05)
     assert threshold == 1 and threshold.low == 0 and threshold.high > 0.05
     assert pickle.loads(pickle.dumps(threshold)).interval == threshold.interval
+
+
+def test_the_number_of_samples_that_a_tiny_rate_takes_is_computed():
+    refused(lambda: calibrated(torch.arange(50), 1e-9), "expected 1999999998 samples")
+    refused(lambda: calibrated(torch.arange(50), 1e-300), "from 50 samples")
+
+
+def test_equal_calibration_images_count_once():
+    detector = ManifoldDetector("knn", 5).fit(blobs(100))
+    few = blobs(30, seed=1)
+    many = Data(few.x.repeat(4, 1, 1, 1), few.y.repeat(4), 3)
+    with pytest.warns(Notice, match="90 of 120 calibration samples repeat others"):
+        refused(lambda: detector.calibrate(many), "from 30 samples")
+    with pytest.warns(Notice):
+        assert detector.calibrate(many, 0.1).threshold.samples == 30
+    assert (
+        detector.threshold
+        == ManifoldDetector("knn", 5).fit(blobs(100)).calibrate(few, 0.1).threshold
+    )
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.05, 0.01, 0.001])
@@ -134,6 +154,17 @@ def test_three_rows_are_always_there(detector, net):
         ),
         "among the reference",
     )
+    wrong = Data(data.x, (net(data.x).argmax(1) + 1) % 3, 3)
+    for odd, words in (
+        (wrong, "the network gets none right"),
+        (Data(torch.rand(5, 1, 5, 5), torch.zeros(5).long(), 3), "(5, 1, 5, 5)"),
+    ):
+        refused(
+            lambda odd=odd: evaluate(
+                detector, net, odd, ball, PGD(ball), detector_aware(detector, ball)
+            ),
+            words,
+        )
 
 
 def test_the_detector_aware_attack_stays_in_ball_and_box(detector, net):
@@ -189,6 +220,21 @@ def test_samples_that_do_not_belong_to_a_trusted_set():
     assert float(clean.suspects.double().mean()) < 0.1
     refused(lambda: screen_trusted(data[:10]), "10 samples")
     refused(lambda: screen_trusted(data, score="mahalanobis"), "over neighbors")
+
+
+def test_ordinary_samples_among_copies_of_one_are_not_far_from_all_others():
+    """The quartiles of 160 distances of 0 say nothing of the other 40."""
+    ordinary = blobs(40, seed=8)
+    copies = blobs(1, seed=9)
+    x = torch.cat([copies.x.expand(160, -1, -1, -1), ordinary.x])
+    y = torch.cat([copies.y.expand(160), ordinary.y])
+    for score in ("knn", "lle", "kde"):
+        foreign = screen_trusted(Data(x, y, 3), score=score).foreign
+        assert not foreign[:160].any() and int(foreign.sum()) <= 4, score
+    x[-1] = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert screen_trusted(Data(x, y, 3)).foreign[-1]
+    same = Data(copies.x.expand(50, -1, -1, -1), copies.y.expand(50), 3)
+    assert not screen_trusted(same).foreign.any()
 
 
 def test_neighbors_of_many_labels_make_no_label_suspect():

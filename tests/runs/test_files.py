@@ -177,6 +177,28 @@ def test_a_run_that_fails_before_it_wrote_anything_gives_its_folder_back(error, 
     assert (tmp_path / "out").exists() == wrote
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("others", [False, True])
+def test_an_interrupted_run_that_starts_over_gives_back_what_it_wrote(
+    error, resume, others, tmp_path
+):
+    """What others put there is never deleted, nor what a failed or a resumable run wrote."""
+    folder = tmp_path / "out"
+    with pytest.raises(error), claimed(folder, RUN, resume=resume):
+        write_text(folder / "deep/one.txt", "1")
+        write_json(folder / "two.json", 2)
+        if others:
+            (folder / "mine").touch()
+        raise error
+    assert folder.exists() == (resume or others or error is RuntimeError)
+    if folder.exists():
+        assert (folder / "deep/one.txt").exists() and (folder / "run.json").exists()
+    else:
+        with claimed(folder, RUN, resume=False):
+            pass
+
+
 def take(folder, run):
     with claimed(folder, run, resume=True):
         pass

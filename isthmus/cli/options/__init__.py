@@ -21,7 +21,7 @@ from isthmus.cli.options.values import (
     NewNpz,
     Number,
     Samples,
-    Seed,
+    Whole,
 )
 
 __all__ = [
@@ -39,6 +39,6 @@ __all__ = [
     "Number",
     "RobustTraining",
     "Samples",
-    "Seed",
     "Threat",
+    "Whole",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import Parameter
 
 from isthmus import data, runs
-from isthmus.cli.options.values import Number, Seed
+from isthmus.cli.options.values import Number, Whole
 
 if TYPE_CHECKING:
     from isthmus.training import Training
@@ -41,17 +41,17 @@ class Budget:
     :param device: cpu, cuda, cuda:1, mps or auto.
     """
 
-    steps: int | None = None
+    steps: Whole | None = None
     lr: Number | None = None
-    batch_size: int = 128
+    batch_size: Whole = 128
     weight_decay: Number = 1e-4
     clip: Number | None = None
-    pad: int = 0
+    pad: Whole = 0
     flip: bool = False
-    seed: Seed = 0
+    seed: Whole = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # `runs.Precision`, which imports torch
     compile: bool = False
-    microbatch: int | None = None
+    microbatch: Whole | None = None
     recompute: bool = False
     shard: bool = False
     device: str = "auto"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import Parameter
 
 from isthmus import curves
-from isthmus.cli.options.values import Number
+from isthmus.cli.options.values import Number, Whole
 
 if TYPE_CHECKING:
     from isthmus.curves import Route
@@ -31,7 +31,7 @@ class CurveOptions:
         in connect.
     """
 
-    bends: int | None = None
+    bends: Whole | None = None
     kind: Literal["bezier", "polychain"] | None = None
     rho: Number | None = None
     adaptive: bool | None = None

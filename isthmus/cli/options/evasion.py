@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from isthmus import attacks
 from isthmus.cli import words
 from isthmus.cli.options.threat import Threat
+from isthmus.cli.options.values import Whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,7 @@ class Evasion(Threat):
     """
 
     attack: words.AttackName | None = None
-    restarts: int | None = None
+    restarts: Whole | None = None
     straight_through: str | None = None
 
     def named(self, name: words.AttackName, samples: Data, seed: int = 0) -> Attack:

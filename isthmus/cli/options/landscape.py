@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from isthmus import attacks
 from isthmus.cli.options.threat import Threat
+from isthmus.cli.options.values import Whole
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class LandscapeOptions:
     """
 
     landscape: bool = False
-    landscape_samples: int | None = None
+    landscape_samples: Whole | None = None
 
     def check(self) -> None:
         """Raise BadInput if there are samples without a landscape, or no samples."""

@@ -10,7 +10,10 @@ from cyclopts import Parameter
 from isthmus import attacks, data, training
 from isthmus.cli import words
 from isthmus.cli.options.threat import Threat
-from isthmus.cli.options.values import Number
+from isthmus.cli.options.values import (
+    Number,
+    Whole,  # noqa: F401  (cyclopts reads inherited types in this module)
+)
 
 if TYPE_CHECKING:
     from isthmus.attacks import SingleStepCheck

@@ -15,7 +15,7 @@ from isthmus.cli.options.curve import CurveOptions
 from isthmus.cli.options.evaluation import EvaluationOptions
 from isthmus.cli.options.landscape import LandscapeOptions
 from isthmus.cli.options.objective import RobustTraining
-from isthmus.cli.options.values import Number
+from isthmus.cli.options.values import Number, Whole
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class PointOptions:
     :param holdout: Share of the clean samples that choose t and train nothing.
     """
 
-    points: int = 21
+    points: Whole = 21
     t: Number | None = None
     tolerance: Number | None = None
     holdout: Number = 0.2
@@ -152,7 +152,7 @@ class ReportOptions:
     landscape: LandscapeOptions = LandscapeOptions()
     compare: bool = False
     inspect: bool = False
-    queries: int | None = None
+    queries: Whole | None = None
 
     @property
     def tried(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isthmus.cli import words
+from isthmus.cli.options.values import Whole
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Threat:
 
     norm: str | None = None
     eps: str | None = None
-    attack_steps: int | None = None
+    attack_steps: Whole | None = None
 
     def balls(self, samples: Data) -> tuple[Ball, ...]:
         """Return the balls for such samples. Raises BadInput if norm or radius do not fit them."""

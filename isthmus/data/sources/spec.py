@@ -31,9 +31,9 @@ def _folder(path: Path, classes: Classes) -> Encoded:
 
 
 def _file(path: Path, classes: Classes) -> Data | Encoded:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return read_parquet([path], classes)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return read_npz(path, classes)
     pickled = path.suffix in (".pt", ".pth", ".pkl", ".pickle")
     raise BadInput(

@@ -22,21 +22,41 @@ def image_stream(source: str) -> Iterator[tuple[str, Tensor]]:
 
     `source` is an image, an .npz file (whose labels are not read), whatever `load_data` takes, or
     a folder: all such files below it, in the order of their names. Raises BadInput where a file is
-    damaged or missing.
+    damaged or missing, and where there is none, or no image in one: nothing seen is nothing clean.
     """
     path = Path(source)
     if not path.is_dir():
         yield source, _images(path, source)
         return
-    for file in sorted(path.rglob("*")):
-        if file.suffix.lower() in _FILES and file.is_file():
-            yield str(file), _images(file, str(file))
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _FILES]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise BadInput(
+            f"{source}, a folder without images",
+            expected=f"files named {', '.join(sorted(_FILES))}",
+            fix="check the path",
+        )
+    for file in files:
+        yield str(file), _images(file, str(file))
 
 
 def _images(path: Path, source: str) -> Tensor:
+    """Return the images of one file, one or more. Raises BadInput as `image_stream` does."""
+    try:
+        images = _read(path, source)
+    except BadInput as error:
+        raise error.within(source) from error
+    if not len(images):
+        raise BadInput(
+            f"{source}, which holds no images", expected="one or more", fix="leave the file out"
+        )
+    return images
+
+
+def _read(path: Path, source: str) -> Tensor:
     if path.suffix.lower() in IMAGE_SUFFIXES and path.exists():
         return torch.from_numpy(decoded(path, source).copy())[None]
-    if path.suffix != ".npz" or not path.exists():
+    if path.suffix.lower() != ".npz" or not path.exists():
         return load_data(source).x
     with opened(path) as file:
         name = next((name for name in ("x", "images") if name in file.files), None)
