@@ -17,6 +17,7 @@ from isthmus.models.forward import (
     forward_pass,
     logits_in,
     network_under,
+    unreadable,
 )
 from isthmus.runs.devices import autocast
 from isthmus.runs.notices import notice
@@ -74,11 +75,19 @@ def layer_features(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> tupl
 
 
 def layer_pass(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Pass:
-    """Return what `layer_features` returns, the order of the layers, and the logits."""
+    """Return what `layer_features` returns, the order of the layers, and the logits.
+
+    Raises BadInput where the network cannot read the images, or a layer returns no rows.
+    """
     device = device_of(model)
     given = as_input(x, device, channels_last=False)
     with eval_mode(model), autocast(device, "fp32"), _outputs(model, layers) as outputs:
-        logits = logits_in(forward_pass(model, given))
+        try:
+            logits = logits_in(forward_pass(model, given))
+        except BadInput:
+            raise
+        except Exception as error:  # a user's network may raise anything
+            raise unreadable(x, error) from error
     features = tuple(_rows(name, outputs.get(name), len(x)) for name in layers)
     if logits is not None and (logits.ndim != 2 or len(logits) != len(x)):
         logits = None

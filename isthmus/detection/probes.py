@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from isthmus.detection.features import Pass, layer_pass
 from isthmus.detection.held import taken
 from isthmus.detection.score import malformed
-from isthmus.runs.wording import first_line
 from isthmus.types import BadInput, Params
 
 PROBES = 8
@@ -50,14 +49,7 @@ class Probes:
     @torch.no_grad()
     def check(self, model: nn.Module, layers: tuple[str, ...]) -> None:
         """Raise BadInput where a network does something else with the images than before."""
-        try:
-            found = _outputs(layer_pass(model, self.images, layers), layers)
-        except RuntimeError as error:
-            raise BadInput(
-                f"a network that does not run on the detector's images ({first_line(error)})",
-                expected="the network, the size and the normalization that it was fitted with",
-                fix="pass the --resize and --normalize of that time",
-            ) from error
+        found = _outputs(layer_pass(model, self.images, layers), layers)
         for name, held in self.outputs.items():
             now = found.get(name)
             share = torch.inf if now is None else _difference(now, held)

@@ -25,13 +25,13 @@ from isthmus.models.forward import (
     network_under,
     outputs,
     pass_size,
+    unreadable,
 )
 from isthmus.models.memory import in_passes
 from isthmus.models.noise import DrawnLogits, drawn_logits, is_random, seeded_draws
 from isthmus.runs.devices import Precision
 from isthmus.runs.files import write_atomically
 from isthmus.runs.identity import identity_of, sha256_of
-from isthmus.runs.wording import first_line
 from isthmus.types import Attack, BadInput
 
 
@@ -159,13 +159,7 @@ def logits(
     except BadInput:
         raise
     except Exception as error:  # a user's network may raise anything
-        shape = tuple(data.x.shape[1:])
-        raise BadInput(
-            f"images of shape {shape} and type {data.x.dtype} that the network cannot read "
-            f"({type(error).__name__}: {first_line(error)})",
-            expected="the shape and type it was built for",
-            fix="convert the images, or check the model factory",
-        ) from error
+        raise unreadable(data.x, error) from error
     _check_logits(out, data, whole or data)
     return out
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from isthmus.models.memory import in_passes, recomputed_in_parts, too_large
 from isthmus.runs.devices import Precision, autocast, chosen_precision, kept_draws
+from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
 
 T = TypeVar("T")
@@ -115,6 +116,16 @@ def pass_precision(
 
 _writes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 """Whether a network changes its input in place, as its first pass has shown."""
+
+
+def unreadable(x: Tensor, error: Exception) -> BadInput:
+    """Return the refusal of images x (n, c, h, w) on which a network has ended in an error."""
+    return BadInput(
+        f"images of shape {tuple(x.shape[1:])} and type {x.dtype} that the network cannot read "
+        f"({type(error).__name__}: {first_line(error)})",
+        expected="the shape and type it was built for",
+        fix="convert the images, or check the model factory",
+    )
 
 
 def forward_pass(module: nn.Module, x: Tensor) -> Any:

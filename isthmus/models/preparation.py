@@ -66,7 +66,7 @@ class Preparation:
     def _check_channels(self, x: Any) -> None:
         if x.shape[1] != len(self.mean or ()):
             raise BadInput(
-                f"images whose channels number {x.shape[1]}",
+                f"images of {x.shape[1]} channel{'' if x.shape[1] == 1 else 's'}",
                 expected=f"{len(self.mean or ())}, for the mean and std of each",
                 fix="pass a mean and a std of each channel (--normalize 0.5,0.25), and build the "
                 "network for as many (timm:NAME,in_chans=1), or give images that have them",

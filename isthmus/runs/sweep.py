@@ -208,7 +208,9 @@ def once(file: Path, make: Callable[[], Any]) -> Path:
     One process makes it while the others wait. `make` has to write the file in one piece.
     """
     if not file.exists():
-        with FileLock(_made(lock_of(file))):
+        lock = lock_of(file)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
             if not file.exists():
                 make()
     return file

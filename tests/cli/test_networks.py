@@ -28,7 +28,7 @@ def test_bad_preparations_are_refused_in_one_line(home):
     model = ("a.safetensors", "--model", "isthmus.models:small_cnn,channels=1,width=8")
     data = ("--data", "digits:test")
     assert "imagenet" in refused(home, "evaluate", *model, "--normalize", "imagnet", *data)
-    assert "images of 1 channels" in refused(
+    assert "images of 1 channel;" in refused(
         home, "evaluate", *model, "--normalize", "imagenet", *data
     )
     assert "classes=3" not in refused(home, "evaluate", *model, "--classes", 3, *data)

@@ -22,13 +22,13 @@ def mislabeled(home):
 
 def test_wrong_labels_are_named_and_left_out(mislabeled):
     home, wrong = mislabeled
-    done = isthmus("screen", "--clean", "mislabeled.npz", "--out", "kept.npz", folder=home)
+    done = isthmus("screen", "--clean", "mislabeled.npz", "--out", "belonging.npz", folder=home)
     assert done.returncode == 0 and "lie among another class" in done.stdout, done.stderr
     told = isthmus("screen", "--clean", "mislabeled.npz", "--json", folder=home)
     record = json.loads(told.stdout)
     found = {row["index"] for row in record["suspects"] if row["mislabeled"]}
     assert len(found & wrong) >= 15 and len(found - wrong) <= 12
-    assert len(load_data(str(home / "kept.npz"))) == 600 - len(record["suspects"])
+    assert len(load_data(str(home / "belonging.npz"))) == 600 - len(record["suspects"])
 
 
 def test_features_of_a_network_tell_more_than_pixels(mislabeled):

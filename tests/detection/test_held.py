@@ -61,7 +61,7 @@ def test_a_network_on_which_the_images_do_not_run_is_refused(tmp_path):
 
     path = fitted(layer="1", net=flat(Preparation())).save(tmp_path / "detector.safetensors")
     larger = flat(Preparation(size=(8, 8)))
-    refused(lambda: ManifoldDetector.load(path, larger), "does not run on the detector's images")
+    refused(lambda: ManifoldDetector.load(path, larger), "that the network cannot read")
 
 
 def test_a_network_that_was_changed_in_place_is_refused():

@@ -243,7 +243,7 @@ def test_a_preparation_is_what_a_layer_in_front_would_be():
 
 def test_images_of_other_channels_are_refused():
     _, hooked = plain_and_prepared()
-    refused(lambda: hooked(X[:, :1]), "images of 1 channels", "--normalize none")
+    refused(lambda: hooked(X[:, :1]), "images of 1 channel;", "in_chans=1")
 
 
 def test_normalizations_have_names():

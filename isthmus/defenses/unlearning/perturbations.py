@@ -63,12 +63,12 @@ smallest of any class at 0.1 to 0.5 on small networks whose patch they do not fi
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of perturbations: the unit ball of the norm that they are small in, and what their
-    gradients (n, c, h, w) pass.
+    """A kind of perturbations: the unit ball of the norm that they are small in, and the filter
+    that their gradients (n, c, h, w) pass, if any.
     """
 
     ball: Ball
-    filtered: Callable[[Tensor], Tensor] = lambda gradient: gradient
+    filter: Callable[[Tensor], Tensor] | None = None
 
 
 def smooth(images: Tensor) -> Tensor:
@@ -244,7 +244,8 @@ def stepped(values: Tensor, gradient: Tensor, radii: Tensor) -> Tensor:
     moved = []
     for kind, now, slope, radius in zip(KINDS, values, gradient, radii, strict=True):
         wide = radius[:, None, None, None]
-        ahead = now / wide - STEP * kind.ball.steepest(kind.filtered(slope))
+        downhill = slope if kind.filter is None else kind.filter(slope)
+        ahead = now / wide - STEP * kind.ball.steepest(downhill)
         moved.append(wide * kind.ball.project(ahead))
     return torch.stack(moved)
 
