@@ -238,9 +238,9 @@ def _warnings(report: Report) -> Iterator[str]:
     for row in (permanence.reactivation or ()) if permanence else ():
         success = row.measures[ATTACK_SUCCESS].value
         if success is not None and success >= COMES_BACK:
-            images = "one triggered image" if row.images == 1 else f"{row.images} triggered images"
+            few = "one triggered image" if row.images == 1 else f"{row.images} triggered images"
             yield (
-                f"The backdoor comes back easily: {images} in later training make attack success "
+                f"The backdoor comes back easily: with {few} in later training attack success is "
                 f"{percent(success)}. Train it on data that you trust only."
             )
             break
