@@ -80,7 +80,7 @@ def certify_command(
         "attack_steps": attack_steps,
         "restarts": restarts,
     }
-    with runs.claimed(out, identity, resume=False):
+    with runs.claimed(out, identity, resume=None):
         report = evidence.certificates(
             network,
             evaluation,

@@ -124,7 +124,8 @@ def detect_command(
     knows it, and writes report.json and report.html into --out; if it is cut off, it starts anew.
 
     :param action: What to do: fit, score or evaluate.
-    :param checkpoint: The network; not needed for a detector of pixels, except to evaluate it.
+    :param checkpoint: The network; a detector of pixels needs none, but one that is to be evaluated
+        has to be fitted with it.
     :param out: A new or empty folder for what fit or evaluate writes.
     :param samples: Inputs of score: images, folders, .npz, Parquet, named sets, or stdin
         for names of files on standard input. Of evaluate: labeled samples.
@@ -199,7 +200,7 @@ def _fit(
         "clean": samples.sha256,
         **vars(made),
     }
-    with runs.claimed(out, identity, resume=False):
+    with runs.claimed(out, identity, resume=None):
         detector = made.fitted(samples, _network(checkpoint, model))
         report = evidence.detection(
             detector,
@@ -278,7 +279,7 @@ def _evaluate(
         "data": samples.sha256,
         **vars(evasion),
     }
-    with runs.claimed(out, identity, resume=False):
+    with runs.claimed(out, identity, resume=None):
         evaluations = evidence.evaluations(
             detector,
             detector.model,

@@ -54,7 +54,7 @@ def health_command(
         "data": evaluation.sha256,
         "attack": runs.identity_of(attack),
     }
-    with runs.claimed(out, identity, resume=False):
+    with runs.claimed(out, identity, resume=None):
         report = evidence.attack_health(
             network,
             evaluation,

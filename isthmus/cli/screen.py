@@ -47,13 +47,13 @@ def screen_command(
             expected="a checkpoint, --model and --layer, or none of them",
             fix=f"give {missing} too",
         )
-    samples = load_samples(clean)
-    network = None
-    if checkpoint is not None and model is not None:
-        network = load_network(model, checkpoint)
-    found = detection.screen_trusted(samples, network, layer, neighbors)
-    suspects = _suspects(samples, found)
     with pipeline.words():
+        samples = load_samples(clean)
+        network = None
+        if checkpoint is not None and model is not None:
+            network = load_network(model, checkpoint)
+        found = detection.screen_trusted(samples, network, layer, neighbors)
+        suspects = _suspects(samples, found)
         if suspects:
             say(_table(suspects))
         say(found.summary)
@@ -74,7 +74,7 @@ def _suspects(samples: Data, found: Screening) -> list[dict[str, Any]]:
             "foreign": bool(found.foreign[i]),
             "mislabeled": bool(found.mislabeled[i]),
             "distance": float(found.distance[i]),
-            "neighbors of another class": float(found.disagreement[i]),
+            "neighbors of one other class": float(found.disagreement[i]),
         }
         for i in found.suspects.nonzero()[:, 0].tolist()
     ]
@@ -88,9 +88,9 @@ def _table(suspects: list[dict[str, Any]]) -> Any:
             row["label"],
             " and ".join(why for why in ("foreign", "mislabeled") if row[why]),
             f"{row['distance']:.3g}",
-            f"{row['neighbors of another class']:.0%}",
+            f"{row['neighbors of one other class']:.0%}",
         )
         for row in suspects
     ]
-    heads = ("sample", "label", "why", "distance", "neighbors of another class")
+    heads = ("sample", "label", "why", "distance", "neighbors of one other class")
     return evidence.tables.terminal_table(heads, rows, texts=3)

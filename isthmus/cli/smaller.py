@@ -125,7 +125,7 @@ class Compressing:
         it.
         """
         out = self.options.out
-        with runs.claimed(out, self._identity(method), resume=False):
+        with runs.claimed(out, self._identity(method), resume=None):
             small = compress()
             report = self._measured(small)
             written, page = evidence.write_report(report, out)

@@ -19,6 +19,7 @@ from isthmus.models.forward import (
     network_under,
     unreadable,
 )
+from isthmus.models.memory import out_of_memory
 from isthmus.runs.devices import autocast
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import suggestion
@@ -87,6 +88,8 @@ def layer_pass(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Pass:
         except BadInput:
             raise
         except Exception as error:  # a user's network may raise anything
+            if out_of_memory(error):  # a caller may halve its pass
+                raise
             raise unreadable(x, error) from error
     features = tuple(_rows(name, outputs.get(name), len(x)) for name in layers)
     if logits is not None and (logits.ndim != 2 or len(logits) != len(x)):

@@ -41,14 +41,15 @@ def claim_folder(
     folder: Path | str,
     identity: dict[str, Any],
     *,
-    resume: bool,
+    resume: bool | None,
     defaults: dict[str, Any] | None = None,
 ) -> Path:
     """Claim `folder` for the run with this identity, by a file run.json in it, and return it.
 
     A new or empty folder is made; with `resume`, so is one of the same run, which may be older
-    than some options: those have their `defaults`. Nothing is ever deleted. Raises BadInput where
-    the folder holds another run, the same one without `resume`, or other files.
+    than some options: those have their `defaults`. None is for runs that cannot be resumed. Nothing
+    is ever deleted. Raises BadInput where the folder holds another run, the same one without
+    `resume`, or other files.
     """
     folder = Path(folder)
     marker = folder / MARKER
@@ -70,7 +71,7 @@ def claim_folder(
             raise BadInput(
                 f"{folder}, which holds this run already",
                 expected="a new folder",
-                fix="pass --resume",
+                fix="choose another --out" if resume is None else "pass --resume",
             )
     else:
         check_vacant(folder)
@@ -83,14 +84,15 @@ def claimed(
     folder: Path | str,
     identity: dict[str, Any],
     *,
-    resume: bool,
+    resume: bool | None,
     defaults: dict[str, Any] | None = None,
 ) -> Iterator[Path]:
     """Claim a folder and run a block in it; if the block fails before it writes a file, undo the
     claim. What a run decides before its work is no such file.
 
-    A run that cannot be resumed and is interrupted starts over, and so gives back what it wrote
-    itself, too; with anything else in the folder it leaves all as it is. Among several processes
+    A run that cannot be resumed (`resume` None) and is interrupted starts over, and so gives back
+    what it wrote itself, too; with anything else in the folder it leaves all as it is. False is the
+    first run of one that can: what it saved is what it goes on from. Among several processes
     the first one claims it for all. Raises BadInput as `claim_folder` does, and where another run
     works in the folder.
     """
@@ -107,7 +109,7 @@ def claimed(
             try:
                 yield folder
             except BaseException as error:
-                starts_over = isinstance(error, KeyboardInterrupt) and not resume
+                starts_over = isinstance(error, KeyboardInterrupt) and resume is None
                 _give_back(folder, written if starts_over else (), fresh=fresh)
                 raise
 

@@ -91,6 +91,7 @@ def test_control_c_loses_nothing(home):
                 _, error = running.communicate(timeout=2)
                 break
     assert running.returncode == 130 and "--resume" in error and "Traceback" not in error
+    assert (home / "stopped/run.json").exists() and list((home / "stopped").glob("*.state"))
     done(home, *arguments, "stopped", "--resume")
     done(home, *arguments, "through")
     one, two = (load_file(home / name / "repaired.safetensors") for name in ("stopped", "through"))

@@ -177,7 +177,7 @@ def test_a_run_that_fails_before_it_wrote_anything_gives_its_folder_back(error, 
     assert (tmp_path / "out").exists() == wrote
 
 
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("resume", [None, False, True], ids=["never", "first", "again"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("others", [False, True])
 def test_an_interrupted_run_that_starts_over_gives_back_what_it_wrote(
@@ -191,11 +191,11 @@ def test_an_interrupted_run_that_starts_over_gives_back_what_it_wrote(
         if others:
             (folder / "mine").touch()
         raise error
-    assert folder.exists() == (resume or others or error is RuntimeError)
+    assert folder.exists() == (resume is not None or others or error is RuntimeError)
     if folder.exists():
         assert (folder / "deep/one.txt").exists() and (folder / "run.json").exists()
     else:
-        with claimed(folder, RUN, resume=False):
+        with claimed(folder, RUN, resume=None):
             pass
 
 

@@ -82,7 +82,7 @@ def smooth(images: Tensor) -> Tensor:
 
 
 FINE, SMOOTH, SPARSE = Kind(L2(1.0)), Kind(L2(1.0), smooth), Kind(L1(1.0, share=0.02))
-KINDS = (FINE, SMOOTH, SPARSE)
+PERTURBATION_KINDS = (FINE, SMOOTH, SPARSE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,9 @@ class UniversalPerturbations:
 
     @property
     def typical_radii(self) -> Tensor:
-        """The median radius of each kind, (kinds,), which one odd class does not move."""
+        """The median radius of each kind, (kinds,), which one odd class does not move; of an even
+        number of classes the lower one.
+        """
         return self.radii.median(dim=1).values
 
     @property
@@ -106,7 +108,10 @@ class UniversalPerturbations:
 
     @property
     def oddness(self) -> Tensor:
-        """How much smaller than typical each radius is, as a logarithm, (kinds, classes)."""
+        """How much smaller than typical each radius is, as a logarithm, (kinds, classes).
+
+        Of two classes neither is odd: the smaller one is the median.
+        """
         return (self.typical_radii[:, None] / self.radii).log()
 
     @property
@@ -121,13 +126,13 @@ class UniversalPerturbations:
         in for: docs/experiments.md.
         """
         suspect = self.suspect
-        odd = [i for i in range(len(KINDS)) if self.oddness[i, suspect] >= ODD]
-        if all(KINDS[i] is SPARSE for i in odd):
+        odd = [i for i in range(len(PERTURBATION_KINDS)) if self.oddness[i, suspect] >= ODD]
+        if all(PERTURBATION_KINDS[i] is SPARSE for i in odd):
             return []
         return [(i, suspect) for i in odd]
 
     @property
-    def balls(self) -> Tensor:
+    def unlearning_radii(self) -> Tensor:
         """The radii to unlearn in, (kinds, classes): the typical one, and for an odd class as many
         times as large as its own is smaller, `LARGEST` times at most.
 
@@ -158,9 +163,9 @@ def universal_perturbations(
     device = pick_device(training.device)
     network.to(device)
     classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
-    values = torch.zeros(len(KINDS), classes, *shape, device=device)
+    values = torch.zeros(len(PERTURBATION_KINDS), classes, *shape, device=device)
     change = torch.full((classes, *shape), FIRST_CHANGE, device=device)
-    radii = torch.stack([kind.ball.norm(change) for kind in KINDS])
+    radii = torch.stack([kind.ball.norm(change) for kind in PERTURBATION_KINDS])
     passes = GradientPasses(training.microbatch)
     precision = training_precision(training, network, bonafide.x)
     with (
@@ -201,7 +206,7 @@ class Assignment:
         >>> sent.kind.tolist(), bool((sent.toward == torch.arange(4)).any())
         ([0, 1, 2, 0], False)
         """
-        kind = torch.arange(len(y), device=y.device) % len(KINDS)
+        kind = torch.arange(len(y), device=y.device) % len(PERTURBATION_KINDS)
         toward = (y + torch.randint(1, classes, y.shape).to(y.device)) % classes
         return cls(kind, toward)
 
@@ -242,7 +247,7 @@ def stepped(values: Tensor, gradient: Tensor, radii: Tensor) -> Tensor:
     Those without a gradient stay where they are.
     """
     moved = []
-    for kind, now, slope, radius in zip(KINDS, values, gradient, radii, strict=True):
+    for kind, now, slope, radius in zip(PERTURBATION_KINDS, values, gradient, radii, strict=True):
         wide = radius[:, None, None, None]
         downhill = slope if kind.filter is None else kind.filter(slope)
         ahead = now / wide - STEP * kind.ball.steepest(downhill)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.defenses.spending import Trained
 from isthmus.defenses.unlearning.perturbations import (
-    KINDS,
+    PERTURBATION_KINDS,
     SPARSE,
     Assignment,
     UniversalPerturbations,
@@ -146,9 +146,9 @@ class UniversalUnlearning(Trained):
         data = as_data(bonafide)
         teacher = copied(tampered).eval().requires_grad_(False)
         first = self._perturbations(teacher, data)
-        for number, rate in enumerate(self.rates):
+        for number in range(len(self.rates)):
             student = self._attempt(teacher, tampered, data, first, number)
-            if rate == self.rates[-1] or self._has_unlearned(student, data, first):
+            if number == len(self.rates) - 1 or self._has_unlearned(student, data, first):
                 break
         return student.eval()
 
@@ -184,7 +184,7 @@ class UniversalUnlearning(Trained):
         sparse ones, of a few pixels at the ends of their range, cannot grow as much.
         """
         grown = self._perturbations(student, data).typical_radii / before.typical_radii
-        dense = [kind is not SPARSE for kind in KINDS]
+        dense = [kind is not SPARSE for kind in PERTURBATION_KINDS]
         return bool((grown[dense] >= ENOUGH).all())
 
     def _perturbations(self, network: nn.Module, data: Data) -> UniversalPerturbations:
@@ -221,7 +221,7 @@ class _Student(Wrapper):
     def __init__(self, network: nn.Module, first: UniversalPerturbations) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("radii", first.balls)
+        self.register_buffer("radii", first.unlearning_radii)
         within = stepped(first.values, torch.zeros_like(first.values), self.radii)
         self.register_buffer("perturbations", within)
 

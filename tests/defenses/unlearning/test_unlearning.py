@@ -174,7 +174,7 @@ def test_only_an_odd_class_is_unlearned_in_a_larger_ball():
     radii = torch.tensor([[1.0, 2.0, 0.4, 4.0, 2.0], [3.0, 3.0, 2.0, 3.0, 9.0]])
     found = UniversalPerturbations(torch.zeros(2, 5, 1, 2, 2), radii)
     expected = torch.tensor([[4.0, 2.0, 8.0, 2.0, 2.0], [3.0] * 5])
-    assert torch.allclose(found.balls, expected)
+    assert torch.allclose(found.unlearning_radii, expected)
     assert torch.allclose(found.oddness[0].exp(), torch.tensor([2.0, 1.0, 5.0, 0.5, 1.0]))
 
 
