@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from isthmus import data, detection, evidence, runs
 from isthmus.cli import checks, words
-from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.inputs import load_samples, network_if_given
 from isthmus.cli.options import Clean, InputFile, ModelSpec, Number, Samples, Whole
 from isthmus.cli.output import say
 from isthmus.cli.terminal import lines_in
@@ -179,14 +179,8 @@ def _folder(out: File | None) -> File:
     return folder
 
 
-def _network(checkpoint: File | None, model: ModelSpec | None) -> nn.Module | None:
-    if checkpoint is None or model is None:
-        return None
-    return load_network(model, checkpoint)
-
-
 def _loaded(checkpoint: File | None, model: ModelSpec | None, file: File) -> ManifoldDetector:
-    return detection.ManifoldDetector.load(file, _network(checkpoint, model))
+    return detection.ManifoldDetector.load(file, network_if_given(model, checkpoint))
 
 
 def _fit(
@@ -201,7 +195,7 @@ def _fit(
         **vars(made),
     }
     with runs.claimed(out, identity, resume=None):
-        detector = made.fitted(samples, _network(checkpoint, model))
+        detector = made.fitted(samples, network_if_given(model, checkpoint))
         report = evidence.detection(
             detector,
             network="pixels" if checkpoint is None else checkpoint.name,

@@ -24,6 +24,11 @@ def load_network(model: ModelSpec, checkpoint: File) -> nn.Module:
     return models.load_checkpoint(checkpoint, models.model_factory(model.spec)())
 
 
+def network_if_given(model: ModelSpec | None, checkpoint: File | None) -> nn.Module | None:
+    """Return the network, None where there is no checkpoint or nothing that builds it."""
+    return None if model is None or checkpoint is None else load_network(model, checkpoint)
+
+
 def load_samples(spec: str) -> Data:
     """Return the samples that a spec names, and say so if they are a random part of the source."""
     samples = data.load_data(spec)

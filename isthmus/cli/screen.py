@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus import data as data_room
 from isthmus import detection, evidence
 from isthmus.cli.gate import Pipeline
-from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.inputs import load_samples, network_if_given
 from isthmus.cli.options import Clean, InputFile, ModelSpec, NewNpz, Whole
 from isthmus.cli.output import say
 from isthmus.types import BadInput
@@ -49,9 +49,7 @@ def screen_command(
         )
     with pipeline.words():
         samples = load_samples(clean)
-        network = None
-        if checkpoint is not None and model is not None:
-            network = load_network(model, checkpoint)
+        network = network_if_given(model, checkpoint)
         found = detection.screen_trusted(samples, network, layer, neighbors)
         suspects = _suspects(samples, found)
         if suspects:

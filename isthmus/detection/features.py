@@ -17,9 +17,8 @@ from isthmus.models.forward import (
     forward_pass,
     logits_in,
     network_under,
-    unreadable,
+    reading,
 )
-from isthmus.models.memory import out_of_memory
 from isthmus.runs.devices import autocast
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import suggestion
@@ -63,34 +62,24 @@ class Pass:
         return Pass(tuple(rows.cpu() for rows in self.features), self.order, logits)
 
 
-def layer_features(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """Return the outputs of the layers at images x (n, c, h, w), each (n, d), from one pass in eval
-    mode.
+def layer_pass(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Pass:
+    """Return the outputs of the layers at images x (n, c, h, w), each (n, d), their order, and the
+    logits, from one pass in eval mode.
 
     Maps (n, d, h, w) are averaged over their positions, sequences (n, length, d) over their length:
     channels come first in maps, last in sequences. The graph is recorded where gradients are on.
-    Raises BadInput where a layer does not run, or returns something else, or numbers that are not
-    finite.
-    """
-    return layer_pass(model, x, layers).features
-
-
-def layer_pass(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Pass:
-    """Return what `layer_features` returns, the order of the layers, and the logits.
-
-    Raises BadInput where the network cannot read the images, or a layer returns no rows.
+    Raises BadInput where the network cannot read the images, or a layer does not run, or returns
+    something else, or numbers that are not finite.
     """
     device = device_of(model)
     given = as_input(x, device, channels_last=False)
-    with eval_mode(model), autocast(device, "fp32"), _outputs(model, layers) as outputs:
-        try:
-            logits = logits_in(forward_pass(model, given))
-        except BadInput:
-            raise
-        except Exception as error:  # a user's network may raise anything
-            if out_of_memory(error):  # a caller may halve its pass
-                raise
-            raise unreadable(x, error) from error
+    with (
+        eval_mode(model),
+        autocast(device, "fp32"),
+        _outputs(model, layers) as outputs,
+        reading(x),
+    ):
+        logits = logits_in(forward_pass(model, given))
     features = tuple(_rows(name, outputs.get(name), len(x)) for name in layers)
     if logits is not None and (logits.ndim != 2 or len(logits) != len(x)):
         logits = None

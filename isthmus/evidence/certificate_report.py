@@ -97,5 +97,5 @@ def _verdict(rows: Sequence[CertificateRow]) -> str:
     return (
         "Nothing is proved at any of these eps: bounds through several layers are loose unless a "
         "network was trained for them. Smaller eps, training on the certified loss, or smoothing "
-        "may prove something"
-    ) + "."
+        "may prove something."
+    )

@@ -25,7 +25,7 @@ from isthmus.models.forward import (
     network_under,
     outputs,
     pass_size,
-    unreadable,
+    reading,
 )
 from isthmus.models.memory import in_passes
 from isthmus.models.noise import DrawnLogits, drawn_logits, is_random, seeded_draws
@@ -153,13 +153,8 @@ def logits(
     Raises BadInput where the network cannot read the images, or the outputs are not (n, classes) or
     not finite. A network that draws from torch's generators draws the same each time.
     """
-    try:
-        with seeded_draws(0, device_of(model)):
-            out = outputs(model, data.x, precision=precision)
-    except BadInput:
-        raise
-    except Exception as error:  # a user's network may raise anything
-        raise unreadable(data.x, error) from error
+    with reading(data.x), seeded_draws(0, device_of(model)):
+        out = outputs(model, data.x, precision=precision)
     _check_logits(out, data, whole or data)
     return out
 

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from isthmus.models.memory import in_passes, recomputed_in_parts, too_large
+from isthmus.models.memory import in_passes, out_of_memory, recomputed_in_parts, too_large
 from isthmus.runs.devices import Precision, autocast, chosen_precision, kept_draws
 from isthmus.runs.wording import first_line
 from isthmus.types import BadInput
@@ -118,14 +118,24 @@ _writes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 """Whether a network changes its input in place, as its first pass has shown."""
 
 
-def unreadable(x: Tensor, error: Exception) -> BadInput:
-    """Return the refusal of images x (n, c, h, w) on which a network has ended in an error."""
-    return BadInput(
-        f"images of shape {tuple(x.shape[1:])} and type {x.dtype} that the network cannot read "
-        f"({type(error).__name__}: {first_line(error)})",
-        expected="the shape and type it was built for",
-        fix="convert the images, or check the model factory",
-    )
+@contextmanager
+def reading(x: Tensor) -> Iterator[None]:
+    """Run a block in which a network reads images x (n, c, h, w). Raises BadInput where it cannot;
+    memory that ran out is left to a caller, who may halve the pass.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:  # a user's network may raise anything
+        if out_of_memory(error):
+            raise
+        raise BadInput(
+            f"images of shape {tuple(x.shape[1:])} and type {x.dtype} that the network cannot read "
+            f"({type(error).__name__}: {first_line(error)})",
+            expected="the shape and type it was built for",
+            fix="convert the images, or check the model factory",
+        ) from error
 
 
 def forward_pass(module: nn.Module, x: Tensor) -> Any:

@@ -10,7 +10,7 @@ from torch import nn
 
 from isthmus import Data, detection
 from isthmus.detection import ManifoldDetector, Score, scores, screen_trusted
-from isthmus.detection.features import layer_features
+from isthmus.detection.features import layer_pass
 from isthmus.detection.neighbors import NeighborScore
 from isthmus.models import small_cnn
 
@@ -236,7 +236,7 @@ def test_features_of_several_layers_come_from_one_pass():
     net.register_forward_hook(lambda *_: runs.append(1))
     names = [name for name, part in net.named_modules() if isinstance(part, nn.Conv2d)]
     x = torch.rand(5, 1, 6, 6)
-    features = layer_features(net, x, tuple(names))
+    features = layer_pass(net, x, tuple(names)).features
     assert len(runs) == 1 and all(rows.shape[0] == 5 and rows.ndim == 2 for rows in features)
     seen = []
     net.get_submodule(names[0]).register_forward_hook(lambda _, __, out: seen.append(out))
@@ -259,7 +259,7 @@ def test_maps_whose_channels_seem_to_be_last_are_told_of(last):
     net = nn.Sequential(Swapped() if last else nn.Identity(), nn.Flatten())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        layer_features(net, torch.rand(4, 1, 6, 6), ("0",))
+        layer_pass(net, torch.rand(4, 1, 6, 6), ("0",))
     assert [("channels first" in str(each.message)) for each in said] == [True] * last
 
 
@@ -277,7 +277,7 @@ def test_inconsistency_sees_layers_that_do_not_go_together():
     reference = on_plane(200)
     detector = fitted("inconsistency", layer=("3", "5"), reference=reference)
     (part,) = detector.fitted.parts
-    first, second = layer_features(detector.model, on_plane(50, seed=9).x, ("3", "5"))
+    first, second = layer_pass(detector.model, on_plane(50, seed=9).x, ("3", "5")).features
     together, apart = part(first, second), part(first, second.flip(0))
     assert together.median() < 0.5 * apart.median()
 
