@@ -1,6 +1,7 @@
 from . import landscape as landscape
 from .accuracy import Accuracy as Accuracy
 from .accuracy import Agreement as Agreement
+from .accuracy import Divergence as Divergence
 from .accuracy import InjectionSuccess as InjectionSuccess
 from .accuracy import MeanLoss as MeanLoss
 from .accuracy import check_above_chance as check_above_chance

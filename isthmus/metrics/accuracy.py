@@ -1,4 +1,5 @@
-"""Accuracy, loss, agreement and injection success: what a network answers on given samples.
+"""Accuracy, loss, agreement, divergence and injection success: what a network answers on given
+samples.
 
 Source of injection success: Zhao et al., ICLR 2020, section 3.3 (injection accuracy).
 """
@@ -113,6 +114,31 @@ class Agreement(Question[Rate]):
     def answer(self, passes: Passes) -> Rate:
         same = passes.logits(self.samples, self.precision).argmax(1) == self.answers
         return Rate(int(same.sum()), len(same))
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Divergence(Question[Mean]):
+    """How far a network's answers are from a reference network's, in nats, as a Mean: the
+    Kullback-Leibler divergence of its probabilities from the reference's.
+
+    Unlike agreement, it tells networks apart that give the same answers to a hundred samples.
+    Labels are not read. The reference answers once, when the metric is made, and is not stored.
+    Raises BadInput where it cannot read the samples.
+    """
+
+    precision: Precision
+    wanted: Tensor = field(init=False)
+
+    def __init__(self, reference: nn.Module, data: Source, precision: Precision = "fp32") -> None:
+        super().__init__(data)
+        object.__setattr__(self, "precision", precision)
+        wanted = logits(reference, self.samples, precision).log_softmax(1)
+        object.__setattr__(self, "wanted", wanted)
+
+    def answer(self, passes: Passes) -> Mean:
+        given = passes.logits(self.samples, self.precision).log_softmax(1)
+        apart = F.kl_div(given, self.wanted, reduction="none", log_target=True).sum(1)
+        return Mean.of(apart, unit=NATS)
 
 
 def per_class(model: nn.Module, data: Data, precision: Precision = "fp32") -> dict[str, Rate]:

@@ -20,6 +20,7 @@ from isthmus.metrics import (
     Accuracy,
     Agreement,
     AttackSuccess,
+    Divergence,
     MeanLoss,
     Rate,
     RecoveryAccuracy,
@@ -153,6 +154,16 @@ def test_agreement_asks_for_the_same_answers_right_or_wrong():
     assert agreement(network("batchnorm", 0)) == 1.0, (
         "the reference was asked when the question was made"
     )
+
+
+def test_divergence_is_the_mean_over_samples_of_that_from_the_references_probabilities():
+    asked, nets = data(50), [network("batchnorm", seed) for seed in (0, 1)]
+    wanted, given = (net(asked.x).double().softmax(1) for net in nets)
+    by_hand = (wanted * (wanted / given).log()).sum(1)
+    divergence = Divergence(nets[0], asked)
+    assert divergence(nets[1]) == pytest.approx(float(by_hand.mean()), rel=1e-4)
+    assert divergence(nets[1]).n == 50 and divergence(nets[0]) == 0.0
+    assert Divergence(nets[1], asked)(nets[0]) != pytest.approx(divergence(nets[1]), rel=1e-2)
 
 
 def test_a_class_without_samples_has_no_rate():

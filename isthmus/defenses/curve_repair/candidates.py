@@ -14,7 +14,13 @@ from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.augment import check_augmentation
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
-from isthmus.defenses.curve_repair.rules import Choice, end_costs_too_much, lowered, settled
+from isthmus.defenses.curve_repair.rules import (
+    Choice,
+    end_costs_too_much,
+    farther,
+    lowered,
+    settled,
+)
 from isthmus.defenses.curve_repair.selection import Selection, Watched
 from isthmus.defenses.curve_repair.stand_ins import odd_stand_ins, universal_stand_ins
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
@@ -28,7 +34,7 @@ from isthmus.training.losses import distillation
 from isthmus.training.suited import suited_augmentation
 from isthmus.types import BadInput, Defense
 
-NEAR = Route(low=0.02, high=0.12)
+NEAR = Route(low=0.02, high=0.15)
 """The part of a curve where a repair is sought first. A patch is lost within its first twentieth,
 which costs a point of accuracy, whether the curve leads to a second network or to a permuted copy;
 what is not lost on it, as a pattern blended over the image, is not lost farther on either, where
@@ -37,6 +43,10 @@ accuracy goes (docs/results/trained.md)."""
 SETTLED = 0.05
 """The part of a stand-in's fall that may be left at the chosen point: fewer samples than that do
 not tell."""
+
+FARTHER = 1.25
+"""How many times as far a repair goes as the stand-ins demand, which are lost a little before the
+trigger that they stand in for: docs/experiments.md."""
 
 LOST = 0.15
 """The success of a stand-in that has lost its effect. It is counted on samples of other classes, so
@@ -65,7 +75,8 @@ class Candidate:
 
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
-    way to be tried, and is empty where it is.
+    way to be tried, and is empty where it is. The next way is tried even so where this one is
+    `challenged`.
     """
 
     other: nn.Module | Defense | Endpoint | None
@@ -75,6 +86,7 @@ class Candidate:
     after_step: AfterStep | None = None
     home: File | None = None
     objection: Callable[[Path, Choice], str] = costly_end
+    challenged: bool = False
 
     def check(self, tampered: nn.Module, bonafide: Data) -> None:
         """Raise BadInput where networks, hook or augmentation do not fit; no work is done yet."""
@@ -103,7 +115,8 @@ def candidates(
     A `route`, a hook, or a rule or values of t in `selection` make it one way: to `other`, or to
     `default_endpoint`. A given defense is one way, too. Else the ways are `near` the tampered
     network on a curve to the given one, or to a permuted copy where there is one, the straight path
-    to `unlearned_copy`, and, without a network, a curve to `default_endpoint`.
+    to `unlearned_copy`, which challenges a curve to a permuted copy, and, without a network, a
+    curve to `default_endpoint`.
     """
     only = Candidate(other, route or DEFAULT_ROUTE, training, selection, after_step, home)
     chosen = (route, after_step, selection.rule, selection.values_of_t)
@@ -121,7 +134,8 @@ def candidates(
     except BadInput:
         return [unlearned, only]
     curve = replace(only, other=permuted)
-    return [near(replace(curve, training=suited), tampered, odd_stand_ins), unlearned, curve]
+    first = near(replace(curve, training=suited), tampered, odd_stand_ins)
+    return [replace(first, challenged=True), unlearned, curve]
 
 
 def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
@@ -132,10 +146,11 @@ def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
     (docs/results/trained.md). The point is the first one where the stand-ins for a trigger, which
     `watch` finds, have lost their effect, or one before it that costs less.
     """
+    rule = lowered(farther(settled(UNIVERSAL, SETTLED), FARTHER))
     return replace(
         way,
         route=NEAR.replace(loss=distillation(tampered)),
-        selection=way.selection.watching(watch, lowered(settled(UNIVERSAL, SETTLED))),
+        selection=way.selection.watching(watch, rule),
         home=None if way.home is None else way.home / "near",
         objection=working_stand_ins,
     )

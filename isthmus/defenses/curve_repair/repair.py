@@ -6,9 +6,9 @@ Source: Zhao et al., ICLR 2020, section 3.
 Where we depart: the curve is trained as `connect` does, and t is drawn where the answer is sought;
 the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a
 fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made: a permuted
-copy, and where the curve near the received network does not lose what stands in for a trigger, a
-repaired network itself, which has unlearned universal perturbations, and to which the path is
-straight.
+copy, and a repaired network itself, which has unlearned universal perturbations, and to which the
+path is straight; where neither shows what stands in for a trigger, the one that changed less is
+taken.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from isthmus.defenses.curve_repair.training import (
     Untrained,
     trained_curve,
 )
+from isthmus.metrics.accuracy import Divergence
 from isthmus.metrics.passes import NotFinite
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
@@ -64,8 +65,8 @@ class Repair:
 
     `model` is an ordinary module in eval mode with the state-dict keys of the tampered one: the
     network at `t` of `networks`, which were recalibrated on `parts.fitted` alone. `path` was
-    measured on `parts.held_out`, which the curve was not trained on. `rejected` are the repairs
-    that were tried before; `objection` says why one was not good enough. `preflight` is what was
+    measured on `parts.held_out`, which the curve was not trained on. `rejected` are the other
+    repairs that were tried; `objection` says why one was not good enough. `preflight` is what was
     known before any of them.
     """
 
@@ -187,12 +188,13 @@ def repair(
 
     By default a curve leads to a permuted copy, or to the network that is given, and the point on
     it is the first one where stand-ins for a trigger have lost their effect (`NEAR`,
-    `universal_stand_ins`); of one network it is tried where such a perturbation is oddly small. If
-    they do not lose it, a straight path follows to `unlearned_copy`, which universal perturbations
-    no longer turn; and if that network has lost too much accuracy beyond doubt, a curve to a
-    permuted copy where no other network was given. A call with a defense as `other`, `after_step`,
-    values of t, a rule or any field of `Route`, even at its default, takes the route and the rule
-    that it names.
+    `universal_stand_ins`), and a quarter farther; of one network it is tried where such a
+    perturbation is oddly small. If they do not lose it, or there is one network, a straight path
+    follows to `unlearned_copy`, which universal perturbations no longer turn, and of the two that
+    repair is taken which changes the answers less; and if that network has lost too much accuracy
+    beyond doubt, a curve to a permuted copy where no other network was given. A call with a defense
+    as `other`, `after_step`, values of t, a rule or any field of `Route`, even at its default,
+    takes the route and the rule that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take
@@ -238,23 +240,49 @@ def repair(
 def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Parts) -> Repair:
     """Return the repair by the first way without an objection, or else by the last; one that does
     not train, or that nothing could judge, is passed over.
+
+    A way that is challenged yields to the next one where that one changes the network less.
     """
     rejected: list[Repair] = []
-    for way in ways:
+    for way, after in zip(ways, [*ways[1:], None], strict=True):
         try:
             repaired = follow(way, tampered, parts)
         except (Diverged, Untrained, NothingOdd) as error:
-            if way is ways[-1]:
+            if after is None:
                 raise
             why = error.spoken if isinstance(error, NothingOdd) else error
             notice(f"{why}; another way is tried")
             continue
-        repaired = replace(repaired, rejected=tuple(rejected))
-        if not repaired.objection or way is ways[-1]:
+        if not repaired.objection and way.challenged and after is not None:
+            repaired, *others = nearer_first(repaired, after, tampered)
+            rejected += others
+            break
+        if not repaired.objection or after is None:
             break
         notice(f"{repaired.endpoint.spoken} {repaired.objection}; another way is tried")
         rejected.append(repaired)
-    return repaired
+    return replace(repaired, rejected=tuple(rejected))
+
+
+def nearer_first(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Repair]:
+    """Return a repair and the one by another way, if that one trains; the better one first.
+
+    Of two that no sample objects to, that one is better whose answers are nearer to those of the
+    tampered network on the held-out samples. A curve on which stand-ins for a trigger are lost
+    only where the network has changed more than it does by unlearning may keep the trigger:
+    docs/experiments.md.
+    """
+    try:
+        other = follow(way, tampered, holder.parts)
+    except (Diverged, Untrained) as error:
+        notice(f"{error}; the {holder.endpoint.spoken} is kept")
+        return [holder]
+    if other.objection:
+        return [holder, other]
+    apart = Divergence(tampered, holder.held_out)
+    near, far = sorted((holder, other), key=lambda repaired: apart(repaired.model))
+    changed = f"changed answers by {apart(far.model):.2g} nats and not {apart(near.model):.2g}"
+    return [near, replace(far, objection=changed)]
 
 
 def follow(

@@ -47,7 +47,7 @@ from isthmus.defenses.unlearning.perturbations import ODD
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
-from isthmus.metrics import Accuracy, AttackSuccess, measure
+from isthmus.metrics import Accuracy, AttackSuccess, Divergence, measure
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
 from isthmus.training import Training, one_cycle, suited_augmentation
@@ -297,7 +297,12 @@ def test_a_pattern_that_is_oddly_small_is_lost_near_the_network(blended):
     bonafide, unseen = split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
     judges = {"accuracy": Accuracy(unseen), "attack": AttackSuccess(unseen, trigger, 1)}
     found = repair(network, bonafide, points=7, precision="fp32")
-    assert found.second == "permuted copy" and NEAR.low <= found.t <= NEAR.high
+    assert found.second.startswith("permuted copy, because unlearned copy: ")
+    assert NEAR.low <= found.t <= NEAR.high and found.t.rule.startswith("farther(settled(")
+    (other,) = found.rejected
+    changed = Divergence(network, found.held_out)
+    assert other.route == ALMOST and changed(found.model) < changed(other.model)
+    assert found.gradients > other.gradients > 0
     assert found.path.at(float(found.t))[UNIVERSAL] <= LOST < found.path.at(0.0)[UNIVERSAL]
     before, after = measure(network, judges), measure(found.model, judges)
     assert after["attack"] < 0.2 < 0.8 < before["attack"]  # 1 to 8 % over two seeds
@@ -430,6 +435,28 @@ def test_a_path_without_finite_outputs_is_one_that_diverged(tampered, samples):
     assert found.route == straight.route
     words = ("NaN or infinite", "lower lr (now 1e+30)")
     refused(lambda: first_acceptable([way], tampered[0], parts), *words)
+
+
+def test_of_two_repairs_without_an_objection_the_one_that_changes_answers_less_is_taken(
+    tampered, samples
+):
+    """In either order, and the other one is kept with its reason. An objection decides before."""
+    route, training = Route(bends=0, low=0.1, high=0.4), Training(steps=1, lr=0.01)
+    ways = [
+        Candidate(tampered[1], route, training, Selection(points=3, rule=fixed(t)))
+        for t in (0.1, 0.4)
+    ]
+    parts = Parts.of(samples[0], 0.2)
+    for first, second in (ways, reversed(ways)):
+        holder = replace(first, challenged=True)
+        found = first_acceptable([holder, second], tampered[0], parts)
+        (other,) = found.rejected
+        assert (found.t, other.t) == (0.1, 0.4) and not found.objection
+        assert other.objection.startswith("changed answers by")
+        costly = replace(second, objection=lambda path, t: "cost too much")
+        kept = first_acceptable([holder, costly], tampered[0], parts)
+        assert [way.objection for way in kept.rejected] == ["cost too much"]
+        assert {float(kept.t), float(kept.rejected[0].t)} == {0.1, 0.4}
 
 
 def test_a_rule_of_ones_own(tampered, samples):
