@@ -79,8 +79,8 @@ def at_eps(
         "noise median": float(of_noise.median()),
         "auroc": as_record(Area.of(clean, of_attack)),
         "noise auroc": as_record(Area.of(clean, of_noise)),
-        "flagged": as_record(Rate(int((of_attack > threshold).sum()), n)),
-        "noise flagged": as_record(Rate(int((of_noise > threshold).sum()), n)),
+        "flagged": as_record(Rate(int(threshold.flags(of_attack).sum()), n)),
+        "noise flagged": as_record(Rate(int(threshold.flags(of_noise).sum()), n)),
         "farther than before": as_record(Rate(int((of_attack > nearer).sum()), n)),
     }
 
@@ -105,7 +105,7 @@ def easy_rows(detector: ManifoldDetector, clean: Tensor, rows: dict[str, Tensor]
     found = {}
     for name, x in rows.items():
         scored = detector.score(x.contiguous())
-        flagged = int((scored > detector.calibrated_threshold).sum())
+        flagged = int(detector.calibrated_threshold.flags(scored).sum())
         area, share = Area.of(clean, scored), Rate(flagged, len(scored))
         found[name] = {"auroc": as_record(area), "flagged": as_record(share)}
     return found
@@ -120,7 +120,7 @@ def score_rows(
     scored = {0.0: clean} | {eps: detector.score(x) for eps, x in moved.items()}
     return {
         "threshold": threshold.record(),
-        "false positives": as_record(Rate(int((clean > threshold).sum()), len(clean))),
+        "false positives": as_record(Rate(int(threshold.flags(clean).sum()), len(clean))),
         "median": float(clean.median()),
         "eps": {
             key(eps): at_eps(

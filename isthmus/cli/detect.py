@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from isthmus.data import Ball, Data
-    from isthmus.detection import Evaluation, ManifoldDetector
+    from isthmus.detection import Evaluation, ManifoldDetector, Threshold
 
 Value = TypeVar("Value")
 ScoreName = Literal["knn", "linf", "kde", "lle", "tangent", "mahalanobis", "inconsistency"]
@@ -237,18 +237,18 @@ def _names(sources: tuple[str, ...]) -> Iterator[str]:
 
 
 def _lines(
-    detector: ManifoldDetector, threshold: float, file: str, images: Tensor
+    detector: ManifoldDetector, threshold: Threshold, file: str, images: Tensor
 ) -> Iterator[dict[str, Any]]:
     """Yield a line for each image: its score, whether it is flagged, and the network's answer where
     there is a network and it is not. Raises BadInput, which names the file, as the detector does.
     """
     try:
         scores = detector.score(images)
+        flags = threshold.flags(scores).tolist()
         answers = None if detector.model is None else detector.answers(images, scores).tolist()
     except BadInput as error:
         raise error.within(file) from error
-    for i, score in enumerate(scores.tolist()):
-        flagged = score > threshold
+    for i, (score, flagged) in enumerate(zip(scores.tolist(), flags, strict=True)):
         answer = None if flagged or answers is None else answers[i]
         line = {"file": file, "index": i, "score": score, "threshold": float(threshold)}
         yield {**line, "flagged": flagged, "answer": answer}

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.detection.features import Pass, layer_pass
-from isthmus.detection.held import taken
-from isthmus.detection.score import malformed
+from isthmus.detection.score import malformed, taken
 from isthmus.types import BadInput, Params
 
 PROBES = 8
@@ -65,6 +64,11 @@ class Probes:
     def state(self) -> Params:
         """Return images and outputs as tensors by name."""
         return {_IMAGES: self.images, **{f"probe.{name}": t for name, t in self.outputs.items()}}
+
+    @staticmethod
+    def are_in(state: Params) -> bool:
+        """Return whether a state holds probes."""
+        return _IMAGES in state
 
     @classmethod
     def from_state(cls, state: Params, layers: tuple[str, ...], shape: tuple[int, ...]) -> Self:
