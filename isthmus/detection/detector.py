@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from isthmus.data.dataset import Source, as_data
 from isthmus.data.splits import without_copies
 from isthmus.detection.digests import NO_IMAGES, check_apart, image_digests
-from isthmus.detection.features import Pass, check_layers, finite, layer_pass, pixels
+from isthmus.detection.features import Pass, check_layers, finite, layer_pass, layer_passes, pixels
 from isthmus.detection.fitted import Fitted, mark_of, network_sha256
 from isthmus.detection.held import (
     HeldDetector,
@@ -34,6 +34,7 @@ from isthmus.detection.table import scores
 from isthmus.detection.thresholds import Threshold, calibrated
 from isthmus.models.checkpoint import read_tensors, write_tensors
 from isthmus.models.forward import device_of, outputs, pass_size
+from isthmus.models.memory import in_passes
 from isthmus.runs.identity import sha256_of
 from isthmus.runs.wording import suggestion
 from isthmus.types import BadInput
@@ -150,15 +151,20 @@ class ManifoldDetector:
         """Return the score of each image of x (n, c, h, w), bytes or floats in [0, 1], as (n,)
         float64 on the CPU.
 
-        Raises BadInput where the detector is not fitted, images have another shape than the
-        reference's or leave [0, 1], features or scores are not finite, or the network is no longer
-        the one that it was.
+        Passes are halved where memory runs out. Raises BadInput where the detector is not fitted,
+        images have another shape than the reference's or leave [0, 1], features or scores are not
+        finite, or the network is no longer the one that it was.
         """
         self.check_images(x)
         self._check_unchanged()
         device = torch.device("cpu") if self.model is None else device_of(self.model)
+
+        def scored(rows: slice) -> Tensor:
+            return self.distances(x[rows].to(device)).cpu()
+
+        worker = self if self.model is None else self.model
         with torch.no_grad():
-            parts = [self.distances(part.to(device)).cpu() for part in self._passes(x)]
+            parts = in_passes(worker, scored, len(x), pass_size(x, device))
         scores = torch.cat([torch.empty(0, dtype=torch.float64), *parts])
         return finite(scores[:, None], f"scores {self.score_name}").squeeze(1)
 
@@ -227,11 +233,10 @@ class ManifoldDetector:
         `scored` are the scores of x, where they are known. Raises BadInput as `flags` does, and
         where the detector was fitted without a network.
         """
-        if self.model is None:
-            raise _without_network(("answers",))
+        network = self._network
         self._check_unchanged()
         flagged = self.calibrated_threshold.flags(self.score(x) if scored is None else scored)
-        return outputs(self.model, x).argmax(1).masked_fill(flagged, ABSTAIN)
+        return outputs(network, x).argmax(1).masked_fill(flagged, ABSTAIN)
 
     @property
     def calibrated_threshold(self) -> Threshold:
@@ -315,30 +320,26 @@ class ManifoldDetector:
             raise error.within(str(path)) from error
         return detector if model is None else detector.attach(model)
 
-    def _passes(self, x: Tensor) -> tuple[Tensor, ...]:
-        device = torch.device("cpu") if self.model is None else device_of(self.model)
-        return x.split(pass_size(x, device)) if len(x) else ()
-
-    def _pass(self, x: Tensor) -> Pass:
-        if not self.layers:
-            return Pass((finite(pixels(x), "pixels"),), (), None)
-        if self.model is None:
-            raise _without_network(self.layers)
-        return layer_pass(self.model, x, self.layers)
-
     @torch.no_grad()
     def _seen(self, x: Tensor) -> Pass:
         """Return the features of all images, and the logits where the network was run, on the
         CPU.
         """
-        passes = [self._pass(part).cpu() for part in self._passes(x)]
-        features = zip(*(part.features for part in passes), strict=True)
-        logits = [part.logits for part in passes if part.logits is not None]
-        return Pass(
-            tuple(torch.cat(rows) for rows in features),
-            passes[0].order,
-            torch.cat(logits) if len(logits) == len(passes) else None,
-        )
+        if not self.layers:
+            return self._pass(x).cpu()
+        return layer_passes(self._network, x, self.layers)
+
+    def _pass(self, x: Tensor) -> Pass:
+        if not self.layers:
+            return Pass((finite(pixels(x), "pixels"),), (), None)
+        return layer_pass(self._network, x, self.layers)
+
+    @property
+    def _network(self) -> nn.Module:
+        """The network. Raises BadInput where there is none."""
+        if self.model is None:
+            raise _without_network(self.layers or ("answers",))
+        return self.model
 
     def check_images(self, x: Tensor) -> None:
         """Raise BadInput where x is not a batch of images like those of the reference."""
