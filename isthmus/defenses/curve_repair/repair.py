@@ -246,8 +246,7 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
         except (Diverged, Untrained, NothingOdd) as error:
             if way is ways[-1]:
                 raise
-            why = error.spoken if isinstance(error, NothingOdd) else error
-            notice(f"{why}; another way is tried")
+            notice(f"{error.got}; another way is tried")
             continue
         repaired = replace(repaired, rejected=tuple(rejected))
         if not repaired.objection or way is ways[-1]:
