@@ -54,7 +54,8 @@ def network_sha256(model: nn.Module) -> str:
 
 def mark_of(model: nn.Module) -> object:
     """Return what changes where a network's tensors are written to or replaced, its modules are
-    replaced, or hooks are added; nothing is read.
+    replaced, or hooks are added or removed; nothing is read. Torch gives every hook a number of its
+    own.
 
     Where it is what it was, `Fitted.check_network` need not be called again.
     """
@@ -62,7 +63,7 @@ def mark_of(model: nn.Module) -> object:
     return (
         [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors],
         [
-            (id(part), len(part._forward_hooks), len(part._forward_pre_hooks))
+            (id(part), tuple(part._forward_hooks), tuple(part._forward_pre_hooks))
             for part in model.modules()
         ],
     )
