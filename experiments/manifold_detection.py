@@ -13,6 +13,7 @@ interrupted job goes on after the last score.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,41 @@ from isthmus.runs import read_json, write_json
 
 WEIGHTS = Path("weights/manifold_detection")
 CALIBRATION = 500
+Scored = dict[float, Tensor]
 AWARE = {"mnist": (0.30,), "cifar16": (0.15,)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a job is, by the names of the sweep's settings.
+
+    `epochs` is 0 for the set's own number, `images` how many the reference has, `judged` how many
+    are attacked, `knowing` how many of them by the attacker who knows the detector and takes
+    `steps` steps.
+    """
+
+    epochs: float
+    images: int
+    judged: int
+    knowing: int
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What detectors are asked about: images that the network gets right, these attacked at every
+    eps, and inputs that are easily told.
+    """
+
+    sample: Data
+    moved: dict[float, Tensor]
+    easy: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, net: nn.Module, data: Data, other: Data | None) -> Asked:
+        """Return what is made of samples that the network gets right, and of another set."""
+        sample = with_images(data, data.floats())
+        return cls(sample, {eps: attacked(net, sample, eps) for eps in EPS}, easy(sample, other))
 
 
 def attacked(net: nn.Module, data: Data, eps: float) -> Tensor:
@@ -68,19 +103,18 @@ def before(eps: float) -> float:
     return series[place - 1] if place else 0.0
 
 
-def at_eps(
-    detector: ManifoldDetector, clean: Tensor, nearer: Tensor, of_attack: Tensor, noisy: Tensor
-) -> dict[str, Any]:
+def at_eps(detector: ManifoldDetector, data: Data, scored: Scored, eps: float) -> dict[str, Any]:
     """Compare scores of attacked images with clean ones, and with those at the eps before."""
-    of_noise = detector.score(noisy)
+    clean, of_attack, nearer = scored[0.0], scored[eps], scored[before(eps)]
+    of_noise = detector.score(signed_noise(data.floats(), Linf(eps)))
     threshold, n = detector.calibrated_threshold, len(clean)
     return {
         "median": float(of_attack.median()),
         "noise median": float(of_noise.median()),
         "auroc": as_record(Area.of(clean, of_attack)),
         "noise auroc": as_record(Area.of(clean, of_noise)),
-        "flagged": as_record(Rate(int((of_attack > threshold).sum()), n)),
-        "noise flagged": as_record(Rate(int((of_noise > threshold).sum()), n)),
+        "flagged": as_record(Rate(int(threshold.flags(of_attack).sum()), n)),
+        "noise flagged": as_record(Rate(int(threshold.flags(of_noise).sum()), n)),
         "farther than before": as_record(Rate(int((of_attack > nearer).sum()), n)),
     }
 
@@ -100,38 +134,27 @@ def easy(data: Data, other: Data | None) -> dict[str, Tensor]:
     return rows
 
 
-def easy_rows(detector: ManifoldDetector, clean: Tensor, rows: dict[str, Tensor]) -> dict[str, Any]:
+def easy_rows(detector: ManifoldDetector, asked: Asked) -> dict[str, Any]:
     """Return area and flagged share of each kind of easy input."""
-    found = {}
-    for name, x in rows.items():
+    clean, found = detector.score(asked.sample.floats()), {}
+    for name, x in asked.easy.items():
         scored = detector.score(x.contiguous())
-        flagged = int((scored > detector.calibrated_threshold).sum())
+        flagged = int(detector.calibrated_threshold.flags(scored).sum())
         area, share = Area.of(clean, scored), Rate(flagged, len(scored))
         found[name] = {"auroc": as_record(area), "flagged": as_record(share)}
     return found
 
 
-def score_rows(
-    detector: ManifoldDetector, data: Data, moved: dict[float, Tensor]
-) -> dict[str, Any]:
+def score_rows(detector: ManifoldDetector, asked: Asked) -> dict[str, Any]:
     """Return what one fitted detector does at every eps."""
-    clean = detector.score(data.floats())
+    clean = detector.score(asked.sample.floats())
     threshold = detector.calibrated_threshold
-    scored = {0.0: clean} | {eps: detector.score(x) for eps, x in moved.items()}
+    scored = {0.0: clean} | {eps: detector.score(x) for eps, x in asked.moved.items()}
     return {
         "threshold": threshold.record(),
-        "false positives": as_record(Rate(int((clean > threshold).sum()), len(clean))),
+        "false positives": as_record(Rate(int(threshold.flags(clean).sum()), len(clean))),
         "median": float(clean.median()),
-        "eps": {
-            key(eps): at_eps(
-                detector,
-                clean,
-                scored[before(eps)],
-                scored[eps],
-                signed_noise(data.floats(), Linf(eps)),
-            )
-            for eps in moved
-        },
+        "eps": {key(eps): at_eps(detector, asked.sample, scored, eps) for eps in asked.moved},
     }
 
 
@@ -147,46 +170,34 @@ def aware_rows(
 
 
 def run(
-    set: str,
-    seed: int,
-    space: str,
-    data: str,
-    epochs: float,
-    images: int,
-    judged: int,
-    knowing: int,
-    steps: int,
-    other: str,
-    scratch: Path,
+    set: str, seed: int, space: str, data: str, scratch: Path, other: str = "", **sizes: Any
 ) -> dict[str, Any]:
     """Do one job, going on after the scores that it has.
 
-    `epochs` is 0 for the set's own number, `images` how many the reference has, `judged` how many
-    are attacked, `knowing` how many of them by the attacker who knows the detector and takes
-    `steps` steps, `other` the folder of another set, or "".
+    `other` is the folder of another set, or "", and `sizes` are those of `Sizes`.
     """
+    size = Sizes(**sizes)
     use_threads()
     file = scratch / "scores.json"
     done = read_json(file) if file.exists() else {}
     setup = SETUPS[set]
     layer = setup.spaces()[space]
     train, test = setup.parts(data)
-    net = setup.trained(train, seed, WEIGHTS / f"{set}-{seed}.safetensors", epochs)
-    reference = drawn_parts(train, [min(images, len(train))], seed)[0]
-    calibration, drawn = drawn_parts(test, [CALIBRATION, 2 * judged], seed)
-    drawn = right(net, drawn)[:judged]
-    sample = with_images(drawn, drawn.floats())
-    moved = {eps: attacked(net, sample, eps) for eps in EPS}
-    simple = easy(sample, parts(other)[1] if other else None)
+    net = setup.trained(train, seed, WEIGHTS / f"{set}-{seed}.safetensors", size.epochs)
+    reference = drawn_parts(train, [min(size.images, len(train))], seed)[0]
+    calibration, drawn = drawn_parts(test, [CALIBRATION, 2 * size.judged], seed)
+    drawn = right(net, drawn)[: size.judged]
+    asked = Asked.of(net, drawn, parts(other)[1] if other else None)
+    few = asked.sample[: size.knowing]
     for score in scores():
         if score in done or (score == "inconsistency" and space != "layers"):
             continue
         began = time.process_time()
         detector = ManifoldDetector(score, 20, layer).fit(reference, net).calibrate(calibration)
         done[score] = {
-            **score_rows(detector, sample, moved),
-            "aware": aware_rows(detector, net, sample[:knowing], AWARE[set], steps),
-            "easy": easy_rows(detector, detector.score(sample.floats()), simple),
+            **score_rows(detector, asked),
+            "aware": aware_rows(detector, net, few, AWARE[set], size.steps),
+            "easy": easy_rows(detector, asked),
             "cpu seconds": time.process_time() - began,
         }
         write_json(file, done)
@@ -196,7 +207,8 @@ def run(
         "space": space,
         "accuracy": as_record(Accuracy(test)(net)),
         "accuracy under attack": {
-            key(eps): float(Accuracy(with_images(sample, x))(net)) for eps, x in moved.items()
+            key(eps): float(Accuracy(with_images(asked.sample, x))(net))
+            for eps, x in asked.moved.items()
         },
         "scores": done,
         "provenance": provenance(seed, {"reference": reference, "judged": drawn}).record(),

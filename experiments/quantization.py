@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from isthmus import Accuracy, Data, Linf, RobustAccuracy, fit
 from isthmus.attacks import PGD
-from isthmus.compression import quantize, quantizers, zero_channels, zero_weights
+from isthmus.compression import quantize, quantizers, sparsity
 from isthmus.evidence import provenance
 from isthmus.metrics import as_record
 from isthmus.models import enresnet, load_checkpoint, preact_resnet, save_checkpoint
@@ -135,8 +135,9 @@ def run(
     attack = PGD(Linf(EPS), steps=20)
     record |= {"seed": seed, "steps": steps, "accuracy": as_record(Accuracy(test)(asked))}
     record["robust"] = as_record(RobustAccuracy(test[:judged], attack)(network))
-    record["zero weights"] = float(zero_weights(network))
-    record["zero channels"] = float(zero_channels(network))
+    zero = sparsity(network)
+    record["zero weights"] = float(zero.weights)
+    record["zero channels"] = float(zero.channels)
     record["provenance"] = provenance(seed, {"train": train, "test": test}).record()
     return record
 

@@ -72,7 +72,7 @@ def row(
     rows = {}
     for name, data in {"triggered": bad, "aware": with_images(few, moved)}.items():
         scores = detector.score(data.x)
-        flagged = scores > detector.calibrated_threshold
+        flagged = detector.calibrated_threshold.flags(scores)
         rows[name] = {
             "auroc": as_record(Area.of(own, scores)),
             "flagged": as_record(Rate(int(flagged.sum()), len(flagged))),

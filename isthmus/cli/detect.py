@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from isthmus.data import Ball, Data
-    from isthmus.detection import Evaluation, ManifoldDetector
+    from isthmus.detection import Evaluation, ManifoldDetector, Threshold
 
 Value = TypeVar("Value")
 ScoreName = Literal["knn", "linf", "kde", "lle", "tangent", "mahalanobis", "inconsistency"]
@@ -119,9 +119,10 @@ def detect_command(
 
     fit learns what --clean looks like, sets the threshold on a part of it, and writes
     detector.safetensors, report.json and report.html into --out. score reads --data file by file
-    and prints a line of JSON for each input; exit status 1 says that some are flagged. evaluate
-    says what the detector does to an attack, to noise of the same size, and to an attacker who
-    knows it, and writes report.json and report.html into --out; if it is cut off, it starts anew.
+    and prints a line of JSON for each input; exit status 1 says that some are flagged, 2 that a
+    file could not be scored, as images of another size cannot: it ends there. evaluate says what
+    the detector does to an attack, to noise of the same size, and to an attacker who knows it, and
+    writes report.json and report.html into --out; if it is cut off, it starts anew.
 
     :param action: What to do: fit, score or evaluate.
     :param checkpoint: The network; a detector of pixels needs none, but one that is to be evaluated
@@ -211,7 +212,7 @@ def _score(detector: ManifoldDetector, sources: tuple[str, ...]) -> None:
     threshold = detector.calibrated_threshold
     flagged = False
     for name in _names(sources):
-        for file, images in data.image_stream(name):
+        for file, images in data.image_stream(name, detector.fitted.shape[0]):
             for line in _lines(detector, threshold, file, images):
                 flagged = flagged or line["flagged"]
                 print(json.dumps(line), flush=True)
@@ -237,18 +238,18 @@ def _names(sources: tuple[str, ...]) -> Iterator[str]:
 
 
 def _lines(
-    detector: ManifoldDetector, threshold: float, file: str, images: Tensor
+    detector: ManifoldDetector, threshold: Threshold, file: str, images: Tensor
 ) -> Iterator[dict[str, Any]]:
     """Yield a line for each image: its score, whether it is flagged, and the network's answer where
     there is a network and it is not. Raises BadInput, which names the file, as the detector does.
     """
     try:
         scores = detector.score(images)
+        flags = threshold.flags(scores).tolist()
         answers = None if detector.model is None else detector.answers(images, scores).tolist()
     except BadInput as error:
         raise error.within(file) from error
-    for i, score in enumerate(scores.tolist()):
-        flagged = score > threshold
+    for i, (score, flagged) in enumerate(zip(scores.tolist(), flags, strict=True)):
         answer = None if flagged or answers is None else answers[i]
         line = {"file": file, "index": i, "score": score, "threshold": float(threshold)}
         yield {**line, "flagged": flagged, "answer": answer}

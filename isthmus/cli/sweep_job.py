@@ -137,18 +137,18 @@ def _poisoned(samples: Data, attack: Mapping[str, Any] | None, seed: int) -> Dat
 
 def _defense(name: str, seed: int) -> Defense | Callable[[nn.Module, Data], nn.Module]:
     """Return a defense by its name, a rival at the largest budget that a repair may take."""
-    budget = curves.network_budget(curves.CURVE_TRAINING, cost=curves.DEFAULT_ROUTE.cost)
-    rivals = defenses.all_rivals(budget)
-    known = (NONE, "repair", *rivals)
+    known = (NONE, "repair", *defenses.RIVAL_NAMES)
     if name not in known:
         raise BadInput(f"defense {name!r}", expected="a known one", fix=suggestion(name, known))
 
-    def rival(tampered: nn.Module, trusted: Data) -> nn.Module:
+    def within_budget(tampered: nn.Module, trusted: Data) -> nn.Module:
+        budget = curves.network_budget(curves.CURVE_TRAINING, cost=curves.DEFAULT_ROUTE.cost)
         steps = defenses.unlearned_copy(tampered, trusted).gradients
-        return defenses.all_rivals(budget.replace(seed=seed, steps=steps))[name](tampered, trusted)
+        defense = defenses.rival(name, budget.replace(seed=seed, steps=steps))
+        return defense(tampered, trusted)
 
     if name == NONE:
         return lambda tampered, trusted: tampered
     if name == "repair":
         return lambda tampered, trusted: defenses.repair(tampered, trusted, seed=seed).model
-    return rival
+    return within_budget

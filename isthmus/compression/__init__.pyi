@@ -1,5 +1,6 @@
 from .compact import Compressed as Compressed
 from .cost import multiply_adds as multiply_adds
+from .cost import sparsity as sparsity
 from .cost import zero_channels as zero_channels
 from .cost import zero_weights as zero_weights
 from .network import baked as baked

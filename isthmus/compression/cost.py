@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from isthmus.compression.network import baked, weight_layers
+from isthmus.compression.network import baked, weight_layers, weight_of
 from isthmus.metrics.values import SHARE, Quantity
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 
@@ -45,6 +47,34 @@ def multiply_adds(model: nn.Module, x: Tensor) -> tuple[int, int]:
     return counts["all"], counts["nonzero"]
 
 
+@dataclass(frozen=True)
+class Sparsity:
+    """How much of a network is 0: the share of its convolutional and linear weights, and that of
+    its convolutional channels none of whose weights is other than 0, 0 without convolutions.
+    """
+
+    weights: Quantity
+    channels: Quantity
+
+
+def sparsity(model: nn.Module) -> Sparsity:
+    """Return how much of the network is 0, as it computes: with what masks and grids make of it.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3))
+    >>> _ = nn.init.zeros_(net[0].weight[0])
+    >>> sparsity(net)
+    Sparsity(weights=0.25, channels=0.25)
+    """
+    weights = [weight_of(layer).detach() for layer in weight_layers(baked(model)).values()]
+    nonzero = sum(int(weight.count_nonzero()) for weight in weights)
+    channels = [weight.flatten(1).any(1) for weight in weights if weight.ndim > 2]
+    empty = sum(int((~alive).sum()) for alive in channels)
+    return Sparsity(
+        Quantity(1 - nonzero / sum(weight.numel() for weight in weights), SHARE),
+        Quantity(empty / max(1, sum(map(len, channels))), SHARE),
+    )
+
+
 def zero_weights(model: nn.Module) -> Quantity:
     """Return the share of convolutional and linear weights that are 0: a metric.
 
@@ -53,9 +83,7 @@ def zero_weights(model: nn.Module) -> Quantity:
     >>> zero_weights(net)
     0.25
     """
-    weights = _weights(model)
-    nonzero = sum(int(weight.count_nonzero()) for weight in weights)
-    return Quantity(1 - nonzero / sum(weight.numel() for weight in weights), SHARE)
+    return sparsity(model).weights
 
 
 def zero_channels(model: nn.Module) -> Quantity:
@@ -68,12 +96,4 @@ def zero_channels(model: nn.Module) -> Quantity:
     >>> zero_channels(net)
     0.25
     """
-    channels = [weight.flatten(1).any(1) for weight in _weights(model) if weight.ndim > 2]
-    empty = sum(int((~alive).sum()) for alive in channels)
-    return Quantity(empty / max(1, sum(map(len, channels))), SHARE)
-
-
-def _weights(model: nn.Module) -> list[Tensor]:
-    """Return the weights of convolutional and linear layers as the network computes with them."""
-    layers = weight_layers(baked(model)).values()
-    return [layer.get_parameter("weight").detach() for layer in layers]
+    return sparsity(model).channels

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from math import isnan
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isthmus.data.alike import in_one
 from isthmus.data.mapped import gathered, picked, pieces
 from isthmus.data.pixels import pixels_of
 from isthmus.runs.identity import sha256_of
@@ -188,13 +188,7 @@ def _gather(items: Iterable[Any]) -> tuple[Tensor, Tensor]:
             ys.append(torch.as_tensor(y).reshape(-1))
             yield image if image.ndim == 4 else image[None]
 
-    parts = images()
-    first = next(parts, None)
-    if first is None:
-        raise BadInput(
-            "an empty data set", expected="pairs (x, y)", fix="check the path or the split"
-        )
-    return gathered(chain([first], parts)), torch.cat(ys)
+    return in_one(images()), torch.cat(ys)
 
 
 def _names(classes: Sequence[str] | int) -> tuple[str, ...]:
@@ -227,7 +221,8 @@ def as_data(source: Source, classes: Sequence[str] | int | None = None) -> Data:
     """Return Data from Data, a torch Dataset or DataLoader of (x, y), or a pair (x, y), read once.
 
     Whatever yields pairs will do, a stream of Hugging Face `datasets` too: ((row["image"],
-    row["label"]) for row in stream). Images of more than 256 MB in all are kept in a file.
+    row["label"]) for row in stream). Gray images are put in color where others are. Images of more
+    than 256 MB in all are kept in a file.
     `classes` defaults to the source's own (`.classes`, as torchvision's sets carry), else to the
     highest label + 1. Raises BadInput where the samples are not images with labels.
 

@@ -9,16 +9,21 @@ from numpy.typing import NDArray
 
 from isthmus.types import BadInput
 
-_GRAY = ("L", "LA", "1")
+_GRAY, _PALETTE = ("L", "LA", "1"), ("P", "PA")
 
 
 def is_gray(image: Any) -> bool:
-    """Return whether a PIL image is read as gray: its mode tells, before it is decoded."""
+    """Return whether a PIL image is read as gray: its mode tells, before it is decoded, or that all
+    colors of its palette are gray.
+    """
+    if image.mode in _PALETTE:
+        colors = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+        return bool((colors == colors[:, :1]).all())
     return image.mode in _GRAY
 
 
 def pixels_of(image: Any, name: str = "") -> NDArray[np.uint8]:
-    """Return a PIL image as (1, h, w) where its mode is gray, else as RGB, (3, h, w), uint8.
+    """Return a PIL image as (1, h, w) where it `is_gray`, else as RGB, (3, h, w), uint8.
 
     Palettes are looked up, other color spaces converted, transparency is left out. Raises BadInput
     where a channel has more than 8 bits.

@@ -53,7 +53,9 @@ from .rivals.i_bau import IBAU as IBAU
 from .rivals.nad import NAD as NAD
 from .rivals.noise import GaussianNoise as GaussianNoise
 from .rivals.noise import StraightAverage as StraightAverage
+from .rivals.table import RIVAL_NAMES as RIVAL_NAMES
 from .rivals.table import all_rivals as all_rivals
+from .rivals.table import rival as rival
 from .rivals.table import standard as standard
 from .rivals.tac import TAC as TAC
 from .rivals.tsc import TSC as TSC

@@ -6,10 +6,7 @@ Source: Jha, Jang, Jha, Jalaian, "Detecting Adversarial Examples Using Data Mani
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,42 +15,32 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Source, as_data
 from isthmus.data.splits import without_copies
-from isthmus.detection.features import Pass, check_layers, finite, layer_pass, pixels
-from isthmus.detection.held import HeldDetector, check_digests, check_whole, metadata_of, taken
+from isthmus.detection.digests import NO_IMAGES, check_apart, image_digests
+from isthmus.detection.features import Pass, check_layers, finite, layer_pass, layer_passes, pixels
+from isthmus.detection.fitted import Fitted, mark_of, network_sha256
+from isthmus.detection.held import (
+    HeldDetector,
+    calibrated_in,
+    check_whole,
+    fitted_in,
+    metadata_of,
+    tensors_of,
+)
 from isthmus.detection.index import INDEXES
 from isthmus.detection.neighbors import NeighborScore, check_count
 from isthmus.detection.probes import Probes
-from isthmus.detection.score import Score, malformed
+from isthmus.detection.score import Score
 from isthmus.detection.table import scores
 from isthmus.detection.thresholds import Threshold, calibrated
 from isthmus.models.checkpoint import read_tensors, write_tensors
 from isthmus.models.forward import device_of, outputs, pass_size
+from isthmus.models.memory import in_passes
 from isthmus.runs.identity import sha256_of
 from isthmus.runs.wording import suggestion
-from isthmus.types import BadInput, Params
+from isthmus.types import BadInput
 
 ABSTAIN = -1
 """The answer to an input that is flagged."""
-
-NO_IMAGES = torch.empty(0, 16, dtype=torch.uint8)
-"""The digests of no images."""
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """What `ManifoldDetector.fit` learns: the parts of the score, what each is divided by, and
-    what the detector is bound to.
-
-    `images` are digests (n, 16) of the reference images; `network` is the hash of the weights,
-    "" without a network, and `probes` are what the network makes of some of the images.
-    """
-
-    parts: tuple[Score, ...]
-    scales: tuple[float, ...]
-    shape: tuple[int, ...]
-    images: Tensor
-    network: str
-    probes: Probes | None
 
 
 class ManifoldDetector:
@@ -155,7 +142,7 @@ class ManifoldDetector:
             probes = Probes.of(data.x, model, self.layers, seen if self.layers else None)
         shape = tuple(data.x.shape[1:])
         self._fitted = Fitted(parts, scales, shape, image_digests(data.x), network, probes)
-        self._checked = None if model is None else _mark(model)
+        self._checked = None if model is None else mark_of(model)
         self.threshold = None
         self._calibration = NO_IMAGES
         return self
@@ -164,15 +151,20 @@ class ManifoldDetector:
         """Return the score of each image of x (n, c, h, w), bytes or floats in [0, 1], as (n,)
         float64 on the CPU.
 
-        Raises BadInput where the detector is not fitted, images have another shape than the
-        reference's or leave [0, 1], features or scores are not finite, or the network is no longer
-        the one that it was.
+        Passes are halved where memory runs out. Raises BadInput where the detector is not fitted,
+        images have another shape than the reference's or leave [0, 1], features or scores are not
+        finite, or the network is no longer the one that it was.
         """
         self.check_images(x)
         self._check_unchanged()
         device = torch.device("cpu") if self.model is None else device_of(self.model)
+
+        def scored(rows: slice) -> Tensor:
+            return self.distances(x[rows].to(device)).cpu()
+
+        worker = self if self.model is None else self.model
         with torch.no_grad():
-            parts = [self.distances(part.to(device)).cpu() for part in self._passes(x)]
+            parts = in_passes(worker, scored, len(x), pass_size(x, device))
         scores = torch.cat([torch.empty(0, dtype=torch.float64), *parts])
         return finite(scores[:, None], f"scores {self.score_name}").squeeze(1)
 
@@ -216,7 +208,7 @@ class ManifoldDetector:
         """
         data = without_copies(as_data(clean), "calibration")
         digests = image_digests(data.x)
-        self._check_apart(digests, self.fitted.images, "calibration", "reference")
+        check_apart(digests, self.fitted.images, "calibration", "reference")
         self._checked = None
         self.threshold = calibrated(self.score(data.x), false_positive_rate)
         self._calibration = digests
@@ -225,15 +217,15 @@ class ManifoldDetector:
     def check_apart(self, data: Source) -> None:
         """Raise BadInput where samples are among the reference or the calibration samples."""
         digests = image_digests(as_data(data).x)
-        self._check_apart(digests, self.fitted.images, "evaluation", "reference")
-        self._check_apart(digests, self._calibration, "evaluation", "calibration")
+        check_apart(digests, self.fitted.images, "evaluation", "reference")
+        check_apart(digests, self._calibration, "evaluation", "calibration")
 
     def flags(self, x: Tensor) -> Tensor:
         """Return whether each image of x is farther than the threshold, (n,) bool.
 
         Raises BadInput as `score` does, and without a threshold.
         """
-        return self.score(x) > self.calibrated_threshold
+        return self.calibrated_threshold.flags(self.score(x))
 
     def answers(self, x: Tensor, scored: Tensor | None = None) -> Tensor:
         """Return the class that the network gives each image, ABSTAIN where it is flagged, (n,).
@@ -241,11 +233,10 @@ class ManifoldDetector:
         `scored` are the scores of x, where they are known. Raises BadInput as `flags` does, and
         where the detector was fitted without a network.
         """
-        if self.model is None:
-            raise _without_network(("answers",))
+        network = self._network
         self._check_unchanged()
-        flagged = (self.score(x) if scored is None else scored) > self.calibrated_threshold
-        return outputs(self.model, x).argmax(1).masked_fill(flagged, ABSTAIN)
+        flagged = self.calibrated_threshold.flags(self.score(x) if scored is None else scored)
+        return outputs(network, x).argmax(1).masked_fill(flagged, ABSTAIN)
 
     @property
     def calibrated_threshold(self) -> Threshold:
@@ -265,19 +256,9 @@ class ManifoldDetector:
         reference images its outputs differ by more than TOLERANCE of their size, as under another
         normalization.
         """
-        network = network_sha256(model)
-        if network != self.fitted.network:
-            held = self.fitted.network[:12] or "no network"
-            raise BadInput(
-                f"a network with weights {network[:12]}",
-                expected=f"the one that the detector was fitted with ({held})",
-                fix="fit a detector for this network",
-            )
-        check_layers(model, self.layers)
-        if self.fitted.probes is not None:
-            self.fitted.probes.check(model, self.layers)
+        self.fitted.check_network(model, self.layers)
         self.model = model
-        self._checked = _mark(model)
+        self._checked = mark_of(model)
         return self
 
     def _check_unchanged(self) -> None:
@@ -286,7 +267,7 @@ class ManifoldDetector:
         Hashes and probes are compared anew only where a tensor or a module shows that something
         was done to it.
         """
-        if self.model is not None and self._checked != _mark(self.model):
+        if self.model is not None and self._checked != mark_of(self.model):
             self.attach(self.model)
 
     def save(self, path: Path | str) -> Path:
@@ -294,29 +275,30 @@ class ManifoldDetector:
 
         Some of the reference images are, where there is a network: PROBES of them.
         """
-        fitted = self.fitted
-        tensors = {"reference_images": fitted.images, "calibration_images": self._calibration}
-        for i, part in enumerate(fitted.parts):
-            tensors |= {f"part{i}.{name}": value for name, value in part.state().items()}
-        if fitted.probes is not None:
-            tensors |= fitted.probes.state()
+        tensors = tensors_of(self.fitted, self._calibration)
         return write_tensors(tensors, Path(path), metadata_of(self.record(), tensors))
 
     def record(self) -> dict[str, Any]:
         """Return the settings, the threshold and what the detector is bound to as plain JSON."""
-        fitted = self.fitted
-        return {
+        return self.held.record()
+
+    @property
+    def held(self) -> HeldDetector:
+        """The record of the detector's file. Raises BadInput before `fit`."""
+        fitted, threshold = self.fitted, self.threshold
+        settings = {
             "score": self.score_name,
             "neighbors": self.neighbors,
             "index": self.index,
-            "layers": list(self.layers),
-            "shape": list(fitted.shape),
-            "scales": list(fitted.scales),
+            "layers": self.layers,
+            "shape": fitted.shape,
+            "scales": fitted.scales,
             "network": fitted.network,
             "reference": sha256_of(fitted.images),
             "reference samples": len(fitted.images),
-            "threshold": None if self.threshold is None else self.threshold.record(),
+            "threshold": None if threshold is None else threshold.record(),
         }
+        return HeldDetector.model_validate(settings)
 
     @classmethod
     def load(cls, path: Path | str, model: nn.Module | None = None) -> Self:
@@ -328,92 +310,36 @@ class ManifoldDetector:
         """
         tensors, metadata = read_tensors(Path(path))
         try:
-            detector = cls._restored(tensors, HeldDetector.read(metadata))
+            held = HeldDetector.read(metadata)
+            detector = cls(held.score, held.neighbors, held.layers, held.index)
+            detector._fitted = fitted_in(tensors, held)
+            detector.threshold, detector._calibration = calibrated_in(tensors, held)
             check_whole(metadata, tensors)
             detector._use_index(detector.fitted.parts)
         except BadInput as error:
             raise error.within(str(path)) from error
         return detector if model is None else detector.attach(model)
 
-    @classmethod
-    def _restored(cls, tensors: Params, held: HeldDetector) -> Self:
-        """Return the detector of a record and its tensors. Raises BadInput where they do not make
-        one.
-        """
-        detector = cls(held.score, held.neighbors, held.layers, held.index)
-        images = check_digests(
-            taken(tensors, "reference_images"), held.reference_samples, "reference_images"
-        )
-        if sha256_of(images) != held.reference:
-            raise malformed("reference_images other than those of the record")
-        if bool(held.network) != ("probe_images" in tensors) or (held.layers and not held.network):
-            raise malformed("a detector of a network without its probes, or of none with them")
-        probes = Probes.from_state(tensors, held.layers, held.shape) if held.network else None
-        parts = detector._parts_in(tensors, held)
-        detector._check_widths(parts, held, probes)
-        detector._fitted = Fitted(parts, held.scales, held.shape, images, held.network, probes)
-        calibration = 0 if held.threshold is None else held.threshold.samples
-        detector._calibration = check_digests(
-            taken(tensors, "calibration_images"), calibration, "calibration_images"
-        )
-        if held.threshold is not None:
-            detector.threshold = Threshold(**held.threshold.model_dump())
-        return detector
-
-    def _parts_in(self, tensors: Params, held: HeldDetector) -> tuple[Score, ...]:
-        """Return the scores in the tensors of a file. Raises BadInput where they are not those of
-        the record.
-        """
-        parts = []
-        for i in range(len(self._kind.inputs(max(1, len(self.layers))))):
-            mark = f"part{i}."
-            state = {k.removeprefix(mark): v for k, v in tensors.items() if k.startswith(mark)}
-            parts.append(self._kind.from_state(state))
-        if len(parts) != len(held.scales):
-            raise malformed(f"{len(held.scales)} scales for {len(parts)} scores")
-        rows = held.reference_samples
-        for part in parts:
-            if isinstance(part, NeighborScore) and (
-                (part.neighbors, len(part.reference)) != (self.neighbors, rows)
-            ):
-                raise malformed(f"{part.neighbors} neighbors among {len(part.reference)} rows")
-        return tuple(parts)
-
-    def _check_widths(
-        self, parts: tuple[Score, ...], held: HeldDetector, probes: Probes | None
-    ) -> None:
-        """Raise BadInput where scores read other numbers of features than the layers have."""
-        widths: tuple[int, ...] = (math.prod(held.shape),)
-        if self.layers and probes is not None:
-            widths = probes.widths(self.layers)
-        for part, group in zip(parts, self._kind.inputs(len(widths)), strict=True):
-            if part.widths() != tuple(widths[layer] for layer in group):
-                raise malformed(f"scores of {part.widths()} features in layers of {widths}")
-
-    def _passes(self, x: Tensor) -> tuple[Tensor, ...]:
-        device = torch.device("cpu") if self.model is None else device_of(self.model)
-        return x.split(pass_size(x, device)) if len(x) else ()
-
-    def _pass(self, x: Tensor) -> Pass:
-        if not self.layers:
-            return Pass((finite(pixels(x), "pixels"),), (), None)
-        if self.model is None:
-            raise _without_network(self.layers)
-        return layer_pass(self.model, x, self.layers)
-
     @torch.no_grad()
     def _seen(self, x: Tensor) -> Pass:
         """Return the features of all images, and the logits where the network was run, on the
         CPU.
         """
-        passes = [self._pass(part).cpu() for part in self._passes(x)]
-        features = zip(*(part.features for part in passes), strict=True)
-        logits = [part.logits for part in passes if part.logits is not None]
-        return Pass(
-            tuple(torch.cat(rows) for rows in features),
-            passes[0].order,
-            torch.cat(logits) if len(logits) == len(passes) else None,
-        )
+        if not self.layers:
+            return self._pass(x).cpu()
+        return layer_passes(self._network, x, self.layers)
+
+    def _pass(self, x: Tensor) -> Pass:
+        if not self.layers:
+            return Pass((finite(pixels(x), "pixels"),), (), None)
+        return layer_pass(self._network, x, self.layers)
+
+    @property
+    def _network(self) -> nn.Module:
+        """The network. Raises BadInput where there is none."""
+        if self.model is None:
+            raise _without_network(self.layers or ("answers",))
+        return self.model
 
     def check_images(self, x: Tensor) -> None:
         """Raise BadInput where x is not a batch of images like those of the reference."""
@@ -432,49 +358,6 @@ class ManifoldDetector:
                 expected="values in [0, 1], or bytes",
                 fix="divide by 255; put normalization into the network as its first layer",
             )
-
-    @staticmethod
-    def _check_apart(digests: Tensor, others: Tensor, name: str, other: str) -> None:
-        known = {bytes(row) for row in others.numpy()}
-        shared = sum(bytes(row) in known for row in digests.numpy())
-        if shared:
-            raise BadInput(
-                f"{shared} of {len(digests)} {name} samples that are among the {other} ones",
-                expected="disjoint data",
-                fix="split them first: SET#n=500 and SET#skip=500",
-            )
-
-
-def image_digests(x: Tensor) -> Tensor:
-    """Return 16 bytes of the SHA-256 of each image as floats, (n, 16) uint8: equal pixels, equal
-    digest, whatever the sign of a zero.
-    """
-    digests = [
-        hashlib.sha256(row.tobytes()).digest()[:16]
-        for part in x.split(pass_size(x, torch.device("cpu")))
-        for row in (pixels(part.cpu()).float() + 0.0).numpy()
-    ]
-    return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 16)
-
-
-def network_sha256(model: nn.Module) -> str:
-    """Return the hash of a network's parameters and buffers in the order of their names."""
-    state = model.state_dict()
-    return sha256_of(*(state[name] for name in sorted(state)))
-
-
-def _mark(model: nn.Module) -> object:
-    """Return what changes where a network's tensors are written to or replaced, its modules are
-    replaced, or hooks are added; nothing is read.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    return (
-        [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors],
-        [
-            (id(part), len(part._forward_hooks), len(part._forward_pre_hooks))
-            for part in model.modules()
-        ],
-    )
 
 
 def _check_order(layers: tuple[str, ...], order: tuple[str, ...]) -> None:

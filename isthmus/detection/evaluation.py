@@ -129,7 +129,7 @@ def evaluate(
     ]
     return Evaluation(
         ball.eps,
-        Rate(int((clean > threshold).sum()), len(clean)),
+        Rate(int(threshold.flags(clean).sum()), len(clean)),
         quartiles_of(clean),
         judged.row(ATTACK, attacked(model, right, attack)),
         judged.row(NOISE, noise),
@@ -159,7 +159,7 @@ class _Judged:
 
     def row(self, name: str, data: Data, weight: float | None = None) -> Row:
         scores = self.detector.score(data.x)
-        flagged = scores > self.detector.calibrated_threshold
+        flagged = self.detector.calibrated_threshold.flags(scores)
         wrong = logits(self.model, data).argmax(1) != data.y
         n = len(data)
         return Row(

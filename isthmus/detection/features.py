@@ -17,8 +17,10 @@ from isthmus.models.forward import (
     forward_pass,
     logits_in,
     network_under,
+    pass_size,
     reading,
 )
+from isthmus.models.memory import in_passes
 from isthmus.runs.devices import autocast
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import suggestion
@@ -61,6 +63,17 @@ class Pass:
         logits = None if self.logits is None else self.logits.cpu()
         return Pass(tuple(rows.cpu() for rows in self.features), self.order, logits)
 
+    @classmethod
+    def joined(cls, passes: list[Pass]) -> Pass:
+        """Return what passes of one network show, one after another; logits where all have them."""
+        features = zip(*(each.features for each in passes), strict=True)
+        logits = [each.logits for each in passes if each.logits is not None]
+        return cls(
+            tuple(torch.cat(rows) for rows in features),
+            passes[0].order,
+            torch.cat(logits) if len(logits) == len(passes) else None,
+        )
+
 
 def layer_pass(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Pass:
     """Return the outputs of the layers at images x (n, c, h, w), each (n, d), their order, and the
@@ -84,6 +97,18 @@ def layer_pass(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Pass:
     if logits is not None and (logits.ndim != 2 or len(logits) != len(x)):
         logits = None
     return Pass(features, tuple(outputs), logits)
+
+
+@torch.no_grad()
+def layer_passes(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Pass:
+    """Return what `layer_pass` does, on the CPU and without a graph, from passes as large as memory
+    allows. Raises BadInput as it does, and where one image is too many.
+    """
+
+    def seen(rows: slice) -> Pass:
+        return layer_pass(model, x[rows], layers).cpu()
+
+    return Pass.joined(in_passes(model, seen, len(x), pass_size(x, device_of(model))))
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from isthmus.detection.features import Pass, layer_pass
-from isthmus.detection.held import taken
-from isthmus.detection.score import malformed
+from isthmus.detection.features import Pass, layer_passes
+from isthmus.detection.score import malformed, taken
 from isthmus.types import BadInput, Params
 
 PROBES = 8
@@ -44,12 +43,11 @@ class Probes:
     ) -> Self:
         """Return the probes among images x (n, c, h, w), of which a pass has been `seen`."""
         images = x[:PROBES].cpu().clone()
-        return cls(images, _outputs(seen or layer_pass(model, images, layers), layers))
+        return cls(images, _outputs(seen or layer_passes(model, images, layers), layers))
 
-    @torch.no_grad()
     def check(self, model: nn.Module, layers: tuple[str, ...]) -> None:
         """Raise BadInput where a network does something else with the images than before."""
-        found = _outputs(layer_pass(model, self.images, layers), layers)
+        found = _outputs(layer_passes(model, self.images, layers), layers)
         for name, held in self.outputs.items():
             now = found.get(name)
             share = torch.inf if now is None else _difference(now, held)
@@ -65,6 +63,11 @@ class Probes:
     def state(self) -> Params:
         """Return images and outputs as tensors by name."""
         return {_IMAGES: self.images, **{f"probe.{name}": t for name, t in self.outputs.items()}}
+
+    @staticmethod
+    def are_in(state: Params) -> bool:
+        """Return whether a state holds probes."""
+        return _IMAGES in state
 
     @classmethod
     def from_state(cls, state: Params, layers: tuple[str, ...], shape: tuple[int, ...]) -> Self:

@@ -116,6 +116,13 @@ def malformed(got: str) -> BadInput:
     )
 
 
+def taken(tensors: Params, name: str) -> Tensor:
+    """Return the tensor of that name. Raises BadInput where there is none."""
+    if name not in tensors:
+        raise malformed(f"a detector without {name}")
+    return tensors[name]
+
+
 def check_width(features: Tensor, score: str) -> None:
     """Raise BadInput where features (n, d) are too many for a score that sums their products."""
     if features.shape[1] > WIDEST:

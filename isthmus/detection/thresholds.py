@@ -54,6 +54,14 @@ class Threshold(float):
         """The 95 % interval of the false positive rate on other clean data."""
         return self.low, self.high
 
+    def flags(self, scores: Tensor) -> Tensor:
+        """Return whether each of the scores (n,) is above the threshold, (n,) bool.
+
+        >>> Threshold(2.0, 0.05, 0.0, 0.1, 100).flags(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([False, False,  True])
+        """
+        return scores > float(self)
+
     def record(self) -> dict[str, float]:
         """Return the threshold as plain JSON."""
         names = ("false_positive_rate", "low", "high", "samples")

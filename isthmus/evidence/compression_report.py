@@ -13,7 +13,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from isthmus.compression import Compressed, multiply_adds, zero_channels, zero_weights
+from isthmus.compression import Compressed, multiply_adds, sparsity
 from isthmus.data.dataset import Data
 from isthmus.evidence.compression_record import COMPRESSION, Compression, Side
 from isthmus.evidence.record import Origin, Value, values_of
@@ -77,14 +77,12 @@ def _size(model: nn.Module, folder: Path) -> int:
     return size
 
 
-SPARSITY = {"zero weights": zero_weights, "zero channels": zero_channels}
-"""How much of a network is 0, measured beside the metrics that are passed."""
-
-
 def _side(model: nn.Module, data: Data, metrics: Mapping[str, Metric], size: int) -> Side:
     total, nonzero = multiply_adds(model, data.x[:1])
+    zero = sparsity(model)
+    shares = {"zero weights": zero.weights, "zero channels": zero.channels}
     side = {
-        "metrics": values_of(measure(model, {**metrics, **SPARSITY})),
+        "metrics": values_of({**measure(model, metrics), **shares}),
         "bytes": size,
         "multiply-adds": total,
         "multiply-adds with a nonzero weight": nonzero,

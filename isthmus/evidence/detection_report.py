@@ -21,7 +21,6 @@ from isthmus.evidence.detection_record import (
 )
 from isthmus.evidence.evading import detector_aware
 from isthmus.evidence.record import Origin, Value
-from isthmus.runs.identity import sha256_of
 from isthmus.runs.wording import percent
 
 LIMITS = (
@@ -87,21 +86,14 @@ def evaluations(
 
 
 def _detector(detector: ManifoldDetector) -> DetectorPart:
-    fitted = detector.fitted
-    threshold = detector.calibrated_threshold
-    return DetectorPart(
-        score=detector.score_name,
-        neighbors=detector.neighbors,
-        index=detector.index,
-        recall=detector.recall,
-        layers=detector.layers,
-        shape=fitted.shape,
-        scales=fitted.scales,
-        network=fitted.network or None,
-        reference=sha256_of(fitted.images),
-        reference_samples=len(fitted.images),
-        threshold=ThresholdPart.model_validate(threshold.record()),
-    )
+    """Return what the file of a detector says of it, and its recall. Raises BadInput without a
+    threshold.
+    """
+    threshold = detector.calibrated_threshold.record()
+    held = detector.held.model_dump()
+    network = held["network"] or None
+    recall = detector.recall
+    return DetectorPart(**{**held, "network": network, "recall": recall, "threshold": threshold})
 
 
 def _evaluation(evaluation: Evaluation) -> EvaluationPart:

@@ -41,8 +41,9 @@ _SIGNS = (
 """What the messages of errors hold that have no type of their own, as those of torch's CPU
 allocator."""
 
-_most: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""How many samples a pass of a network takes at most, where memory has run out."""
+_most: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+"""How many samples a pass of a network, or of a detector without one, takes at most, where memory
+has run out."""
 
 _with_gradients: ContextVar[int | None] = ContextVar(
     "samples of a pass with gradients", default=None
@@ -93,23 +94,23 @@ def half_of(samples: int, what: str = "a pass") -> int:
     return less
 
 
-def in_passes(network: nn.Module, work: Callable[[slice], T], count: int, size: int) -> list[T]:
+def in_passes(worker: object, work: Callable[[slice], T], count: int, size: int) -> list[T]:
     """Return work(rows) for slices of up to `size` rows that make up `count`, in order.
 
-    Where memory runs out, slices are halved, from then on for this network. Raises BadInput where
-    one row is too many.
+    Where memory runs out, slices are halved, from then on for this worker: the network, or what
+    does without one. Raises BadInput where one row is too many.
     """
     results: list[T] = []
     first = 0
     while first < count:
-        taken = min(size, _most.get(network, size), count - first)
+        taken = min(size, _most.get(worker, size), count - first)
         rows = slice(first, first + taken)
         result, enough = attempted(lambda rows=rows: work(rows))  # type: ignore[misc]
         if enough:
             results.append(result)  # type: ignore[arg-type]
             first += taken
         else:
-            _most[network] = half_of(taken)
+            _most[worker] = half_of(taken)
     return results
 
 

@@ -12,6 +12,7 @@ from support.command_line import MODEL, isthmus
 
 from isthmus import Data, load_data
 from isthmus.cli.inputs import warn_of_foreign
+from isthmus.detection import ManifoldDetector
 from isthmus.evidence import read_written
 from isthmus.runs import file_sha256
 from isthmus.runs.notices import Notice
@@ -262,6 +263,22 @@ def test_images_are_scored_as_files(screened):
     done = scored(screened, "--data", "pictures")
     line = json.loads(done.stdout)
     assert line["file"].endswith("black.png") and torch.isfinite(torch.tensor(line["score"]))
+
+
+def test_gray_images_are_scored_by_a_detector_of_colored_ones(tmp_path):
+    """As they were read where it was fitted: in a folder with images in color."""
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    gray = image.fromarray(pixels[0]).convert("L")
+    x = torch.from_numpy(np.stack([gray] * 3)[None])
+    x = torch.cat([x, torch.from_numpy(pixels).permute(0, 3, 1, 2)])
+    detector = ManifoldDetector("knn", 5).fit((x, torch.zeros(61).long()))
+    detector.calibrate((1 - x / 255, torch.zeros(61).long())).save(tmp_path / "d.safetensors")
+    gray.save(tmp_path / "gray.png")
+    done = isthmus(
+        "detect", "score", "--detector", "d.safetensors", "--data", "gray.png", folder=tmp_path
+    )
+    assert json.loads(done.stdout)["score"] == pytest.approx(float(detector.score(x[:1])))
 
 
 def test_repair_warns_of_trusted_samples_that_do_not_belong():

@@ -23,11 +23,15 @@ from isthmus.compression import (
     RandomMask,
     Rewiring,
     baked,
+    cost,
     hold_zeros,
     multiply_adds,
     prune,
     pruners,
     quantize,
+    sparsity,
+    zero_channels,
+    zero_weights,
 )
 from isthmus.compression.pruning.mask import held_in
 from isthmus.compression.pruning.rewiring import Pulled, Rewire, allotted, anchor, rewired
@@ -68,6 +72,19 @@ COMPUTED = {
     "torch's masks": lambda layer: torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.3),
 }
 """What computes the weight of a layer before each pass."""
+
+
+def test_how_much_is_zero_is_counted_behind_the_masks_and_with_one_copy(monkeypatch):
+    net = prune(convolutional(), samples(), 0.3).model
+    copies = []
+    monkeypatch.setattr(cost, "baked", lambda model: copies.append(baked(model)) or copies[0])
+    found = sparsity(net)
+    weights = [net[i].weight for i in (0, 3, 6, 8)]
+    total = sum(weight.numel() for weight in weights)
+    assert found.weights == pytest.approx(sum(int((w == 0).sum()) for w in weights) / total)
+    empty = sum(int((w == 0).flatten(1).all(1).sum()) for w in weights[:2])
+    assert found.channels == pytest.approx(empty / 10) and len(copies) == 1
+    assert (zero_weights(net), zero_channels(net)) == (found.weights, found.channels)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")

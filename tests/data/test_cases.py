@@ -56,6 +56,59 @@ def test_gray_images_of_every_mode_keep_one_channel(mode):
     assert torch.equal(as_data([(image, 0)]).x, torch.full((1, 1, 4, 4), 255, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize("kept", ["in memory", "png", "gif", "bmp"])
+def test_a_palette_of_grays_is_gray_as_other_gray_images_are(kept, tmp_path):
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(values[::-1].copy())
+    image.putpalette([255 - v for v in range(256) for _ in range(3)])
+    assert image.mode == "P"
+    if kept == "in memory":
+        x = as_data([(image, 0)]).x
+    else:
+        (tmp_path / "a").mkdir()
+        image.save(tmp_path / "a" / f"0.{kept}")
+        x = load_data(tmp_path).x
+    assert x.shape == (1, 1, 16, 16)
+    assert np.array_equal(x[0, 0].numpy(), 255 - values[::-1])
+
+
+def test_one_color_in_a_palette_is_color():
+    image = Image.new("L", (4, 4)).convert("P")
+    image.putpalette([0, 0, 0, 9, 9, 8])
+    assert as_data([(image, 0)]).x.shape == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("modes", [("L", "RGB", "L"), ("RGB", "L", "RGB"), ("L", "L", "RGB")])
+@pytest.mark.parametrize("most", [None, 10])
+def test_a_stream_of_gray_and_colored_images_is_in_color_as_a_folder_is(
+    modes, most, tmp_path, monkeypatch
+):
+    """However large it is: beyond `most` bytes the images lie in a file."""
+    images = [Image.new("RGB", (4, 4), (40 * i, 90, 10)).convert(m) for i, m in enumerate(modes)]
+    for i, image in enumerate(images):
+        (tmp_path / "set" / "a").mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "set" / "a" / f"{i}.png")
+    folder = load_data(tmp_path / "set").x
+    if most:
+        monkeypatch.setattr("isthmus.data.mapped.IN_MEMORY", most)
+    assert torch.equal(as_data((image, 0) for image in images).x, folder)
+
+
+@pytest.mark.parametrize("most", [None, 10])
+def test_the_first_image_of_another_size_or_type_is_named(most, monkeypatch):
+    if most:
+        monkeypatch.setattr("isthmus.data.mapped.IN_MEMORY", most)
+    first = torch.zeros(2, 3, 4, 4)
+    for odd, words in (
+        (torch.zeros(3, 5, 4), "sample 2 of shape (3, 5, 4) after (3, 4, 4)"),
+        (torch.zeros(2, 4, 4), "sample 2 of shape (2, 4, 4) after (3, 4, 4)"),
+        (torch.zeros(1, 4, 5), "sample 2 of shape (1, 4, 5) after (3, 4, 4)"),
+        (torch.zeros(3, 4, 4).byte(), "sample 2 of type torch.uint8 after floats"),
+    ):
+        pairs = [(first, torch.zeros(2).long()), (odd, 1)]
+        refused(lambda pairs=pairs: as_data(iter(pairs)), words, "one image shape")
+
+
 @pytest.mark.parametrize("mode", ["I", "F", "I;16"])
 def test_images_of_more_than_8_bits_are_refused(mode):
     refused(lambda: as_data([(Image.new(mode, (4, 4)), 0)]), f"an image of mode {mode}", "8 bits")

@@ -88,6 +88,20 @@ def test_a_network_that_was_changed_in_place_is_refused():
     refused(lambda: detector.calibrate(images(60, seed=3)), "network with weights")
 
 
+def test_a_hook_that_takes_the_place_of_another_is_noticed():
+    net = network()
+    halved = net.register_forward_pre_hook(lambda _, args: (args[0] / 2,))
+    detector = fitted(net=net)
+    x = images(5, seed=2).x
+    before = detector.score(x)
+    halved.remove()
+    again = net.register_forward_pre_hook(lambda _, args: (args[0] / 2,))
+    assert torch.equal(detector.score(x), before)
+    again.remove()
+    net.register_forward_pre_hook(lambda _, args: (args[0] / 4,))
+    refused(lambda: detector.score(x), "with the weights of")
+
+
 def test_the_file_holds_some_reference_images_where_there_is_a_network(tmp_path):
     for layer, count in ((None, 0), ("3", PROBES)):
         tensors = opened(fitted(layer=layer).save(tmp_path / f"{layer}.safetensors")).tensors

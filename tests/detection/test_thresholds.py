@@ -54,6 +54,7 @@ def test_the_false_positive_rate_on_fresh_clean_data_lies_in_its_interval():
 def test_equal_scores_are_not_flagged_and_promise_nothing_below():
     threshold = calibrated(torch.cat([torch.zeros(90), torch.ones(110)]), 0.05)
     assert threshold == 1 and threshold.low == 0 and threshold.high > 0.05
+    assert threshold.flags(torch.tensor([0.0, 1.0, 1.0 + 1e-6])).tolist() == [False, False, True]
     assert pickle.loads(pickle.dumps(threshold)).interval == threshold.interval
 
 

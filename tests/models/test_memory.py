@@ -14,6 +14,7 @@ from isthmus.attacks import PGD
 from isthmus.curves import Bezier, connect
 from isthmus.data import Linf
 from isthmus.defenses import universal_perturbations
+from isthmus.detection import ManifoldDetector
 from isthmus.metrics import attacked, input_hessian
 from isthmus.models import recalibrate
 from isthmus.models.forward import forward_pass, outputs
@@ -101,11 +102,36 @@ def test_training_in_halves_is_training(loss):
 
 def test_universal_perturbations_in_halves_are_those_of_whole_batches():
     search = Training(steps=6, lr=0.1, batch_size=16, precision="fp32")
-    whole = universal_perturbations(network("layernorm"), data(), search)
+    whole, before = notices(lambda: universal_perturbations(network("layernorm"), data(), search))
     parts, said = notices(lambda: universal_perturbations(small(6), data(), search))
-    assert len(said) == 2
+    assert len(said) == len(before) + 2
     assert torch.allclose(whole.values, parts.values, atol=1e-5)
     assert torch.equal(whole.radii, parts.radii)
+
+
+def test_a_detector_in_halves_is_that_of_whole_passes():
+    net, x = small(6), data(seed=1).x
+    whole = ManifoldDetector("knn", 5, "2").fit(data(), network("layernorm")).score(x)
+    parts, said = notices(lambda: ManifoldDetector("knn", 5, "net.2").fit(data(), net).score(x))
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+    assert max(net.sizes) == 6 and len(said) == 3
+
+
+def test_a_detector_of_pixels_is_halved_too():
+    detector = ManifoldDetector("knn", 5).fit(data())
+    x = data(seed=1).x
+    whole, distances, sizes = detector.score(x), detector.distances, []
+
+    def distances_of_few(x):
+        if len(x) > 6:
+            raise ERRORS["cpu"]
+        sizes.append(len(x))
+        return distances(x)
+
+    detector.distances = distances_of_few
+    parts, said = notices(lambda: detector.score(x))
+    torch.testing.assert_close(parts, whole)
+    assert max(sizes) == 6 and said
 
 
 def test_a_curve_in_halves_draws_the_same_t():

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from isthmus.data.alike import in_color
 from isthmus.data.sources.encoded import decoded
 from isthmus.data.sources.images import IMAGE_SUFFIXES
 from isthmus.data.sources.npz import images_in, opened
@@ -17,16 +18,18 @@ from isthmus.types import BadInput
 _FILES = (*IMAGE_SUFFIXES, ".npz", ".parquet")
 
 
-def image_stream(source: str) -> Iterator[tuple[str, Tensor]]:
+def image_stream(source: str, channels: int | None = None) -> Iterator[tuple[str, Tensor]]:
     """Yield the name of each file and its images (n, c, h, w); no two files are held at once.
 
     `source` is an image, an .npz file (whose labels are not read), whatever `load_data` takes, or
-    a folder: all such files below it, in the order of their names. Raises BadInput where a file is
-    damaged or missing, and where there is none, or no image in one: nothing seen is nothing clean.
+    a folder: all such files below it, in the order of their names. Of a folder with images in color
+    `load_data` reads gray ones in color too; a stream cannot know, and does so where as many
+    `channels` are wanted. Raises BadInput where a file is damaged or missing, and where there is
+    none, or no image in one: nothing seen is nothing clean.
     """
     path = Path(source)
     if not path.is_dir():
-        yield source, _images(path, source)
+        yield source, _images(path, source, channels)
         return
     files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _FILES]
     files = [file for file in files if file.is_file()]
@@ -37,10 +40,10 @@ def image_stream(source: str) -> Iterator[tuple[str, Tensor]]:
             fix="check the path",
         )
     for file in files:
-        yield str(file), _images(file, str(file))
+        yield str(file), _images(file, str(file), channels)
 
 
-def _images(path: Path, source: str) -> Tensor:
+def _images(path: Path, source: str, channels: int | None) -> Tensor:
     """Return the images of one file, one or more. Raises BadInput as `image_stream` does."""
     try:
         images = _read(path, source)
@@ -50,7 +53,7 @@ def _images(path: Path, source: str) -> Tensor:
         raise BadInput(
             f"{source}, which holds no images", expected="one or more", fix="leave the file out"
         )
-    return images
+    return images if channels is None else in_color(images, channels)
 
 
 def _read(path: Path, source: str) -> Tensor:

@@ -250,8 +250,7 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
         except (Diverged, Untrained, NothingOdd) as error:
             if after is None:
                 raise
-            why = error.spoken if isinstance(error, NothingOdd) else error
-            notice(f"{why}; another way is tried")
+            notice(f"{error.got}; another way is tried")
             continue
         if not repaired.objection and way.challenged and after is not None:
             repaired, *others = nearer_first(repaired, after, tampered)
@@ -275,7 +274,7 @@ def nearer_first(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Re
     try:
         other = follow(way, tampered, holder.parts)
     except (Diverged, Untrained) as error:
-        notice(f"{error}; the {holder.endpoint.spoken} is kept")
+        notice(f"{error.got}; the {holder.endpoint.spoken} is kept")
         return [holder]
     if other.objection:
         return [holder, other]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import exp
 from statistics import median
-from typing import ClassVar
 
 from torch import nn
 
@@ -41,13 +40,10 @@ or after it: docs/experiments.md."""
 class NothingOdd(BadInput):
     """A network on which no universal perturbation stands in for a trigger."""
 
-    spoken: ClassVar[str] = (
-        "no universal perturbation is oddly small, so nothing tells whether a curve loses a trigger"
-    )
-
     def __init__(self) -> None:
         super().__init__(
-            "a network of which no class has an oddly small universal perturbation",
+            "no universal perturbation that is oddly small, so nothing tells whether a curve loses "
+            "a trigger",
             expected="one that stands in for a trigger",
             fix="let repair choose another way",
         )

@@ -7,6 +7,9 @@ see no trigger and no test data, and leave the tampered network as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import nn
 
 from isthmus.defenses.rivals.anp import ANP
@@ -40,6 +43,30 @@ def standard(other: nn.Module, training: Training) -> dict[str, Defense]:
     }
 
 
+RIVALS: dict[str, Callable[[Training], Defense]] = {
+    "fine-tune": FineTune,
+    "fine-prune": partial(FinePrune, by="dormancy"),
+    "FT-SAM": FTSAM,
+    "I-BAU": lambda training: IBAU(training.replace(lr=0.001)),
+    "ANP": lambda training: ANP(training.replace(lr=0.2)),
+    "NAD": NAD,
+    "CLP": lambda training: CLP(),
+    "ULRL": lambda training: ULRL(training.replace(lr=0.005)),
+    "TAC": TAC,
+    "TSC": lambda training: TSC(training.replace(lr=0.02)),
+    "noise": lambda training: GaussianNoise(FineTune(training), "around"),
+    "from scratch": FromScratch,
+}
+"""What makes each rival from a budget, by name."""
+
+RIVAL_NAMES = tuple(RIVALS)
+
+
+def rival(name: str, training: Training) -> Defense:
+    """Return the one of `all_rivals` that has this name."""
+    return RIVALS[name](training)
+
+
 def all_rivals(training: Training) -> dict[str, Defense]:
     """Return by name the defenses that a repair of one checkpoint has to beat, at one budget.
 
@@ -47,17 +74,4 @@ def all_rivals(training: Training) -> dict[str, Defense]:
     ANP's masks, I-BAU's Adam, ULRL and TSC's curves have their published rates. Other settings are
     the published ones, see docs/defenses.md. For the noise, the second end is a fine-tuned copy.
     """
-    return {
-        "fine-tune": FineTune(training),
-        "fine-prune": FinePrune(training, by="dormancy"),
-        "FT-SAM": FTSAM(training),
-        "I-BAU": IBAU(training.replace(lr=0.001)),
-        "ANP": ANP(training.replace(lr=0.2)),
-        "NAD": NAD(training),
-        "CLP": CLP(),
-        "ULRL": ULRL(training.replace(lr=0.005)),
-        "TAC": TAC(training),
-        "TSC": TSC(training.replace(lr=0.02)),
-        "noise": GaussianNoise(FineTune(training), "around"),
-        "from scratch": FromScratch(training),
-    }
+    return {name: rival(name, training) for name in RIVAL_NAMES}

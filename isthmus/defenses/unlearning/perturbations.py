@@ -35,6 +35,7 @@ from isthmus.models.forward import (
 from isthmus.models.memory import GradientPasses
 from isthmus.models.recomputed import recomputed
 from isthmus.runs.devices import autocast, pick_device
+from isthmus.runs.notices import notice
 from isthmus.training.batches import batch_indices
 from isthmus.training.budget import Training
 from isthmus.training.precision import training_precision
@@ -48,6 +49,10 @@ FIRST_CHANGE = 0.01
 
 GROWTH = 0.08
 """By which share a radius grows or shrinks in a step: eight times as large after 27 steps."""
+
+FEW_SAMPLES = 27
+"""Samples that a perturbation needs at least, on average over the search: its radius moves only in
+steps that have one, and an eightfold radius, from 1 % to 8 % everywhere, takes as many as this."""
 
 GRID = 16
 """The finest grid, in cells a side, that smooth perturbations are drawn on."""
@@ -151,7 +156,8 @@ def universal_perturbations(
 
     Each of `training.steps` takes one gradient; batches, augmentation, precision and seed are those
     of the training, and its rates do not count. Clean labels only say which samples are of another
-    class. Where memory runs out, passes are halved. Raises BadInput where the share is not in
+    class. A notice says where a perturbation sees fewer than FEW_SAMPLES of them. Where memory runs
+    out, passes are halved. Raises BadInput where the share is not in
     (0, 1), there is one class, the network returns no logits, or one sample is too many.
     """
     if bonafide.num_classes < 2 or not 0 < share < 1:
@@ -160,6 +166,7 @@ def universal_perturbations(
             expected="two classes or more, and a share in (0, 1)",
             fix="pass share=0.9",
         )
+    _tell_of_few_samples(training, bonafide.num_classes)
     device = pick_device(training.device)
     network.to(device)
     classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
@@ -187,6 +194,19 @@ def universal_perturbations(
             values, turned = passes.step(step_down, training.batch_size)
             radii = adapted(radii, turned, sent, share)
     return UniversalPerturbations(values, radii)
+
+
+def _tell_of_few_samples(training: Training, classes: int) -> None:
+    """Give notice of a search in which perturbations see fewer samples than FEW_SAMPLES."""
+    count = len(PERTURBATION_KINDS) * classes
+    each = training.steps * training.batch_size / count
+    if each < FEW_SAMPLES:
+        notice(
+            f"the search for universal perturbations gives each of {count:,} ({classes:,} classes) "
+            f"{each:.2g} samples, {training.steps:,} steps of {training.batch_size:,} in all, and "
+            f"one that has to grow takes {FEW_SAMPLES}: they are rough, and a backdoor may be "
+            "missed; more steps or a larger batch_size help"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,7 @@ from isthmus.defenses import (
 from isthmus.defenses.curve_repair.candidates import LOST, Candidate, candidates
 from isthmus.defenses.curve_repair.repair import first_acceptable
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd
+from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.inspection.found_triggers import Perturbation
 from isthmus.defenses.unlearning.perturbations import ODD
 from isthmus.defenses.unlearning.unlearn import SHARE
@@ -51,6 +52,7 @@ from isthmus.metrics import Accuracy, AttackSuccess, Divergence, measure
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
 from isthmus.training import Training, one_cycle, suited_augmentation
+from isthmus.training.state import Diverged
 from isthmus.types import BadInput
 
 pytestmark = pytest.mark.numeric
@@ -457,6 +459,31 @@ def test_of_two_repairs_without_an_objection_the_one_that_changes_answers_less_i
         kept = first_acceptable([holder, costly], tampered[0], parts)
         assert [way.objection for way in kept.rejected] == ["cost too much"]
         assert {float(kept.t), float(kept.rejected[0].t)} == {0.1, 0.4}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NothingOdd(), "nothing tells whether a curve loses a trigger"),
+        (Untrained(2.4, guessing=2.3, trainings=1), "its loss is 2.40, and guessing has 2.30"),
+        (Diverged("outputs that are NaN", expected="numbers", fix="lower lr"), "that are NaN"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_a_way_that_is_passed_over_says_what_came_of_it(
+    error, words, tampered, samples, monkeypatch
+):
+    """The advice of the refusal is for those who have no other way."""
+
+    def fails(*given):
+        raise error
+
+    monkeypatch.setattr("isthmus.defenses.curve_repair.repair.follow", fails)
+    with (
+        pytest.warns(Notice, match=f"{words}; another way is tried"),
+        pytest.raises(type(error)),
+    ):
+        first_acceptable(["one", "another"], tampered[0], Parts.of(samples[0], 0.2))
 
 
 def test_a_rule_of_ones_own(tampered, samples):

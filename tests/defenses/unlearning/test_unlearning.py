@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from support.noticed import notices
 from support.refusals import refused
 from torch import nn
 
@@ -12,6 +13,7 @@ from isthmus import Data
 from isthmus.defenses import UniversalUnlearning, universal_perturbations
 from isthmus.defenses.unlearning import unlearn
 from isthmus.defenses.unlearning.perturbations import (
+    FEW_SAMPLES,
     GROWTH,
     ODD,
     STEP,
@@ -189,6 +191,19 @@ def test_what_tells_is_odd_of_the_suspect_and_not_sparse_alone():
     assert found(usual, usual, odd_of_3).telling == []
     assert found(odd_of_0, usual, odd_of_3).telling == []  # 3 is the suspect, and sparse alone
     assert found(usual, usual, usual).telling == []
+
+
+def test_a_search_of_few_samples_for_each_of_many_classes_says_so_once():
+    """Of 7,500 samples each of 30 perturbations gets 250, and each of 3,000 gets 2.5."""
+    assert abs((1 + GROWTH) ** FEW_SAMPLES - 8) < 0.1
+    search = TRAINING.replace(steps=60, batch_size=125)
+    said = {}
+    for classes in (10, 1000):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
+        data = Data(images().x, images().y, classes)
+        _, said[classes] = notices(lambda n=net, d=data: universal_perturbations(n, d, search))
+    assert said[10] == [] and len(said[1000]) == 1
+    assert "each of 3,000 (1,000 classes) 2.5 samples, 60 steps of 125" in said[1000][0]
 
 
 def test_a_planted_direction_is_the_smallest_perturbation():
