@@ -30,7 +30,7 @@ def _of_curve(repaired: Repair) -> Iterator[TrainingPart]:
     history, route = repaired.history, repaired.route
     if history is None:
         return
-    source = repaired.endpoint.spoken.partition(":")[0]
+    source = repaired.endpoint.spoken
     yield TrainingPart(
         name=f"curve to {source}",
         steps=history.steps,

@@ -61,6 +61,9 @@ LANDSCAPE = (
 )
 """The metrics of the landscape, in the order of a report."""
 
+DIVERGENCE = "divergence"
+"""How far a network's answers are from the received network's."""
+
 CONFIDENCE = "confidence"
 """Mean probability that a network gives its own answers."""
 

@@ -17,36 +17,39 @@ from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
 from isthmus.defenses.curve_repair.rules import (
     Choice,
     end_costs_too_much,
-    farther,
     lowered,
     settled,
 )
 from isthmus.defenses.curve_repair.selection import Selection, Watched
 from isthmus.defenses.curve_repair.stand_ins import odd_stand_ins, universal_stand_ins
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
-from isthmus.metrics.accuracy import check_above_chance
-from isthmus.metrics.names import UNIVERSAL
+from isthmus.metrics.accuracy import Divergence, check_above_chance
+from isthmus.metrics.names import DIVERGENCE, UNIVERSAL
 from isthmus.metrics.path import Path
 from isthmus.runs.wording import percent
 from isthmus.training.budget import Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.losses import distillation
 from isthmus.training.suited import suited_augmentation
-from isthmus.types import BadInput, Defense
+from isthmus.types import BadInput, Defense, Metric
 
-NEAR = Route(low=0.02, high=0.15)
+NEAR = Route(low=0.02, high=0.12)
 """The part of a curve where a repair is sought first. A patch is lost within its first twentieth,
 which costs a point of accuracy, whether the curve leads to a second network or to a permuted copy;
 what is not lost on it, as a pattern blended over the image, is not lost farther on either, where
 accuracy goes (docs/results/trained.md)."""
 
+FARTHER = 0.2
+"""Where the interval ends on a curve to a permuted copy, which goes on as far as it may."""
+
 SETTLED = 0.05
 """The part of a stand-in's fall that may be left at the chosen point: fewer samples than that do
 not tell."""
 
-FARTHER = 1.25
-"""How many times as far a repair goes as the stand-ins demand, which are lost a little before the
-trigger that they stand in for: docs/experiments.md."""
+BOUND, GOING_ON = 1 / 2, 1 / 3
+"""The part of what unlearning changes the answers that a curve to a permuted copy may change them
+by until stand-ins are lost, and the part that it goes on to from there: docs/experiments.md, where
+they were chosen."""
 
 LOST = 0.15
 """The success of a stand-in that has lost its effect. It is counted on samples of other classes, so
@@ -75,8 +78,8 @@ class Candidate:
 
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
-    way to be tried, and is empty where it is. The next way is tried even so where this one is
-    `challenged`.
+    way to be tried, and is empty where it is. Where this way is `bounded`, the next one is followed
+    even so: it says how much a repair may change the network.
     """
 
     other: nn.Module | Defense | Endpoint | None
@@ -86,7 +89,7 @@ class Candidate:
     after_step: AfterStep | None = None
     home: File | None = None
     objection: Callable[[Path, Choice], str] = costly_end
-    challenged: bool = False
+    bounded: bool = False
 
     def check(self, tampered: nn.Module, bonafide: Data) -> None:
         """Raise BadInput where networks, hook or augmentation do not fit; no work is done yet."""
@@ -115,8 +118,8 @@ def candidates(
     A `route`, a hook, or a rule or values of t in `selection` make it one way: to `other`, or to
     `default_endpoint`. A given defense is one way, too. Else the ways are `near` the tampered
     network on a curve to the given one, or to a permuted copy where there is one, the straight path
-    to `unlearned_copy`, which challenges a curve to a permuted copy, and, without a network, a
-    curve to `default_endpoint`.
+    to `unlearned_copy`, which bounds a curve to a permuted copy, and, without a network, a curve to
+    `default_endpoint`.
     """
     only = Candidate(other, route or DEFAULT_ROUTE, training, selection, after_step, home)
     chosen = (route, after_step, selection.rule, selection.values_of_t)
@@ -134,8 +137,17 @@ def candidates(
     except BadInput:
         return [unlearned, only]
     curve = replace(only, other=permuted)
-    first = near(replace(curve, training=suited), tampered, odd_stand_ins)
-    return [replace(first, challenged=True), unlearned, curve]
+    first = near(replace(curve, training=suited), tampered, odd_stand_ins_and_divergence)
+    first = replace(first, route=replace(first.route, high=FARTHER), bounded=True)
+    return [first, unlearned, curve]
+
+
+def odd_stand_ins_and_divergence(
+    tampered: nn.Module, fitted: Data, held_out: Data
+) -> dict[str, Metric]:
+    """Return `odd_stand_ins`, and how far answers are from those of the tampered network."""
+    apart = Divergence(tampered, held_out)
+    return {**odd_stand_ins(tampered, fitted, held_out), DIVERGENCE: apart}
 
 
 def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
@@ -146,11 +158,10 @@ def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
     (docs/results/trained.md). The point is the first one where the stand-ins for a trigger, which
     `watch` finds, have lost their effect, or one before it that costs less.
     """
-    rule = lowered(farther(settled(UNIVERSAL, SETTLED), FARTHER))
     return replace(
         way,
         route=NEAR.replace(loss=distillation(tampered)),
-        selection=way.selection.watching(watch, rule),
+        selection=way.selection.watching(watch, lowered(settled(UNIVERSAL, SETTLED))),
         home=None if way.home is None else way.home / "near",
         objection=working_stand_ins,
     )

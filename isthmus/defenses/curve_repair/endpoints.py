@@ -46,8 +46,8 @@ class Endpoint:
 
     @property
     def spoken(self) -> str:
-        """Where it comes from, as part of a sentence."""
-        return "the second network" if self.source == "given" else self.source
+        """What it is, as part of a sentence."""
+        return "the second network" if self.source == "given" else self.source.partition(":")[0]
 
 
 def default_endpoint(

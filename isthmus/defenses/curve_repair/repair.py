@@ -7,8 +7,7 @@ Where we depart: the curve is trained as `connect` does, and t is drawn where th
 the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a
 fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made: a permuted
 copy, and a repaired network itself, which has unlearned universal perturbations, and to which the
-path is straight; where neither shows what stands in for a trigger, the one that changed less is
-taken.
+path is straight, and which says how far the curve may go.
 """
 
 from __future__ import annotations
@@ -25,13 +24,14 @@ from isthmus.curves.networks import PathNetworks
 from isthmus.curves.route import Route, route_and_training
 from isthmus.data.dataset import Data, Source
 from isthmus.data.splits import Parts
-from isthmus.defenses.curve_repair.candidates import Candidate, candidates
+from isthmus.defenses.curve_repair.candidates import BOUND, GOING_ON, Candidate, candidates
 from isthmus.defenses.curve_repair.endpoints import Endpoint, resolve_endpoint
 from isthmus.defenses.curve_repair.preflight import Preflight, preflight
 from isthmus.defenses.curve_repair.rules import (
     BONAFIDE,
     TOLERANCE,
     Choice,
+    going_on,
     without_confidence,
 )
 from isthmus.defenses.curve_repair.selection import Selection
@@ -43,6 +43,7 @@ from isthmus.defenses.curve_repair.training import (
     trained_curve,
 )
 from isthmus.metrics.accuracy import Divergence
+from isthmus.metrics.names import DIVERGENCE
 from isthmus.metrics.passes import NotFinite
 from isthmus.metrics.path import Path, evaluate_path
 from isthmus.metrics.values import least_drop
@@ -80,6 +81,10 @@ class Repair:
     rejected: tuple[Repair, ...] = ()
     objection: str = ""
     preflight: Preflight | None = field(default=None, repr=False)
+
+    def at(self, t: Choice) -> Repair:
+        """Return the repair at another point of its curve."""
+        return replace(self, t=t, model=self.networks.at(float(t)))
 
     @property
     def curve(self) -> Curve:
@@ -188,13 +193,14 @@ def repair(
 
     By default a curve leads to a permuted copy, or to the network that is given, and the point on
     it is the first one where stand-ins for a trigger have lost their effect (`NEAR`,
-    `universal_stand_ins`), and a quarter farther; of one network it is tried where such a
-    perturbation is oddly small. If they do not lose it, or there is one network, a straight path
-    follows to `unlearned_copy`, which universal perturbations no longer turn, and of the two that
-    repair is taken which changes the answers less; and if that network has lost too much accuracy
-    beyond doubt, a curve to a permuted copy where no other network was given. A call with a defense
-    as `other`, `after_step`, values of t, a rule or any field of `Route`, even at its default,
-    takes the route and the rule that it names.
+    `universal_stand_ins`); of one network it is tried where such a perturbation is oddly small. If
+    they do not lose it, or there is one network, a straight path follows to `unlearned_copy`, which
+    universal perturbations no longer turn. A curve from one network that loses them for half of
+    what that changes the answers or less goes on to a third of it (`BOUND`, `GOING_ON`); else the
+    straight path is taken, and if its network has lost too much accuracy beyond doubt, a curve to a
+    permuted copy where no other network was given. A call with a defense as `other`, `after_step`,
+    values of t, a rule or any field of `Route`, even at its default, takes the route and the rule
+    that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take
@@ -241,7 +247,7 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
     """Return the repair by the first way without an objection, or else by the last; one that does
     not train, or that nothing could judge, is passed over.
 
-    A way that is challenged yields to the next one where that one changes the network less.
+    A way that is `bounded` goes as far as the next one lets it.
     """
     rejected: list[Repair] = []
     for way, after in zip(ways, [*ways[1:], None], strict=True):
@@ -252,8 +258,8 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
                 raise
             notice(f"{error.got}; another way is tried")
             continue
-        if not repaired.objection and way.challenged and after is not None:
-            repaired, *others = nearer_first(repaired, after, tampered)
+        if not repaired.objection and way.bounded and after is not None:
+            repaired, *others = bounded(repaired, after, tampered)
             rejected += others
             break
         if not repaired.objection or after is None:
@@ -263,13 +269,14 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
     return replace(repaired, rejected=tuple(rejected))
 
 
-def nearer_first(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Repair]:
-    """Return a repair and the one by another way, if that one trains; the better one first.
+def bounded(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Repair]:
+    """Return the repair on a curve, as far as another way lets it go, and the one by that way; the
+    other way round where the curve does not get far enough.
 
-    Of two that no sample objects to, that one is better whose answers are nearer to those of the
-    tampered network on the held-out samples. A curve on which stand-ins for a trigger are lost
-    only where the network has changed more than it does by unlearning may keep the trigger:
-    docs/experiments.md.
+    Where stand-ins for a trigger are lost, it may have changed the tampered network's answers on
+    the held-out samples by `BOUND` of what the other way changes them: a curve on which they are
+    lost later may keep the trigger, or costs more than it has to. Stand-ins are lost before the
+    trigger itself, so it goes on to `GOING_ON` of that change: docs/experiments.md.
     """
     try:
         other = follow(way, tampered, holder.parts)
@@ -278,10 +285,19 @@ def nearer_first(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Re
         return [holder]
     if other.objection:
         return [holder, other]
-    apart = Divergence(tampered, holder.held_out)
-    near, far = sorted((holder, other), key=lambda repaired: apart(repaired.model))
-    changed = f"changed answers by {apart(far.model):.2g} nats and not {apart(near.model):.2g}"
-    return [near, replace(far, objection=changed)]
+    changed = Divergence(tampered, holder.held_out)(other.model)
+    apart = holder.path[DIVERGENCE]
+    here = holder.path.at(float(holder.t))[DIVERGENCE]
+    if here > BOUND * changed:
+        objection = (
+            f"changed answers by {here:.2g} nats before stand-ins were lost, and "
+            f"{other.endpoint.spoken} by {changed:.2g}"
+        )
+        return [other, replace(holder, objection=objection)]
+    inner = [(t, d) for t, d in zip(holder.path.t, apart, strict=True) if t < 1]
+    far = max([holder.t, *(t for t, d in inner if d <= GOING_ON * changed)])
+    objection = f"changed answers by {changed:.2g} nats, at least {1 / BOUND:g} times as much"
+    return [holder.at(going_on(holder.t, far)), replace(other, objection=objection)]
 
 
 def follow(

@@ -168,26 +168,12 @@ def lowered(rule: Rule, tolerance: float = TOLERANCE) -> Rule:
     return lowering
 
 
-def farther(rule: Rule, times: float) -> Rule:
-    """Return the rule: `times` as far as another one goes, or to the last inner point before that.
-
-    For a rule that stops where a stand-in for a trigger has lost its effect, which the trigger may
-    lose a little later. A choice that is not confident stays. Raises BadInput where `times` is
-    below 1.
-    """
-    if not times >= 1:
-        raise BadInput(f"times = {times:g}", expected="1 or more", fix="pass 1.25")
-
-    def going_on(path: Path) -> Choice:
-        choice = rule(path)
-        if not choice.confident:
-            return choice
-        far = max(t for t in path.t if t == choice or (t < 1 and t <= times * choice))
-        name = f"farther({choice.rule}, {times:g})"
-        reason = f"{times:g} times as far as needed, to t = {far:g}: {choice.reason}"
-        return Choice(far, rule=name, reason=reason, confident=True)
-
-    return going_on
+def going_on(choice: Choice, t: float) -> Choice:
+    """Return the choice of a point farther on, where a bound allows it."""
+    if t == choice:
+        return choice
+    reason = f"went on to t = {t:g}, as far as it may: {choice.reason}"
+    return Choice(t, rule=f"going_on({choice.rule})", reason=reason, confident=choice.confident)
 
 
 def _distance(chosen: float, farthest: float, t: float, *, any_cheap: bool) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import warnings
 from dataclasses import replace
 
@@ -39,7 +40,7 @@ from isthmus.defenses import (
     unlearned_copy,
     up_to,
 )
-from isthmus.defenses.curve_repair.candidates import LOST, Candidate, candidates
+from isthmus.defenses.curve_repair.candidates import FARTHER, LOST, Candidate, candidates
 from isthmus.defenses.curve_repair.repair import first_acceptable
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd
 from isthmus.defenses.curve_repair.training import Untrained
@@ -49,6 +50,7 @@ from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
 from isthmus.metrics import Accuracy, AttackSuccess, Divergence, measure
+from isthmus.metrics.names import DIVERGENCE
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
 from isthmus.training import Training, one_cycle, suited_augmentation
@@ -299,22 +301,22 @@ def test_a_pattern_that_is_oddly_small_is_lost_near_the_network(blended):
     bonafide, unseen = split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
     judges = {"accuracy": Accuracy(unseen), "attack": AttackSuccess(unseen, trigger, 1)}
     found = repair(network, bonafide, points=7, precision="fp32")
-    assert found.second.startswith("permuted copy, because unlearned copy: ")
-    assert NEAR.low <= found.t <= NEAR.high and found.t.rule.startswith("farther(settled(")
-    (other,) = found.rejected
-    changed = Divergence(network, found.held_out)
-    assert other.route == ALMOST and changed(found.model) < changed(other.model)
-    assert found.gradients > other.gradients > 0
-    assert found.path.at(float(found.t))[UNIVERSAL] <= LOST < found.path.at(0.0)[UNIVERSAL]
+    near, other = sorted((found, *found.rejected), key=lambda repaired: -repaired.route.bends)
+    assert NEAR.low <= near.t <= FARTHER and "settled(" in near.t.rule and other.route == ALMOST
+    trained = near.trained.history.steps * near.route.cost
+    assert found.gradients == trained + other.endpoint.gradients
+    assert near.path.at(float(near.t))[UNIVERSAL] <= LOST < near.path.at(0.0)[UNIVERSAL]
     before, after = measure(network, judges), measure(found.model, judges)
     assert after["attack"] < 0.2 < 0.8 < before["attack"]  # 1 to 8 % over two seeds
     assert after["accuracy"] > before["accuracy"] - 0.06  # 0 to 2 points
 
 
-def test_stand_ins_are_those_that_are_odd_and_none_where_none_is(blended, tampered, samples):
+def test_stand_ins_are_those_that_are_odd_and_none_where_none_is(blended, samples):
     fitted, held_out = samples
+    two = fitted[fitted.y < 2]
+    pair = Data(two.x, two.y, classes=["zero", "one"])  # of two classes neither is odd
     with pytest.raises(NothingOdd):
-        odd_stand_ins(tampered[0], fitted, held_out)
+        odd_stand_ins(mlp(2, channels=1, size=8), pair, pair)
     (stand_in,) = odd_stand_ins(blended[0], fitted, held_out).values()
     assert {each.target for each in stand_in.inverted} == {1}
     assert all(each.score <= -ODD for each in stand_in.inverted)
@@ -330,7 +332,7 @@ def test_where_channels_cannot_be_permuted_the_straight_path_is_the_first_way(sa
         options = {"training": CURVE_TRAINING, "selection": Selection()}
         ways[name] = [way.route for way in candidates(net, samples[0], None, None, **options)]
     near, *others = ways["small_cnn"]
-    assert (near.low, near.high) == (NEAR.low, NEAR.high)
+    assert (near.low, near.high) == (NEAR.low, FARTHER)
     assert others == ways["linear"] == [ALMOST, DEFAULT_ROUTE]
 
 
@@ -439,26 +441,56 @@ def test_a_path_without_finite_outputs_is_one_that_diverged(tampered, samples):
     refused(lambda: first_acceptable([way], tampered[0], parts), *words)
 
 
-def test_of_two_repairs_without_an_objection_the_one_that_changes_answers_less_is_taken(
+def divergence_watched(tampered, fitted, held_out):
+    return {DIVERGENCE: Divergence(tampered, held_out)}
+
+
+def bounded_ways(tampered, lost_at, *, objection=""):
+    """A straight path to a nudged copy, on which a rule stops at that t, and one to t = 0.9 that
+    bounds it.
+    """
+    other, draw = copy.deepcopy(tampered), torch.Generator().manual_seed(0)
+    for parameter in other.parameters():
+        noise = torch.randn(parameter.shape, generator=draw)
+        parameter.data.add_(0.5 * parameter.data.abs().mean() * noise)
+    selection = Selection(points=9, rule=fixed(lost_at), watch=divergence_watched)
+    route, training = Route(bends=0, low=0.1, high=0.9), Training(steps=1, lr=0.01)
+    nothing = {"objection": lambda path, t: ""}
+    first = Candidate(other, route, training, selection, bounded=True, **nothing)
+    rule = replace(selection, rule=fixed(0.9))
+    return [first, Candidate(other, route, training, rule, objection=lambda path, t: objection)]
+
+
+@pytest.mark.parametrize("lost_at", [0.1, 0.5])
+def test_a_bounded_way_goes_on_to_a_third_of_what_the_other_way_changes(lost_at, tampered, samples):
+    """By hand: the farthest measured point whose answers differ by that, or where it was lost."""
+    parts = Parts.of(samples[0], 0.2)
+    ways = bounded_ways(tampered[0], lost_at)
+    found = first_acceptable(ways, tampered[0], parts)
+    apart = Divergence(tampered[0], parts.held_out)
+    changes = {t: apart(found.networks.at(t)) for t in found.path.t if 0 < t < 1}
+    (lost,) = (t for t in changes if t == pytest.approx(lost_at))
+    if changes[lost] > changes[0.9] / 2:
+        assert found.t == 0.9
+        return
+    far = max(t for t, change in changes.items() if change <= changes[0.9] / 3 or t == lost)
+    assert found.t == far and apart(found.model) == changes[far]
+    assert found.t.reason.startswith(f"went on to t = {far:g}") or far == lost
+    (other,) = found.rejected
+    assert other.t == 0.9 and "at least 2 times as much" in other.objection
+
+
+def test_a_bounded_way_that_changes_too_much_yields_unless_the_samples_object_to_the_other(
     tampered, samples
 ):
-    """In either order, and the other one is kept with its reason. An objection decides before."""
-    route, training = Route(bends=0, low=0.1, high=0.4), Training(steps=1, lr=0.01)
-    ways = [
-        Candidate(tampered[1], route, training, Selection(points=3, rule=fixed(t)))
-        for t in (0.1, 0.4)
-    ]
     parts = Parts.of(samples[0], 0.2)
-    for first, second in (ways, reversed(ways)):
-        holder = replace(first, challenged=True)
-        found = first_acceptable([holder, second], tampered[0], parts)
-        (other,) = found.rejected
-        assert (found.t, other.t) == (0.1, 0.4) and not found.objection
-        assert other.objection.startswith("changed answers by")
-        costly = replace(second, objection=lambda path, t: "cost too much")
-        kept = first_acceptable([holder, costly], tampered[0], parts)
-        assert [way.objection for way in kept.rejected] == ["cost too much"]
-        assert {float(kept.t), float(kept.rejected[0].t)} == {0.1, 0.4}
+    found = first_acceptable(bounded_ways(tampered[0], 0.9), tampered[0], parts)
+    (other,) = found.rejected
+    assert found.t.rule == "fixed(0.9)" and not found.objection
+    assert re.search(r"changed answers by [\d.]+ nats before stand-ins were lost", other.objection)
+    objecting = bounded_ways(tampered[0], 0.9, objection="cost too much")
+    kept = first_acceptable(objecting, tampered[0], parts)
+    assert [way.objection for way in (kept, *kept.rejected)] == ["", "cost too much"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.refusals import refused
 
 from isthmus import repair
 from isthmus.defenses.curve_repair import rules as select
@@ -189,20 +188,13 @@ def test_no_rule_and_no_repair_has_a_place_for_a_trigger():
     assert "triggers" not in inspect.getsource(select)
 
 
-@given(st.lists(st.integers(0, 1000), min_size=3, max_size=21), st.floats(1, 4))
-def test_farther_goes_on_to_the_last_point_within_times_the_way_if_the_rule_could_tell(hits, times):
-    path = path_of(hits)
-    there = select.settled(select.BONAFIDE)(path)
-    choice = select.farther(select.settled(select.BONAFIDE), times)(path)
-    assert choice.confident is there.confident and there.reason in choice.reason
-    if there.confident:
-        assert choice == max([there, *(t for t in path.t if t < 1 and t / times <= there)])
-    else:
-        assert choice == there
-
-
-def test_a_rule_cannot_be_farther_by_less():
-    assert "times = 0.5" in refused(lambda: select.farther(select.fixed(0.1), 0.5))
+@pytest.mark.parametrize("confident", [True, False])
+def test_a_choice_that_goes_on_says_from_where_and_claims_no_more(confident):
+    choice = select.Choice(0.1, rule="of a test", reason="lost there", confident=confident)
+    assert select.going_on(choice, 0.1) is choice
+    on = select.going_on(choice, 0.15)
+    assert on == 0.15 and on.confident is confident
+    assert "t = 0.15" in on.reason and "lost there" in on.reason and "of a test" in on.rule
 
 
 @given(
