@@ -103,11 +103,11 @@ def repair_command(
 ) -> None:
     """Repair a checkpoint with clean samples.
 
-    A curve leads to OTHER, or to a permuted copy of TAMPERED, and the network taken is the first on
-    it at which universal perturbations have lost their effect. Where none has, or none is oddly
-    small, the path leads straight to a copy that they no longer turn (--second unlearned), and
-    where that costs too much accuracy, along a longer curve to a permuted copy. An option that
-    describes a curve, a rule or t asks for that curve alone.
+    A curve leads to OTHER, or to a permuted copy of TAMPERED, to a point at which universal
+    perturbations have lost their effect. Where none has, none is oddly small, or the curve to a
+    copy changes answers too much until then, the path leads straight to a copy that they no longer
+    turn (--second unlearned), and where that costs too much accuracy, along a longer curve to a
+    permuted copy. An option that describes a curve, a rule or t asks for that curve alone.
 
     Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
     The curve is trained and measured where the point is sought, at t in [--low, --high]; t = 0 is
