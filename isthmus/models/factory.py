@@ -157,7 +157,7 @@ class _Asked:
         for word in filter(None, words.split(";")):
             name, _, value = word.partition("=")
             if name == "normalize":
-                parse_normalization(value)
+                Preparation(*(parse_normalization(value) or (None, None)))  # or refused
                 given[name] = value
             elif name in ("classes", "resize"):
                 given[name] = _count(name, value)

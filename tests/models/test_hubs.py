@@ -212,10 +212,17 @@ def test_unknown_networks_of_libraries_are_refused(spec, words):
         ("normalize=imagnet", ["did you mean imagenet"]),
         ("normalize=0.5", ["means and deviations"]),
         ("normalize=0.5,0", ["std (0.0,)", "above zero"]),
+        ("normalize=nan,0.5", ["mean (nan,)", "finite"]),
+        ("normalize=inf,0.5", ["mean (inf,)", "finite"]),
+        ("normalize=1e39,0.5", ["mean (1e+39,)", "finite in float32"]),
+        ("normalize=0.5,nan", ["std (nan,)", "above zero"]),
+        ("normalize=0.5,1e400", ["std (inf,)", "divided by"]),
+        ("normalize=0.5,1e-320", ["std (1e-320,)", "divided by"]),
+        ("normalize=0.5,1e-40", ["std (1e-40,)", "divided by"]),
     ],
 )
 def test_bad_words_after_the_network_are_refused(words, says):
-    refused(lambda: model_factory(f"isthmus.models:small_cnn#{words}")(), *says)
+    refused(lambda: model_factory(f"isthmus.models:small_cnn#{words}"), *says)
 
 
 def test_factories_get_their_classes_by_the_name_they_have():
