@@ -90,5 +90,13 @@ def abbreviated(names: Iterable[str], limit: int = 3) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, its name where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """Return the first line of what an error says, its name where it says nothing; with the next
+    one where it ends in a colon.
+
+    >>> first_line(ValueError("a field:\\n  TypeError: too long\\n")), first_line(ValueError())
+    ('a field: TypeError: too long', 'ValueError')
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith(":"):
+        lines[0] = " ".join([lines[0], *(line.strip() for line in lines[1:2])])
+    return lines[0][:200]

@@ -91,7 +91,7 @@ def _read_index(path: Path) -> tuple[Params, dict[str, str]]:
     the names. Raises BadInput where one is missing, or lacks what the index says is in it.
     """
     _head(path)
-    index = read_json(path)
+    index = read_json(path, fix="copy or download it again")
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
         raise BadInput(
