@@ -331,6 +331,14 @@ def test_only_a_file_that_a_repository_lacks_is_a_missing_one(
         assert normalization(build()) == (None, None)
 
 
+def test_building_shows_no_progress_of_transformers(tmp_path, capfd):
+    logging = library("transformers").utils.logging
+    shown = logging.is_progress_bar_enabled()
+    built_from(tmp_path)
+    assert "Writing model shards" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled() == shown
+
+
 @pytest.mark.parametrize(
     ("index", "words"),
     [
