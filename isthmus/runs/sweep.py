@@ -23,7 +23,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from isthmus.runs.files import read_json, write_json, write_text
 from isthmus.runs.folder import differing
-from isthmus.runs.locks import lock_of
+from isthmus.runs.locks import is_there, lock_of
 from isthmus.runs.portable import portable
 from isthmus.runs.progress import duration
 from isthmus.runs.wording import first_line, unwritten
@@ -121,13 +121,13 @@ def _take(
     sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[str], None]
 ) -> None:
     """Do a job, unless it is finished or taken."""
-    if not sweep.file(job).exists():
+    if not is_there(sweep.file(job)):
         lock = FileLock(_made(sweep.hidden(f"{job.name}.lock")), thread_local=False)
         if not _acquired(lock):
             outcome.elsewhere.append(job.name)
             return
         try:
-            if not sweep.file(job).exists():  # another process may have just finished it
+            if not is_there(sweep.file(job)):  # another process may have just finished it
                 _do(sweep, work, job, outcome, tell)
                 return
         finally:
