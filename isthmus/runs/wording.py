@@ -62,10 +62,12 @@ def _names_in(folder: Path) -> list[str]:
 
 def unwritten(path: Path | str, error: BaseException) -> BadInput:
     """Return the refusal of a place where nothing can be written."""
+    another = isinstance(error, (FileExistsError, NotADirectoryError, PermissionError))
+    way_out = "choose another place" if another else "free some space or choose another place"
     return BadInput(
         f"{path}, which could not be written ({first_line(error)})",
         expected="a folder that can be written, with room on the disk",
-        fix="free some space or choose another place; nothing was left half-written",
+        fix=f"{way_out}; nothing was left half-written",
     )
 
 
