@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.models.forward import computing_type, device_of, logits_in
-from isthmus.runs.wording import suggestion
+from isthmus.runs.wording import counted, suggestion
 from isthmus.types import BadInput
 
 M = TypeVar("M", bound=nn.Module)
@@ -78,7 +78,7 @@ class Preparation:
     def _check_channels(self, x: Any) -> None:
         if x.shape[1] != len(self.mean or ()):
             raise BadInput(
-                f"images of {x.shape[1]} channel{'' if x.shape[1] == 1 else 's'}",
+                f"images of {counted(x.shape[1], 'channel', 'channels')}",
                 expected=f"{len(self.mean or ())}, for the mean and std of each",
                 fix="pass a mean and a std of each channel (--normalize 0.5,0.25), and build the "
                 "network for as many (timm:NAME,in_chans=1), or give images that have them",

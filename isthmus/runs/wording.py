@@ -91,6 +91,15 @@ def abbreviated(names: Iterable[str], limit: int = 3) -> str:
     return ", ".join(listed[:limit]) + more
 
 
+def counted(number: int, one: str, more: str) -> str:
+    """Return a number and what is counted, in words for one and for more.
+
+    >>> counted(1, "tensor has", "tensors have"), counted(2, "tensor has", "tensors have")
+    ('1 tensor has', '2 tensors have')
+    """
+    return f"{number} {one if number == 1 else more}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, its name where it says nothing; with the next
     one where it ends in a colon.

@@ -339,7 +339,7 @@ BAD_PARQUET = {
     ),
     "no label in a row": (
         lambda p: write_parquet(p, labels=[*LABELS[:8], None]),
-        ["1 empty labels", "in every row"],
+        ["1 empty label;", "in every row"],
     ),
     "label too large": (
         lambda p: write_parquet(p, labels=[*LABELS[:8], 3]),

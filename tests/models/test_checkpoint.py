@@ -452,7 +452,7 @@ MISFITS = {
     ),
     "too large": (
         lambda: changed(**{"2_bias": torch.tensor([1, 1e60], dtype=torch.float64)}),
-        ["1 tensors hold numbers that torch.float32 cannot hold: 2.bias", "wider type"],
+        ["1 tensor holds numbers that torch.float32 cannot hold: 2.bias", "wider type"],
     ),
 }
 
@@ -461,7 +461,7 @@ def test_a_variance_below_zero_is_refused(tmp_path):
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     state = net.state_dict()
     torch.save({**state, "1.running_var": torch.tensor([1.0, -1e-3])}, tmp_path / "x.pt")
-    words = ["1 variances are below zero: 1.running_var", "0 or more"]
+    words = ["1 variance is below zero: 1.running_var", "0 or more"]
     refused(lambda: load_checkpoint(tmp_path / "x.pt", net), *words)
     torch.save({**state, "1.running_var": torch.tensor([1.0, 0.0])}, tmp_path / "x.pt")
     assert load_checkpoint(tmp_path / "x.pt", net)[1].running_var[1] == 0

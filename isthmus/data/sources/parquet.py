@@ -19,7 +19,7 @@ import torch
 from isthmus.data.sources.encoded import Encoded, labels_alone
 from isthmus.data.sources.reading import Classes, damaged, optional_package
 from isthmus.runs.files import parse_json
-from isthmus.runs.wording import abbreviated
+from isthmus.runs.wording import abbreviated, counted
 from isthmus.types import BadInput
 
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels", "target", "y")
@@ -151,11 +151,8 @@ def _labels(files: Sequence[Path], column: str) -> torch.Tensor:
     tables = [(path, parquet.read_table(path, columns=[column])[column]) for path in files]
     for path, held in tables:
         if held.null_count or not import_module("pyarrow").types.is_integer(held.type):
-            kind = (
-                f"{held.null_count} empty labels"
-                if held.null_count
-                else f"labels of type {held.type}"
-            )
+            empty = counted(held.null_count, "empty label", "empty labels")
+            kind = empty if held.null_count else f"labels of type {held.type}"
             raise BadInput(
                 f"{path}, {kind}",
                 expected="a class index in every row",
