@@ -703,7 +703,12 @@ def test_a_mark_in_a_file_name_is_no_draw(tmp_path):
     [
         ("digits:test#n=501", ["asks for 501 samples", "1 to 500 in all", "write #n=500 or less"]),
         ("digits:test#n=400,skip=101", ["asks for 400 samples after 101", "1 to 500 in all"]),
-        ("digits:test#skip=500", ["asks for 0 samples after 500", "1 to 500"]),
+        ("digits:test#n=400,skip=101", ["write #n=399 or less"]),
+        ("digits:test#skip=500", ["asks for 0 samples after 500", "write #skip=499 or less"]),
+        ("digits:test#skip=600", ["asks for 0 samples after 600", "write #skip=499 or less"]),
+        ("digits:test#n=5,skip=500", ["asks for 5 samples after 500", "write #skip=495 or less"]),
+        ("digits:test#n=5,n=6", ["'n=5,n=6'", "once each"]),
+        ("digits:test#seed=1,n=5,seed=1", ["'seed=1,n=5,seed=1'", "once each"]),
         ("digits:test#n=0", ["asks for 0 samples", "1 to 500 in all"]),
         ("digits:test#n=-3", ["'n=-3'", "n=COUNT", "write digits:test#n=500,seed=0"]),
         ("digits:test#500", ["'500'", "n=COUNT", "write digits:test#n=500,seed=0"]),
