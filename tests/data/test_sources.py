@@ -250,6 +250,18 @@ def test_parquet_that_is_gray_mixed_or_of_other_cells(tmp_path):
     assert is_color(load_data(write_parquet(tmp_path / "paths.parquet", cells=cells)))
 
 
+@pytest.mark.parametrize("target", ["..", ".", "../a", "../../.."])
+def test_a_link_that_leads_to_a_folder_again_is_refused(target, tmp_path):
+    folder = write_folder(tmp_path / "set" / "images")
+    link = folder / "b" / "again"
+    link.symlink_to(target)
+    refused(lambda: load_data(folder), str(link), "every folder of images once", "remove the link")
+    link.unlink()
+    outside = (folder / "b").rename(tmp_path / "outside")
+    (folder / "b").symlink_to(outside)  # a class may lie elsewhere
+    assert len(load_data(folder)) == len(COLOR)
+
+
 def load(first):
     return torch.from_numpy(COLOR[first:]).permute(0, 3, 1, 2)
 
