@@ -319,7 +319,15 @@ BAD_PARQUET = {
     ),
     "image damaged": (
         lambda p: write_parquet(p, cells=[{"bytes": png(COLOR[0])[:60], "path": ""}] * 9),
-        ["row 0, which cannot be read as image", "a whole image file"],
+        ["row 0, which cannot be read as image (", "a whole image file"],
+    ),
+    "no format of images": (
+        lambda p: write_parquet(p, cells=[{"bytes": b"xx", "path": ""}] * 9),
+        ["row 0, which cannot be read as image (in no format that is known)"],
+    ),
+    "path to no image": (
+        lambda p: write_parquet(p, cells=[{"bytes": None, "path": p.name}] * 9),
+        ["x.parquet, row 0: x.parquet, which cannot be read as image (in no format that is known)"],
     ),
     "no image": (
         lambda p: write_parquet(p, cells=[{"bytes": png(GRAY[0])}] * 8 + [{"bytes": None}]),

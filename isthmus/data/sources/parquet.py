@@ -81,23 +81,25 @@ def _columns(path: Path, schema: Any) -> tuple[str, str]:
     )
 
 
-def _bytes(cell: Any, path: Path, row: int) -> io.BytesIO:
-    """Return the encoded image in a cell: bytes, or a struct of bytes and path, the path relative
-    to the file's.
+def _encoded(cell: Any, path: Path, row: int) -> tuple[str, io.BytesIO]:
+    """Return the name and the encoded image in a cell: bytes, or a struct of bytes and path, the
+    path relative to the file's.
     """
+    name = f"{path}, row {row}"
     held = cell.get("bytes") if isinstance(cell, dict) else cell
     if held is None and isinstance(cell, dict) and cell.get("path"):
+        name = f"{name}: {cell['path']}"
         try:
             held = (path.parent / cell["path"]).read_bytes()
         except OSError as error:
-            raise damaged(f"{path}, row {row}: {cell['path']}", error, "image") from error
+            raise damaged(name, error, "image") from error
     if held is None:
         raise BadInput(
             f"{path}, where row {row} has no image",
             expected="an image in every row",
             fix="remove that row from the file",
         )
-    return io.BytesIO(held)
+    return name, io.BytesIO(held)
 
 
 def _cells(
@@ -115,7 +117,7 @@ def _cells(
                 end = first + file.metadata.row_group(group).num_rows
                 start, stop = torch.searchsorted(rows, torch.tensor([first, end]) + before)
                 for row, cell in _group(file, group, column, rows[start:stop] - before - first):
-                    yield f"{path}, row {first + row}", _bytes(cell, path, first + row)
+                    yield _encoded(cell, path, first + row)
                 first = end
         before += first
 
