@@ -271,12 +271,24 @@ def _arguments(sweep: Sweep, work: Work, job: Job) -> dict[str, Any]:
 def _own(sweep: Sweep, work: Work, job: Job) -> dict[str, Any]:
     """Return what a function may ask for beside axes and settings, where it does."""
     own = {"scratch": sweep.hidden(job.name), "job": job.name}
-    asked = inspect.signature(work).parameters
+    asked = _signature(work).parameters
     return {name: value for name, value in own.items() if name in asked}
 
 
+def _signature(work: Work) -> inspect.Signature:
+    """Return what a function takes. Raises BadInput where it does not say, as some builtins."""
+    try:
+        return inspect.signature(work)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"a job whose function does not say what it takes ({first_line(error)})",
+            expected="a function of Python",
+            fix="wrap it in one",
+        ) from error
+
+
 def _check_arguments(sweep: Sweep, work: Work, job: Job) -> None:
-    signature = inspect.signature(work)
+    signature = _signature(work)
     given = {**sweep.settings, **job.axes}
     own = _own(sweep, work, job)
     for name in own.keys() & given.keys():
