@@ -145,9 +145,7 @@ def is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a number that a float holds; NaN and infinity are left to whoever
-    uses it.
-    """
+    """Return whether a value is a number that a float holds; NaN and infinity are numbers, too."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return isinstance(value, float) or abs(value) < 2**1000

@@ -46,15 +46,16 @@ def saved_names(network: Any) -> dict[str, str]:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Run a block in which transformers shows no progress: what it writes there is no user's."""
-    from transformers.utils import logging
+    from transformers import utils
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = utils.logging  # which has no annotations
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 @dataclass(eq=False)

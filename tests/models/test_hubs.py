@@ -293,9 +293,10 @@ def test_images_that_cannot_be_prepared_as_said_are_refused_until_the_user_says_
     assert normalization(net) == ((0.1,) * 3, (0.2,) * 3)
 
 
-def test_a_folder_in_place_of_the_configuration_of_images_is_not_a_missing_one(tmp_path):
+@pytest.mark.parametrize("make", [lambda file: file.mkdir(), lambda file: file.symlink_to("none")])
+def test_what_is_there_in_place_of_the_configuration_of_images_is_no_missing_one(make, tmp_path):
     library("transformers")
-    (tmp_path / "preprocessor_config.json").mkdir()
+    make(tmp_path / "preprocessor_config.json")
     refused(lambda: built_from(tmp_path), "preprocessor_config.json", "readable JSON")
 
 
