@@ -725,6 +725,7 @@ def test_a_mark_in_a_file_name_is_no_draw(tmp_path):
         ("digits:test#n=400,skip=101", ["asks for 400 samples after 101", "1 to 500 in all"]),
         ("digits:test#n=400,skip=101", ["write #n=399 or less"]),
         ("digits:test#skip=500", ["asks for 0 samples after 500", "write #skip=499 or less"]),
+        ("digits:test#n=1,skip=500", ["asks for 1 sample after 500"]),
         ("digits:test#skip=600", ["asks for 0 samples after 600", "write #skip=499 or less"]),
         ("digits:test#n=5,skip=500", ["asks for 5 samples after 500", "write #skip=495 or less"]),
         ("digits:test#n=5,n=6", ["'n=5,n=6'", "once each"]),

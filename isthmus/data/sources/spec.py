@@ -20,7 +20,7 @@ from isthmus.data.sources.npz import read_npz
 from isthmus.data.sources.parquet import read_parquet, read_shards
 from isthmus.data.sources.reading import Classes
 from isthmus.data.splits import split_rows
-from isthmus.runs.wording import absent
+from isthmus.runs.wording import absent, counted
 from isthmus.types import BadInput
 
 
@@ -96,7 +96,8 @@ def _drawn(
     if n < 1 or n + skip > total:
         fewer_passed = f"skip={total - (n if 0 < n < total else 1)}"
         raise BadInput(
-            f"{spec!r}, which asks for {n} samples" + (f" after {skip}" if skip else ""),
+            f"{spec!r}, which asks for {counted(n, 'sample', 'samples')}"
+            + (f" after {skip}" if skip else ""),
             expected=f"1 to {total} in all, as many as there are",
             fix=f"write #{f'n={total - skip}' if skip < total else fewer_passed} or less",
         )
