@@ -88,9 +88,10 @@ def _attacked(
     evasion.check_layers(network)
     clean = metrics.check_above_chance(network, samples)
     folder = None if out is None else out.with_name(f".{out.name}.batches")
-    samples = _within(limit, network, samples, attack, seed, folder)
-    passes = metrics.Passes(network, folder=folder)
-    robust = metrics.RobustAccuracy(samples, attack, examine=attacks.examine).answer(passes)
+    with runs.remembering(folder):
+        samples = _within(limit, network, samples, attack, seed, folder)
+        passes = metrics.Passes(network, folder=folder)
+        robust = metrics.RobustAccuracy(samples, attack, examine=attacks.examine).answer(passes)
     if out:
         data_room.save_npz(passes.attacked(samples, attack), out)
     values: dict[str, float] = {"accuracy": clean, "robust accuracy": robust}

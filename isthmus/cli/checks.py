@@ -12,7 +12,7 @@ from pathlib import Path as File
 from tempfile import TemporaryFile
 from typing import Any
 
-from isthmus.runs.locks import check_vacant
+from isthmus.runs.locks import check_vacant, is_there
 from isthmus.runs.wording import absent, first_line
 from isthmus.types import BadInput
 
@@ -92,7 +92,7 @@ def unwritten(out: File) -> File:
 
     Raises BadInput.
     """
-    if out.exists() or not out.name:
+    if is_there(out) or not out.name:
         got = f"{out}, which exists" if out.name else "an empty name"
         fix = "choose another --out; nothing is overwritten"
         raise BadInput(got, expected="a new file", fix=fix)
@@ -103,9 +103,7 @@ def unwritten(out: File) -> File:
             fix="choose another --out",
         )
     try:
-        with TemporaryFile(
-            dir=next(folder for folder in out.absolute().parents if folder.exists())
-        ):
+        with TemporaryFile(dir=next(filter(is_there, out.absolute().parents))):
             return out
     except OSError as error:
         place = f"{out}, in a place that cannot be written ({first_line(error)})"
@@ -152,7 +150,7 @@ def state_beside(out: File, *, resume: bool) -> File:
     Raises BadInput if there is an unfinished one, without --resume.
     """
     state = out.with_name(f".{out.name}.state")
-    if state.exists() and not resume:
+    if is_there(state) and not resume:
         raise BadInput(
             f"an unfinished run of {out}",
             expected="a new file",

@@ -58,8 +58,11 @@ def path_command(
         landscape_questions = metrics.landscape_metrics(few, attack)
     work = _work(samples, questions, landscape_questions)
     count = POINTS if points is None else points
-    count = _announced(loaded, samples, count, work, limit, folder / runs.DECISIONS)
-    path = metrics.evaluate_path(loaded, questions, count, recalibrate_on=samples, folder=folder)
+    with runs.remembering(folder):
+        count = _announced(loaded, samples, count, work, limit, folder / runs.DECISIONS)
+        path = metrics.evaluate_path(
+            loaded, questions, count, recalibrate_on=samples, folder=folder
+        )
     record = path.record()
     if attack is not None:
         landscape = metrics.evaluate_path(

@@ -65,15 +65,16 @@ def train_command(
     network = load_network(model, init) if init else models.model_factory(model.spec)()
     models.check_savable(network)  # before hours of training
     metrics.check_fits(network, samples)
-    trained = _decided(_optimized(optimizer, budget), network, fitted, limit, home)
-    history = training.fit(
-        network,
-        fitted,
-        loss,
-        training=trained,
-        after_step=robust.check(held_out),
-        checkpoint=state,
-    )
+    with runs.remembering(home, state):
+        trained = _decided(_optimized(optimizer, budget), network, fitted, limit, home)
+        history = training.fit(
+            network,
+            fitted,
+            loss,
+            training=trained,
+            after_step=robust.check(held_out),
+            checkpoint=state,
+        )
     if runs.ranks().first:
         origin = evidence.provenance(budget.seed, {"train": samples})
         models.save_checkpoint(network, out, metadata(origin))

@@ -26,6 +26,7 @@ from isthmus.curves.combine import Combine, Layout, ends_of, pieces_of
 from isthmus.curves.sharded import sharded_curve
 from isthmus.models.forward import Wrapper, computing_type
 from isthmus.models.view import View, copied, places
+from isthmus.runs.wording import counted
 from isthmus.types import BadInput, Params
 
 
@@ -52,7 +53,8 @@ def check_same_architecture(start: nn.Module, end: nn.Module) -> None:
     if differing:
         name = differing[0]
         raise BadInput(
-            f"endpoints that differ in {len(differing)} tensors, first {name}: "
+            f"endpoints that differ in {counted(len(differing), 'tensor', 'tensors')}, "
+            f"first {name}: "
             f"{first.get(name, 'absent')} at the start, {second.get(name, 'absent')} at the end",
             expected="two networks of one architecture, tied alike",
             fix="build both with the same model factory",

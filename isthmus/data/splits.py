@@ -14,7 +14,7 @@ from isthmus.data.dataset import Data
 from isthmus.data.mapped import pieces
 from isthmus.runs.identity import bytes_of
 from isthmus.runs.notices import notice
-from isthmus.runs.wording import abbreviated
+from isthmus.runs.wording import abbreviated, counted
 from isthmus.types import BadInput
 
 
@@ -163,7 +163,8 @@ def hold_out(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     """
     if len(data) < data.num_classes:
         raise BadInput(
-            f"{len(data)} bonafide samples for {data.num_classes} classes",
+            f"{counted(len(data), 'bonafide sample', 'bonafide samples')} for "
+            f"{counted(data.num_classes, 'class', 'classes')}",
             expected="one sample per class or more; a few hundred in all to choose with confidence",
             fix="collect more trusted samples",
         )

@@ -34,7 +34,7 @@ from isthmus.models.memory import attempted, half_of
 from isthmus.models.view import refuse_scripted
 from isthmus.runs.devices import Precision, autocast
 from isthmus.runs.notices import notice
-from isthmus.runs.wording import abbreviated
+from isthmus.runs.wording import abbreviated, counted
 
 # Values of one batch: the whole of a bonafide set at the sizes of the literature.
 _BATCH_VALUES = 2500 * 3 * 32 * 32
@@ -141,9 +141,9 @@ def tell_of_frozen_statistics(module: nn.Module) -> None:
     names = frozen_statistics(module)
     if names:
         notice(
-            f"{len(names)} layers keep frozen BatchNorm statistics ({abbreviated(names)}); they "
-            "stay as they are at every t, so points between two networks lose more accuracy than "
-            "where they are recalibrated"
+            f"{counted(len(names), 'layer keeps', 'layers keep')} frozen BatchNorm statistics "
+            f"({abbreviated(names)}), which stay as they are at every t, so points between two "
+            "networks lose more accuracy than where they are recalibrated"
         )
 
 

@@ -157,7 +157,7 @@ class _Asked:
         for word in filter(None, words.split(";")):
             name, _, value = word.partition("=")
             if name == "normalize":
-                parse_normalization(value)
+                Preparation(*(parse_normalization(value) or (None, None)))  # or refused
                 given[name] = value
             elif name in ("classes", "resize"):
                 given[name] = _count(name, value)
@@ -190,11 +190,12 @@ class _Asked:
 
     def prepared(self, built: Built) -> nn.Module:
         """Return a network that prepares its images, as asked or else as its configuration says."""
-        mean, std, size = built.mean, built.std, built.size
-        if self.normalize is not None:
-            mean, std = parse_normalization(self.normalize) or (None, None)
-        if self.resize is not None:
-            size = (self.resize, self.resize)
+        if self.normalize is None:
+            normalization = built.normalization()
+        else:
+            normalization = parse_normalization(self.normalize)
+        mean, std = normalization or (None, None)
+        size = built.size if self.resize is None else (self.resize, self.resize)
         return prepared(built.network, Preparation(mean, std, size))
 
 
@@ -202,7 +203,7 @@ def _from_hub(
     build: Callable[..., Built], name: str, named: Mapping[str, Any], asked: _Asked
 ) -> nn.Module:
     """Return a library's network, with notice of what its configuration said."""
-    built = build(name, named, asked.classes, asked.resize)
+    built = build(name, named, asked.classes, asked.resize).check(name)
     network = asked.prepared(built)
     hooks = [hook for hook in network._forward_pre_hooks.values() if isinstance(hook, Preparation)]
     images = str(hooks[0] if hooks else Preparation())

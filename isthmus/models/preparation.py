@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isthmus.models.forward import computing_type, device_of, logits_in
-from isthmus.runs.wording import suggestion
+from isthmus.runs.wording import counted, suggestion
 from isthmus.types import BadInput
 
 M = TypeVar("M", bound=nn.Module)
@@ -46,8 +47,19 @@ class Preparation:
                 expected="a number of each for every channel",
                 fix="pass both, or none",
             )
-        if self.std is not None and not all(deviation > 0 for deviation in self.std):
-            raise BadInput(f"std {self.std}", expected="numbers above zero", fix="correct it")
+        if not _finite(self.mean or ()):
+            raise BadInput(
+                f"mean {self.mean}",
+                expected="numbers that are finite in float32",
+                fix="correct it, or pass --normalize MEAN,STD",
+            )
+        std = self.std or ()
+        if not (all(deviation > 0 for deviation in std) and _finite(std, reciprocal=True)):
+            raise BadInput(
+                f"std {self.std}",
+                expected="numbers above zero that a float32 can be divided by",
+                fix="correct it, or pass --normalize MEAN,STD",
+            )
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the inputs of a pass, the first one changed: a forward hook of torch."""
@@ -66,7 +78,7 @@ class Preparation:
     def _check_channels(self, x: Any) -> None:
         if x.shape[1] != len(self.mean or ()):
             raise BadInput(
-                f"images of {x.shape[1]} channel{'' if x.shape[1] == 1 else 's'}",
+                f"images of {counted(x.shape[1], 'channel', 'channels')}",
                 expected=f"{len(self.mean or ())}, for the mean and std of each",
                 fix="pass a mean and a std of each channel (--normalize 0.5,0.25), and build the "
                 "network for as many (timm:NAME,in_chans=1), or give images that have them",
@@ -81,6 +93,14 @@ class Preparation:
             numbers = (", ".join(f"{value:g}" for value in part) for part in (self.mean, self.std))
             parts.append("normalized by mean {} and std {}".format(*numbers))
         return " and ".join(parts) or "as they are, in [0, 1]"
+
+
+def _finite(numbers: Sequence[float], *, reciprocal: bool = False) -> bool:
+    """Return whether numbers are finite in float32, and their reciprocals where these count too."""
+    with np.errstate(all="ignore"):  # what overflows is told by the values
+        singles = np.array(numbers, dtype=np.float32)
+        finite = np.isfinite(singles) & (np.isfinite(1 / singles) | (not reciprocal))
+        return bool(finite.all())
 
 
 def prepared(network: M, preparation: Preparation) -> M:

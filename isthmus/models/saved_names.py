@@ -7,7 +7,8 @@ its state dict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +33,7 @@ def saved_names(network: Any) -> dict[str, str]:
         for number, tensor in enumerate(held.values()):
             if tensor.is_floating_point():
                 tensor.fill_(number)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _without_bars():
         twin.save_pretrained(folder)
         files = sorted(Path(folder).glob("*.safetensors"))
         written = {name: t for file in files for name, t in load_file(file).items()}
@@ -40,6 +41,21 @@ def saved_names(network: Any) -> dict[str, str]:
     numbers = {name: tensor.unique().tolist() for name, tensor in written.items()}
     in_files = {names[int(own[0])]: name for name, own in numbers.items() if len(own) == 1}
     return {name: in_files.get(name, name) for name in names if held[name].is_floating_point()}
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Run a block in which transformers shows no progress: what it writes there is no user's."""
+    from transformers import utils
+
+    bars: Any = utils.logging  # which has no annotations
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 @dataclass(eq=False)

@@ -71,16 +71,16 @@ def write_json(path: Path | str, record: Any) -> Path:
     return write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Return the record in a JSON file. Raises BadInput where it is missing or no JSON."""
+def read_json(
+    path: Path | str, *, fix: str = "pass the path of a JSON file that isthmus wrote"
+) -> Any:
+    """Return the record in a JSON file. Raises BadInput where it is missing or no JSON; of a file
+    that others wrote, `fix` says what to do about it.
+    """
     try:
         return parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{path} ({error})",
-            expected="a readable JSON file",
-            fix="pass the path of a JSON file that isthmus wrote",
-        ) from error
+        raise BadInput(f"{path} ({error})", expected="a readable JSON file", fix=fix) from error
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from isthmus.runs.decisions import DECISIONS
 from isthmus.runs.files import read_json, recorded_writes, write_json
-from isthmus.runs.locks import alone, check_vacant, lock_of
+from isthmus.runs.locks import alone, check_vacant, is_there, lock_of
 from isthmus.runs.processes import ranks
 from isthmus.types import BadInput
 
@@ -103,15 +103,34 @@ def claimed(
     fresh = not folder.exists()
     if not (folder / MARKER).exists():
         check_vacant(folder)  # before a lock is put there
-    with alone(folder / MARKER, str(folder)):
-        claim_folder(folder, identity, resume=resume, defaults=defaults)
-        with recorded_writes() as written:
-            try:
-                yield folder
-            except BaseException as error:
-                starts_over = isinstance(error, KeyboardInterrupt) and resume is None
+    ours = fresh  # what is in a folder that was there belongs to others until it is claimed
+    with alone(folder / MARKER, str(folder)), recorded_writes() as written:
+        try:
+            claim_folder(folder, identity, resume=resume, defaults=defaults)
+            ours = True
+            yield folder
+        except BaseException as error:
+            starts_over = isinstance(error, KeyboardInterrupt) and resume is None
+            if ours:
                 _give_back(folder, written if starts_over else (), fresh=fresh)
-                raise
+            raise
+
+
+@contextmanager
+def remembering(folder: Path | None, *progress: Path) -> Iterator[None]:
+    """Run a block that keeps what it decides and saves in a hidden folder, beside what it writes;
+    if the block made the folder and fails with nothing to go on from, take the folder away.
+
+    It holds something to go on from where there is more in it than decisions, or one of the files
+    of `progress`. After an interruption it stays: who resumes the run takes the same decisions.
+    """
+    fresh = folder is not None and not is_there(folder)
+    try:
+        yield
+    except Exception:
+        if folder is not None and fresh and ranks().first and not any(map(is_there, progress)):
+            _give_back(folder, (), fresh=True)
+        raise
 
 
 def _give_back(folder: Path, own: Iterable[Path], *, fresh: bool) -> None:

@@ -28,6 +28,14 @@ def lock_of(file: Path) -> Path:
     return file.with_name(f".{file.name}.lock")
 
 
+def is_there(path: Path) -> bool:
+    """Return whether anything has that name; a link that leads nowhere has it, too.
+
+    Raises OSError where no file system takes the name.
+    """
+    return path.is_symlink() or path.exists()
+
+
 def vacant(folder: Path) -> bool:
     """Return whether a folder holds nothing, or nothing but what killed processes have locked."""
     return all(file.name.startswith(".") and file.suffix == ".lock" for file in folder.iterdir())
@@ -35,7 +43,7 @@ def vacant(folder: Path) -> bool:
 
 def check_vacant(folder: Path) -> None:
     """Raise BadInput where there is something that is no run's."""
-    if folder.exists() and not (folder.is_dir() and vacant(folder)):
+    if is_there(folder) and not (folder.is_dir() and vacant(folder)):
         raise BadInput(
             f"{folder}, which is not an empty folder",
             expected="a new or empty one",

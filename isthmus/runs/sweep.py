@@ -23,7 +23,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from isthmus.runs.files import read_json, write_json, write_text
 from isthmus.runs.folder import differing
-from isthmus.runs.locks import lock_of
+from isthmus.runs.locks import is_there, lock_of
 from isthmus.runs.portable import portable
 from isthmus.runs.progress import duration
 from isthmus.runs.wording import first_line, unwritten
@@ -121,13 +121,13 @@ def _take(
     sweep: Sweep, work: Work, job: Job, outcome: Outcome, tell: Callable[[str], None]
 ) -> None:
     """Do a job, unless it is finished or taken."""
-    if not sweep.file(job).exists():
+    if not is_there(sweep.file(job)):
         lock = FileLock(_made(sweep.hidden(f"{job.name}.lock")), thread_local=False)
         if not _acquired(lock):
             outcome.elsewhere.append(job.name)
             return
         try:
-            if not sweep.file(job).exists():  # another process may have just finished it
+            if not is_there(sweep.file(job)):  # another process may have just finished it
                 _do(sweep, work, job, outcome, tell)
                 return
         finally:
@@ -271,12 +271,24 @@ def _arguments(sweep: Sweep, work: Work, job: Job) -> dict[str, Any]:
 def _own(sweep: Sweep, work: Work, job: Job) -> dict[str, Any]:
     """Return what a function may ask for beside axes and settings, where it does."""
     own = {"scratch": sweep.hidden(job.name), "job": job.name}
-    asked = inspect.signature(work).parameters
+    asked = _signature(work).parameters
     return {name: value for name, value in own.items() if name in asked}
 
 
+def _signature(work: Work) -> inspect.Signature:
+    """Return what a function takes. Raises BadInput where it does not say, as some builtins."""
+    try:
+        return inspect.signature(work)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"a job whose function does not say what it takes ({first_line(error)})",
+            expected="a function of Python",
+            fix="wrap it in one",
+        ) from error
+
+
 def _check_arguments(sweep: Sweep, work: Work, job: Job) -> None:
-    signature = inspect.signature(work)
+    signature = _signature(work)
     given = {**sweep.settings, **job.axes}
     own = _own(sweep, work, job)
     for name in own.keys() & given.keys():

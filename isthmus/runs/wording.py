@@ -62,10 +62,12 @@ def _names_in(folder: Path) -> list[str]:
 
 def unwritten(path: Path | str, error: BaseException) -> BadInput:
     """Return the refusal of a place where nothing can be written."""
+    another = isinstance(error, (FileExistsError, NotADirectoryError, PermissionError))
+    way_out = "choose another place" if another else "free some space or choose another place"
     return BadInput(
         f"{path}, which could not be written ({first_line(error)})",
         expected="a folder that can be written, with room on the disk",
-        fix="free some space or choose another place; nothing was left half-written",
+        fix=f"{way_out}; nothing was left half-written",
     )
 
 
@@ -89,6 +91,23 @@ def abbreviated(names: Iterable[str], limit: int = 3) -> str:
     return ", ".join(listed[:limit]) + more
 
 
+def counted(number: int, one: str, more: str) -> str:
+    """Return a number and what is counted, in words for one and for more.
+
+    >>> counted(1, "tensor has", "tensors have"), counted(2, "tensor has", "tensors have")
+    ('1 tensor has', '2 tensors have')
+    """
+    return f"{number} {one if number == 1 else more}"
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, its name where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """Return the first line of what an error says, its name where it says nothing; with the next
+    one where it ends in a colon.
+
+    >>> first_line(ValueError("a field:\\n  TypeError: too long\\n")), first_line(ValueError())
+    ('a field: TypeError: too long', 'ValueError')
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith(":"):
+        lines[0] = " ".join([lines[0], *(line.strip() for line in lines[1:2])])
+    return lines[0][:200]

@@ -12,6 +12,7 @@ from isthmus import training
 from isthmus.cli import estimate
 from isthmus.cli.estimate import Pace, Part
 from isthmus.cli.minutes import TimeLimit
+from isthmus.runs.wording import unwritten
 from isthmus.types import BadInput
 
 CLEAN = ("--model", MODEL, "--clean", "digits:test#n=60")
@@ -157,3 +158,20 @@ def test_minutes_in_which_nothing_can_be_done_are_refused_with_the_way_out(comma
     assert "pass --minutes" in refused(home, command, "a.safetensors", *options)
     both = refused(home, command, "a.safetensors", *options, "--steps", 20)
     assert "--minutes and --steps" in both
+    assert not list(home.glob("*short_*"))
+
+
+def test_a_training_that_is_refused_leaves_nothing(home, paced, monkeypatch):
+    paced(10.0)
+    train = ("train", "--model", MODEL, "--data", "bad.npz#n=100", "--out", "none.safetensors")
+    assert "pass --minutes" in refused(home, *train, "--minutes", 0.001)
+    assert not list(home.glob(".*none*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", on_a_full_disk)
+        assert "could not be written" in refused(home, *train, "--steps", 2)
+    assert not list(home.glob(".*none*"))
+
+
+def on_a_full_disk(*_, checkpoint, **__):
+    assert checkpoint.with_suffix(".run").is_dir()  # the precision is decided
+    raise unwritten(checkpoint, OSError("No space left on device"))

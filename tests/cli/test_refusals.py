@@ -99,6 +99,39 @@ def test_what_is_drawn_or_named_on_the_way_is_not_overwritten_either(home):
     )
 
 
+@pytest.mark.parametrize("leads", ["itself", "nowhere"])
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("train", "--model", MODEL, "--data", "digits#n=20"), "link, which exists"),
+        (
+            ("attack", "a.safetensors", "--model", MODEL, "--data", "digits", "--attack", "fgsm"),
+            "link, which exists",
+        ),
+        (("repair", "a.safetensors", "--model", MODEL, "--clean", "digits"), "not an empty folder"),
+        (("sweep", "s.toml"), "link"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_link_that_leads_nowhere_is_not_replaced(command, says, leads, tmp_path):
+    (tmp_path / "a.safetensors").touch()
+    (tmp_path / "s.toml").write_text('job = "json:dumps"\n[[grid]]\nobj = [0]\n')
+    link = tmp_path / "link"
+    link.symlink_to("link" if leads == "itself" else "nothing")
+    assert says in refused(tmp_path, *command, "--out", "link")
+    assert link.is_symlink() and not (tmp_path / "nothing").exists()
+    if command[0] == "train":
+        said = refused(tmp_path, *command, "--out", "link/out.safetensors")
+        assert "in a place that cannot be written" in said
+
+
+def test_results_that_cannot_be_a_folder_are_no_want_of_space(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "s.toml").write_text('job = "json:dumps"\n[[grid]]\nobj = [0]\n')
+    said = refused(tmp_path, "sweep", "s.toml", "--out", "file")
+    assert "; choose another place" in said and "space" not in said
+
+
 @pytest.mark.parametrize(
     "command",
     [

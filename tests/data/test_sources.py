@@ -250,6 +250,18 @@ def test_parquet_that_is_gray_mixed_or_of_other_cells(tmp_path):
     assert is_color(load_data(write_parquet(tmp_path / "paths.parquet", cells=cells)))
 
 
+@pytest.mark.parametrize("target", ["..", ".", "../a", "../../.."])
+def test_a_link_that_leads_to_a_folder_again_is_refused(target, tmp_path):
+    folder = write_folder(tmp_path / "set" / "images")
+    link = folder / "b" / "again"
+    link.symlink_to(target)
+    refused(lambda: load_data(folder), str(link), "every folder of images once", "remove the link")
+    link.unlink()
+    outside = (folder / "b").rename(tmp_path / "outside")
+    (folder / "b").symlink_to(outside)  # a class may lie elsewhere
+    assert len(load_data(folder)) == len(COLOR)
+
+
 def load(first):
     return torch.from_numpy(COLOR[first:]).permute(0, 3, 1, 2)
 
@@ -307,7 +319,15 @@ BAD_PARQUET = {
     ),
     "image damaged": (
         lambda p: write_parquet(p, cells=[{"bytes": png(COLOR[0])[:60], "path": ""}] * 9),
-        ["row 0, which cannot be read as image", "a whole image file"],
+        ["row 0, which cannot be read as image (", "a whole image file"],
+    ),
+    "no format of images": (
+        lambda p: write_parquet(p, cells=[{"bytes": b"xx", "path": ""}] * 9),
+        ["row 0, which cannot be read as image (in no format that is known)"],
+    ),
+    "path to no image": (
+        lambda p: write_parquet(p, cells=[{"bytes": None, "path": p.name}] * 9),
+        ["x.parquet, row 0: x.parquet, which cannot be read as image (in no format that is known)"],
     ),
     "no image": (
         lambda p: write_parquet(p, cells=[{"bytes": png(GRAY[0])}] * 8 + [{"bytes": None}]),
@@ -339,7 +359,7 @@ BAD_PARQUET = {
     ),
     "no label in a row": (
         lambda p: write_parquet(p, labels=[*LABELS[:8], None]),
-        ["1 empty labels", "in every row"],
+        ["1 empty label;", "in every row"],
     ),
     "label too large": (
         lambda p: write_parquet(p, labels=[*LABELS[:8], 3]),
@@ -703,7 +723,13 @@ def test_a_mark_in_a_file_name_is_no_draw(tmp_path):
     [
         ("digits:test#n=501", ["asks for 501 samples", "1 to 500 in all", "write #n=500 or less"]),
         ("digits:test#n=400,skip=101", ["asks for 400 samples after 101", "1 to 500 in all"]),
-        ("digits:test#skip=500", ["asks for 0 samples after 500", "1 to 500"]),
+        ("digits:test#n=400,skip=101", ["write #n=399 or less"]),
+        ("digits:test#skip=500", ["asks for 0 samples after 500", "write #skip=499 or less"]),
+        ("digits:test#n=1,skip=500", ["asks for 1 sample after 500"]),
+        ("digits:test#skip=600", ["asks for 0 samples after 600", "write #skip=499 or less"]),
+        ("digits:test#n=5,skip=500", ["asks for 5 samples after 500", "write #skip=495 or less"]),
+        ("digits:test#n=5,n=6", ["'n=5,n=6'", "once each"]),
+        ("digits:test#seed=1,n=5,seed=1", ["'seed=1,n=5,seed=1'", "once each"]),
         ("digits:test#n=0", ["asks for 0 samples", "1 to 500 in all"]),
         ("digits:test#n=-3", ["'n=-3'", "n=COUNT", "write digits:test#n=500,seed=0"]),
         ("digits:test#500", ["'500'", "n=COUNT", "write digits:test#n=500,seed=0"]),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from support.noticed import notices
 from support.refusals import refused
 from support.stored import Tied, Wrapped, convolutions, perceptron, same
 from torch import nn
@@ -132,6 +133,24 @@ LAYOUTS = {
     ),
     "parameters": lambda s: {n: nn.Parameter(v) for n, v in s.items()},
 }
+
+
+@pytest.mark.parametrize(
+    ("trained", "averaged"),
+    [("state_dict", "state_dict_ema"), ("net", "ema"), ("model", None), (None, "state_dict_ema")],
+)
+def test_averaged_weights_that_are_not_read_are_told_of(trained, averaged, tmp_path):
+    state = perceptron().state_dict()
+    held = {trained: state, averaged: {name: value + 1 for name, value in state.items()}}
+    torch.save({name: value for name, value in held.items() if name}, tmp_path / "x.pth")
+    (read, _), said = notices(lambda: read_checkpoint(tmp_path / "x.pth"))
+    moved = 0 if trained else 1
+    assert all(torch.equal(value, state[name] + moved) for name, value in read.items())
+    both = trained is not None and averaged is not None
+    assert len(said) == both
+    assert not both or (f"{trained} is read" in said[0] and averaged in said[0])
+
+
 ONLY_WITH_MODULE = {
     "model.": lambda s: {"state_dict": {f"model.{n}": v for n, v in s.items()}},
     "module.model.": lambda s: {f"module.model.{n}": v for n, v in s.items()},
@@ -433,7 +452,7 @@ MISFITS = {
     ),
     "too large": (
         lambda: changed(**{"2_bias": torch.tensor([1, 1e60], dtype=torch.float64)}),
-        ["1 tensors hold numbers that torch.float32 cannot hold: 2.bias", "wider type"],
+        ["1 tensor holds numbers that torch.float32 cannot hold: 2.bias", "wider type"],
     ),
 }
 
@@ -442,7 +461,7 @@ def test_a_variance_below_zero_is_refused(tmp_path):
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     state = net.state_dict()
     torch.save({**state, "1.running_var": torch.tensor([1.0, -1e-3])}, tmp_path / "x.pt")
-    words = ["1 variances are below zero: 1.running_var", "0 or more"]
+    words = ["1 variance is below zero: 1.running_var", "0 or more"]
     refused(lambda: load_checkpoint(tmp_path / "x.pt", net), *words)
     torch.save({**state, "1.running_var": torch.tensor([1.0, 0.0])}, tmp_path / "x.pt")
     assert load_checkpoint(tmp_path / "x.pt", net)[1].running_var[1] == 0

@@ -151,20 +151,193 @@ def test_a_timm_configuration_is_built_by_timm(tmp_path):
     assert hook == Preparation((0.1,) * 3, (0.2,) * 3) and net.num_classes == 3
 
 
+VIT = {
+    "model_type": "vit",
+    **{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"intermediate_size": 16, "image_size": 8, "patch_size": 4, "num_labels": 3},
+}
+TIMM_LAYOUT = {"architecture": "test_resnet", "num_classes": 3}
+
+
+def nested(depth):
+    return {"a": nested(depth - 1)} if depth else {}
+
+
+def built_from(place, config=VIT, images=None, words=""):
+    """The network of a folder with these two files: text as it is, anything else as JSON."""
+    for name, held in (("config", config), ("preprocessor_config", images)):
+        if held is not None:
+            text = held if isinstance(held, str) else json.dumps(held)
+            (place / f"{name}.json").write_text(text)
+    return model_factory(f"hf:{place}{words}")()
+
+
+def normalization(net):
+    hooks = [hook for hook in net._forward_pre_hooks.values() if isinstance(hook, Preparation)]
+    return next(((hook.mean, hook.std) for hook in hooks), (None, None))
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
         ({"model_type": "vit", "auto_map": {"AutoModel": "evil.py"}}, ["code", "never run"]),
+        ({**VIT, "vision_config": {"auto_map": {"AutoModel": "evil.M"}}}, ["code", "never run"]),
+        ({**VIT, "attn_implementation": "org/name"}, ["'org/name', code to", "never run", "sdpa"]),
+        ({**VIT, "_attn_implementation": {"a": "org/name"}}, ["'org/name', code to download"]),
+        ({**VIT, "b": [{"_attn_implementation": "org/name@main:f"}]}, ["'org/name@main:f', code"]),
+        ({**VIT, "experts_implementation": "org/name"}, ["'org/name', code to download"]),
         ({"model_type": "no-such-thing"}, ["cannot be built"]),
+        ({"model_type": 5}, ["config.json of", "model_type is 5", "a text"]),
+        ({}, ["without model_type", "architecture, of timm"]),
+        ({"architecture": None}, ["without model_type"]),
+        ({**VIT, "image_size": "8"}, ["cannot be built", "'image_size': ", "'8'"]),
+        ({**VIT, "image_size": 0}, ["image_size is 0", "1 or more"]),
+        ({**VIT, "image_size": [8, 8, 8]}, ["image_size is [8, 8, 8]", "two of them"]),
+        ({**VIT, "id2label": {}, "num_labels": 0}, ["0 classes"]),
+        ({**VIT, "more": nested(900)}, ["nested more than 20 deep"]),
+        ("[" * 100_000, ["nested too deeply", "download it again"]),
+        ("{", ["config.json", "readable JSON", "copy or download it again"]),
         ([], ["a table"]),
         (None, ["without config.json"]),
+        ({**TIMM_LAYOUT, "model_args": [1]}, ["where model_args is [1]", "a table"]),
+        ({**TIMM_LAYOUT, "pretrained_cfg": [1]}, ["where pretrained_cfg is [1]", "a table"]),
+        ({**TIMM_LAYOUT, "pretrained_cfg": {"mean": 0.5}}, ["mean is 0.5", "a list of numbers"]),
+        ({**TIMM_LAYOUT, "pretrained_cfg": {"mean": [0.5]}}, ["mean and no std", "--normalize"]),
+        ({**TIMM_LAYOUT, "num_classes": "3"}, ["num_classes is '3'", "1 or more"]),
+        ({**TIMM_LAYOUT, "num_classes": 0}, ["num_classes is 0", "1 or more"]),
+        ({"architecture": ["a"]}, ["architecture is ['a']", "a text"]),
+        ({**TIMM_LAYOUT, "architecture": "nope"}, ["config.json of", "'nope', unknown to timm"]),
+        *(
+            ({**TIMM_LAYOUT, "model_args": {name: value}}, [f"with {name}", "the architecture"])
+            for name, value in {
+                "pretrained": True,
+                "pretrained_cfg": "x",
+                "pretrained_cfg_overlay": {"file": "weights.pt"},
+                "checkpoint_path": "weights.pt",
+                "cache_dir": "somewhere",
+                "features_only": True,
+            }.items()
+        ),
     ],
+    ids=lambda value: None if isinstance(value, list) else str(value)[:60],
 )
 def test_what_cannot_be_built_from_a_configuration_is_refused(config, words, tmp_path):
     library("transformers")
-    if config is not None:
-        (tmp_path / "config.json").write_text(json.dumps(config))
-    refused(lambda: model_factory(f"hf:{tmp_path}")(), *words)
+    library("timm")
+    refused(lambda: built_from(tmp_path, config), *words)
+
+
+def test_null_in_a_configuration_says_nothing(tmp_path):
+    library("timm")
+    plain = normalization(model_factory("timm:test_resnet")())
+    net = built_from(tmp_path, {**TIMM_LAYOUT, "model_args": None, "pretrained_cfg": None})
+    assert net.num_classes == 3 and normalization(net) == plain
+
+
+def test_an_attention_of_transformers_itself_is_no_code(tmp_path):
+    library("transformers")
+    net = built_from(tmp_path, {**VIT, "_attn_implementation": "eager"})
+    assert net.config._attn_implementation == "eager"
+
+
+HALVES = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        HALVES,
+        {**HALVES, "do_rescale": True, "rescale_factor": 1 / 255},
+        {**HALVES, "do_rescale": None, "rescale_factor": None, "do_normalize": None},
+    ],
+)
+def test_images_are_normalized_as_their_configuration_says(images, tmp_path):
+    library("transformers")
+    assert normalization(built_from(tmp_path, images=images)) == ((0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.mark.parametrize("images", [None, {}, {**HALVES, "do_normalize": False}])
+def test_a_configuration_that_says_nothing_of_the_images_leaves_them(images, tmp_path):
+    library("transformers")
+    assert normalization(built_from(tmp_path, images=images)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ("{", ["preprocessor_config.json", "readable JSON"]),
+        ("[" * 100_000, ["preprocessor_config.json", "nested too deeply"]),
+        ("null", ["preprocessor_config.json of", "a table"]),
+        ([1], ["preprocessor_config.json of", "a table"]),
+        ({**HALVES, "do_rescale": False}, ["multiplied by 1;", "--normalize"]),
+        ({**HALVES, "do_rescale": "no"}, ["do_rescale is 'no'", "true or false"]),
+        ({**HALVES, "rescale_factor": 1.0}, ["multiplied by 1;", "--normalize"]),
+        ({**HALVES, "rescale_factor": float("nan")}, ["multiplied by nan", "--normalize"]),
+        ({**HALVES, "rescale_factor": "a"}, ["rescale_factor is 'a'", "a number"]),
+        ({"image_mean": [0.5]}, ["image_mean and no image_std", "--normalize"]),
+        ({"image_std": [0.5]}, ["image_std and no image_mean", "--normalize"]),
+        ({"image_mean": 0.5, "image_std": 0.5}, ["image_mean is 0.5", "a list of numbers"]),
+        ({"image_mean": ["a"], "image_std": [1]}, ["image_mean is ['a']", "a list of numbers"]),
+        ({"image_mean": [0.5], "image_std": [0.0]}, ["std (0.0,)", "above zero", "--normalize"]),
+        ({"image_mean": [float("nan")], "image_std": [1.0]}, ["mean (nan,)", "--normalize"]),
+        ({"image_mean": [0.5], "image_std": [1e-320]}, ["std (1e-320,)", "--normalize"]),
+    ],
+    ids=lambda value: None if isinstance(value, list) else str(value)[:60],
+)
+def test_images_that_cannot_be_prepared_as_said_are_refused_until_the_user_says_how(
+    images, words, tmp_path
+):
+    library("transformers")
+    refused(lambda: built_from(tmp_path, images=images), *words)
+    net = model_factory(f"hf:{tmp_path}#normalize=0.1,0.1,0.1,0.2,0.2,0.2")()
+    assert normalization(net) == ((0.1,) * 3, (0.2,) * 3)
+
+
+@pytest.mark.parametrize("make", [lambda file: file.mkdir(), lambda file: file.symlink_to("none")])
+def test_what_is_there_in_place_of_the_configuration_of_images_is_no_missing_one(make, tmp_path):
+    library("transformers")
+    make(tmp_path / "preprocessor_config.json")
+    refused(lambda: built_from(tmp_path), "preprocessor_config.json", "readable JSON")
+
+
+@pytest.mark.parametrize(
+    ("error", "was_missing", "refuses"),
+    [
+        ("EntryNotFoundError", False, False),
+        ("LocalEntryNotFoundError", True, False),
+        ("LocalEntryNotFoundError", False, True),
+        ("HfHubHTTPError", False, True),
+    ],
+)
+def test_only_a_file_that_a_repository_lacks_is_a_missing_one(
+    error, was_missing, refuses, tmp_path, monkeypatch
+):
+    hub = library("huggingface_hub")
+    kind = getattr(hub.utils, error)
+    failure = kind.__new__(kind)  # whatever its arguments are in this release
+    (tmp_path / "config.json").write_text(json.dumps(VIT))
+
+    def download(repository, file):
+        if file == "config.json":
+            return str(tmp_path / file)
+        raise failure
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    held = hub._CACHED_NO_EXIST if was_missing else None
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repository, file: held)
+    build = model_factory("hf:somebody/vit")
+    if refuses:
+        refused(build, "preprocessor_config.json of 'somebody/vit'", "can be reached")
+    else:
+        assert normalization(build()) == (None, None)
+
+
+def test_building_shows_no_progress_of_transformers(tmp_path, capfd):
+    logging = library("transformers").utils.logging
+    shown = logging.is_progress_bar_enabled()
+    built_from(tmp_path)
+    assert "Writing model shards" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled() == shown
 
 
 @pytest.mark.parametrize(
@@ -190,6 +363,15 @@ def test_an_index_that_is_not_whole_is_refused(index, words, tmp_path):
     [
         ("timm:test_resnett", ["unknown to timm", "did you mean"]),
         ("timm:test_resnet,no_such=3", ["cannot be built", "no_such"]),
+        ("timm:test_resnet.nope", ["(nope)", "did you mean test_resnet"]),
+        ("timm:test_resnet,pretrained=true", ["with pretrained", "the architecture"]),
+        ("timm:test_resnet,features_only=true", ["with features_only", "the architecture"]),
+        ("timm:test_resnet,checkpoint_path=a.pt", ["with checkpoint_path", "the architecture"]),
+        ("timm:test_resnet,num_classes=0", ["0 classes", "1 or more"]),
+        ("timm:test_resnet,in_chans=0", ["conv1.0.weight, which is empty", "1 or more"]),
+        ("torchvision:resnet18,weights=DEFAULT", ["with weights", "the architecture"]),
+        ("torchvision:resnet18,pretrained=true", ["with pretrained", "the architecture"]),
+        ("torchvision:resnet18,num_classes=0", ["fc.weight, which is empty", "1 or more"]),
         ("torchvision:resnet19", ["unknown to torchvision", "did you mean"]),
         pytest.param("hf:" + "x" * 300, ["config.json of 'xxx"], id="a name too long"),
     ],
@@ -212,10 +394,17 @@ def test_unknown_networks_of_libraries_are_refused(spec, words):
         ("normalize=imagnet", ["did you mean imagenet"]),
         ("normalize=0.5", ["means and deviations"]),
         ("normalize=0.5,0", ["std (0.0,)", "above zero"]),
+        ("normalize=nan,0.5", ["mean (nan,)", "finite"]),
+        ("normalize=inf,0.5", ["mean (inf,)", "finite"]),
+        ("normalize=1e39,0.5", ["mean (1e+39,)", "finite in float32"]),
+        ("normalize=0.5,nan", ["std (nan,)", "above zero"]),
+        ("normalize=0.5,1e400", ["std (inf,)", "divided by"]),
+        ("normalize=0.5,1e-320", ["std (1e-320,)", "divided by"]),
+        ("normalize=0.5,1e-40", ["std (1e-40,)", "divided by"]),
     ],
 )
 def test_bad_words_after_the_network_are_refused(words, says):
-    refused(lambda: model_factory(f"isthmus.models:small_cnn#{words}")(), *says)
+    refused(lambda: model_factory(f"isthmus.models:small_cnn#{words}"), *says)
 
 
 def test_factories_get_their_classes_by_the_name_they_have():

@@ -16,7 +16,8 @@ from support.noticed import notices
 from support.refusals import refused
 
 from isthmus import BadInput
-from isthmus.runs import claimed, file_sha256, read_json, write_json, write_text
+from isthmus.runs import claimed, file_sha256, read_json, remembering, write_json, write_text
+from isthmus.runs import folder as folder_room
 from isthmus.runs.files import write_atomically
 from isthmus.runs.folder import claim_folder, differing
 from isthmus.runs.locks import vacant
@@ -197,6 +198,49 @@ def test_an_interrupted_run_that_starts_over_gives_back_what_it_wrote(
     else:
         with claimed(folder, RUN, resume=None):
             pass
+
+
+def failing(folder, error, files, *progress):
+    with remembering(folder, *progress):
+        for file in files:
+            write_json(folder / file, 1)
+        raise error
+
+
+@pytest.mark.parametrize("error", [BadInput("x", expected="y", fix="z"), OSError("full")])
+@pytest.mark.parametrize("files", [(), ("decisions.json",)])
+def test_a_refused_call_takes_its_hidden_folder_away(error, files, tmp_path):
+    with pytest.raises(type(error)):
+        failing(tmp_path / ".run", error, files, tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kept", ["there before", "more", "state", "interrupted"])
+def test_what_a_run_goes_on_from_is_never_taken_away(kept, tmp_path):
+    folder = tmp_path / ".run"
+    if kept == "there before":
+        write_json(folder / "decisions.json", 0)
+    files = ("decisions.json", *(["batch.json"] if kept == "more" else []))
+    if kept == "state":
+        (tmp_path / "state").touch()
+    error = KeyboardInterrupt() if kept == "interrupted" else BadInput("x", expected="y", fix="z")
+    with pytest.raises(type(error)):
+        failing(folder, error, files, tmp_path / "state")
+    assert sorted(file.name for file in folder.iterdir()) == sorted(files)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_claim_that_cannot_be_written_leaves_what_was_there(there, tmp_path, monkeypatch):
+    if there:
+        (tmp_path / "out").mkdir()
+
+    def full(path, record):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(folder_room, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        take(tmp_path / "out", RUN)
+    assert [file.name for file in tmp_path.rglob("*")] == (["out"] if there else [])
 
 
 def take(folder, run):

@@ -46,6 +46,19 @@ def test_a_job_is_called_with_axes_and_settings_and_is_never_done_again(tmp_path
     assert written == {file: file.stat().st_mtime_ns for file in sweep.results.glob("*.json")}
 
 
+def test_a_result_that_is_a_link_to_nowhere_is_not_replaced(tmp_path):
+    sweep = sweep_of(tmp_path, count=1)
+    sweep.results.mkdir()
+    link = sweep.file(sweep.jobs[0])
+    link.symlink_to("nothing")
+    assert not run_sweep(sweep, square).finished and link.is_symlink()
+    refused(lambda: results(sweep), "job0.json", "readable JSON")
+
+
+def test_a_function_that_does_not_say_what_it_takes_is_refused(tmp_path):
+    refused(lambda: run_sweep(sweep_of(tmp_path), dict), "does not say what it takes", "wrap it")
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
 def test_shards_are_disjoint_and_do_everything(count, tmp_path):
     sweep = sweep_of(tmp_path)

@@ -142,5 +142,7 @@ def _opened(source: Source, name: str) -> Iterator[Any]:
             yield image
     except BadInput:
         raise
+    except image_module.UnidentifiedImageError as error:  # which says where in memory the image is
+        raise damaged(name, "in no format that is known", "image") from error
     except Exception as error:  # each format raises errors of its own
         raise damaged(name, error, "image") from error

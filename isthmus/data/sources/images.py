@@ -31,10 +31,13 @@ _SPLIT = re.compile("train(ing)?|test(ing)?|val(id(ation)?)?|dev", re.IGNORECASE
 def read_image_folder(folder: Path, classes: Classes) -> Encoded:
     """Return the images of folder/CLASS, however deep below it they lie.
 
-    Classes are numbered in the order of their sorted names, one without images among them.
+    Classes are numbered in the order of their sorted names, one without images among them. Raises
+    BadInput where the folders are splits or hold no image, and where a link leads to one of them
+    again.
     """
     names = [sub.name for sub in _class_folders(folder)]
-    images = {name: _images_below(folder / name) for name in names}
+    visited = {folder.resolve(): folder}
+    images = {name: _images_below(folder / name, visited) for name in names}
     _check_layout(folder, names, images)
     files = [file for name in names for file in images[name]]
     labels = torch.tensor([label for label, name in enumerate(names) for _ in images[name]])
@@ -107,9 +110,22 @@ def _class_folders(folder: Path) -> list[Path]:
     )
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Return the images in a folder and in the folders below it, those above first."""
-    deeper = [file for sub in _class_folders(folder) for file in _images_below(sub)]
+def _images_below(folder: Path, visited: dict[Path, Path]) -> list[Path]:
+    """Return the images in a folder and in the folders below it, those above first.
+
+    `visited` are the folders that were read before, by where they really are; this one joins them.
+    Raises BadInput where a folder comes twice, or leads out to what holds the first one.
+    """
+    place = folder.resolve()
+    top = next(iter(visited))
+    if place in visited or top.is_relative_to(place):
+        raise BadInput(
+            f"{folder}, a link that leads to {visited.get(place, place)}",
+            expected="every folder of images once",
+            fix="remove the link",
+        )
+    visited[place] = folder
+    deeper = [file for sub in _class_folders(folder) for file in _images_below(sub, visited)]
     return [*_images_in(folder), *deeper]
 
 

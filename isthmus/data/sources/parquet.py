@@ -19,7 +19,7 @@ import torch
 from isthmus.data.sources.encoded import Encoded, labels_alone
 from isthmus.data.sources.reading import Classes, damaged, optional_package
 from isthmus.runs.files import parse_json
-from isthmus.runs.wording import abbreviated
+from isthmus.runs.wording import abbreviated, counted
 from isthmus.types import BadInput
 
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels", "target", "y")
@@ -81,23 +81,25 @@ def _columns(path: Path, schema: Any) -> tuple[str, str]:
     )
 
 
-def _bytes(cell: Any, path: Path, row: int) -> io.BytesIO:
-    """Return the encoded image in a cell: bytes, or a struct of bytes and path, the path relative
-    to the file's.
+def _encoded(cell: Any, path: Path, row: int) -> tuple[str, io.BytesIO]:
+    """Return the name and the encoded image in a cell: bytes, or a struct of bytes and path, the
+    path relative to the file's.
     """
+    name = f"{path}, row {row}"
     held = cell.get("bytes") if isinstance(cell, dict) else cell
     if held is None and isinstance(cell, dict) and cell.get("path"):
+        name = f"{name}: {cell['path']}"
         try:
             held = (path.parent / cell["path"]).read_bytes()
         except OSError as error:
-            raise damaged(f"{path}, row {row}: {cell['path']}", error, "image") from error
+            raise damaged(name, error, "image") from error
     if held is None:
         raise BadInput(
             f"{path}, where row {row} has no image",
             expected="an image in every row",
             fix="remove that row from the file",
         )
-    return io.BytesIO(held)
+    return name, io.BytesIO(held)
 
 
 def _cells(
@@ -115,7 +117,7 @@ def _cells(
                 end = first + file.metadata.row_group(group).num_rows
                 start, stop = torch.searchsorted(rows, torch.tensor([first, end]) + before)
                 for row, cell in _group(file, group, column, rows[start:stop] - before - first):
-                    yield f"{path}, row {first + row}", _bytes(cell, path, first + row)
+                    yield _encoded(cell, path, first + row)
                 first = end
         before += first
 
@@ -151,11 +153,8 @@ def _labels(files: Sequence[Path], column: str) -> torch.Tensor:
     tables = [(path, parquet.read_table(path, columns=[column])[column]) for path in files]
     for path, held in tables:
         if held.null_count or not import_module("pyarrow").types.is_integer(held.type):
-            kind = (
-                f"{held.null_count} empty labels"
-                if held.null_count
-                else f"labels of type {held.type}"
-            )
+            empty = counted(held.null_count, "empty label", "empty labels")
+            kind = empty if held.null_count else f"labels of type {held.type}"
             raise BadInput(
                 f"{path}, {kind}",
                 expected="a class index in every row",

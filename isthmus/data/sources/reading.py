@@ -26,10 +26,11 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def damaged(path: Path | str, error: BaseException, what: str) -> BadInput:
+def damaged(path: Path | str, why: BaseException | str, what: str) -> BadInput:
     """Return the refusal of a file that cannot be read as what it should be."""
+    reason = why if isinstance(why, str) else reason_of(why)
     return BadInput(
-        f"{path}, which cannot be read as {what} ({reason_of(error)})",
+        f"{path}, which cannot be read as {what} ({reason})",
         expected=f"a whole {what} file",
         fix="copy or download it again",
     )

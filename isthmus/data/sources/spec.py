@@ -20,7 +20,7 @@ from isthmus.data.sources.npz import read_npz
 from isthmus.data.sources.parquet import read_parquet, read_shards
 from isthmus.data.sources.reading import Classes
 from isthmus.data.splits import split_rows
-from isthmus.runs.wording import absent
+from isthmus.runs.wording import absent, counted
 from isthmus.types import BadInput
 
 
@@ -76,7 +76,15 @@ def _options(spec: str) -> tuple[str, dict[str, int]]:
             expected="n=COUNT, skip=COUNT or seed=NUMBER, with commas between",
             fix=f"write {base}#n=500,seed=0",
         )
-    return base, {name: int(value) for name, value in (part.split("=") for part in text.split(","))}
+    options = [part.split("=") for part in text.split(",")]
+    names = [name for name, _ in options]
+    if len(set(names)) < len(names):
+        raise BadInput(
+            f"{text!r} at the end of {spec!r}",
+            expected="n, skip and seed once each",
+            fix="remove the second one",
+        )
+    return base, {name: int(value) for name, value in options}
 
 
 def _drawn(
@@ -84,12 +92,14 @@ def _drawn(
 ) -> Data:
     """Return n samples (the rest, without n) of a random order, passing over the first `skip`."""
     total = len(source)
-    n = total - skip if n is None else n
+    n = max(0, total - skip) if n is None else n
     if n < 1 or n + skip > total:
+        fewer_passed = f"skip={total - (n if 0 < n < total else 1)}"
         raise BadInput(
-            f"{spec!r}, which asks for {n} samples" + (f" after {skip}" if skip else ""),
+            f"{spec!r}, which asks for {counted(n, 'sample', 'samples')}"
+            + (f" after {skip}" if skip else ""),
             expected=f"1 to {total} in all, as many as there are",
-            fix=f"write #n={max(1, total - skip)} or less",
+            fix=f"write #{f'n={total - skip}' if skip < total else fewer_passed} or less",
         )
     generator = torch.Generator().manual_seed(seed)
     return source[split_rows(total, [skip, n] if skip else [n], generator)[-1]]

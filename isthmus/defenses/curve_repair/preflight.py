@@ -22,7 +22,7 @@ from isthmus.metrics.values import Rate
 from isthmus.models.batchnorm import frozen_statistics, recalibrate, recalibrated_layers
 from isthmus.models.view import copied
 from isthmus.runs.notices import notice
-from isthmus.runs.wording import abbreviated, percent
+from isthmus.runs.wording import abbreviated, counted, percent
 
 SURE = 0.95
 """The probability from which on a network counts as sure of an answer."""
@@ -195,8 +195,8 @@ class Recalibration:
         lines = []
         if self.frozen:
             text = (
-                f"{len(self.frozen)} layers keep frozen BatchNorm statistics, which stay as they "
-                "are at every t"
+                f"{counted(len(self.frozen), 'layer keeps', 'layers keep')} frozen BatchNorm "
+                "statistics, which stay as they are at every t"
             )
             lines.append(Observed(text, concern=True, about="network", told=True))
         if self.statistics == "none":

@@ -20,7 +20,7 @@ from isthmus.models.checkpoint.reading import (
 )
 from isthmus.models.view import copied
 from isthmus.runs.notices import notice
-from isthmus.runs.wording import abbreviated
+from isthmus.runs.wording import abbreviated, counted
 from isthmus.types import BadInput, Params
 
 M = TypeVar("M", bound=nn.Module)
@@ -203,7 +203,7 @@ def _check_keys(path: Path, state: Params, wanted: _Wanted) -> None:
         raise BadInput(
             f"{path}, which {' and '.join(filter(None, [lacks, has]))}"
             + "".join(_elsewhere(state, missing)),
-            expected=f"the {len(wanted.tensors)} keys of {wanted.kind}",
+            expected=f"the {counted(len(wanted.tensors), 'key', 'keys')} of {wanted.kind}",
             fix="pass the factory of the network that was saved, with its depth, width and classes",
         )
     for name, twin in ((name, wanted.twins[name][0]) for name in state):
@@ -231,8 +231,9 @@ def _check_shapes(path: Path, state: Params, wanted: Params) -> None:
         if name in state and state[name].shape != tensor.shape
     ]
     if differing:
+        how_many = counted(len(differing), "tensor has", "tensors have")
         raise BadInput(
-            f"{path}, where {len(differing)} tensors have another shape: {abbreviated(differing)}",
+            f"{path}, where {how_many} another shape: {abbreviated(differing)}",
             expected="the shapes of the network",
             fix="pass the factory of the network that was saved, with its width and its number of "
             "classes",
@@ -286,17 +287,17 @@ def _fitted(path: Path, state: Params, module: nn.Module) -> Params:
     _check_shapes(path, state, wanted.tensors)
     cast = {name: _cast(path, name, value, wanted.tensors[name]) for name, value in state.items()}
     odd = [name for name, value in cast.items() if not _is_finite(value, wanted.tensors[name])]
+    hold = counted(len(odd), "tensor holds", "tensors hold")
     if odd and all(_is_finite(state[name], wanted.tensors[name]) for name in odd):
         raise BadInput(
-            f"{path}, where {len(odd)} tensors hold numbers that {cast[odd[0]].dtype} cannot hold: "
+            f"{path}, where {hold} numbers that {cast[odd[0]].dtype} cannot hold: "
             f"{abbreviated(odd)}",
             expected="finite weights",
             fix="build the network in a wider type",
         )
     if odd:
         raise BadInput(
-            f"{path}, where {len(odd)} tensors hold numbers that are NaN or infinite: "
-            f"{abbreviated(odd)}",
+            f"{path}, where {hold} numbers that are NaN or infinite: {abbreviated(odd)}",
             expected="finite weights",
             fix="take an earlier checkpoint: this run had diverged",
         )
@@ -317,7 +318,8 @@ def _check_variances(path: Path, state: Params) -> None:
     ]
     if below:
         raise BadInput(
-            f"{path}, where {len(below)} variances are below zero: {abbreviated(below)}",
+            f"{path}, where {counted(len(below), 'variance is', 'variances are')} below zero: "
+            f"{abbreviated(below)}",
             expected="variances of 0 or more",
             fix="take another checkpoint: averages and differences of networks can be such",
         )

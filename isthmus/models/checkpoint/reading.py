@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from isthmus.runs.files import check_sums, read_json
+from isthmus.runs.notices import notice
 from isthmus.runs.wording import abbreviated, absent, first_line
 from isthmus.types import BadInput, Params
 
@@ -91,7 +92,7 @@ def _read_index(path: Path) -> tuple[Params, dict[str, str]]:
     the names. Raises BadInput where one is missing, or lacks what the index says is in it.
     """
     _head(path)
-    index = read_json(path)
+    index = read_json(path, fix="copy or download it again")
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
         raise BadInput(
@@ -216,7 +217,19 @@ def _state_in(saved: Any, path: Path) -> Params:
             expected="the state dict of one network",
             fix="save the one that is meant on its own",
         )
+    _tell_of_averaged(saved, path)
     return dict(states[0][1])
+
+
+def _tell_of_averaged(saved: Any, path: Path) -> None:
+    """Give notice of averaged weights beside those that are read."""
+    nests = [name for name in _NESTS if isinstance(saved, Mapping) and _states(saved.get(name))]
+    averaged = [name for name in nests[1:] if name in _AVERAGED]
+    if averaged and nests[0] not in _AVERAGED:
+        notice(
+            f"{path}: {nests[0]} is read; it holds averaged weights too ({averaged[0]}): to take "
+            "those, save them on their own"
+        )
 
 
 def check_entries(state: Mapping[Any, Any], path: Path | str) -> None:
