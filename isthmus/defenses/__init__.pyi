@@ -8,8 +8,8 @@ from .curve_repair.endpoints import PerturbedCopy as PerturbedCopy
 from .curve_repair.endpoints import default_endpoint as default_endpoint
 from .curve_repair.on_curve import OnCurve as OnCurve
 from .curve_repair.preflight import Preflight as Preflight
-from .curve_repair.repair import Repair as Repair
 from .curve_repair.repair import repair as repair
+from .curve_repair.repaired import Repair as Repair
 from .curve_repair.rules import BONAFIDE as BONAFIDE
 from .curve_repair.rules import FAR as FAR
 from .curve_repair.rules import Choice as Choice

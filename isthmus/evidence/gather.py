@@ -17,7 +17,7 @@ from isthmus.attacks.backdoors.queries import QUERIES, QueryReactivation
 from isthmus.attacks.backdoors.reactivation import IMAGES, Reactivate
 from isthmus.attacks.inputs.trace import Trace, recorded
 from isthmus.data.dataset import Data
-from isthmus.defenses.curve_repair.repair import Repair
+from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.inspection.inspect import Inspection
 from isthmus.evidence.answers import changed_answers
 from isthmus.evidence.comparison import compare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isthmus.defenses.curve_repair.repair import Repair
+from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.evidence.judge import Judge
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from isthmus.curves.route import Route
-from isthmus.defenses.curve_repair.repair import Repair
+from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.rivals.averaged import Averaged
 from isthmus.defenses.spending import Trained
 from isthmus.evidence.record import TrainingPart

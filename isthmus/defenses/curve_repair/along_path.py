@@ -10,9 +10,9 @@ from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.dataset import Source
 from isthmus.defenses.curve_repair.candidates import candidates
 from isthmus.defenses.curve_repair.on_curve import default_within, in_steps
-from isthmus.defenses.curve_repair.repair import follow
 from isthmus.defenses.curve_repair.rules import Rule
 from isthmus.defenses.curve_repair.selection import Selection
+from isthmus.defenses.curve_repair.ways import follow
 from isthmus.defenses.spending import Trained, gradients_of
 from isthmus.types import Defense
 

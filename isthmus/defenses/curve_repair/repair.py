@@ -12,163 +12,26 @@ path is straight, and which says how far the curve may go.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
 
 from torch import nn
 
-from isthmus.curves.curve import Curve
-from isthmus.curves.networks import PathNetworks
 from isthmus.curves.route import Route, route_and_training
-from isthmus.data.dataset import Data, Source
+from isthmus.data.dataset import Source
 from isthmus.data.splits import Parts
-from isthmus.defenses.curve_repair.candidates import BOUND, GOING_ON, Candidate, candidates
-from isthmus.defenses.curve_repair.endpoints import Endpoint, resolve_endpoint
-from isthmus.defenses.curve_repair.preflight import Preflight, preflight
-from isthmus.defenses.curve_repair.rules import (
-    BONAFIDE,
-    TOLERANCE,
-    Choice,
-    going_on,
-    without_confidence,
-)
+from isthmus.defenses.curve_repair.candidates import candidates
+from isthmus.defenses.curve_repair.preflight import preflight
+from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.selection import Selection
-from isthmus.defenses.curve_repair.stand_ins import NothingOdd
-from isthmus.defenses.curve_repair.training import (
-    RETRIES,
-    TrainedCurve,
-    Untrained,
-    trained_curve,
-)
-from isthmus.metrics.accuracy import Divergence
-from isthmus.metrics.names import DIVERGENCE
-from isthmus.metrics.passes import NotFinite
-from isthmus.metrics.path import Path, evaluate_path
-from isthmus.metrics.values import least_drop
+from isthmus.defenses.curve_repair.ways import first_acceptable
 from isthmus.models.batchnorm import tell_of_frozen_statistics
-from isthmus.runs.folder import state_file
-from isthmus.runs.identity import identity_of
-from isthmus.runs.notices import notice
-from isthmus.training.budget import History, Training
+from isthmus.training.budget import Training
 from isthmus.training.hooks import AfterStep
-from isthmus.training.losses import cross_entropy
 from isthmus.training.options import sorted_options
 from isthmus.training.precision import with_decided_precision
-from isthmus.training.state import Diverged
 from isthmus.types import Defense
-
-
-@dataclass(frozen=True, eq=False)
-class Repair:
-    """A repaired network and how it came about.
-
-    `model` is an ordinary module in eval mode with the state-dict keys of the tampered one: the
-    network at `t` of `networks`, which were recalibrated on `parts.fitted` alone. `path` was
-    measured on `parts.held_out`, which the curve was not trained on. `rejected` are the other
-    repairs that were tried; `objection` says why one was not good enough. `preflight` is what was
-    known before any of them.
-    """
-
-    model: nn.Module
-    t: Choice
-    networks: PathNetworks = field(repr=False)
-    path: Path
-    endpoint: Endpoint
-    trained: TrainedCurve = field(repr=False)
-    parts: Parts = field(repr=False)
-    rejected: tuple[Repair, ...] = ()
-    objection: str = ""
-    preflight: Preflight | None = field(default=None, repr=False)
-
-    def at(self, t: Choice) -> Repair:
-        """Return the repair at another point of its curve."""
-        return replace(self, t=t, model=self.networks.at(float(t)))
-
-    @property
-    def curve(self) -> Curve:
-        """The curve that the network is a point of."""
-        return self.networks.curve
-
-    @property
-    def route(self) -> Route:
-        """How the curve leads from one end to the other."""
-        return self.trained.route
-
-    @property
-    def training(self) -> Training:
-        """How the curve was trained."""
-        return self.trained.training
-
-    @property
-    def history(self) -> History | None:
-        """How the training of the curve went; None where nothing was trained."""
-        return self.trained.history
-
-    @property
-    def other(self) -> nn.Module:
-        """The network at t = 1."""
-        return self.endpoint.network
-
-    @property
-    def fitted(self) -> Data:
-        """The bonafide samples that the curve was trained on."""
-        return self.parts.fitted
-
-    @property
-    def held_out(self) -> Data:
-        """The bonafide samples that chose t: those of `fitted` where there are too few."""
-        return self.parts.held_out
-
-    @property
-    def second(self) -> str:
-        """Where the network at t = 1 comes from, in words."""
-        rejected = [f"{repair.endpoint.spoken} {repair.objection}" for repair in self.rejected]
-        return ", because ".join([self.endpoint.source, *rejected])
-
-    @property
-    def spent(self) -> int:
-        """How many gradients were taken besides those of the curve's last training."""
-        rejected = sum(repair.gradients for repair in self.rejected)
-        return self.endpoint.gradients + self.trained.wasted + rejected
-
-    @property
-    def gradients(self) -> int:
-        """How many gradients were taken in all, by trainings: searches of a rule do not count."""
-        steps = self.history.steps if self.history is not None else 0
-        return self.spent + steps * self.route.cost
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """How the curve was made, by name, for a report."""
-        route = self.route
-        settings: dict[str, object] = {
-            "kind": route.kind.__name__,
-            "bends": route.bends,
-            "weight_decay": self.training.weight_decay,
-            "holdout": self.parts.share,
-            "low": route.low,
-            "high": route.high,
-        }
-        if route.bends:  # without them nothing is trained by these
-            settings |= {
-                "rho": route.rho,
-                "adaptive": route.adaptive,
-                "clip": self.training.clip,
-            }
-            if route.loss is not cross_entropy:
-                settings["loss"] = identity_of(route.loss)
-        return settings
-
-    @property
-    def damaged(self) -> bool:
-        """Whether held-out samples show beyond doubt that even the most accurate inner point costs
-        too much.
-        """
-        values = self.path[BONAFIDE]
-        inner = [v for t, v in zip(self.path.t, values, strict=True) if 0 < t < 1 or t == self.t]
-        return min(least_drop(max(values), value) for value in inner) > TOLERANCE
 
 
 def repair(
@@ -241,106 +104,3 @@ def repair(
         way.check(tampered, parts.whole)
     known = preflight(tampered, parts)
     return replace(first_acceptable(ways, tampered, parts), preflight=known)
-
-
-def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Parts) -> Repair:
-    """Return the repair by the first way without an objection, or else by the last; one that does
-    not train, or that nothing could judge, is passed over.
-
-    A way that is `bounded` goes as far as the next one lets it.
-    """
-    rejected: list[Repair] = []
-    for way, after in zip(ways, [*ways[1:], None], strict=True):
-        try:
-            repaired = follow(way, tampered, parts)
-        except (Diverged, Untrained, NothingOdd) as error:
-            if after is None:
-                raise
-            notice(f"{error.got}; another way is tried")
-            continue
-        if not repaired.objection and way.bounded and after is not None:
-            repaired, *others = bounded(repaired, after, tampered)
-            rejected += others
-            break
-        if not repaired.objection or after is None:
-            break
-        notice(f"{repaired.endpoint.spoken} {repaired.objection}; another way is tried")
-        rejected.append(repaired)
-    return replace(repaired, rejected=tuple(rejected))
-
-
-def bounded(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Repair]:
-    """Return the repair on a curve, as far as another way lets it go, and the one by that way; the
-    other way round where the curve does not get far enough.
-
-    Where stand-ins for a trigger are lost, it may have changed the tampered network's answers on
-    the held-out samples by `BOUND` of what the other way changes them: a curve on which they are
-    lost later may keep the trigger, or costs more than it has to. Stand-ins are lost before the
-    trigger itself, so it goes on to `GOING_ON` of that change: docs/experiments.md.
-    """
-    try:
-        other = follow(way, tampered, holder.parts)
-    except (Diverged, Untrained) as error:
-        notice(f"{error.got}; the {holder.endpoint.spoken} is kept")
-        return [holder]
-    if other.objection:
-        return [holder, other]
-    changed = Divergence(tampered, holder.held_out)(other.model)
-    apart = holder.path[DIVERGENCE]
-    here = holder.path.at(float(holder.t))[DIVERGENCE]
-    if here > BOUND * changed:
-        objection = (
-            f"changed answers by {here:.2g} nats before stand-ins were lost, and "
-            f"{other.endpoint.spoken} by {changed:.2g}"
-        )
-        return [other, replace(holder, objection=objection)]
-    inner = [(t, d) for t, d in zip(holder.path.t, apart, strict=True) if t < 1]
-    far = max([holder.t, *(t for t, d in inner if d <= GOING_ON * changed)])
-    objection = f"changed answers by {changed:.2g} nats, at least {1 / BOUND:g} times as much"
-    return [holder.at(going_on(holder.t, far)), replace(other, objection=objection)]
-
-
-def follow(
-    way: Candidate,
-    tampered: nn.Module,
-    parts: Parts,
-    *,
-    retries: int = RETRIES,
-) -> Repair:
-    """Return the repair by one way: make the endpoint, train the curve, measure it, choose t.
-
-    A curve whose training fails is trained again with gentler settings, at most `retries` times.
-    Raises `Diverged` where networks on the path have no finite outputs.
-    """
-    metrics = way.selection.metrics(tampered, parts)
-    endpoint = resolve_endpoint(
-        way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
-    )
-    trained = trained_curve(
-        (tampered, endpoint.network),
-        parts.fitted,
-        way.route,
-        way.training,
-        after_step=way.after_step,
-        home=way.home,
-        retries=retries,
-    )
-    networks = PathNetworks(trained.curve, parts.fitted)
-    try:
-        path = evaluate_path(
-            networks,
-            metrics,
-            way.selection.grid(way.route),
-            folder=None if way.home is None else way.home / "points",
-        )
-    except NotFinite as error:
-        raise Diverged(
-            "networks on the path whose outputs are NaN or infinite",
-            expected="finite outputs",
-            fix=f"lower lr (now {trained.training.lr:g})",
-        ) from error
-    t = without_confidence(way.selection.rule_for(way.route, parts)(path), parts)
-    model = networks.at(float(t))
-    return Repair(
-        model, t, networks, path, endpoint, trained, parts, objection=way.objection(path, t)
-    )

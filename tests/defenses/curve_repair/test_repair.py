@@ -41,15 +41,15 @@ from isthmus.defenses import (
     up_to,
 )
 from isthmus.defenses.curve_repair.candidates import FARTHER, LOST, Candidate, candidates
-from isthmus.defenses.curve_repair.repair import first_acceptable
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd
 from isthmus.defenses.curve_repair.training import Untrained
+from isthmus.defenses.curve_repair.ways import first_acceptable
 from isthmus.defenses.inspection.found_triggers import Perturbation
 from isthmus.defenses.unlearning.perturbations import ODD
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
-from isthmus.metrics import Accuracy, AttackSuccess, Divergence, measure
+from isthmus.metrics import Accuracy, AttackSuccess, Divergence, Rate, measure
 from isthmus.metrics.names import DIVERGENCE
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
@@ -493,6 +493,34 @@ def test_a_bounded_way_that_changes_too_much_yields_unless_the_samples_object_to
     assert [way.objection for way in (kept, *kept.rejected)] == ["", "cost too much"]
 
 
+def test_what_was_rejected_is_taken_after_all_where_the_next_way_leaves_stand_ins_more(
+    tampered, samples
+):
+    """And changed more; it claims no confidence. Where that leaves them as often it is not."""
+    parts = Parts.of(samples[0], 0.2)
+    first, second = bounded_ways(tampered[0], 0.1)
+    changed = Divergence(tampered[0], parts.held_out)
+    for hits in (90, 10):
+        far = changed(first.other) / 10  # between the two points
+
+        def working(network, hits=hits, far=far):
+            return Rate(hits if changed(network) > far else 10, 100)
+
+        watching = replace(
+            first.selection, watch=lambda *given, metric=working: {UNIVERSAL: metric}
+        )
+        refusing = {"selection": watching, "objection": lambda path, t: "left too much"}
+        objecting = replace(first, **refusing)
+        with pytest.warns(Notice, match="left too much; another way is tried"):
+            found = first_acceptable([objecting, second], tampered[0], parts)
+        (other,) = found.rejected
+        if hits == 90:
+            assert found.t.reason.endswith("; left too much") and not found.t.confident
+            assert "a success of 90.0" in other.objection and other.t == 0.9
+        else:
+            assert found.t == 0.9 and other.objection == "left too much"
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -510,7 +538,7 @@ def test_a_way_that_is_passed_over_says_what_came_of_it(
     def fails(*given):
         raise error
 
-    monkeypatch.setattr("isthmus.defenses.curve_repair.repair.follow", fails)
+    monkeypatch.setattr("isthmus.defenses.curve_repair.ways.follow", fails)
     with (
         pytest.warns(Notice, match=f"{words}; another way is tried"),
         pytest.raises(type(error)),
