@@ -66,11 +66,8 @@ def costly_end(path: Path, _: Choice) -> str:
 def working_stand_ins(path: Path, t: Choice) -> str:
     """Return an objection where stand-ins for a trigger still work at t."""
     success = path.at(float(t))[UNIVERSAL]
-    return "" if success <= LOST else still_working(success)
-
-
-def still_working(success: float) -> str:
-    """Return the objection to what leaves stand-ins for a trigger this success."""
+    if success <= LOST:
+        return ""
     return f"left universal perturbations a success of {percent(success)}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -27,7 +26,6 @@ from isthmus.metrics.values import least_drop
 from isthmus.runs.identity import identity_of
 from isthmus.training.budget import History, Training
 from isthmus.training.losses import cross_entropy
-from isthmus.types import Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +34,9 @@ class Repair:
 
     `model` is an ordinary module in eval mode with the state-dict keys of the tampered one: the
     network at `t` of `networks`, which were recalibrated on `parts.fitted` alone. `path` was
-    measured by `metrics` on `parts.held_out`, which the curve was not trained on. `rejected` are
-    the other repairs that were tried; `objection` says why one was not good enough. `preflight` is
-    what was known before any of them.
+    measured on `parts.held_out`, which the curve was not trained on. `rejected` are the other
+    repairs that were tried; `objection` says why one was not good enough. `preflight` is what was
+    known before any of them.
     """
 
     model: nn.Module
@@ -48,7 +46,6 @@ class Repair:
     endpoint: Endpoint
     trained: TrainedCurve = field(repr=False)
     parts: Parts = field(repr=False)
-    metrics: Mapping[str, Metric] = field(repr=False)
     rejected: tuple[Repair, ...] = ()
     objection: str = ""
     preflight: Preflight | None = field(default=None, repr=False)

@@ -62,11 +62,8 @@ def without_confidence(choice: Choice, parts: Parts) -> Choice:
         doubts.append("the samples that chose it trained the path as well")
     if parts.missing:
         doubts.append(f"no bonafide sample of {abbreviated(parts.missing)}")
-    return doubted(choice, *doubts) if doubts else choice
-
-
-def doubted(choice: Choice, *doubts: str) -> Choice:
-    """Return the choice with doubts in words, and without confidence."""
+    if not doubts:
+        return choice
     reason = "; ".join([choice.reason, *doubts])
     return Choice(float(choice), rule=choice.rule, reason=reason, confident=False)
 

@@ -9,17 +9,16 @@ from torch import nn
 
 from isthmus.curves.networks import PathNetworks
 from isthmus.data.splits import Parts
-from isthmus.defenses.curve_repair.candidates import BOUND, GOING_ON, Candidate, still_working
+from isthmus.defenses.curve_repair.candidates import BOUND, GOING_ON, Candidate
 from isthmus.defenses.curve_repair.endpoints import resolve_endpoint
 from isthmus.defenses.curve_repair.repaired import Repair
-from isthmus.defenses.curve_repair.rules import doubted, going_on, without_confidence
+from isthmus.defenses.curve_repair.rules import going_on, without_confidence
 from isthmus.defenses.curve_repair.stand_ins import NothingOdd
 from isthmus.defenses.curve_repair.training import RETRIES, Untrained, trained_curve
 from isthmus.metrics.accuracy import Divergence
-from isthmus.metrics.names import DIVERGENCE, UNIVERSAL
+from isthmus.metrics.names import DIVERGENCE
 from isthmus.metrics.passes import NotFinite
 from isthmus.metrics.path import evaluate_path
-from isthmus.metrics.values import least_drop
 from isthmus.runs.folder import state_file
 from isthmus.runs.notices import notice
 from isthmus.training.state import Diverged
@@ -48,7 +47,7 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
             break
         notice(f"{repaired.endpoint.spoken} {repaired.objection}; another way is tried")
         rejected.append(repaired)
-    return leaving_less(replace(repaired, rejected=tuple(rejected)), tampered)
+    return replace(repaired, rejected=tuple(rejected))
 
 
 def bounded(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Repair]:
@@ -80,27 +79,6 @@ def bounded(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Repair]
     far = max([holder.t, *(t for t, d in inner if d <= GOING_ON * changed)])
     objection = f"changed answers by {changed:.2g} nats, at least {1 / BOUND:g} times as much"
     return [holder.at(going_on(holder.t, far)), replace(other, objection=objection)]
-
-
-def leaving_less(repaired: Repair, tampered: nn.Module) -> Repair:
-    """Return the repair, or a rejected one that leaves less of the stand-ins for a trigger beyond
-    doubt, and changed the tampered network's answers less; it claims no confidence.
-
-    A way may be rejected because stand-ins still work at its end, and the way that follows may
-    leave them more: docs/experiments.md, a patch on a small network of CIFAR-10.
-    """
-    apart = Divergence(tampered, repaired.held_out)
-    for other in repaired.rejected:
-        stand_ins = other.metrics.get(UNIVERSAL)
-        if stand_ins is None:
-            continue
-        left, here = stand_ins(repaired.model), stand_ins(other.model)
-        if least_drop(left, here) > 0 and apart(other.model) < apart(repaired.model):
-            t = doubted(other.t, other.objection)
-            worse = replace(repaired, rejected=(), objection=still_working(left))
-            rest = [each for each in repaired.rejected if each is not other]
-            return replace(other, t=t, objection="", rejected=(*rest, worse))
-    return repaired
 
 
 def follow(
@@ -145,4 +123,4 @@ def follow(
     t = without_confidence(way.selection.rule_for(way.route, parts)(path), parts)
     model = networks.at(float(t))
     objection = way.objection(path, t)
-    return Repair(model, t, networks, path, endpoint, trained, parts, metrics, objection=objection)
+    return Repair(model, t, networks, path, endpoint, trained, parts, objection=objection)

@@ -49,7 +49,7 @@ from isthmus.defenses.unlearning.perturbations import ODD
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
-from isthmus.metrics import Accuracy, AttackSuccess, Divergence, Rate, measure
+from isthmus.metrics import Accuracy, AttackSuccess, Divergence, measure
 from isthmus.metrics.names import DIVERGENCE
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
@@ -491,34 +491,6 @@ def test_a_bounded_way_that_changes_too_much_yields_unless_the_samples_object_to
     objecting = bounded_ways(tampered[0], 0.9, objection="cost too much")
     kept = first_acceptable(objecting, tampered[0], parts)
     assert [way.objection for way in (kept, *kept.rejected)] == ["", "cost too much"]
-
-
-def test_what_was_rejected_is_taken_after_all_where_the_next_way_leaves_stand_ins_more(
-    tampered, samples
-):
-    """And changed more; it claims no confidence. Where that leaves them as often it is not."""
-    parts = Parts.of(samples[0], 0.2)
-    first, second = bounded_ways(tampered[0], 0.1)
-    changed = Divergence(tampered[0], parts.held_out)
-    for hits in (90, 10):
-        far = changed(first.other) / 10  # between the two points
-
-        def working(network, hits=hits, far=far):
-            return Rate(hits if changed(network) > far else 10, 100)
-
-        watching = replace(
-            first.selection, watch=lambda *given, metric=working: {UNIVERSAL: metric}
-        )
-        refusing = {"selection": watching, "objection": lambda path, t: "left too much"}
-        objecting = replace(first, **refusing)
-        with pytest.warns(Notice, match="left too much; another way is tried"):
-            found = first_acceptable([objecting, second], tampered[0], parts)
-        (other,) = found.rejected
-        if hits == 90:
-            assert found.t.reason.endswith("; left too much") and not found.t.confident
-            assert "a success of 90.0" in other.objection and other.t == 0.9
-        else:
-            assert found.t == 0.9 and other.objection == "left too much"
 
 
 @pytest.mark.parametrize(
