@@ -85,16 +85,15 @@ def universal_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> di
 
 
 def odd_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
-    """Return `universal_stand_ins` of those toward the suspect class that are odd, a sparse one
-    alone as well: for a curve that goes on from where they are lost.
+    """Return `universal_stand_ins` where a fine or a smooth one toward the suspect class is odd.
 
     Raises NothingOdd where none is: then they are no one's trigger, and nothing tells whether a
     curve has lost one.
     """
     found = _perturbations(tampered, fitted)
-    if not found.odd:
+    if not found.telling:
         raise NothingOdd
-    return {UNIVERSAL: _success(tampered, found, found.odd, fitted, held_out)}
+    return {UNIVERSAL: _success(tampered, found, found.telling, fitted, held_out)}
 
 
 def enlarged(oddness: float) -> float:

@@ -125,19 +125,16 @@ class UniversalPerturbations:
         return int(self.oddness.amax(dim=0).argmax())
 
     @property
-    def odd(self) -> list[tuple[int, int]]:
-        """Kind and class of those toward the suspect class that are odd."""
-        suspect = self.suspect
-        kinds = range(len(PERTURBATION_KINDS))
-        return [(kind, suspect) for kind in kinds if self.oddness[kind, suspect] >= ODD]
-
-    @property
     def telling(self) -> list[tuple[int, int]]:
-        """Those that are odd; none where only the sparse one is. Along a curve that one alone is
-        lost before the patch that it stands in for: docs/experiments.md.
+        """Kind and class of those toward the suspect class that are odd; none where all but the
+        sparse one are usual. Along a curve that one alone is lost before the patch that it stands
+        in for: docs/experiments.md.
         """
-        kinds = [PERTURBATION_KINDS[kind] for kind, _ in self.odd]
-        return [] if kinds == [SPARSE] else self.odd
+        suspect = self.suspect
+        odd = [i for i in range(len(PERTURBATION_KINDS)) if self.oddness[i, suspect] >= ODD]
+        if all(PERTURBATION_KINDS[i] is SPARSE for i in odd):
+            return []
+        return [(i, suspect) for i in odd]
 
     @property
     def unlearning_radii(self) -> Tensor:
