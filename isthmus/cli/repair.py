@@ -104,10 +104,11 @@ def repair_command(
     """Repair a checkpoint with clean samples.
 
     A curve leads to OTHER, or to a permuted copy of TAMPERED, to a point at which universal
-    perturbations have lost their effect. Where none has, none is oddly small, or the curve to a
-    copy changes answers too much until then, the path leads straight to a copy that they no longer
-    turn (--second unlearned), and where that costs too much accuracy, along a longer curve to a
-    permuted copy. An option that describes a curve, a rule or t asks for that curve alone.
+    perturbations have lost their effect. Where none has, where none is oddly small, and where the
+    curve to a permuted copy changes answers too much until then, the path leads straight to a copy
+    that they no longer turn (--second unlearned). Where that costs too much accuracy, the curve
+    before it is kept, or a longer one to a permuted copy follows. An option that describes a curve,
+    a rule or t asks for that curve alone.
 
     Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
     The curve is trained and measured where the point is sought, at t in [--low, --high]; t = 0 is

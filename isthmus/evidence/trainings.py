@@ -15,7 +15,7 @@ from isthmus.types import Defense
 
 
 def trainings(repaired: Repair) -> tuple[TrainingPart, ...]:
-    """Return every training of a repair, those of rejected ways first, in the order of their run.
+    """Return every training of a repair, those of the ways that were not taken first.
 
     A network that came as a checkpoint has no row, nor has a straight path.
     """

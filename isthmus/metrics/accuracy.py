@@ -118,8 +118,8 @@ class Agreement(Question[Rate]):
 
 @dataclass(frozen=True, eq=False, init=False)
 class Divergence(Question[Mean]):
-    """How far a network's answers are from a reference network's, in nats, as a Mean: the
-    Kullback-Leibler divergence of its probabilities from the reference's.
+    """How far a network's answers are from a reference network's, in nats, as a Mean:
+    KL(reference || network) of their probabilities.
 
     Unlike agreement, it tells networks apart that give the same answers to a hundred samples.
     Labels are not read. The reference answers once, when the metric is made, and is not stored.

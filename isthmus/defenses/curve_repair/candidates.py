@@ -14,12 +14,7 @@ from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.augment import check_augmentation
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
-from isthmus.defenses.curve_repair.rules import (
-    Choice,
-    end_costs_too_much,
-    lowered,
-    settled,
-)
+from isthmus.defenses.curve_repair.rules import Choice, end_costs_too_much, lowered, settled
 from isthmus.defenses.curve_repair.selection import Selection, Watched
 from isthmus.defenses.curve_repair.stand_ins import odd_stand_ins, universal_stand_ins
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
@@ -36,7 +31,7 @@ from isthmus.types import BadInput, Defense, Metric
 NEAR = Route(low=0.02, high=0.12)
 """The part of a curve where a repair is sought first. A patch is lost within its first twentieth,
 which costs a point of accuracy, whether the curve leads to a second network or to a permuted copy;
-what is not lost on it, as a pattern blended over the image, is not lost farther on either, where
+a pattern blended over the image that is not lost on it is not lost farther on either, where
 accuracy goes (docs/results/trained.md)."""
 
 FARTHER = 0.2

@@ -57,13 +57,13 @@ def repair(
     By default a curve leads to a permuted copy, or to the network that is given, and the point on
     it is the first one where stand-ins for a trigger have lost their effect (`NEAR`,
     `universal_stand_ins`); of one network it is tried where such a perturbation is oddly small. If
-    they do not lose it, or there is one network, a straight path follows to `unlearned_copy`, which
-    universal perturbations no longer turn. A curve from one network that loses them for half of
-    what that changes the answers or less goes on to a third of it (`BOUND`, `GOING_ON`); else the
-    straight path is taken, and if its network has lost too much accuracy beyond doubt, a curve to a
-    permuted copy where no other network was given. A call with a defense as `other`, `after_step`,
-    values of t, a rule or any field of `Route`, even at its default, takes the route and the rule
-    that it names.
+    they do not lose it, a straight path leads to `unlearned_copy`, which universal perturbations no
+    longer turn. Of one network that path is followed in any case: the curve is taken if, where it
+    lost them, its answers had changed by half as much or less (`BOUND`), and then on to a third
+    (`GOING_ON`); or if the other network kept them or lost too much accuracy beyond doubt. If
+    neither serves, a longer curve to a permuted copy follows. A call with a defense as `other`,
+    `after_step`, values of t, a rule or any field of `Route`, even at its default, takes the route
+    and the rule that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -26,6 +27,7 @@ from isthmus.metrics.values import least_drop
 from isthmus.runs.identity import identity_of
 from isthmus.training.budget import History, Training
 from isthmus.training.losses import cross_entropy
+from isthmus.types import Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +36,9 @@ class Repair:
 
     `model` is an ordinary module in eval mode with the state-dict keys of the tampered one: the
     network at `t` of `networks`, which were recalibrated on `parts.fitted` alone. `path` was
-    measured on `parts.held_out`, which the curve was not trained on. `rejected` are the other
-    repairs that were tried; `objection` says why one was not good enough. `preflight` is what was
-    known before any of them.
+    measured by `metrics` on `parts.held_out`, which the curve was not trained on. `rejected` are
+    the other repairs that were tried; `objection` says why one was not good enough. `preflight` is
+    what was known before any of them.
     """
 
     model: nn.Module
@@ -46,13 +48,10 @@ class Repair:
     endpoint: Endpoint
     trained: TrainedCurve = field(repr=False)
     parts: Parts = field(repr=False)
+    metrics: Mapping[str, Metric] = field(repr=False)
     rejected: tuple[Repair, ...] = ()
     objection: str = ""
     preflight: Preflight | None = field(default=None, repr=False)
-
-    def at(self, t: Choice) -> Repair:
-        """Return the repair at another point of its curve."""
-        return replace(self, t=t, model=self.networks.at(float(t)))
 
     @property
     def curve(self) -> Curve:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
 
 from isthmus.curves.networks import PathNetworks
 from isthmus.data.splits import Parts
-from isthmus.defenses.curve_repair.candidates import BOUND, GOING_ON, Candidate
+from isthmus.defenses.curve_repair.candidates import BOUND, GOING_ON, Candidate, working_stand_ins
 from isthmus.defenses.curve_repair.endpoints import resolve_endpoint
 from isthmus.defenses.curve_repair.repaired import Repair
-from isthmus.defenses.curve_repair.rules import going_on, without_confidence
+from isthmus.defenses.curve_repair.rules import going_on, up_to, without_confidence
 from isthmus.defenses.curve_repair.stand_ins import NothingOdd
 from isthmus.defenses.curve_repair.training import RETRIES, Untrained, trained_curve
-from isthmus.metrics.accuracy import Divergence
 from isthmus.metrics.names import DIVERGENCE
 from isthmus.metrics.passes import NotFinite
 from isthmus.metrics.path import evaluate_path
 from isthmus.runs.folder import state_file
 from isthmus.runs.notices import notice
+from isthmus.runs.wording import percent
 from isthmus.training.state import Diverged
+from isthmus.types import Metric
 
 
 def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Parts) -> Repair:
@@ -40,7 +41,7 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
             notice(f"{error.got}; another way is tried")
             continue
         if not repaired.objection and way.bounded and after is not None:
-            repaired, *others = bounded(repaired, after, tampered)
+            repaired, *others = bounded(repaired, way, after, tampered)
             rejected += others
             break
         if not repaired.objection or after is None:
@@ -50,35 +51,53 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
     return replace(repaired, rejected=tuple(rejected))
 
 
-def bounded(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Repair]:
+def bounded(holder: Repair, first: Candidate, way: Candidate, tampered: nn.Module) -> list[Repair]:
     """Return the repair on a curve, as far as another way lets it go, and the one by that way; the
-    other way round where the curve does not get far enough.
+    other way round where the curve changes too much.
 
-    Where stand-ins for a trigger are lost, it may have changed the tampered network's answers on
-    the held-out samples by `BOUND` of what the other way changes them: a curve on which they are
-    lost later may keep the trigger, or costs more than it has to. Stand-ins are lost before the
-    trigger itself, so it goes on to `GOING_ON` of that change: docs/experiments.md.
+    Where stand-ins for a trigger are lost, it may have changed the tampered network's answers by
+    `BOUND` of what the other way changes them: a curve on which they are lost later may keep the
+    trigger, or costs more than it has to. Stand-ins are lost before the trigger itself, so it goes
+    on to `GOING_ON` of that change: docs/experiments.md. Another way that cannot be followed, costs
+    too much, or does not lose the stand-ins itself bounds nothing.
     """
     try:
-        other = follow(way, tampered, holder.parts)
+        other = follow(way, tampered, holder.parts, metrics=holder.metrics)
     except (Diverged, Untrained) as error:
-        notice(f"{error.got}; the {holder.endpoint.spoken} is kept")
+        notice(f"{error.got}; the repair on the curve before it is kept, without a bound")
         return [holder]
-    if other.objection:
-        return [holder, other]
-    changed = Divergence(tampered, holder.held_out)(other.model)
-    apart = holder.path[DIVERGENCE]
+    objection = other.objection or working_stand_ins(other.path, other.t)
+    if objection:
+        notice(f"{other.endpoint.spoken} {objection}; the repair on the curve before it is kept")
+        return [holder, replace(other, objection=objection)]
+    changed = other.path.at(float(other.t))[DIVERGENCE]
     here = holder.path.at(float(holder.t))[DIVERGENCE]
     if here > BOUND * changed:
         objection = (
-            f"changed answers by {here:.2g} nats before stand-ins were lost, and "
-            f"{other.endpoint.spoken} by {changed:.2g}"
+            f"changed answers by {here:.3g} nats before stand-ins were lost, more than "
+            f"{percent(BOUND)} of {changed:.3g} nats ({other.endpoint.spoken})"
         )
+        notice(f"{holder.endpoint.spoken} {objection}; the other way is taken")
         return [other, replace(holder, objection=objection)]
-    inner = [(t, d) for t, d in zip(holder.path.t, apart, strict=True) if t < 1]
-    far = max([holder.t, *(t for t, d in inner if d <= GOING_ON * changed)])
-    objection = f"changed answers by {changed:.2g} nats, at least {1 / BOUND:g} times as much"
-    return [holder.at(going_on(holder.t, far)), replace(other, objection=objection)]
+    objection = f"changed answers by {changed:.3g} nats, and this one by {here:.3g} at first"
+    return [gone_on(holder, first, GOING_ON * changed), replace(other, objection=objection)]
+
+
+def gone_on(repaired: Repair, way: Candidate, change: float) -> Repair:
+    """Return the repair farther along its curve: at the farthest point whose answers differ by that
+    change or less, or the nearest before it that accuracy does not speak against.
+
+    It stays where it is if the samples could not tell, or the way objects to that point.
+    """
+    if not repaired.t.confident:
+        return repaired
+    path = repaired.path
+    inner = [(t, d) for t, d in zip(path.t, path[DIVERGENCE], strict=True) if 0 < t < 1]
+    far = max([float(repaired.t), *(t for t, d in inner if d <= change)])
+    t = going_on(repaired.t, float(up_to(far)(path)))
+    if t <= repaired.t or way.objection(path, t):
+        return repaired
+    return replace(repaired, t=t, model=repaired.networks.at(float(t)))
 
 
 def follow(
@@ -87,13 +106,16 @@ def follow(
     parts: Parts,
     *,
     retries: int = RETRIES,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Repair:
     """Return the repair by one way: make the endpoint, train the curve, measure it, choose t.
 
-    A curve whose training fails is trained again with gentler settings, at most `retries` times.
-    Raises `Diverged` where networks on the path have no finite outputs.
+    `metrics` are measured in place of those of its selection. A curve whose training fails is
+    trained again with gentler settings, at most `retries` times. Raises `Diverged` where networks
+    on the path have no finite outputs.
     """
-    metrics = way.selection.metrics(tampered, parts)
+    if metrics is None:
+        metrics = way.selection.metrics(tampered, parts)
     endpoint = resolve_endpoint(
         way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
     )
@@ -123,4 +145,4 @@ def follow(
     t = without_confidence(way.selection.rule_for(way.route, parts)(path), parts)
     model = networks.at(float(t))
     objection = way.objection(path, t)
-    return Repair(model, t, networks, path, endpoint, trained, parts, objection=objection)
+    return Repair(model, t, networks, path, endpoint, trained, parts, metrics, objection=objection)

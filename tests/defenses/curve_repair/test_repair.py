@@ -16,6 +16,7 @@ from support.refusals import refused
 from isthmus import Bezier, Data, Linf, PolyChain, evaluate_path, fit, poison, repair
 from isthmus.attacks import PGD, Blend
 from isthmus.curves import CURVE_TRAINING, DEFAULT_ROUTE, Route
+from isthmus.curves.networks import PathNetworks
 from isthmus.data import Augment, Parts, hold_out, load_data, split
 from isthmus.defenses import (
     ALMOST,
@@ -25,6 +26,7 @@ from isthmus.defenses import (
     UNIVERSAL,
     UNLEARNING,
     AlongPath,
+    Choice,
     FineTune,
     PerturbedCopy,
     Selection,
@@ -49,7 +51,7 @@ from isthmus.defenses.unlearning.perturbations import ODD
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
-from isthmus.metrics import Accuracy, AttackSuccess, Divergence, measure
+from isthmus.metrics import Accuracy, AttackSuccess, Divergence, Rate, measure
 from isthmus.metrics.names import DIVERGENCE
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
@@ -441,56 +443,88 @@ def test_a_path_without_finite_outputs_is_one_that_diverged(tampered, samples):
     refused(lambda: first_acceptable([way], tampered[0], parts), *words)
 
 
-def divergence_watched(tampered, fitted, held_out):
-    return {DIVERGENCE: Divergence(tampered, held_out)}
-
-
-def bounded_ways(tampered, lost_at, *, objection=""):
-    """A straight path to a nudged copy, on which a rule stops at that t, and one to t = 0.9 that
-    bounds it.
+def bounded_ways(tampered, lost_at, *, left=0, accuracy=None):
+    """A straight path to a nudged copy, on which a rule that is sure stops at that t, and one to
+    t = 0.9 that bounds it; stand-ins keep `left` of 100 at its end.
     """
     other, draw = copy.deepcopy(tampered), torch.Generator().manual_seed(0)
     for parameter in other.parameters():
         noise = torch.randn(parameter.shape, generator=draw)
         parameter.data.add_(0.5 * parameter.data.abs().mean() * noise)
-    selection = Selection(points=9, rule=fixed(lost_at), watch=divergence_watched)
+
+    def watched(tampered, fitted, held_out):
+        apart = Divergence(tampered, held_out)
+        far = apart(PathNetworks(Bezier(tampered, other, bends=0), fitted).at(0.9))
+        return {
+            DIVERGENCE: apart,
+            UNIVERSAL: lambda network: Rate(left if apart(network) > 0.9 * far else 0, 100),
+        }
+
+    def sure(path):
+        chosen = fixed(lost_at)(path)
+        return Choice(float(chosen), rule="sure", reason="lost here", confident=True)
+
+    selection = Selection(points=9, rule=sure, watch=watched)
     route, training = Route(bends=0, low=0.1, high=0.9), Training(steps=1, lr=0.01)
     nothing = {"objection": lambda path, t: ""}
     first = Candidate(other, route, training, selection, bounded=True, **nothing)
-    rule = replace(selection, rule=fixed(0.9))
-    return [first, Candidate(other, route, training, rule, objection=lambda path, t: objection)]
+    second = replace(first, selection=Selection(points=9, rule=fixed(0.9)), bounded=False)
+    return [first, second]
 
 
-@pytest.mark.parametrize("lost_at", [0.1, 0.5])
-def test_a_bounded_way_goes_on_to_a_third_of_what_the_other_way_changes(lost_at, tampered, samples):
-    """By hand: the farthest measured point whose answers differ by that, or where it was lost."""
+def changes_along(found, tampered):
+    apart = Divergence(tampered, found.held_out)
+    return {t: apart(found.networks.at(t)) for t in found.path.t if 0 < t < 1}
+
+
+def test_a_bounded_way_goes_on_to_a_third_of_what_the_other_way_changes(tampered, samples):
+    """By hand: to the farthest measured point whose answers differ by that."""
     parts = Parts.of(samples[0], 0.2)
-    ways = bounded_ways(tampered[0], lost_at)
-    found = first_acceptable(ways, tampered[0], parts)
-    apart = Divergence(tampered[0], parts.held_out)
-    changes = {t: apart(found.networks.at(t)) for t in found.path.t if 0 < t < 1}
-    (lost,) = (t for t in changes if t == pytest.approx(lost_at))
-    if changes[lost] > changes[0.9] / 2:
-        assert found.t == 0.9
-        return
-    far = max(t for t, change in changes.items() if change <= changes[0.9] / 3 or t == lost)
-    assert found.t == far and apart(found.model) == changes[far]
-    assert found.t.reason.startswith(f"went on to t = {far:g}") or far == lost
+    found = first_acceptable(bounded_ways(tampered[0], 0.1), tampered[0], parts)
+    changes = changes_along(found, tampered[0])
+    far = max(t for t, change in changes.items() if change <= changes[0.9] / 3)
+    assert found.t == far > 0.1 and found.t.confident
+    assert found.t.reason == f"went on to t = {far:g}, as far as it may: lost here"
     (other,) = found.rejected
-    assert other.t == 0.9 and "at least 2 times as much" in other.objection
+    assert other.t == 0.9 and other.path[DIVERGENCE] == found.path[DIVERGENCE]
 
 
-def test_a_bounded_way_that_changes_too_much_yields_unless_the_samples_object_to_the_other(
-    tampered, samples
-):
+def test_a_bounded_way_that_changes_more_than_half_as_much_yields_and_says_so(tampered, samples):
     parts = Parts.of(samples[0], 0.2)
-    found = first_acceptable(bounded_ways(tampered[0], 0.9), tampered[0], parts)
+    with pytest.warns(Notice, match="more than 50.0.% of .*; the other way is taken"):
+        found = first_acceptable(bounded_ways(tampered[0], 0.8), tampered[0], parts)
     (other,) = found.rejected
     assert found.t.rule == "fixed(0.9)" and not found.objection
     assert re.search(r"changed answers by [\d.]+ nats before stand-ins were lost", other.objection)
-    objecting = bounded_ways(tampered[0], 0.9, objection="cost too much")
-    kept = first_acceptable(objecting, tampered[0], parts)
-    assert [way.objection for way in (kept, *kept.rejected)] == ["", "cost too much"]
+
+
+def test_a_way_that_keeps_the_stand_ins_or_cannot_be_followed_bounds_nothing(tampered, samples):
+    """A copy that has unlearned nothing changes next to nothing."""
+    parts = Parts.of(samples[0], 0.2)
+    first, second = bounded_ways(tampered[0], 0.8, left=66)
+    with pytest.warns(Notice, match="success of 66.0.%; the repair on the curve before it is kept"):
+        found = first_acceptable([first, second], tampered[0], parts)
+    assert found.t.rule == "sure" and len(found.rejected) == 1
+    limitless = replace(second, route=Route(), training=Training(steps=1, lr=1e30))
+    with pytest.warns(Notice, match="NaN or infinite.*is kept, without a bound"):
+        found = first_acceptable([first, limitless], tampered[0], parts)
+    assert found.t.rule == "sure" and found.rejected == ()
+    costly = replace(second, objection=lambda path, t: "cost too much accuracy")
+    with pytest.warns(Notice, match="cost too much accuracy; the repair on the curve"):
+        found = first_acceptable([first, costly], tampered[0], parts)
+    assert found.t.rule == "sure"
+    assert [way.objection for way in found.rejected] == ["cost too much accuracy"]
+
+
+def test_a_repair_does_not_go_on_where_it_could_not_tell_or_would_be_objected_to(tampered, samples):
+    parts = Parts.of(samples[0], 0.2)
+    first, second = bounded_ways(tampered[0], 0.1)
+    unsure = replace(first, selection=replace(first.selection, rule=fixed(0.1)))
+    found = first_acceptable([unsure, second], tampered[0], parts)
+    assert found.t.rule == "fixed(0.1)"
+    picky = replace(first, objection=lambda path, t: "too far" if t > 0.1 else "")
+    found = first_acceptable([picky, second], tampered[0], parts)
+    assert found.t.rule == "sure" and not found.objection
 
 
 @pytest.mark.parametrize(
