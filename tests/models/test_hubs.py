@@ -31,6 +31,13 @@ def no_notices(recwarn):
     """Notices of what a configuration says are no failures."""
 
 
+def test_a_library_that_cannot_be_imported_skips_a_test_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "broken_library.py").write_text("raise RuntimeError('operator nms is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(pytest.skip.Exception, match="broken_library cannot be .* nms is missing"):
+        library("broken_library")
+
+
 # ---- timm
 
 
@@ -312,6 +319,7 @@ def test_what_is_there_in_place_of_the_configuration_of_images_is_no_missing_one
 def test_only_a_file_that_a_repository_lacks_is_a_missing_one(
     error, was_missing, refuses, tmp_path, monkeypatch
 ):
+    library("transformers")
     hub = library("huggingface_hub")
     kind = getattr(hub.utils, error)
     failure = kind.__new__(kind)  # whatever its arguments are in this release
@@ -377,7 +385,8 @@ def test_an_index_that_is_not_whole_is_refused(index, words, tmp_path):
     ],
 )
 def test_unknown_networks_of_libraries_are_refused(spec, words):
-    library(spec.partition(":")[0])
+    kind = spec.partition(":")[0]
+    library("transformers" if kind == "hf" else kind)
     refused(lambda: model_factory(spec)(), *words)
 
 
