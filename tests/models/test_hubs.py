@@ -34,7 +34,7 @@ def no_notices(recwarn):
 def test_a_library_that_cannot_be_imported_skips_a_test_with_the_reason(tmp_path, monkeypatch):
     (tmp_path / "broken_library.py").write_text("raise RuntimeError('operator nms is missing')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(pytest.skip.Exception, match="broken_library cannot be .* nms is missing"):
+    with pytest.raises(pytest.skip.Exception, match="imported: operator nms is missing"):
         library("broken_library")
 
 
@@ -192,7 +192,16 @@ def normalization(net):
         ({**VIT, "attn_implementation": "org/name"}, ["'org/name', code to", "never run", "sdpa"]),
         ({**VIT, "_attn_implementation": {"a": "org/name"}}, ["'org/name', code to download"]),
         ({**VIT, "b": [{"_attn_implementation": "org/name@main:f"}]}, ["'org/name@main:f', code"]),
-        ({**VIT, "experts_implementation": "org/name"}, ["'org/name', code to download"]),
+        ({**VIT, "attn_implementation": {"a": {"": "org/name"}}}, ["'org/name', code to"]),
+        *(
+            ({**VIT, name: "org/name"}, [f"where {name} is 'org/name', code to download"])
+            for name in (
+                "_attn_implementation_internal",
+                "experts_implementation",
+                "_experts_implementation",
+                "_experts_implementation_internal",
+            )
+        ),
         ({"model_type": "no-such-thing"}, ["cannot be built"]),
         ({"model_type": 5}, ["config.json of", "model_type is 5", "a text"]),
         ({}, ["without model_type", "architecture, of timm"]),
@@ -245,6 +254,13 @@ def test_an_attention_of_transformers_itself_is_no_code(tmp_path):
     library("transformers")
     net = built_from(tmp_path, {**VIT, "_attn_implementation": "eager"})
     assert net.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_whether_transformers_chose_an_attention_is_no_code(chosen, tmp_path):
+    """Configurations of its releases 4.48 to 4.51 say so."""
+    library("transformers")
+    built_from(tmp_path, {**VIT, "_attn_implementation_autoset": chosen})
 
 
 HALVES = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
