@@ -262,6 +262,16 @@ def test_a_link_that_leads_to_a_folder_again_is_refused(target, tmp_path):
     assert len(load_data(folder)) == len(COLOR)
 
 
+@pytest.mark.parametrize("place", ["0", "z", "a/0", "c/z"])
+@pytest.mark.parametrize("real", ["b", "b/deeper"])
+def test_the_link_is_named_and_not_the_images_whichever_comes_first(place, real, tmp_path):
+    folder = write_folder(tmp_path / "set")
+    (folder / "b" / "deeper").mkdir()
+    link, images = folder / place, folder / real
+    link.symlink_to(images)
+    refused(lambda: load_data(folder), f"got {link}, a link that leads to {images};")
+
+
 def load(first):
     return torch.from_numpy(COLOR[first:]).permute(0, 3, 1, 2)
 
