@@ -28,6 +28,18 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     )
 
 
+def check_known(kind: str, word: str, known: Iterable[str]) -> None:
+    """Raise BadInput where a word is none of the known ones of its kind, as a data set.
+
+    >>> check_known("data set", "cifar", ["digits", "cifar10"])
+    Traceback (most recent call last):
+    isthmus.types.BadInput: got data set 'cifar'; expected a known data set; did you mean cifar10?
+    """
+    known = list(known)
+    if word not in known:
+        raise BadInput(f"{kind} {word!r}", expected=f"a known {kind}", fix=suggestion(word, known))
+
+
 def whole_number(text: str) -> int | None:
     """Return the number that a text is in decimal digits alone, or None where it is no such text.
 
