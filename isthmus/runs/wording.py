@@ -74,8 +74,10 @@ def _names_in(folder: Path) -> list[str]:
 
 def unwritten(path: Path | str, error: BaseException) -> BadInput:
     """Return the refusal of a place where nothing can be written."""
-    another = isinstance(error, (FileExistsError, NotADirectoryError, PermissionError))
-    way_out = "choose another place" if another else "free some space or choose another place"
+    taken_or_forbidden = isinstance(error, (FileExistsError, NotADirectoryError, PermissionError))
+    way_out = "choose another place"
+    if not taken_or_forbidden:
+        way_out = f"free some space or {way_out}"
     return BadInput(
         f"{path}, which could not be written ({first_line(error)})",
         expected="a folder that can be written, with room on the disk",
