@@ -12,7 +12,7 @@ from isthmus import attacks as tampering
 from isthmus import curves, data, defenses, evidence, metrics, models, runs
 from isthmus import training as trainings
 from isthmus.cli.words import parse_target, parse_trigger
-from isthmus.runs.wording import suggestion
+from isthmus.runs.wording import check_known, suggestion
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ def _poisoned(samples: Data, attack: Mapping[str, Any] | None, seed: int) -> Dat
 
 def _defense(name: str, seed: int) -> Defense | Callable[[nn.Module, Data], nn.Module]:
     """Return a defense by its name, a rival at the largest budget that a repair may take."""
-    known = (NONE, "repair", *defenses.RIVAL_NAMES)
-    if name not in known:
-        raise BadInput(f"defense {name!r}", expected="a known one", fix=suggestion(name, known))
+    check_known("defense", name, (NONE, "repair", *defenses.RIVAL_NAMES))
 
     def within_budget(tampered: nn.Module, trusted: Data) -> nn.Module:
         budget = curves.network_budget(curves.CURVE_TRAINING, cost=curves.DEFAULT_ROUTE.cost)

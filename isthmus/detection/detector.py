@@ -36,7 +36,7 @@ from isthmus.models.checkpoint import read_tensors, write_tensors
 from isthmus.models.forward import device_of, outputs, pass_size
 from isthmus.models.memory import in_passes
 from isthmus.runs.identity import sha256_of
-from isthmus.runs.wording import suggestion
+from isthmus.runs.wording import check_known
 from isthmus.types import BadInput
 
 ABSTAIN = -1
@@ -63,10 +63,7 @@ class ManifoldDetector:
         index: str = "exact",
     ) -> None:
         for name, kind, known in (("score", score, scores()), ("index", index, INDEXES)):
-            if kind not in known:
-                raise BadInput(
-                    f"{name} {kind!r}", expected=f"a known {name}", fix=suggestion(kind, known)
-                )
+            check_known(name, kind, known)
         self.score_name = score
         self.index = index
         self.neighbors = check_count(neighbors)

@@ -276,16 +276,21 @@ def _normalization_of(name: str) -> Normalization | None:
         return None
     factor = images.number("rescale_factor")
     if not images.truth("do_rescale", default=True):
-        factor = 1.0
+        raise _of_another_range(f"{images.place}, where do_rescale is false")
     if factor is not None and not abs(factor * 255 - 1) <= 1e-3:
-        raise BadInput(
-            f"{name}, whose images are multiplied by {factor:g}",
-            expected="a network on images in [0, 1]",
-            fix="pass --normalize MEAN,STD for images in [0, 1]",
-        )
+        raise _of_another_range(f"{images.place}, where rescale_factor is {factor:g}")
     if not images.truth("do_normalize", default=True):
         return None
     return images.normalization("image_mean", "image_std")
+
+
+def _of_another_range(setting: str) -> BadInput:
+    """Return the refusal of images that reach the network in another range than [0, 1]."""
+    return BadInput(
+        setting,
+        expected="a network on images in [0, 1]",
+        fix="pass --normalize MEAN,STD for images in [0, 1]",
+    )
 
 
 def _called(what: str, make: Callable[..., Any], /, *inputs: Any, **named: Any) -> Any:

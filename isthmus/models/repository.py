@@ -23,8 +23,19 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 _DEEPEST = 20
 """How deep tables and lists may be nested; those of transformers are at a depth of five or so."""
 
-_BUILT_IN = (None, "eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")
+_BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")
 """The ways to compute a layer that transformers has itself; others are downloaded as code."""
+
+_IMPLEMENTATIONS = {
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+}
+"""The fields that name the way to compute a layer. Others begin like them and name none, as
+_attn_implementation_autoset, which is true or false."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +136,18 @@ class Settings:
                     expected="one that transformers or timm knows",
                     fix="that code is never run; read it, and pass it as PKG.MODULE:FACTORY",
                 )
-            if "attn_implementation" in name or "experts_implementation" in name:
+            if name in _IMPLEMENTATIONS:
                 self._check_built_in(name, value)
 
     def _check_built_in(self, name: str, chosen: Any) -> None:
-        """Raise BadInput where a layer is computed by code that transformers downloads."""
-        for each in chosen.values() if isinstance(chosen, dict) else [chosen]:
-            if each not in _BUILT_IN:
+        """Raise BadInput where a layer is computed by code that transformers downloads: where a
+        text, at any depth, names no way of its own.
+        """
+        for _, _, each in _parts(chosen):
+            if isinstance(each, str) and each not in _BUILT_IN:
                 raise BadInput(
                     f"{self.place}, where {name} is {_shown(each)}, code to download",
-                    expected=f"one of {', '.join(filter(None, _BUILT_IN))}",
+                    expected=f"one of {', '.join(_BUILT_IN)}",
                     fix=f"that code is never run; remove {name}, which changes no weight",
                 )
 

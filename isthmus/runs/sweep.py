@@ -13,7 +13,6 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -133,10 +132,13 @@ def _take(
         finally:
             lock.release()
     outcome.before.append(job.name)
-    with suppress(BadInput):
+    try:
         difference = _difference(_result(sweep.file(job)), sweep)
-        if difference:
-            outcome.outdated[job.name] = difference
+    except BadInput as error:
+        tell(str(error))
+        return
+    if difference:
+        outcome.outdated[job.name] = difference
 
 
 def _acquired(lock: BaseFileLock) -> bool:
@@ -226,8 +228,16 @@ def results(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 
 def _result(file: Path) -> dict[str, Any]:
-    """Return what a job has written. Raises BadInput where the file holds something else."""
-    record: dict[str, Any] = read_json(file)
+    """Return what a job has written. Raises BadInput where the file holds something else, or is a
+    link that leads nowhere.
+    """
+    if not file.exists():
+        raise BadInput(
+            f"{file}, a link that leads nowhere",
+            expected="the record that a job has written",
+            fix="delete the link, and its job is done",
+        )
+    record: dict[str, Any] = read_json(file, fix=_DONE_AGAIN)
     described = record.get("sweep", _NOTHING_SAID) if isinstance(record, dict) else None
     if not isinstance(described, dict) or not all(
         isinstance(described.get(part), dict) for part in _NOTHING_SAID
@@ -235,10 +245,12 @@ def _result(file: Path) -> dict[str, Any]:
         raise BadInput(
             f"{file}, which holds no result of a job",
             expected="the record that a job has written",
-            fix="delete the file, and its job is done again",
+            fix=_DONE_AGAIN,
         )
     return record
 
+
+_DONE_AGAIN = "delete the file, and its job is done again"
 
 _NOTHING_SAID: Mapping[str, Any] = {"axes": {}, "settings": {}}
 """What results stand for that do not say of which axes and settings they are."""

@@ -28,6 +28,18 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     )
 
 
+def check_known(kind: str, word: str, known: Iterable[str]) -> None:
+    """Raise BadInput where a word is none of the known ones of its kind, as a data set.
+
+    >>> check_known("data set", "cifar", ["digits", "cifar10"])
+    Traceback (most recent call last):
+    isthmus.types.BadInput: got data set 'cifar'; expected a known data set; did you mean cifar10?
+    """
+    known = list(known)
+    if word not in known:
+        raise BadInput(f"{kind} {word!r}", expected=f"a known {kind}", fix=suggestion(word, known))
+
+
 def whole_number(text: str) -> int | None:
     """Return the number that a text is in decimal digits alone, or None where it is no such text.
 
@@ -62,8 +74,10 @@ def _names_in(folder: Path) -> list[str]:
 
 def unwritten(path: Path | str, error: BaseException) -> BadInput:
     """Return the refusal of a place where nothing can be written."""
-    another = isinstance(error, (FileExistsError, NotADirectoryError, PermissionError))
-    way_out = "choose another place" if another else "free some space or choose another place"
+    taken_or_forbidden = isinstance(error, (FileExistsError, NotADirectoryError, PermissionError))
+    way_out = "choose another place"
+    if not taken_or_forbidden:
+        way_out = f"free some space or {way_out}"
     return BadInput(
         f"{path}, which could not be written ({first_line(error)})",
         expected="a folder that can be written, with room on the disk",

@@ -262,6 +262,16 @@ def test_a_link_that_leads_to_a_folder_again_is_refused(target, tmp_path):
     assert len(load_data(folder)) == len(COLOR)
 
 
+@pytest.mark.parametrize("place", ["0", "z", "a/0", "c/z"])
+@pytest.mark.parametrize("real", ["b", "b/deeper"])
+def test_the_link_is_named_and_not_the_images_whichever_comes_first(place, real, tmp_path):
+    folder = write_folder(tmp_path / "set")
+    (folder / "b" / "deeper").mkdir()
+    link, images = folder / place, folder / real
+    link.symlink_to(images)
+    refused(lambda: load_data(folder), f"got {link}, a link that leads to {images};")
+
+
 def load(first):
     return torch.from_numpy(COLOR[first:]).permute(0, 3, 1, 2)
 
@@ -728,6 +738,8 @@ def test_a_mark_in_a_file_name_is_no_draw(tmp_path):
         ("digits:test#n=1,skip=500", ["asks for 1 sample after 500"]),
         ("digits:test#skip=600", ["asks for 0 samples after 600", "write #skip=499 or less"]),
         ("digits:test#n=5,skip=500", ["asks for 5 samples after 500", "write #skip=495 or less"]),
+        ("digits:test#n=900,skip=500", ["asks for 900 samples", "write #n=1,skip=499"]),
+        ("digits:test#n=0,skip=500", ["asks for 0 samples after 500", "write #n=1,skip=499"]),
         ("digits:test#n=5,n=6", ["'n=5,n=6'", "once each"]),
         ("digits:test#seed=1,n=5,seed=1", ["'seed=1,n=5,seed=1'", "once each"]),
         ("digits:test#n=0", ["asks for 0 samples", "1 to 500 in all"]),
@@ -740,6 +752,12 @@ def test_a_mark_in_a_file_name_is_no_draw(tmp_path):
 )
 def test_bad_draws_are_refused_in_one_line(spec, words):
     refused(lambda: load_data(spec), *words)
+
+
+def test_what_a_refused_draw_of_a_small_set_says_can_be_drawn(tmp_path):
+    file = save_npz(load_data("digits#n=2"), tmp_path / "two.npz")
+    refused(lambda: load_data(f"{file}#n=9,skip=2"), "asks for 9 samples", "write #n=1,skip=1")
+    assert len(load_data(f"{file}#n=1,skip=1")) == 1
 
 
 @pytest.mark.slow

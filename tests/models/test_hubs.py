@@ -31,6 +31,13 @@ def no_notices(recwarn):
     """Notices of what a configuration says are no failures."""
 
 
+def test_a_library_that_cannot_be_imported_skips_a_test_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "broken_library.py").write_text("raise RuntimeError('operator nms is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(pytest.skip.Exception, match="imported: operator nms is missing"):
+        library("broken_library")
+
+
 # ---- timm
 
 
@@ -185,7 +192,16 @@ def normalization(net):
         ({**VIT, "attn_implementation": "org/name"}, ["'org/name', code to", "never run", "sdpa"]),
         ({**VIT, "_attn_implementation": {"a": "org/name"}}, ["'org/name', code to download"]),
         ({**VIT, "b": [{"_attn_implementation": "org/name@main:f"}]}, ["'org/name@main:f', code"]),
-        ({**VIT, "experts_implementation": "org/name"}, ["'org/name', code to download"]),
+        ({**VIT, "attn_implementation": {"a": {"": "org/name"}}}, ["'org/name', code to"]),
+        *(
+            ({**VIT, name: "org/name"}, [f"where {name} is 'org/name', code to download"])
+            for name in (
+                "_attn_implementation_internal",
+                "experts_implementation",
+                "_experts_implementation",
+                "_experts_implementation_internal",
+            )
+        ),
         ({"model_type": "no-such-thing"}, ["cannot be built"]),
         ({"model_type": 5}, ["config.json of", "model_type is 5", "a text"]),
         ({}, ["without model_type", "architecture, of timm"]),
@@ -240,6 +256,13 @@ def test_an_attention_of_transformers_itself_is_no_code(tmp_path):
     assert net.config._attn_implementation == "eager"
 
 
+@pytest.mark.parametrize("chosen", [True, False])
+def test_whether_transformers_chose_an_attention_is_no_code(chosen, tmp_path):
+    """Configurations of its releases 4.48 to 4.51 say so."""
+    library("transformers")
+    built_from(tmp_path, {**VIT, "_attn_implementation_autoset": chosen})
+
+
 HALVES = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
 
@@ -269,10 +292,13 @@ def test_a_configuration_that_says_nothing_of_the_images_leaves_them(images, tmp
         ("[" * 100_000, ["preprocessor_config.json", "nested too deeply"]),
         ("null", ["preprocessor_config.json of", "a table"]),
         ([1], ["preprocessor_config.json of", "a table"]),
-        ({**HALVES, "do_rescale": False}, ["multiplied by 1;", "--normalize"]),
+        (
+            {**HALVES, "do_rescale": False},
+            ["got preprocessor_config.json of", "do_rescale is false;"],
+        ),
         ({**HALVES, "do_rescale": "no"}, ["do_rescale is 'no'", "true or false"]),
-        ({**HALVES, "rescale_factor": 1.0}, ["multiplied by 1;", "--normalize"]),
-        ({**HALVES, "rescale_factor": float("nan")}, ["multiplied by nan", "--normalize"]),
+        ({**HALVES, "rescale_factor": 1.0}, ["got preprocessor_config.json of", "_factor is 1;"]),
+        ({**HALVES, "rescale_factor": float("nan")}, ["rescale_factor is nan;", "--normalize"]),
         ({**HALVES, "rescale_factor": "a"}, ["rescale_factor is 'a'", "a number"]),
         ({"image_mean": [0.5]}, ["image_mean and no image_std", "--normalize"]),
         ({"image_std": [0.5]}, ["image_std and no image_mean", "--normalize"]),
@@ -312,6 +338,7 @@ def test_what_is_there_in_place_of_the_configuration_of_images_is_no_missing_one
 def test_only_a_file_that_a_repository_lacks_is_a_missing_one(
     error, was_missing, refuses, tmp_path, monkeypatch
 ):
+    library("transformers")
     hub = library("huggingface_hub")
     kind = getattr(hub.utils, error)
     failure = kind.__new__(kind)  # whatever its arguments are in this release
@@ -377,7 +404,8 @@ def test_an_index_that_is_not_whole_is_refused(index, words, tmp_path):
     ],
 )
 def test_unknown_networks_of_libraries_are_refused(spec, words):
-    library(spec.partition(":")[0])
+    kind = spec.partition(":")[0]
+    library("transformers" if kind == "hf" else kind)
     refused(lambda: model_factory(spec)(), *words)
 
 

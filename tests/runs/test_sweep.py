@@ -51,8 +51,23 @@ def test_a_result_that_is_a_link_to_nowhere_is_not_replaced(tmp_path):
     sweep.results.mkdir()
     link = sweep.file(sweep.jobs[0])
     link.symlink_to("nothing")
-    assert not run_sweep(sweep, square).finished and link.is_symlink()
-    refused(lambda: results(sweep), "job0.json", "readable JSON")
+    said = []
+    assert not run_sweep(sweep, square, tell=said.append).finished and link.is_symlink()
+    words = f"got {link}, a link that leads nowhere", "delete the link"
+    assert len(said) == 1 and all(word in said[0] for word in words)
+    refused(lambda: results(sweep), *words)
+    link.unlink()
+    assert run_sweep(sweep, square).finished == ["job0"]
+
+
+def test_a_result_that_is_no_json_is_told_with_the_way_out(tmp_path):
+    sweep = sweep_of(tmp_path, count=1)
+    run_sweep(sweep, square)
+    file = sweep.file(sweep.jobs[0])
+    file.write_text("{")
+    said = []
+    run_sweep(sweep, square, tell=said.append)
+    assert str(file) in said[0] and "readable JSON file; delete the file" in said[0]
 
 
 def test_a_function_that_does_not_say_what_it_takes_is_refused(tmp_path):

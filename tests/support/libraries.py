@@ -1,19 +1,34 @@
 """Libraries of networks, imported where they are installed."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
+from isthmus.runs.wording import first_line
+
+_NETWORKS = {
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "transformers": "transformers.models.vit.modeling_vit",
+}
+"""Libraries whose networks need torchvision, and what imports it: transformers alone does not."""
+
 
 def library(name):
-    """Import a library that needs torchvision, or skip the test.
+    """Import a library, or skip the test with the reason why that fails.
 
     A torchvision compiled for another kind of torch lacks its operators, and does not import. No
     classifier uses them, so their names are defined first where they are missing.
     """
-    if name in ("timm", "torchvision"):
+    if name in _NETWORKS:
         for operator in ("nms", "qnms"):
             _define(operator)
-    return pytest.importorskip(name)
+    try:
+        import_module(_NETWORKS.get(name, name))
+        return import_module(name)
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"{name} cannot be imported: {first_line(error)}")
 
 
 def _define(operator):

@@ -114,19 +114,27 @@ def _images_below(folder: Path, visited: dict[Path, Path]) -> list[Path]:
     """Return the images in a folder and in the folders below it, those above first.
 
     `visited` are the folders that were read before, by where they really are; this one joins them.
-    Raises BadInput where a folder comes twice, or leads out to what holds the first one.
+    Raises BadInput where a folder comes twice, or leads out to what holds the first one; it names
+    the one that is a link, since the images are lost with the other.
     """
     place = folder.resolve()
     top = next(iter(visited))
     if place in visited or top.is_relative_to(place):
+        earlier = visited.get(place, place)
+        link, other = (folder, earlier) if _is_link(folder) else (earlier, folder)
         raise BadInput(
-            f"{folder}, a link that leads to {visited.get(place, place)}",
+            f"{link}, a link that leads to {other}",
             expected="every folder of images once",
             fix="remove the link",
         )
     visited[place] = folder
     deeper = [file for sub in _class_folders(folder) for file in _images_below(sub, visited)]
     return [*_images_in(folder), *deeper]
+
+
+def _is_link(folder: Path) -> bool:
+    """Return whether a folder lies elsewhere than its name says, as a junction of Windows does."""
+    return folder.resolve() != folder.parent.resolve() / folder.name
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -92,17 +92,27 @@ def _drawn(
 ) -> Data:
     """Return n samples (the rest, without n) of a random order, passing over the first `skip`."""
     total = len(source)
-    n = max(0, total - skip) if n is None else n
-    if n < 1 or n + skip > total:
-        fewer_passed = f"skip={total - (n if 0 < n < total else 1)}"
+    asked = max(0, total - skip) if n is None else n
+    if asked < 1 or asked + skip > total:
         raise BadInput(
-            f"{spec!r}, which asks for {counted(n, 'sample', 'samples')}"
+            f"{spec!r}, which asks for {counted(asked, 'sample', 'samples')}"
             + (f" after {skip}" if skip else ""),
             expected=f"1 to {total} in all, as many as there are",
-            fix=f"write #{f'n={total - skip}' if skip < total else fewer_passed} or less",
+            fix=f"write {_fitting_draw(total, n, skip)}",
         )
     generator = torch.Generator().manual_seed(seed)
-    return source[split_rows(total, [skip, n] if skip else [n], generator)[-1]]
+    return source[split_rows(total, [skip, asked] if skip else [asked], generator)[-1]]
+
+
+def _fitting_draw(total: int, n: int | None, skip: int) -> str:
+    """Return what to write in place of a draw that does not fit, of n samples or of the rest."""
+    if skip < total:
+        return f"#n={total - skip} or less"
+    if n is None:
+        return f"#skip={total - 1} or less"
+    if 0 < n < total:
+        return f"#skip={total - n} or less"
+    return f"#n=1,skip={total - 1}"
 
 
 def load_data(spec: str | Path, classes: Sequence[str] | int | None = None) -> Data:

@@ -23,6 +23,7 @@ from isthmus.defenses.rivals.noise import GaussianNoise, StraightAverage
 from isthmus.defenses.rivals.tac import TAC
 from isthmus.defenses.rivals.tsc import TSC
 from isthmus.defenses.rivals.ulrl import ULRL
+from isthmus.runs.wording import check_known
 from isthmus.training.budget import Training
 from isthmus.types import Defense
 
@@ -63,7 +64,8 @@ RIVAL_NAMES = tuple(RIVALS)
 
 
 def rival(name: str, training: Training) -> Defense:
-    """Return the one of `all_rivals` that has this name."""
+    """Return the one of `all_rivals` that has this name. Raises BadInput where none has."""
+    check_known("rival", name, RIVALS)
     return RIVALS[name](training)
 
 

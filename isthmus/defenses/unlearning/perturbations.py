@@ -50,9 +50,9 @@ FIRST_CHANGE = 0.01
 GROWTH = 0.08
 """By which share a radius grows or shrinks in a step: eight times as large after 27 steps."""
 
-FEW_SAMPLES = 27
-"""Samples that a perturbation needs at least, on average over the search: its radius moves only in
-steps that have one, and an eightfold radius, from 1 % to 8 % everywhere, takes as many as this."""
+FEW_STEPS = 27
+"""Steps with a sample that a perturbation needs at least, on average: its radius moves once in each
+of them, and an eightfold radius, from 1 % to 8 % everywhere, takes as many as this."""
 
 GRID = 16
 """The finest grid, in cells a side, that smooth perturbations are drawn on."""
@@ -156,9 +156,9 @@ def universal_perturbations(
 
     Each of `training.steps` takes one gradient; batches, augmentation, precision and seed are those
     of the training, and its rates do not count. Clean labels only say which samples are of another
-    class. A notice says where a perturbation sees fewer than FEW_SAMPLES of them. Where memory runs
-    out, passes are halved. Raises BadInput where the share is not in
-    (0, 1), there is one class, the network returns no logits, or one sample is too many.
+    class. A notice says where a perturbation has a sample in fewer than FEW_STEPS steps. Where
+    memory runs out, passes are halved. Raises BadInput where the share is not in (0, 1), there is
+    one class, the network returns no logits, or one sample is too many.
     """
     if bonafide.num_classes < 2 or not 0 < share < 1:
         raise BadInput(
@@ -166,7 +166,7 @@ def universal_perturbations(
             expected="two classes or more, and a share in (0, 1)",
             fix="pass share=0.9",
         )
-    _tell_of_few_samples(training, bonafide.num_classes)
+    _tell_of_few_steps(training, bonafide.num_classes)
     device = pick_device(training.device)
     network.to(device)
     classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
@@ -196,16 +196,16 @@ def universal_perturbations(
     return UniversalPerturbations(values, radii)
 
 
-def _tell_of_few_samples(training: Training, classes: int) -> None:
-    """Give notice of a search in which perturbations see fewer samples than FEW_SAMPLES."""
+def _tell_of_few_steps(training: Training, classes: int) -> None:
+    """Give notice of a search whose perturbations have a sample in fewer than FEW_STEPS steps."""
     count = len(PERTURBATION_KINDS) * classes
-    each = training.steps * training.batch_size / count
-    if each < FEW_SAMPLES:
+    without = (1 - 1 / count) ** training.batch_size
+    each = training.steps * (1 - without)
+    if each < FEW_STEPS:
         notice(
-            f"the search for universal perturbations gives each of {count:,} ({classes:,} classes) "
-            f"{each:.2g} samples, {training.steps:,} steps of {training.batch_size:,} in all, and "
-            f"one that has to grow takes {FEW_SAMPLES}: they are rough, and a backdoor may be "
-            "missed; more steps or a larger batch_size help"
+            f"each of {count:,} universal perturbations ({classes:,} classes) has a sample in "
+            f"{each:.2g} of {training.steps:,} steps, and may need {FEW_STEPS}. A backdoor may be "
+            "missed: more steps or a larger batch_size help"
         )
 
 

@@ -11,7 +11,7 @@ from support.victims import samples
 from torch import nn
 
 from isthmus import Accuracy, AttackSuccess, Patch, fit, load_data, poison
-from isthmus.defenses import CLP, FTSAM, IBAU, all_rivals
+from isthmus.defenses import CLP, FTSAM, IBAU, all_rivals, rival
 from isthmus.models import small_cnn
 from isthmus.training import Training, one_cycle
 
@@ -60,6 +60,11 @@ def test_on_digits_the_backdoor_weakens_and_the_digits_are_still_read(
     repaired = [make(training.replace(seed=seed))(net, bonafide) for seed, net in enumerate(nets)]
     right, left = sorted(map(reads, repaired)), sorted(map(obeys, repaired))
     assert median(right) > accuracy and median(left) < success, (name, right, left)
+
+
+def test_an_unknown_rival_is_refused_with_the_names_near_it():
+    budget = Training(steps=1, lr=0.1)
+    refused(lambda: rival("fine-tun", budget), "rival 'fine-tun'", "did you mean fine-tune")
 
 
 def test_a_refusal_is_a_bad_input():

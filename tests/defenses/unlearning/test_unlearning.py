@@ -11,9 +11,10 @@ from torch import nn
 
 from isthmus import Data
 from isthmus.defenses import UniversalUnlearning, universal_perturbations
+from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS
 from isthmus.defenses.unlearning import unlearn
 from isthmus.defenses.unlearning.perturbations import (
-    FEW_SAMPLES,
+    FEW_STEPS,
     GROWTH,
     ODD,
     STEP,
@@ -193,17 +194,30 @@ def test_what_tells_is_odd_of_the_suspect_and_not_sparse_alone():
     assert found(usual, usual, usual).telling == []
 
 
-def test_a_search_of_few_samples_for_each_of_many_classes_says_so_once():
-    """Of 7,500 samples each of 30 perturbations gets 250, and each of 3,000 gets 2.5."""
-    assert abs((1 + GROWTH) ** FEW_SAMPLES - 8) < 0.1
-    search = TRAINING.replace(steps=60, batch_size=125)
-    said = {}
-    for classes in (10, 1000):
-        net = nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
-        data = Data(images().x, images().y, classes)
-        _, said[classes] = notices(lambda n=net, d=data: universal_perturbations(n, d, search))
-    assert said[10] == [] and len(said[1000]) == 1
-    assert "each of 3,000 (1,000 classes) 2.5 samples, 60 steps of 125" in said[1000][0]
+OF_UNLEARNING = int(unlearn.SEARCH_SHARE * unlearn.UNLEARNING.steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "classes", "words"),
+    [
+        (SEARCH_STEPS, unlearn.UNLEARNING.batch_size, 10, None),
+        (OF_UNLEARNING, unlearn.UNLEARNING.batch_size, 10, None),
+        (28, 128, 10, None),
+        (7, 128, 10, ("each of 30 ", "(10 classes)", "in 6.9 of 7 steps", "may need 27")),
+        (60, 125, 1000, ("each of 3,000 ", "(1,000 classes)", "in 2.4 of 60 steps")),
+    ],
+)
+def test_a_search_of_few_steps_with_a_sample_for_each_perturbation_says_so_once(
+    steps, batch_size, classes, words
+):
+    """In 7 steps of 128 samples each of 30 perturbations gets 30, and its radius moves 7 times."""
+    assert abs((1 + GROWTH) ** FEW_STEPS - 8) < 0.1
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
+    data = Data(images().x, images().y, classes)
+    search = TRAINING.replace(steps=steps, batch_size=batch_size)
+    _, said = notices(lambda: universal_perturbations(net, data, search))
+    assert len(said) == (words is not None)
+    assert all(word in notice for notice in said for word in words)
 
 
 def test_a_planted_direction_is_the_smallest_perturbation():
