@@ -297,7 +297,7 @@ class Measured(Measures):
     name: Sentence
     settings: Text
     steps: Count
-    """Gradient evaluations that the defense was given."""
+    """Gradient evaluations that the defense took."""
     seconds: Seconds
 
 

@@ -35,7 +35,7 @@ COLUMNS = 3
 
 # ── tables for a terminal ─────────────────────────────────────────────────────────────────────────
 def _effort(row: TableRow) -> list[str]:
-    """Steps and time of a row, those that are known."""
+    """Gradients and time of a row, those that are known."""
     steps = "" if row.steps is None else f"{row.steps:,}"
     seconds = "" if row.seconds is None else time_taken(row.seconds)
     return [part for part in (steps, seconds) if part]
@@ -49,7 +49,7 @@ def table(report: Report) -> Table:
     if len(names) > COLUMNS and ACCURACY in names:  # the page has it
         names = [name for name in names if name != BONAFIDE_ACCURACY]
     networks = terminal_table(
-        ("Network", *map(label, names), "Steps, time"),
+        ("Network", *map(label, names), "Gradients, time"),
         (_network_row(row, names) for row in table_rows(report)),
         title=report.title,
         caption="95 % intervals, counts",
@@ -181,7 +181,7 @@ def _warning(report: Report) -> list[str]:
 
 def _markdown_table(report: Report) -> list[str]:
     names = compared(report)
-    heads = ("Network", *(label(escaped(name)) for name in names), "Steps, time")
+    heads = ("Network", *(label(escaped(name)) for name in names), "Gradients, time")
     rows = []
     for row in table_rows(report):
         settings = f" ({escaped(row.settings)})" if row.settings else ""

@@ -529,6 +529,8 @@ def test_the_last_lines_open_with_the_decision_and_end_with_a_command(full):
     assert "isthmus detect fit" in lines[-1]
     plain = to_markdown(full)
     assert all(name in plain for name in ("- why", "- cost", "- next"))
+    assert "| Gradients, time |" in plain  # which is what the column holds
+    assert table(Report.read(full)).columns[-1].header.plain == "Gradients, time"
 
 
 def test_four_measures_fit_a_terminal_without_the_samples_that_chose(full):
