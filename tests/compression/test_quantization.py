@@ -28,7 +28,7 @@ from isthmus.compression.packing import pack_codes, pack_mask, unpack_codes, unp
 from isthmus.compression.quantization.grids import Grid, grid_of
 from isthmus.compression.quantization.rounded import RoundedWeight, round_weight, rounded_in
 from isthmus.data import Linf
-from isthmus.models import save_checkpoint, small_cnn
+from isthmus.models import load_checkpoint, save_checkpoint, small_cnn
 from isthmus.training.share import at_share
 
 BITS = (1, "ternary", 2, 4, 8)
@@ -345,6 +345,18 @@ def test_the_same_network_gives_the_same_file(net, tmp_path):
     small = quantize(net, samples(), 4)
     one, other = (small.save(tmp_path / name).read_bytes() for name in ("a.st", "b.st"))
     assert one == other
+
+
+def test_a_compressed_record_as_a_checkpoint_is_refused_with_the_way_out(net, tmp_path):
+    """Its plain twin, which the command line writes beside it, or `Compressed.load`."""
+    small = quantize(net, samples(64), bits=4, method=PostTraining())
+    file = small.save(tmp_path / "compressed.safetensors")
+    for read in (load_checkpoint, lambda path: load_checkpoint(path, make())):
+        message = refused(lambda: read(file), "compressed record")  # noqa: B023
+        assert "Compressed.load" in message
+    save_checkpoint(baked(small.model), tmp_path / "network.safetensors")
+    assert str(tmp_path / "network.safetensors") in refused(lambda: load_checkpoint(file), "record")
+    load_checkpoint(tmp_path / "network.safetensors", make())
 
 
 def test_bad_input_is_refused(net):
