@@ -21,6 +21,7 @@ from isthmus.metrics.passes import NotFinite
 from isthmus.metrics.path import evaluate_path
 from isthmus.runs.folder import state_file
 from isthmus.runs.notices import notice
+from isthmus.runs.wording import percent
 from isthmus.training.state import Diverged
 
 
@@ -71,13 +72,14 @@ def bounded(holder: Repair, way: Candidate, tampered: nn.Module) -> list[Repair]
     here = holder.path.at(float(holder.t))[DIVERGENCE]
     if here > BOUND * changed:
         objection = (
-            f"changed answers by {here:.2g} nats before stand-ins were lost, and "
-            f"{other.endpoint.spoken} by {changed:.2g}"
+            f"changed answers by {here:.3g} nats before stand-ins were lost, more than "
+            f"{percent(BOUND)} of the {changed:.3g} of {other.endpoint.spoken}"
         )
+        notice(f"{holder.endpoint.spoken} {objection}; {other.endpoint.spoken} is taken")
         return [other, replace(holder, objection=objection)]
     inner = [(t, d) for t, d in zip(holder.path.t, apart, strict=True) if t < 1]
     far = max([holder.t, *(t for t, d in inner if d <= GOING_ON * changed)])
-    objection = f"changed answers by {changed:.2g} nats, at least {1 / BOUND:g} times as much"
+    objection = f"changed answers by {changed:.3g} nats, at least {1 / BOUND:g} times as much"
     return [holder.at(going_on(holder.t, far)), replace(other, objection=objection)]
 
 
