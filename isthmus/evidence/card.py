@@ -9,7 +9,7 @@ from typing import Any
 from isthmus.evidence.record import Provenance, Report
 from isthmus.evidence.rendering import environment
 from isthmus.evidence.tables import markdown_table
-from isthmus.evidence.text import escaped, to_markdown
+from isthmus.evidence.text import code, escaped, to_markdown
 from isthmus.evidence.words import NO_BREAK_SPACE, time_taken
 from isthmus.runs.files import write_text
 
@@ -54,7 +54,12 @@ def write_card(report: Report | Mapping[str, Any], folder: Path | str) -> Path:
 
 def _data(origin: Provenance) -> list[str]:
     rows = [
-        (escaped(name), f"{samples.n:,}", str(samples.classes), f"`{samples.sha256}`")
+        (
+            code(name).replace("|", r"\|"),
+            f"{samples.n:,}",
+            str(samples.classes),
+            f"`{samples.sha256}`",
+        )
         for name, samples in origin.data.items()
     ]
     return markdown_table(("Samples", "Number", "Classes", "SHA-256"), rows)
@@ -67,7 +72,7 @@ def _made(report: Report) -> Iterator[str]:
         kind = escaped(origin.network.architecture)
         yield f"Network: {kind}, {origin.network.parameters:,} parameters."
     if origin.checkpoint:
-        name, digest = escaped(origin.checkpoint.path), origin.checkpoint.sha256
+        name, digest = code(origin.checkpoint.path), origin.checkpoint.sha256
         yield f"Repaired from: {name}, SHA-256 `{digest}`."
     if origin.other:
         yield f"Second endpoint of the path: {escaped(origin.other.kind)}."
@@ -80,4 +85,4 @@ def _made(report: Report) -> Iterator[str]:
     version = escaped(origin.isthmus)
     yield f"Time: {time_taken(origin.seconds)}; seed {origin.seed}; isthmus {version}."
     if origin.command:
-        yield f"Command: {escaped(origin.command)}"
+        yield f"Command: {code(origin.command)}"
