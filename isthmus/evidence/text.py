@@ -128,11 +128,16 @@ def _explained(part: Landscape, name: str) -> str:
 
 
 # ── the verdict ───────────────────────────────────────────────────────────────────────────────────
-def verdict_lines(report: Report) -> list[str]:
+def verdict_lines(report: Report, command: str | None = None) -> list[str]:
     """Return the verdict as a terminal's last lines: the decision and the outcome, then why, what
     it cost, what to mind, what is not known, and the command to run next.
+
+    `command` is the command line as it was typed: the one to run next has its paths, of which a
+    report holds names alone.
     """
     verdict = report.decision or decide(report)
+    if command is not None:
+        verdict = verdict.model_copy(update={"next": decide(report.run_by(command)).next})
     lines = [f"{verdict.decision.upper()}: {without_decision(report)}"]
     return lines + [f"  {name}: {text}" for name, text in _grounds(verdict).items()]
 
