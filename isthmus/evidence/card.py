@@ -10,8 +10,9 @@ from isthmus.evidence.record import Provenance, Report
 from isthmus.evidence.rendering import environment
 from isthmus.evidence.tables import markdown_table
 from isthmus.evidence.text import code, escaped, to_markdown
-from isthmus.evidence.words import NO_BREAK_SPACE, time_taken
+from isthmus.evidence.words import NO_BREAK_SPACE, STRAIGHT, time_taken
 from isthmus.runs.files import write_text
+from isthmus.runs.wording import counted
 
 CARD = "README.md"
 """The name under which model hubs look for a card."""
@@ -76,11 +77,16 @@ def _made(report: Report) -> Iterator[str]:
         yield f"Repaired from: {name}, SHA-256 `{digest}`."
     if origin.other:
         yield f"Second endpoint of the path: {escaped(origin.other.kind)}."
-    yield f"Path: {escaped(curve.kind)}, {curve.bends} bends, {curve.steps:,} steps of training."
+    if curve.steps:
+        bends, steps = counted(curve.bends, "bend", "bends"), counted(curve.steps, "step", "steps")
+        yield f"Path: {escaped(curve.kind)}, {bends}, {steps} of training."
+    else:
+        yield f"Path: {STRAIGHT}."
     for training in report.trainings:
+        steps = counted(training.steps, "step", "steps")
         yield (
-            f"Training, {escaped(training.name)}: {training.steps:,} steps, learning rate "
-            f"{training.lr:.3g}, batches of {training.batch_size}, {escaped(training.precision)}."
+            f"Training, {escaped(training.name)}: {steps}, learning rate {training.lr:.3g}, "
+            f"batches of {training.batch_size}, {escaped(training.precision)}."
         )
     version = escaped(origin.isthmus)
     yield f"Time: {time_taken(origin.seconds)}; seed {origin.seed}; isthmus {version}."

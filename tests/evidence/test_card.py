@@ -64,6 +64,20 @@ def test_commands_and_names_of_data_are_shown_as_they_are():
     assert decide(report).next in codes(to_markdown(record))
 
 
+@pytest.mark.parametrize(
+    ("bends", "steps", "words"),
+    [
+        (0, 0, "Path: a straight line between the two networks; nothing on it was trained."),
+        (1, 1, "Path: Bezier, 1 bend, 1 step of training."),
+        (2, 2000, "Path: Bezier, 2 bends, 2,000 steps of training."),
+    ],
+)
+def test_the_path_is_said_as_on_the_page(bends, steps, words):
+    record = example()
+    record["curve"].update(kind="Bezier", bends=bends, steps=steps)
+    assert f"- {words}\n" in to_card(record)
+
+
 def test_a_card_is_written_beside_the_network(tmp_path):
     file = write_card(example(), tmp_path)
     assert file == tmp_path / "README.md" and file.read_text() == to_card(example())
