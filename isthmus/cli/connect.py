@@ -15,6 +15,7 @@ from isthmus.cli.options import (
     RobustTraining,
 )
 from isthmus.cli.output import metadata, say
+from isthmus.runs.wording import counted
 
 
 def connect_command(
@@ -62,10 +63,11 @@ def connect_command(
         origin = metadata(evidence.provenance(budget.seed, {"clean": samples}))
         curves.save_curve(trained, out, start=start, end=end, metadata=origin)
         state.unlink(missing_ok=True)
-    steps = history.steps if history else 0
+    steps = counted(history.steps if history else 0, "step", "steps")
+    bends = counted(route.bends, "bend", "bends")
     length = trained.arc_length()
     kind = route.kind.__name__.lower()
-    say(f"wrote {out}: {kind}, {route.bends} bends, {steps} steps, length {length:.2f}")
+    say(f"wrote {out}: {kind}, {bends}, {steps}, length {length:.2f}")
 
 
 def _check_untrained(curve: CurveOptions, robust: RobustTraining, budget: Budget) -> None:

@@ -68,5 +68,5 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     for line in evidence.text.woken(report):
         say(line)
     say(f"wrote {repaired}, {card}, {page.with_suffix('.json')} and {page}")
-    for line in evidence.text.verdict_lines(report):
+    for line in evidence.text.verdict_lines(report, evidence.typed_command()):
         say(line)

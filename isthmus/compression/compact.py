@@ -21,13 +21,13 @@ from isthmus.compression.packing import pack_codes, pack_mask, unpack_codes, unp
 from isthmus.compression.pruning.mask import held_in, masked
 from isthmus.compression.quantization.grids import Grid
 from isthmus.compression.quantization.rounded import round_weight, rounded_in
+from isthmus.models.checkpoint.reading import COMPRESSED
 from isthmus.models.checkpoint.writing import write_tensors
 from isthmus.runs.files import parse_json
 from isthmus.runs.identity import sha256_of
 from isthmus.runs.wording import abbreviated, first_line
 from isthmus.types import BadInput, Params
 
-_KEY = "isthmus_compressed"
 _SEPARATOR = "//"
 
 
@@ -75,7 +75,9 @@ class Compressed:
             "record": self.record,
             "sha256": _state_sha256(state),
         }
-        return write_tensors(tensors, Path(path), {_KEY: json.dumps(described, sort_keys=True)})
+        return write_tensors(
+            tensors, Path(path), {COMPRESSED: json.dumps(described, sort_keys=True)}
+        )
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> Compressed:
@@ -133,7 +135,7 @@ def _read(path: Path) -> tuple[Params, dict[str, Any]]:
     """Return the tensors of a file and what it says of them. Raises BadInput for another file."""
     try:
         with safe_open(path, framework="pt") as file:
-            described = parse_json((file.metadata() or {})[_KEY])
+            described = parse_json((file.metadata() or {})[COMPRESSED])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise _foreign(path, f"which cannot be read ({first_line(error)})") from error

@@ -1,4 +1,6 @@
-"""What a defense spends: the base of those that train, and the cost of a second endpoint."""
+"""What a defense spends, at most and as it was run: the base of those that train, and the cost of a
+second endpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,18 @@ from torch import nn
 from isthmus.data.dataset import Source
 from isthmus.training.budget import Training
 from isthmus.types import BadInput, Defense
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A network that a defense made, the gradient evaluations that were run for it, and the
+    defenses that trained, in their order: each as it would be alone, at the rate that it trained
+    at.
+    """
+
+    network: nn.Module
+    gradients: int
+    runs: tuple[Trained, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,15 @@ class Trained(ABC):
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the repaired network, in eval mode; the tampered one stays as it is."""
 
+    def recorded(self, tampered: nn.Module, bonafide: Source) -> Made:
+        """Return the repaired network and what was run for it: less than `gradients` for a defense
+        that may stop early, which writes this method too.
+        """
+        return Made(self(tampered, bonafide), self.gradients, (self,))
+
     @property
     def gradients(self) -> int:
-        """How many gradient evaluations the defense takes in all."""
+        """How many gradient evaluations the defense takes in all, at most."""
         return self.training.steps
 
     def within(self, gradients: int) -> Self:
@@ -53,6 +73,15 @@ def gradients_of(other: nn.Module | Defense | None) -> int:
     if other is None or isinstance(other, nn.Module):
         return 0
     return int(getattr(other, "gradients", 0))
+
+
+def recorded(defense: Defense, tampered: nn.Module, bonafide: Source) -> Made:
+    """Return what a defense makes of the tampered network, and what was run for it."""
+    own = getattr(defense, "recorded", None)
+    if own is not None:
+        made: Made = own(tampered, bonafide)
+        return made
+    return Made(defense(tampered, bonafide), gradients_of(defense))
 
 
 def made_by(other: nn.Module | Defense, tampered: nn.Module, bonafide: object) -> nn.Module:

@@ -24,6 +24,7 @@ from .origin import network_kind as network_kind
 from .origin import network_provenance as network_provenance
 from .origin import provenance as provenance
 from .origin import report_provenance as report_provenance
+from .origin import typed_command as typed_command
 from .outliers import foreign_samples as foreign_samples
 from .page import read_written as read_written
 from .page import to_html as to_html

@@ -9,9 +9,10 @@ from typing import Any
 from isthmus.evidence.record import Provenance, Report
 from isthmus.evidence.rendering import environment
 from isthmus.evidence.tables import markdown_table
-from isthmus.evidence.text import escaped, to_markdown
-from isthmus.evidence.words import NO_BREAK_SPACE, time_taken
+from isthmus.evidence.text import code, escaped, to_markdown
+from isthmus.evidence.words import NO_BREAK_SPACE, STRAIGHT, time_taken
 from isthmus.runs.files import write_text
+from isthmus.runs.wording import counted
 
 CARD = "README.md"
 """The name under which model hubs look for a card."""
@@ -54,7 +55,12 @@ def write_card(report: Report | Mapping[str, Any], folder: Path | str) -> Path:
 
 def _data(origin: Provenance) -> list[str]:
     rows = [
-        (escaped(name), f"{samples.n:,}", str(samples.classes), f"`{samples.sha256}`")
+        (
+            code(name).replace("|", r"\|"),
+            f"{samples.n:,}",
+            str(samples.classes),
+            f"`{samples.sha256}`",
+        )
         for name, samples in origin.data.items()
     ]
     return markdown_table(("Samples", "Number", "Classes", "SHA-256"), rows)
@@ -67,17 +73,22 @@ def _made(report: Report) -> Iterator[str]:
         kind = escaped(origin.network.architecture)
         yield f"Network: {kind}, {origin.network.parameters:,} parameters."
     if origin.checkpoint:
-        name, digest = escaped(origin.checkpoint.path), origin.checkpoint.sha256
+        name, digest = code(origin.checkpoint.path), origin.checkpoint.sha256
         yield f"Repaired from: {name}, SHA-256 `{digest}`."
     if origin.other:
         yield f"Second endpoint of the path: {escaped(origin.other.kind)}."
-    yield f"Path: {escaped(curve.kind)}, {curve.bends} bends, {curve.steps:,} steps of training."
+    if curve.steps:
+        bends, steps = counted(curve.bends, "bend", "bends"), counted(curve.steps, "step", "steps")
+        yield f"Path: {escaped(curve.kind)}, {bends}, {steps} of training."
+    else:
+        yield f"Path: {STRAIGHT}."
     for training in report.trainings:
+        steps = counted(training.steps, "step", "steps")
         yield (
-            f"Training, {escaped(training.name)}: {training.steps:,} steps, learning rate "
-            f"{training.lr:.3g}, batches of {training.batch_size}, {escaped(training.precision)}."
+            f"Training, {escaped(training.name)}: {steps}, learning rate {training.lr:.3g}, "
+            f"batches of {training.batch_size}, {escaped(training.precision)}."
         )
     version = escaped(origin.isthmus)
     yield f"Time: {time_taken(origin.seconds)}; seed {origin.seed}; isthmus {version}."
     if origin.command:
-        yield f"Command: {escaped(origin.command)}"
+        yield f"Command: {code(origin.command)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from isthmus.evidence.record import Provenance
@@ -17,7 +17,10 @@ _MODEL, _CLEAN = "PKG.MODULE:FACTORY", "TRUSTED_IMAGES"
 
 
 def next_command(provenance: Provenance, step: Step) -> str:
-    """Return one command line for the step, with the names of the run where it was a command."""
+    """Return one command line for the step, with the names of the run where it was a command.
+
+    The paths are those of that command: in a record `.../` stands for folders that it leaves out.
+    """
     words = shlex.split(provenance.command or "")
     given = _options(words)
     kind = provenance.network
@@ -26,7 +29,9 @@ def next_command(provenance: Provenance, step: Step) -> str:
     network = ["--model", model]
     for name in ("--classes", "--resize", "--normalize"):
         network += [name, given[name]] if name in given else []
-    received = provenance.checkpoint.path if provenance.checkpoint else "RECEIVED.safetensors"
+    received = "RECEIVED.safetensors"
+    if provenance.checkpoint:
+        received = _as_given(provenance.checkpoint.path, words)
     out = given.get("--out", "demo" if "demo" in words else "OUT").rstrip("/")
     repaired = str(Path(out) / "repaired.safetensors")
     attack = [name for name in ("--data", "--trigger", "--target") if name in given]
@@ -49,6 +54,12 @@ def next_command(provenance: Provenance, step: Step) -> str:
             line = ["detect", "fit", repaired, *network, "--clean", clean]
             line += ["--out", f"{out}-detector"]
     return shlex.join(["isthmus", *line])
+
+
+def _as_given(path: str, words: list[str]) -> str:
+    """Return a path as the command line has it, whose last name alone a record may hold."""
+    name = PurePath(path).name
+    return next((word for word in words if PurePath(word).name == name), path)
 
 
 def _options(words: list[str]) -> dict[str, str]:

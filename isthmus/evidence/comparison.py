@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from isthmus.data.dataset import Data, Source, as_data
+from isthmus.defenses.spending import recorded
 from isthmus.evidence.record import ComparisonRow, Measured, Refused, values_of
 from isthmus.metrics.question import measure
 from isthmus.runs.files import read_json, write_json
@@ -76,10 +77,10 @@ def _row(
     settings = identity_of(defense)
     began = time.perf_counter()
     try:
-        network = defense(tampered, bonafide)
+        made = recorded(defense, tampered, bonafide)
         seconds = time.perf_counter() - began
-        measured = values_of(measure(network, metrics))
+        measured = values_of(measure(made.network, metrics))
     except BadInput as refusal:
         return Refused(name=name, settings=settings, refused=str(refusal))
-    cost = {"steps": defense.gradients, "seconds": seconds}
+    cost = {"steps": made.gradients, "seconds": seconds}
     return Measured.model_validate({"name": name, "settings": settings, **cost, **measured})

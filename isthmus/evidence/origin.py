@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import nn
 from isthmus.data.dataset import Data
 from isthmus.evidence.record import NetworkKind, Origin, Provenance
 from isthmus.runs.files import file_sha256
-from isthmus.runs.portable import portable
+from isthmus.runs.portable import LEFT_OUT, portable
 from isthmus.runs.versions import versions
 
 
@@ -23,6 +23,15 @@ def _program() -> str:
     """The program as a person calls it, without the place where it is installed."""
     file = Path(sys.argv[0])
     return f"python -m {file.parent.name}" if file.name == "__main__.py" else file.name
+
+
+def _command(words: Iterable[str]) -> str:
+    return f"{_program()} {shlex.join(words)}"
+
+
+def typed_command() -> str:
+    """Return the command line with its paths as they were typed: for a terminal, and no record."""
+    return _command(sys.argv[1:])
 
 
 def provenance(seed: int, data: Mapping[str, Data], **further: Any) -> Origin:
@@ -40,7 +49,7 @@ def provenance(seed: int, data: Mapping[str, Data], **further: Any) -> Origin:
         **versions(),
         "platform": platform.platform(),
         "seed": seed,
-        "command": " ".join([_program(), shlex.join(map(portable, sys.argv[1:]))]),
+        "command": _command(portable(word, LEFT_OUT) for word in sys.argv[1:]),
         "data": sets,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

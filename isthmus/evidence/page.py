@@ -32,7 +32,7 @@ from isthmus.evidence.summary import (
     worst_classes,
 )
 from isthmus.evidence.verdict import decide, without_decision
-from isthmus.evidence.words import digits, format_value
+from isthmus.evidence.words import STRAIGHT, digits, format_value
 from isthmus.runs.files import write_json, write_text
 from isthmus.types import BadInput
 
@@ -195,7 +195,7 @@ def curve_facts(report: Report) -> Iterator[tuple[str, str]]:
     if report.curve.steps:
         yield from facts(record, ("losses",))
         return
-    yield "shape", "a straight line between the two networks; nothing on it was trained"
+    yield "shape", STRAIGHT
     other = report.provenance.other
     if other is not None:
         yield "network at t = 1", other.kind

@@ -297,7 +297,7 @@ class Measured(Measures):
     name: Sentence
     settings: Text
     steps: Count
-    """Gradient evaluations that the defense was given."""
+    """Gradient evaluations that the defense took."""
     seconds: Seconds
 
 
@@ -747,6 +747,11 @@ class Report(Document):
     def entitled(self, title: str) -> Report:
         """Return the report under another title."""
         return self.model_copy(update={"title": title})
+
+    def run_by(self, command: str) -> Report:
+        """Return the report with another command line as that of its run."""
+        provenance = self.provenance.model_copy(update={"command": command})
+        return self.model_copy(update={"provenance": provenance})
 
     def timed(self, seconds: float) -> Report:
         """Return the report with the time that the whole run took."""

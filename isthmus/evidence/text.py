@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from isthmus.evidence.compression_record import Compression
 from isthmus.evidence.labels import label
-from isthmus.evidence.record import CorrelationPart, Landscape, Report
+from isthmus.evidence.record import CorrelationPart, Landscape, Report, VerdictPart
 from isthmus.evidence.summary import TableRow, compared, ingredients, table_rows
 from isthmus.evidence.tables import markdown_table, terminal_table
 from isthmus.evidence.verdict import decide, without_decision
@@ -35,7 +35,7 @@ COLUMNS = 3
 
 # ── tables for a terminal ─────────────────────────────────────────────────────────────────────────
 def _effort(row: TableRow) -> list[str]:
-    """Steps and time of a row, those that are known."""
+    """Gradients and time of a row, those that are known."""
     steps = "" if row.steps is None else f"{row.steps:,}"
     seconds = "" if row.seconds is None else time_taken(row.seconds)
     return [part for part in (steps, seconds) if part]
@@ -49,7 +49,7 @@ def table(report: Report) -> Table:
     if len(names) > COLUMNS and ACCURACY in names:  # the page has it
         names = [name for name in names if name != BONAFIDE_ACCURACY]
     networks = terminal_table(
-        ("Network", *map(label, names), "Steps, time"),
+        ("Network", *map(label, names), "Gradients, time"),
         (_network_row(row, names) for row in table_rows(report)),
         title=report.title,
         caption="95 % intervals, counts",
@@ -128,12 +128,22 @@ def _explained(part: Landscape, name: str) -> str:
 
 
 # ── the verdict ───────────────────────────────────────────────────────────────────────────────────
-def verdict_lines(report: Report) -> list[str]:
+def verdict_lines(report: Report, command: str | None = None) -> list[str]:
     """Return the verdict as a terminal's last lines: the decision and the outcome, then why, what
     it cost, what to mind, what is not known, and the command to run next.
+
+    `command` is the command line as it was typed: the one to run next has its paths, of which a
+    report holds names alone.
     """
     verdict = report.decision or decide(report)
+    if command is not None:
+        verdict = verdict.model_copy(update={"next": decide(report.run_by(command)).next})
     lines = [f"{verdict.decision.upper()}: {without_decision(report)}"]
+    return lines + [f"  {name}: {text}" for name, text in _grounds(verdict).items()]
+
+
+def _grounds(verdict: VerdictPart) -> dict[str, str]:
+    """Return what follows the decision, by name, and last the command to run next."""
     parts = {
         "why": verdict.reasons,
         "cost": [verdict.cost],
@@ -141,13 +151,27 @@ def verdict_lines(report: Report) -> list[str]:
         "not known": verdict.unknown,
         "next": [verdict.next],
     }
-    return lines + [f"  {name}: {' '.join(part)}" for name, part in parts.items() if part]
+    return {name: " ".join(part) for name, part in parts.items() if part}
 
 
 # ── Markdown ──────────────────────────────────────────────────────────────────────────────────────
 def escaped(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
     return re.sub(r"([\\`*_\[\]|<>&#~])", r"\\\1", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """Return text as a code span of Markdown, on one line: shown as it is, and runs when copied.
+
+    >>> code("isthmus report small_cnn"), code("a`b")
+    ('`isthmus report small_cnn`', '`` a`b ``')
+    """
+    text = " ".join(text.split())
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    if not longest:
+        return f"`{text}`" if text else ""
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}"
 
 
 def to_markdown(report: Report | Mapping[str, Any]) -> str:
@@ -159,7 +183,7 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
     parts = [
         [f"# {escaped(report.title)}"],
         [f"**{escaped(report.verdict)}**"],
-        [f"- {escaped(line.strip())}" for line in verdict_lines(report)[1:]],
+        list(_grounds_in_markdown(report)),
         _warning(report),
         _markdown_table(report),
         ["Intervals are at 95 %."],
@@ -172,6 +196,11 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
     return f"{text.replace(NO_BREAK_SPACE, ' ')}\n"
 
 
+def _grounds_in_markdown(report: Report) -> Iterator[str]:
+    for name, text in _grounds(report.decision or decide(report)).items():
+        yield f"- {name}: {code(text) if name == 'next' else escaped(text)}"
+
+
 def _warning(report: Report) -> list[str]:
     if report.choice.confident:
         return []
@@ -181,7 +210,7 @@ def _warning(report: Report) -> list[str]:
 
 def _markdown_table(report: Report) -> list[str]:
     names = compared(report)
-    heads = ("Network", *(label(escaped(name)) for name in names), "Steps, time")
+    heads = ("Network", *(label(escaped(name)) for name in names), "Gradients, time")
     rows = []
     for row in table_rows(report):
         settings = f" ({escaped(row.settings)})" if row.settings else ""

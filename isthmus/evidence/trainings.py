@@ -6,12 +6,9 @@ from collections.abc import Iterator
 
 from isthmus.curves.route import Route
 from isthmus.defenses.curve_repair.repaired import Repair
-from isthmus.defenses.rivals.averaged import Averaged
 from isthmus.defenses.spending import Trained
 from isthmus.evidence.record import TrainingPart
 from isthmus.runs.devices import chosen_precision, pick_device
-from isthmus.training.budget import Training
-from isthmus.types import Defense
 
 
 def trainings(repaired: Repair) -> tuple[TrainingPart, ...]:
@@ -21,7 +18,7 @@ def trainings(repaired: Repair) -> tuple[TrainingPart, ...]:
     """
     rows: list[TrainingPart] = []
     for way in (*repaired.rejected, repaired):
-        rows += _of_endpoint(way.endpoint.maker)
+        rows += map(_of_run, way.endpoint.runs)
         rows += _of_curve(way)
     return tuple(rows)
 
@@ -47,20 +44,12 @@ def _of_curve(repaired: Repair) -> Iterator[TrainingPart]:
     )
 
 
-def _of_endpoint(maker: Defense | None) -> Iterator[TrainingPart]:
-    """Yield the trainings of what made a second endpoint: of a mean, those of its parts."""
-    if isinstance(maker, Averaged):
-        for part in maker.defenses:
-            yield from _of_endpoint(part)
-    elif isinstance(maker, Trained):
-        yield _row(type(maker).__name__, maker.training, _route_of(maker), _rho_of(maker))
-
-
-def _row(name: str, training: Training, route: Route | None, rho: float | None) -> TrainingPart:
-    """Return the row of a defense, whose budget counts gradients and not steps."""
+def _of_run(maker: Trained) -> TrainingPart:
+    """Return the row of a defense that trained, whose budget counts gradients and not steps."""
+    training, route, rho = maker.training, _route_of(maker), _rho_of(maker)
     cost = route.cost if route is not None else (2 if rho else 1)
     return TrainingPart(
-        name=name,
+        name=type(maker).__name__,
         steps=training.steps // max(1, cost),
         gradients=training.steps,
         lr=training.lr,

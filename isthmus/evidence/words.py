@@ -26,6 +26,10 @@ def nats(loss: float) -> str:
     return f"{loss:.3f}" if abs(loss) < 100 else f"{loss:.4g}"
 
 
+STRAIGHT = "a straight line between the two networks; nothing on it was trained"
+"""What a report says of a curve that was not trained."""
+
+
 def digits(number: float | None) -> str:
     """Return a number with three digits.
 

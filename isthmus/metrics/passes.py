@@ -191,14 +191,15 @@ def _check_logits(out: Tensor, data: Data, whole: Data) -> None:
 
 def _class_advice(out: Tensor, data: Data) -> str:
     """Return the way out where network and data differ in their number of classes."""
+    build = f"build the network for these classes (--classes {data.num_classes})"
     if out.ndim == 2 and out.shape[1] == data.num_classes - 1 and int(data.y.min()) > 0:
         return "no label is 0: subtract 1 from labels that start at 1"
     if out.ndim == 2 and out.shape[1] > data.num_classes:
         return (
             f"where some classes have no sample, say that there are {out.shape[1]}: an entry "
-            "`classes` in the .npz, classes= in Python; or build the network for these classes"
+            f"`classes` in the .npz, classes= in Python; or {build}"
         )
-    return "build the network for these classes, or relabel the data"
+    return f"{build}, or relabel the data"
 
 
 def check_fits(model: nn.Module, data: Data) -> None:

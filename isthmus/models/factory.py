@@ -206,8 +206,11 @@ def _from_hub(
     built = build(name, named, asked.classes, asked.resize).check(name)
     network = asked.prepared(built)
     hooks = [hook for hook in network._forward_pre_hooks.values() if isinstance(hook, Preparation)]
-    images = str(hooks[0] if hooks else Preparation())
-    notice(f"{name}: {built.classes} classes, images {images}")
+    preparation = hooks[0] if hooks else Preparation()
+    said = f"{name}: {built.classes} classes, images {preparation}"
+    if built.left_out and asked.normalize is None and preparation.mean is None:
+        said += f"; {built.left_out}"
+    notice(said)
     return network
 
 

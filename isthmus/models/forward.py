@@ -134,7 +134,8 @@ def reading(x: Tensor) -> Iterator[None]:
             f"images of shape {tuple(x.shape[1:])} and type {x.dtype} that the network cannot read "
             f"({type(error).__name__}: {first_line(error)})",
             expected="the shape and type it was built for",
-            fix="convert the images, or check the model factory",
+            fix="convert the images, or check the model factory (its channels are in_chans= in "
+            "timm:NAME,in_chans=1)",
         ) from error
 
 

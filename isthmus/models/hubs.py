@@ -18,7 +18,7 @@ from torch import nn
 from isthmus.models.repository import Normalization, Settings, is_count
 from isthmus.models.saved_names import speak_saved_names
 from isthmus.runs.imports import of_extra
-from isthmus.runs.wording import first_line, suggestion
+from isthmus.runs.wording import counted, first_line, suggestion
 from isthmus.types import BadInput
 
 
@@ -32,13 +32,15 @@ class Built:
 
     `normalization` reads that of each channel, None where nothing is said; it raises BadInput where
     what is said cannot be followed, and is not called where the user says it. `size` is the only
-    size of images that the network takes; None where it takes any.
+    size of images that the network takes; None where it takes any. `left_out` says what in the
+    configuration does not fit the network.
     """
 
     network: nn.Module
     classes: int | None = None
     normalization: Callable[[], Normalization | None] = no_normalization
     size: tuple[int, int] | None = None
+    left_out: str = ""
 
     def check(self, name: str) -> Built:
         """Return it. Raises BadInput where the network has no class, or weights without values."""
@@ -136,8 +138,13 @@ def _of_timm(network: Any, channels: int, size: Any) -> Built:
         side = size or config["input_size"][1:]
         fixed = (side, side) if isinstance(side, int) else (int(side[0]), int(side[1]))
     mean, std = (tuple(config.get(key) or ()) for key in ("mean", "std"))
-    normalization = (mean, std) if len(mean) == channels else None
-    return Built(network, network.num_classes, lambda: normalization, fixed)
+    if len(mean) == channels:
+        return Built(network, network.num_classes, lambda: (mean, std), fixed)
+    left_out = ""
+    if mean:
+        its = counted(len(mean), "channel", "channels")
+        left_out = f"the normalization of its configuration, for {its}, was not taken"
+    return Built(network, network.num_classes, size=fixed, left_out=left_out)
 
 
 def torchvision_network(

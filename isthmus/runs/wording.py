@@ -110,8 +110,10 @@ def counted(number: int, one: str, more: str) -> str:
 
     >>> counted(1, "tensor has", "tensors have"), counted(2, "tensor has", "tensors have")
     ('1 tensor has', '2 tensors have')
+    >>> counted(2000, "step", "steps")
+    '2,000 steps'
     """
-    return f"{number} {one if number == 1 else more}"
+    return f"{number:,} {one if number == 1 else more}"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The laws of the grids and of all ways to quantize."""
 
 import copy
+import pickle
 import subprocess
 import sys
 
@@ -24,10 +25,10 @@ from isthmus.compression import (
     quantizers,
 )
 from isthmus.compression.packing import pack_codes, pack_mask, unpack_codes, unpack_mask
-from isthmus.compression.quantization.grids import grid_of
-from isthmus.compression.quantization.rounded import RoundedWeight, rounded_in
+from isthmus.compression.quantization.grids import Grid, grid_of
+from isthmus.compression.quantization.rounded import RoundedWeight, round_weight, rounded_in
 from isthmus.data import Linf
-from isthmus.models import save_checkpoint, small_cnn
+from isthmus.models import load_checkpoint, save_checkpoint, small_cnn
 from isthmus.training.share import at_share
 
 BITS = (1, "ternary", 2, 4, 8)
@@ -171,6 +172,72 @@ def test_training_on_the_grid_is_better_than_rounding_afterward(net):
     assert rates["straight-through"] < rates["post-training"]
 
 
+def _counting(monkeypatch):
+    """Count how often a weight is fitted to a grid."""
+    fitted = []
+    fit_of = Grid.fit
+    monkeypatch.setattr(Grid, "fit", lambda grid, w: fitted.append(w.shape) or fit_of(grid, w))
+    return fitted
+
+
+def test_in_eval_mode_a_weight_is_fitted_once_until_it_changes(monkeypatch):
+    """By an optimizer, by `.data`, or by another weight in its place."""
+    layer = nn.Linear(6, 5)
+    round_weight(layer, grid_of(4))
+    x = torch.rand(3, 6)
+
+    def expected():
+        held = layer.parametrizations.weight.original
+        return nn.functional.linear(x, grid_of(4).rounded(held), layer.bias)
+
+    layer.eval()
+    fitted = _counting(monkeypatch)
+    outputs = [layer(x) for _ in range(4)]
+    assert len(fitted) == 1
+    assert all(torch.equal(output, expected()) for output in outputs)
+    held = layer.parametrizations.weight.original
+    changes = (
+        lambda: held.data.mul_(-1.3),
+        lambda: setattr(held, "data", torch.rand(5, 6)),
+        lambda: layer.load_state_dict({**layer.state_dict(), **_original(torch.rand(5, 6))}),
+        lambda: layer.double() and layer.float(),
+    )
+    for change in changes:
+        change()
+        assert torch.equal(layer(x), expected())
+    fitted.clear()
+    layer.train()
+    assert torch.equal(layer(x), layer(x)) and len(fitted) == 2
+    layer.eval()
+    assert torch.equal(layer(x), expected())
+
+
+def _original(weight):
+    return {"parametrizations.weight.original": weight}
+
+
+def test_the_memory_of_a_grid_is_no_part_of_the_network(net):
+    """Copies and state dicts are those of a network that has not run, and a pass after one in
+    inference mode has gradients. torch pickles no parametrized network, but its parametrizations.
+    """
+    small = quantize(net, samples(64), bits=4, method=PostTraining()).model
+    x = samples(4).x
+    keys = set(small.state_dict())
+    with torch.inference_mode():
+        output = small(x).clone()
+    assert set(small.state_dict()) == keys
+    for rounded, held in rounded_in(small).values():
+        kept = pickle.dumps(rounded)
+        assert len(kept) == len(pickle.dumps(RoundedWeight(rounded.grid).eval()))
+        assert torch.equal(pickle.loads(kept)(held), rounded(held))
+    for each in (copy.deepcopy(small), small):
+        each.zero_grad()
+        seen = each(x)
+        assert torch.equal(seen, output)
+        seen.sum().backward()
+        assert all(held.grad is not None for _, held in rounded_in(each).values())
+
+
 def test_gradients_pass_straight_through(net):
     small = quantize(net, samples(), "ternary").model
     loss = nn.functional.cross_entropy(small(samples().x), samples().y)
@@ -278,6 +345,18 @@ def test_the_same_network_gives_the_same_file(net, tmp_path):
     small = quantize(net, samples(), 4)
     one, other = (small.save(tmp_path / name).read_bytes() for name in ("a.st", "b.st"))
     assert one == other
+
+
+def test_a_compressed_record_as_a_checkpoint_is_refused_with_the_way_out(net, tmp_path):
+    """Its plain twin, which the command line writes beside it, or `Compressed.load`."""
+    small = quantize(net, samples(64), bits=4, method=PostTraining())
+    file = small.save(tmp_path / "compressed.safetensors")
+    for read in (load_checkpoint, lambda path: load_checkpoint(path, make())):
+        message = refused(lambda: read(file), "compressed record")  # noqa: B023
+        assert "Compressed.load" in message
+    save_checkpoint(baked(small.model), tmp_path / "network.safetensors")
+    assert str(tmp_path / "network.safetensors") in refused(lambda: load_checkpoint(file), "record")
+    load_checkpoint(tmp_path / "network.safetensors", make())
 
 
 def test_bad_input_is_refused(net):

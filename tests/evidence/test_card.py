@@ -4,11 +4,13 @@ import re
 
 import pytest
 import yaml
+from support.markdown import codes, is_plain
 from support.records import HOSTILE, example, hostile, variant
 
 from isthmus.evidence.card import to_card, write_card
 from isthmus.evidence.record import Report
 from isthmus.evidence.text import to_markdown
+from isthmus.evidence.verdict import decide
 from isthmus.types import BadInput
 
 ABSENT = {"trigger": False, "evaluation": False, "baselines": False, "confident": False}
@@ -47,7 +49,33 @@ def test_hostile_names_are_text():
         "checkpoint_sha256",
         "isthmus",
     }
-    assert not re.search(r"(?<!\\)(<|\]\()", text)
+    assert is_plain(text)
+
+
+def test_commands_and_names_of_data_are_shown_as_they_are():
+    record = example()
+    command = "isthmus repair my_net.pt --model small_cnn --clean 'a_b*c_d' --out o `x` #1"
+    record["provenance"]["command"] = command
+    record["provenance"]["data"] = {"a_b|c_d": record["provenance"]["data"]["bonafide"]}
+    report = Report.read(record)
+    shown = codes(to_card(report))
+    assert command in shown and "a_b|c_d" in shown
+    assert record["provenance"]["checkpoint"]["path"] in shown
+    assert decide(report).next in codes(to_markdown(record))
+
+
+@pytest.mark.parametrize(
+    ("bends", "steps", "words"),
+    [
+        (0, 0, "Path: a straight line between the two networks; nothing on it was trained."),
+        (1, 1, "Path: Bezier, 1 bend, 1 step of training."),
+        (2, 2000, "Path: Bezier, 2 bends, 2,000 steps of training."),
+    ],
+)
+def test_the_path_is_said_as_on_the_page(bends, steps, words):
+    record = example()
+    record["curve"].update(kind="Bezier", bends=bends, steps=steps)
+    assert f"- {words}\n" in to_card(record)
 
 
 def test_a_card_is_written_beside_the_network(tmp_path):

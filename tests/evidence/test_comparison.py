@@ -6,7 +6,8 @@ import torch
 from support.networks import data, network
 
 from isthmus import Accuracy, MeanLoss
-from isthmus.defenses import CLP, FineTune
+from isthmus.defenses import CLP, FineTune, UniversalUnlearning
+from isthmus.defenses.unlearning import unlearn
 from isthmus.evidence.comparison import compare
 from isthmus.evidence.record import Measured, Refused
 from isthmus.metrics import as_record
@@ -82,3 +83,11 @@ def test_the_tampered_network_stays_as_it_is():
     before = copy.deepcopy(net.state_dict())
     compare({"tune": FineTune(Training(steps=2, lr=0.1))}, net, data(16), QUESTIONS)
     assert all((before[name] == value).all() for name, value in net.state_dict().items())
+
+
+def test_a_row_says_what_was_run_and_not_what_it_might_have_taken(monkeypatch):
+    monkeypatch.setattr(unlearn, "ENOUGH", 0.0)
+    defense = UniversalUnlearning(Training(steps=9, lr=0.01), rates=(1.0, 3.0))
+    net = network("batchnorm")
+    (row,) = compare({"unlearned": defense}, net, data(64), QUESTIONS)
+    assert row.steps == 9 and defense.gradients == 18

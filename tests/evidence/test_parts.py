@@ -11,7 +11,8 @@ from support.networks import data, network
 
 from isthmus import Data, Patch, fit, repair
 from isthmus.curves import Route
-from isthmus.defenses import FineTune, averaged_repairs, inspect
+from isthmus.defenses import Averaged, FineTune, UniversalUnlearning, averaged_repairs, inspect
+from isthmus.defenses.unlearning import unlearn
 from isthmus.evidence import Judge, evidence, foreign_samples
 from isthmus.evidence.answers import SHOWN, changed_answers
 from isthmus.evidence.pictures import LARGEST, picture_of, png
@@ -108,6 +109,27 @@ def test_the_parts_of_a_mean_are_rows_with_their_own_settings(tampered):
     assert curve.gradients + tuned.gradients == found.gradients
     assert (curve.steps, tuned.steps) == (curve.gradients // 2, tuned.gradients // 2)
     assert curve.rho != tuned.rho
+
+
+@pytest.mark.parametrize("enough, tried", [(0.0, [0.03]), (1e9, [0.03, 0.09])])
+def test_every_rate_that_was_tried_is_a_row_and_no_other(tampered, monkeypatch, enough, tried):
+    """A copy is unlearned at one rate after another, until one is enough."""
+    monkeypatch.setattr(unlearn, "ENOUGH", enough)
+    other = UniversalUnlearning(TRAINING.replace(lr=0.03), rates=(1.0, 3.0))
+    found = repair(tampered, data(200), other, bends=0, low=0.5, high=0.9, points=3)
+    rows = trainings(found)
+    assert [row.name for row in rows] == ["UniversalUnlearning"] * len(tried)
+    assert [row.lr for row in rows] == pytest.approx(tried)
+    assert sum(row.gradients for row in rows) == found.gradients == 12 * len(tried)
+    assert found.endpoint.gradients == found.gradients
+
+
+def test_of_a_mean_every_rate_of_a_part_is_a_row(tampered, monkeypatch):
+    monkeypatch.setattr(unlearn, "ENOUGH", 0.0)
+    parts = (UniversalUnlearning(TRAINING, rates=(1.0, 3.0)), FineTune(TRAINING))
+    found = repair(tampered, data(200), Averaged(parts), bends=0, low=0.5, high=1.0, points=3)
+    assert [row.gradients for row in trainings(found)] == [12, 12]
+    assert found.gradients == 24
 
 
 def test_a_given_network_has_no_row(tampered):

@@ -11,6 +11,7 @@ from itertools import product
 import pytest
 from jsonschema import Draft202012Validator
 from rich.console import Console
+from support.markdown import is_plain
 from support.records import HOSTILE, example, hostile, surrounded, variant
 
 from isthmus import Patch, fit, load_data, repair
@@ -377,7 +378,7 @@ def test_hostile_names_are_text_in_a_terminal_and_in_markdown(full):
     record["title"] = record["baselines"][0]["name"] = "[bold]x[/bold] [/]"
     assert "[bold]x[/bold] [/]" in re.sub(r"\s+", " ", printed(record, width=300))
     plain = to_markdown(hostile(full))
-    assert "<script" not in plain.replace("\\<", "") and "\\[link\\]" in plain
+    assert is_plain(plain) and "\\[link\\]" in plain
     rows = [line for line in plain.splitlines() if line.startswith("| ")]
     assert (
         len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
@@ -529,6 +530,8 @@ def test_the_last_lines_open_with_the_decision_and_end_with_a_command(full):
     assert "isthmus detect fit" in lines[-1]
     plain = to_markdown(full)
     assert all(name in plain for name in ("- why", "- cost", "- next"))
+    assert "| Gradients, time |" in plain  # which is what the column holds
+    assert table(Report.read(full)).columns[-1].header.plain == "Gradients, time"
 
 
 def test_four_measures_fit_a_terminal_without_the_samples_that_chose(full):

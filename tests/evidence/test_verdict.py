@@ -1,11 +1,15 @@
 """The verdict: a pure function of the record, every branch of it."""
 
 import shlex
+import sys
 
 import pytest
 from support.records import example, variant
 
+from isthmus.evidence.commands import next_command
+from isthmus.evidence.origin import provenance, typed_command
 from isthmus.evidence.record import Report
+from isthmus.evidence.text import verdict_lines
 from isthmus.evidence.verdict import (
     ACCEPTABLE,
     COMES_BACK,
@@ -290,6 +294,42 @@ def test_the_next_command_is_that_of_the_run():
     ]
     del made["provenance"]["command"]
     assert "PKG.MODULE:FACTORY" in decided(made).next
+
+
+def test_a_terminal_has_the_paths_as_typed_and_a_record_says_what_it_leaves_out(monkeypatch):
+    """Else the command to run next would look for the files where it is run."""
+    typed = [
+        "isthmus",
+        "repair",
+        "/mnt/in/got.pt",
+        "--model",
+        "nets:build",
+        "--clean=/mnt/a/train.parquet",
+    ]
+    made = record(trigger=False)
+    monkeypatch.setattr(sys, "argv", [*typed, "--out", "/mnt/done"])
+    made["provenance"]["command"] = provenance(0, {}).command
+    made["provenance"]["checkpoint"]["path"] = "got.pt"
+    made["decision"] = None
+    report = Report.read(made)
+    said = (
+        "isthmus inspect {0}done/repaired.safetensors --model nets:build --clean {1}train.parquet"
+    )
+    assert report.run_by(typed_command()).provenance.command.split()[2] == "/mnt/in/got.pt"
+    assert decide(report).next == said.format(".../", ".../")
+    assert verdict_lines(report)[-1] == f"  next: {decide(report).next}"
+    last = verdict_lines(report, typed_command())[-1]
+    assert last == f"  next: {said.format('/mnt/', '/mnt/a/')}"
+    assert "/mnt" not in report.model_dump_json()
+
+
+def test_the_received_network_is_that_of_the_command(monkeypatch):
+    made = Report.read(record()).provenance.model_copy(
+        update={"command": "isthmus repair .../got.pt --model m:f --clean c --out o"}
+    )
+    held = made.checkpoint.model_copy(update={"path": "got.pt"})
+    line = next_command(made.model_copy(update={"checkpoint": held}), "compare")
+    assert line.startswith("isthmus compare .../got.pt --model m:f")
 
 
 def test_the_command_that_measures_again_keeps_the_trigger_and_asks_for_more_images():

@@ -5,16 +5,18 @@ import json
 import pytest
 import torch
 from support.libraries import library
+from support.noticed import notices
 from support.refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
-from isthmus import Bezier, Data, Linf, fit, load_checkpoint, save_checkpoint
+from isthmus import Accuracy, Bezier, Data, Linf, fit, load_checkpoint, save_checkpoint
 from isthmus.attacks import PGD
 from isthmus.certification import Interval
 from isthmus.models import model_factory, permuted_copy
 from isthmus.models.preparation import Preparation, parse_normalization, prepared
 from isthmus.models.zoo.layers import Normalize
+from isthmus.runs.notices import Notice
 
 X = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(6) % 3
@@ -63,9 +65,25 @@ def test_a_network_of_one_size_gets_images_of_that_size():
 
 def test_arguments_and_channels_reach_timm():
     library("timm")
-    net = model_factory("timm:test_resnet,in_chans=1#classes=3")()
+    left_out = "the normalization of its configuration, for 3 channels, was not taken"
+    with pytest.warns(Notice, match=f"images as they are, in .0, 1.; {left_out}"):
+        net = model_factory("timm:test_resnet,in_chans=1#classes=3")()
     assert net.eval()(X[:, :1]).shape == (6, 3)  # statistics of colors are not used for gray
     assert not net._forward_pre_hooks
+    for spec in ("timm:test_resnet", "timm:test_resnet,in_chans=1#normalize=0.5,0.25"):
+        _, heard = notices(model_factory(spec))
+        assert heard and not any("not taken" in line for line in heard)
+
+
+def test_other_channels_and_classes_are_refused_with_the_words_that_set_them(tmp_path):
+    library("timm")
+    gray = model_factory("timm:test_resnet,in_chans=1#classes=3")()
+    colors = Data(X, torch.arange(6) % 3, 3)
+    refused(lambda: Accuracy(colors)(gray), "cannot read", "timm:NAME,in_chans=1")
+    five = model_factory("timm:test_resnet#classes=5")()
+    refused(lambda: Accuracy(colors)(five), "outputs of shape", "--classes 3")
+    file = save_checkpoint(five, tmp_path / "five.safetensors")
+    refused(lambda: load_checkpoint(file, gray), "another shape", "--classes", "in_chans=1")
 
 
 def test_a_network_of_timm_goes_the_whole_way(tmp_path):

@@ -21,7 +21,7 @@ from torch import nn
 from isthmus.curves.route import network_budget
 from isthmus.data.dataset import Data, Source
 from isthmus.defenses.rivals.fine_tune import FineTune
-from isthmus.defenses.spending import gradients_of
+from isthmus.defenses.spending import Made, Trained, recorded
 from isthmus.models.batchnorm import frozen_statistics, recalibrate
 from isthmus.models.channels.matching import permuted_copy
 from isthmus.models.view import copied
@@ -35,14 +35,19 @@ class Endpoint:
     """The network at t = 1, where it comes from, and how many gradients making it took.
 
     `repaired` says whether it is a repaired network itself, and no second network to lead a curve
-    to. `maker` is the defense that made it, None where it was given or took no training.
+    to. `runs` are the defenses that trained on the way to it, as they were run.
     """
 
     network: nn.Module
     source: str
     gradients: int = 0
     repaired: bool = False
-    maker: Defense | None = None
+    runs: tuple[Trained, ...] = ()
+
+    @classmethod
+    def of(cls, made: Made, source: str, *, repaired: bool = False) -> Endpoint:
+        """Return the endpoint that a defense made."""
+        return cls(made.network, source, made.gradients, repaired, made.runs)
 
     @property
     def spoken(self) -> str:
@@ -66,7 +71,7 @@ def default_endpoint(
         refusal = f"a permuted copy was refused: {error}"
     tuned = FineTune(network_budget(training, cost=1), checkpoint)
     source = f"fine-tuned copy, because {refusal}"
-    return Endpoint(tuned(tampered, bonafide), source, tuned.gradients, maker=tuned)
+    return Endpoint.of(tuned.recorded(tampered, bonafide), source)
 
 
 def free_endpoint(tampered: nn.Module, bonafide: Data, seed: int) -> Endpoint:
@@ -96,12 +101,10 @@ def resolve_endpoint(
         return default_endpoint(tampered, bonafide, training, checkpoint)
     if isinstance(other, nn.Module):
         return Endpoint(other, "given")
-    return Endpoint(
-        other(tampered, bonafide),
+    return Endpoint.of(
+        recorded(other, tampered, bonafide),
         getattr(other, "description", "") or identity_of(other),
-        gradients_of(other),
         repaired=getattr(other, "repaired", False),
-        maker=other,
     )
 
 

@@ -112,8 +112,8 @@ def up_to(t: float, tolerance: float = TOLERANCE) -> Rule:
     A point costs too much where its bonafide accuracy is below the best on the path by more than
     `tolerance` beyond doubt (`metrics.least_drop`); where all points up to t are, the most accurate
     of them is taken. Accuracy says nothing about a backdoor, so it may only lower t, never raise
-    it. Not confident where the samples' interval is wider than the tolerance, or every point costs
-    too much. Source: ours; docs/results/rules.md.
+    it. Not confident where the samples' interval, at the best point or at the chosen one, is wider
+    than the tolerance, or every point costs too much. Source: ours; docs/results/rules.md.
 
     Raises BadInput where the path lacks "bonafide accuracy" or inner points, t is not in (0, 1], or
     the tolerance not in (0, 1).
@@ -132,7 +132,7 @@ def up_to(t: float, tolerance: float = TOLERANCE) -> Rule:
         before = [point for point in accuracies if 0 < point <= farthest]
         cheap = [point for point in before if least_drop(best, accuracies[point]) <= tolerance]
         chosen = max(cheap) if cheap else max(before, key=lambda point: accuracies[point])
-        doubt = _doubt(best, tolerance, any_left=bool(cheap))
+        doubt = _doubt(best, accuracies[chosen], tolerance, any_left=bool(cheap))
         distance = _distance(chosen, farthest, t, any_cheap=bool(cheap))
         reason = (
             f"{distance}: {percent(accuracies[chosen])} of {_count(best)} held-out bonafide "
@@ -209,10 +209,11 @@ def farthest_within(tolerance: float, *, otherwise: float = FAR) -> Rule:
         accuracies = dict(zip(path.t, path[BONAFIDE], strict=True))
         best = max(accuracies.values())
         within = {t: v for t, v in accuracies.items() if 0 < t < 1 and v >= best - tolerance}
-        doubt = _doubt(best, tolerance, any_left=bool(within))
+        inner = within or {_inner(path, otherwise): best}
+        t = max(inner, key=lambda point: (round(min(point, 1 - point), 9), inner[point]))
+        doubt = _doubt(best, accuracies[t], tolerance, any_left=bool(within))
         if doubt:
             return _untested(path, otherwise, name, doubt)
-        t = max(within, key=lambda point: (round(min(point, 1 - point), 9), within[point]))
         reason = (
             f"t = {t:g} is the farthest point from both ends with an accuracy "
             f"({percent(accuracies[t])}) within {percent(tolerance)} of the best on the path "
@@ -294,11 +295,13 @@ def _count(value: float) -> int:
     return value.n if isinstance(value, Rate) else 0
 
 
-def _doubt(best: float, tolerance: float, *, any_left: bool) -> str:
-    """Say why the samples cannot support a choice; an empty string where they can."""
-    if not isinstance(best, Rate):
+def _doubt(best: float, chosen: float, tolerance: float, *, any_left: bool) -> str:
+    """Say why the samples cannot support a choice, of this accuracy; an empty string where they
+    can. The interval of the lower accuracy is mostly the wider one.
+    """
+    if not isinstance(best, Rate) or not isinstance(chosen, Rate):
         return "the accuracy came without a count of samples"
-    half = (best.high - best.low) / 2
+    half = max(value.high - value.low for value in (best, chosen)) / 2
     if half > tolerance:
         return (
             f"{best.n} held-out samples pin an accuracy down to ±{percent(half)} only, more than "

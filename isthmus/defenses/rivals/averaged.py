@@ -9,14 +9,14 @@ close enough for their mean to be a network of low loss, and it has lost what ei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from isthmus.data.dataset import Source
-from isthmus.defenses.spending import gradients_of
+from isthmus.defenses.spending import Made, gradients_of, recorded
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.view import copied
 from isthmus.types import BadInput, Defense
@@ -53,19 +53,29 @@ class Averaged:
         """Return the network of mean weights, in eval mode. Raises BadInput as the defenses do, or
         where one of them returns other parameters than the network has.
         """
+        return self.recorded(tampered, bonafide).network
+
+    def recorded(self, tampered: nn.Module, bonafide: Source) -> Made:
+        """Return the network of mean weights and what was run for it. Raises BadInput as a call."""
+        parts: list[Made] = []
         mean = AveragedModel(copied(tampered), use_buffers=False)
         shapes = _shapes(tampered)
         for defense in self.defenses:
-            net = defense(tampered, bonafide)
-            if _shapes(net) != shapes:
+            made = recorded(defense, tampered, bonafide)
+            if _shapes(made.network) != shapes:
                 raise BadInput(
                     f"a network of other parameters from {type(defense).__name__}",
                     expected="the parameters of the tampered network",
                     fix="leave that defense out of the average",
                 )
-            mean.update_parameters(net)
+            mean.update_parameters(made.network)
+            parts.append(replace(made, network=tampered))  # the networks are averaged, not held
         averaged: nn.Module = mean.module
-        return recalibrate(averaged, bonafide).eval()
+        return Made(
+            recalibrate(averaged, bonafide).eval(),
+            sum(part.gradients for part in parts),
+            tuple(run for part in parts for run in part.runs),
+        )
 
 
 def _shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:

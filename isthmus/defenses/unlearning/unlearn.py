@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.defenses.spending import Trained
+from isthmus.defenses.spending import Made, Trained
 from isthmus.defenses.unlearning.perturbations import (
     PERTURBATION_KINDS,
     SPARSE,
@@ -143,6 +143,12 @@ class UniversalUnlearning(Trained):
 
         Raises BadInput where the budget is below a step of search and one of training.
         """
+        return self.recorded(tampered, bonafide).network
+
+    def recorded(self, tampered: nn.Module, bonafide: Source) -> Made:
+        """Return the unlearned copy and the defense at each rate that was tried. Raises BadInput as
+        a call.
+        """
         data = as_data(bonafide)
         teacher = copied(tampered).eval().requires_grad_(False)
         first = self._perturbations(teacher, data)
@@ -150,7 +156,13 @@ class UniversalUnlearning(Trained):
             student = self._attempt(teacher, tampered, data, first, number)
             if number == len(self.rates) - 1 or self._has_unlearned(student, data, first):
                 break
-        return student.eval()
+        runs = tuple(self._alone(number) for number in range(number + 1))
+        return Made(student.eval(), sum(run.gradients for run in runs), runs)
+
+    def _alone(self, number: int) -> UniversalUnlearning:
+        """Return the defense at the rate of that number and at no other."""
+        lr = self.rates[number] * self.training.lr
+        return replace(self, training=self.training.replace(lr=lr), rates=(1.0,))
 
     def _attempt(
         self,
@@ -162,10 +174,8 @@ class UniversalUnlearning(Trained):
     ) -> nn.Module:
         """Return the copy that is trained at the rate of that number."""
         student = _Student(copied(tampered), first)
-        training = self.training.replace(
-            steps=(self.training.steps - self._search_steps()) // COST,
-            lr=self.rates[number] * self.training.lr,
-        )
+        alone = self._alone(number).training
+        training = alone.replace(steps=(alone.steps - self._search_steps()) // COST)
         fit(
             student,
             data,

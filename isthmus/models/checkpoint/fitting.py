@@ -235,8 +235,8 @@ def _check_shapes(path: Path, state: Params, wanted: Params) -> None:
         raise BadInput(
             f"{path}, where {how_many} another shape: {abbreviated(differing)}",
             expected="the shapes of the network",
-            fix="pass the factory of the network that was saved, with its width and its number of "
-            "classes",
+            fix="pass the factory of the network that was saved, with its width, its number of "
+            "classes (--classes) and of channels (timm:NAME,in_chans=1)",
         )
 
 

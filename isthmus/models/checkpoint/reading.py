@@ -29,6 +29,9 @@ _NESTS = (*_TRAINED, *_OTHERS, *_AVERAGED)
 
 _ZIP = b"PK"
 
+COMPRESSED = "isthmus_compressed"
+"""The entry of a file's metadata that says that it is a compressed record and no checkpoint."""
+
 
 def _head(path: Path) -> bytes:
     """Return the first bytes of a file that is there, readable, and not empty."""
@@ -128,13 +131,28 @@ def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()  # the file itself is no mapping
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise BadInput(
             f"{path}, safetensors that are cut short or damaged ({first_line(error)})",
             expected="a whole file",
             fix="copy or download it again",
         ) from error
+    if COMPRESSED in metadata:
+        raise _compressed(path)
+    return state, metadata
+
+
+def _compressed(path: Path) -> BadInput:
+    """Return the refusal of a file of packed weights; it names the plain file beside it."""
+    plain = path.with_name("network.safetensors")
+    way_out = "load it by isthmus.compression.Compressed.load(path, network)"
+    return BadInput(
+        f"{path}, a compressed record, whose weights are packed",
+        expected="a checkpoint",
+        fix=f"pass {plain}, the same network unpacked" if plain.exists() else way_out,
+    )
 
 
 def _refusal(path: Path, error: Exception) -> BadInput:

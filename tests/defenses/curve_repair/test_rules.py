@@ -73,7 +73,7 @@ def test_up_to_is_the_naive_search(hits, t, tolerance):
         walk.pop(0)
     if walk:
         assert choice == walk[0] and choice.confident == (
-            max(values).high - max(values).low <= 2 * tolerance
+            max(v.high - v.low for v in (best, known[choice])) <= 2 * tolerance
         )
     else:
         assert not choice.confident and "cannot tell" in choice.reason
@@ -124,6 +124,19 @@ def test_few_samples_cannot_hold_a_repair_back_and_do_not_claim_to(n, t, confide
         path_of([round(share * n) for share in (0.9, 0.88, 0.75, 0.7, 0.9)], n)
     )
     assert (choice, choice.confident) == (t, confident)
+
+
+@pytest.mark.parametrize("rule", [select.up_to(0.5), select.up_to(0.5, 0.1)])
+def test_the_interval_of_the_chosen_point_counts_as_well(rule):
+    """39 of 40 at best is known to six points, and 31 of 40, twenty points below, is not to ten."""
+    choice = rule(path_of([39, 36, 31, 31, 31], 40))
+    assert choice == 0.5 and not choice.confident
+    assert choice.reason.startswith("cannot tell: 40 held-out samples pin an accuracy down to ±12")
+
+
+def test_of_the_farthest_point_within_a_tolerance_the_interval_counts_as_well():
+    choice = select.farthest_within(0.08, otherwise=0.25)(path_of([39, 39, 36, 30, 30], 40))
+    assert choice == 0.25 and not choice.confident and "cannot tell" in choice.reason
 
 
 def test_fixed_takes_the_nearest_measured_point_and_claims_nothing():
