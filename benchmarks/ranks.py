@@ -53,8 +53,9 @@ def main() -> None:
     from isthmus.training import cross_entropy
 
     build = NETWORKS[sys.argv[1]]
-    options: dict[str, Any] = {"lr": 1e-6, "batch_size": BATCH, "precision": "fp32"}
+    options: dict[str, Any] = {"lr": 1e-6, "precision": "fp32"}
     with joined_ranks() as here:
+        options["batch_size"] = BATCH // here.world  # that of a process
         curve, loss = Bezier(build(), build()), expected_over_t(cross_entropy, 1e-4)
         fit(curve, _images(), loss, steps=2, **options)  # warm
         history = fit(curve, _images(), loss, steps=STEPS, **options)
