@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.metrics.passes import Passes, logits
-from isthmus.metrics.question import Question
+from isthmus.metrics.question import Question, Value
 from isthmus.metrics.values import NATS, Mean, Rate
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
@@ -95,29 +95,35 @@ class InjectionSuccess(Question[Rate]):
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class Agreement(Question[Rate]):
+class _Beside(Question[Value]):
+    """A question about a network beside a reference network, which answers once, when the metric is
+    made, and is not stored; `said` are its logits. Labels are not read.
+    """
+
+    precision: Precision
+    said: Tensor = field(init=False)
+
+    def __init__(self, reference: nn.Module, data: Source, precision: Precision = "fp32") -> None:
+        super().__init__(data)
+        object.__setattr__(self, "precision", precision)
+        object.__setattr__(self, "said", logits(reference, self.samples, precision))
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Agreement(_Beside[Rate]):
     """Share of samples on which a network gives the same answer as a reference network, as a Rate.
 
     Labels are not read. The reference answers once, when the metric is made, and is not stored.
     Raises BadInput where it cannot read the samples.
     """
 
-    precision: Precision
-    answers: Tensor = field(init=False)
-
-    def __init__(self, reference: nn.Module, data: Source, precision: Precision = "fp32") -> None:
-        super().__init__(data)
-        object.__setattr__(self, "precision", precision)
-        answers = logits(reference, self.samples, precision).argmax(1)
-        object.__setattr__(self, "answers", answers)
-
     def answer(self, passes: Passes) -> Rate:
-        same = passes.logits(self.samples, self.precision).argmax(1) == self.answers
+        same = passes.logits(self.samples, self.precision).argmax(1) == self.said.argmax(1)
         return Rate(int(same.sum()), len(same))
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class Divergence(Question[Mean]):
+class Divergence(_Beside[Mean]):
     """How far a network's answers are from a reference network's, in nats, as a Mean:
     KL(reference || network) of their probabilities.
 
@@ -126,18 +132,10 @@ class Divergence(Question[Mean]):
     Raises BadInput where it cannot read the samples.
     """
 
-    precision: Precision
-    wanted: Tensor = field(init=False)
-
-    def __init__(self, reference: nn.Module, data: Source, precision: Precision = "fp32") -> None:
-        super().__init__(data)
-        object.__setattr__(self, "precision", precision)
-        wanted = logits(reference, self.samples, precision).log_softmax(1)
-        object.__setattr__(self, "wanted", wanted)
-
     def answer(self, passes: Passes) -> Mean:
         given = passes.logits(self.samples, self.precision).log_softmax(1)
-        apart = F.kl_div(given, self.wanted, reduction="none", log_target=True).sum(1)
+        wanted = self.said.log_softmax(1)
+        apart = F.kl_div(given, wanted, reduction="none", log_target=True).sum(1)
         return Mean.of(apart, unit=NATS)
 
 
