@@ -10,12 +10,13 @@ gradients and the augmentation that fits the network.
 
 Ours is `repair` without an option. A rival is judged all along the segment from the received
 network to its result, at each of its settings; its row is the point that has lost the most of the
-attack among those within a cost, which nobody without the trigger could pick.
+attack among those within a cost, which nobody without the trigger could pick. Points of every way
+that ours followed are judged likewise: what the same row says of them is what its rule missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from isthmus.defenses import (
     ULRL,
     UNLEARNING,
     FineTune,
+    Repair,
 )
 from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, AttackSuccess, RecoveryAccuracy, as_records, measure
@@ -53,6 +55,10 @@ ALONG = (0.5, 0.75, 0.9, 1.0)
 
 COSTS = (0.01, 0.025, 0.05)
 """What a repair may cost, as shares of the samples; the best point within it is a rival's row."""
+
+
+EVERY = 5
+"""Of the points of a way that ours followed, each one of so many is judged."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +101,32 @@ def bonafide_images(data: str, n: int, seed: int) -> tuple[Data, Data]:
     return unseen[order[:n]], test
 
 
-def networks_along(
-    way: str, network: nn.Module, other: nn.Module | None, bonafide: Data, seed: int
-) -> tuple[dict[str, nn.Module], int]:
-    """Return what is judged, by t, and how many gradients it took."""
-    if way in (OURS, OURS_OF_TWO):
-        repaired = repair(network, bonafide, other, seed=seed)
-        return {f"{float(repaired.t):g}": repaired.model}, repaired.gradients
+def rival_along(way: str, network: nn.Module, bonafide: Data, seed: int) -> dict[str, nn.Module]:
+    """Return networks on the segment from the received one to a rival's result, by t."""
     augment = suited_augmentation(network, bonafide)
     training = UNLEARNING.replace(seed=seed, augment=augment, clip=None, weight_decay=1e-4)
     defense = RIVALS[way].defense(training)
     line = PathNetworks(Bezier(network, defense(network, bonafide), bends=0), bonafide)
-    return {f"{t:g}": line.at(t) for t in ALONG}, training.steps
+    return {f"{t:g}": line.at(t) for t in ALONG}
+
+
+def judged_ways(repaired: Repair, judges: Mapping[str, Metric]) -> list[dict[str, Any]]:
+    """Return how points of every way that a repair followed are judged, and what it saw of them."""
+    return [
+        {
+            "endpoint": way.endpoint.spoken,
+            "t": float(way.t),
+            "objection": way.objection,
+            "points": {
+                f"{t:g}": {
+                    "seen": as_records(way.path.at(t)),
+                    **as_records(measure(way.networks.at(t), judges)),
+                }
+                for t in [t for t in way.path.t if 0 < t < 1][::EVERY]
+            },
+        }
+        for way in (*repaired.rejected, repaired)
+    ]
 
 
 def twin_of(name: str) -> str:
@@ -130,13 +150,16 @@ def run(
         "attack success": AttackSuccess(test, sent.trigger, sent.target),
         "recovery": RecoveryAccuracy(test, sent.trigger, sent.target),
     }
-    along, gradients = networks_along(way, sent.network, other, bonafide, seed)
+    record: dict[str, Any] = {"network": network, "way": way, "n": n, "seed": seed}
+    if way in (OURS, OURS_OF_TWO):
+        repaired = repair(sent.network, bonafide, other, seed=seed)
+        along = {f"{float(repaired.t):g}": repaired.model}
+        record |= {"gradients": repaired.gradients, "ways": judged_ways(repaired, judges)}
+    else:
+        along = rival_along(way, sent.network, bonafide, seed)
+        record["gradients"] = UNLEARNING.steps
     return {
-        "network": network,
-        "way": way,
-        "n": n,
-        "seed": seed,
-        "gradients": gradients,
+        **record,
         "as received": as_records(measure(sent.network, judges)),
         "along": {t: as_records(measure(model, judges)) for t, model in along.items()},
         "provenance": provenance(seed, {"bonafide": bonafide, "judged": test}).record(),
@@ -158,11 +181,14 @@ def text(values: dict[str, Any]) -> str:
 
 
 def best_within(records: Sequence[dict[str, Any]], cost: float) -> dict[str, Any] | None:
-    """Return the values with the least attack success among points that cost at most so much."""
+    """Return the values with the least attack success among points that cost at most so much: all
+    that are judged, those of the ways that ours followed among them.
+    """
     points = [
         values
         for record in records
-        for values in record["along"].values()
+        for along in (record["along"], *(way["points"] for way in record.get("ways", [])))
+        for values in along.values()
         if rate(record["as received"], "accuracy") - rate(values, "accuracy") <= cost
     ]
     return min(points, key=lambda values: rate(values, "attack success"), default=None)
@@ -181,9 +207,10 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[str]:
     for record in ours:
         for t, values in record["along"].items():
             rows.append(f"| | | **{record['way']}**, by its rule, t = {t} | {text(values)} |")
-    rivals = [record for record in records if record not in ours]
-    for name in dict.fromkeys(family(record["way"]) for record in rivals):
-        settings = [record for record in rivals if family(record["way"]) == name]
+    for name in dict.fromkeys(family(record["way"]) for record in records):
+        settings = [record for record in records if family(record["way"]) == name]
+        if all(record in ours and "ways" not in record for record in settings):
+            continue  # judged at the chosen point alone
         for cost in COSTS:
             best = best_within(settings, cost)
             points = f"{100 * cost:g} points"
