@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo picture test test-cpus slow kills fuzz bench lint
+.PHONY: demo picture reference test test-cpus slow kills fuzz bench lint
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,11 @@ demo: .venv/core
 
 picture: demo
 	PYTHONPATH=tests $(BIN)/python docs/picture.py demo/report.html docs/report.png
+
+# Every public name and its contract, as pages in reference/: the docstrings are the text.
+reference: .venv/dev
+	$(BIN)/pdoc --no-show-source --output-directory reference \
+		isthmus $(patsubst isthmus/%/__init__.pyi,isthmus.%,$(wildcard isthmus/*/__init__.pyi))
 
 test: .venv/dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
