@@ -113,13 +113,14 @@ def short(scale: Tensor) -> Tensor:
     return torch.ldexp((mantissa * 2**16).round(), exponent - 16)
 
 
-_GRIDS: dict[Bits, Grid] = {
+GRIDS: dict[Bits, Grid] = {
     1: Grid(1, 2),
     "ternary": Grid(1),
     2: Grid(3, 2),
     4: Grid(7),
     8: Grid(127),
 }
+"""The grids by their bits."""
 
 
 def grid_of(bits: Bits) -> Grid:
@@ -128,6 +129,6 @@ def grid_of(bits: Bits) -> Grid:
     >>> len(grid_of(4).levels)
     15
     """
-    if isinstance(bits, bool) or bits not in _GRIDS:
+    if isinstance(bits, bool) or bits not in GRIDS:
         raise BadInput(f"bits = {bits!r}", expected='1, "ternary", 2, 4 or 8', fix="pass bits=4")
-    return _GRIDS[bits]
+    return GRIDS[bits]

@@ -122,6 +122,14 @@ def _read_index(path: Path) -> tuple[Params, dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
+    """Return tensors and metadata. Raises BadInput for what is damaged, or packed."""
+    state, metadata = _opened(path)
+    if COMPRESSED in metadata:
+        raise _compressed(path)
+    return state, metadata
+
+
+def _opened(path: Path) -> tuple[Params, dict[str, str]]:
     if os.fsencode(path).decode(errors="ignore") != str(path):
         raise BadInput(
             f"{path}, whose name is not UTF-8",
@@ -139,9 +147,18 @@ def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
             expected="a whole file",
             fix="copy or download it again",
         ) from error
-    if COMPRESSED in metadata:
-        raise _compressed(path)
     return state, metadata
+
+
+def read_packed(path: Path) -> tuple[Params, str | None]:
+    """Return the tensors of a safetensors file and the description in it of how they are packed,
+    None where they are not. Raises BadInput where the file is missing, damaged or another.
+    """
+    if _format(path) != "safetensors":
+        return {}, None
+    state, metadata = _opened(path)
+    check_entries(state, path)
+    return state, metadata.get(COMPRESSED)
 
 
 def _compressed(path: Path) -> BadInput:
