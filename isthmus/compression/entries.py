@@ -22,11 +22,11 @@ from isthmus.compression.quantization.grids import GRIDS, Grid
 Shape = tuple[Annotated[int, Ge(0)], ...]
 
 
-class _Part(BaseModel):
+class _Described(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class MaskEntry(_Part):
+class MaskEntry(_Described):
     """A masked tensor: its values, and their positions as bits or gaps."""
 
     kind: Literal["mask"] = "mask"
@@ -34,7 +34,7 @@ class MaskEntry(_Part):
     parts: tuple[Literal["bits", "gaps", "values"], ...]
 
 
-class GridEntry(_Part):
+class GridEntry(_Described):
     """A tensor on a grid: the code of each level, and the scale."""
 
     kind: Literal["grid"] = "grid"
@@ -58,7 +58,7 @@ class GridEntry(_Part):
 Entry = Annotated[MaskEntry | GridEntry, Field(discriminator="kind")]
 
 
-class Description(_Part):
+class Description(_Described):
     """The JSON in the metadata of a packed file."""
 
     packed: dict[str, Entry]
