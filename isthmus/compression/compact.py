@@ -118,7 +118,7 @@ def _read(path: Path) -> tuple[Params, Description]:
     try:
         return tensors, Description.read(text)
     except ValueError as error:
-        raise _foreign(path, f"whose description is malformed ({error})") from error
+        raise _foreign(path, f"whose description is {error}") from error
 
 
 def _check_places(path: Path, net: nn.Module, said: Description) -> None:

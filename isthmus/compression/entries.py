@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from isthmus.compression.quantization.grids import GRIDS, Grid
+from isthmus.runs.wording import malformed_at
 
 Shape = tuple[Annotated[int, Ge(0)], ...]
 
@@ -71,6 +72,4 @@ class Description(_Described):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = f" at {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
-            raise ValueError(f"{first['msg']}{where}") from error
+            raise ValueError(f"malformed{malformed_at(error)}") from error

@@ -150,6 +150,18 @@ def _opened(path: Path) -> tuple[Params, dict[str, str]]:
     return state, metadata
 
 
+def is_packed(path: Path | str) -> bool:
+    """Return whether a file is a network with packed weights, as `Compressed.save` writes it.
+
+    False for what cannot be read, too: `read_checkpoint` says why it cannot.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return COMPRESSED in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError):
+        return False
+
+
 def read_packed(path: Path) -> tuple[Params, str | None]:
     """Return the tensors of a safetensors file and the description in it of how they are packed,
     None where they are not. Raises BadInput where the file is missing, damaged or another.
@@ -164,10 +176,13 @@ def read_packed(path: Path) -> tuple[Params, str | None]:
 def _compressed(path: Path) -> BadInput:
     """Return the refusal of a file of packed weights; it names the plain file beside it."""
     plain = path.with_name("network.safetensors")
-    way_out = "load it by isthmus.compression.Compressed.load(path, network)"
+    way_out = (
+        "pass it to a command that measures, as isthmus evaluate does, or load it by "
+        "isthmus.compression.Compressed.load(path, network)"
+    )
     return BadInput(
         f"{path}, a compressed record, whose weights are packed",
-        expected="a checkpoint",
+        expected="an ordinary checkpoint",
         fix=f"pass {plain}, the same network unpacked" if plain.exists() else way_out,
     )
 
