@@ -52,11 +52,10 @@ class Compressed:
             packed[name] = MaskEntry(shape=tuple(value.shape), parts=tuple(sorted(parts)))
         for name, (rounded, original) in rounded_in(self.model).items():
             value = tensors.pop(name)
-            grid = rounded.grid
-            level, scale = grid.fit(original)
-            codes = ((level.cpu() + grid.top) / grid.step).long()
+            grid, fitted = rounded.grid, rounded.fitted(original)
+            codes = (fitted.levels.cpu().long() + grid.top) // grid.step
             tensors[_part(name, "codes")] = pack_codes(codes, len(grid.levels))
-            tensors[_part(name, "scale")] = scale.cpu().to(value.dtype)
+            tensors[_part(name, "scale")] = fitted.scale.cpu().to(value.dtype)
             packed[name] = GridEntry(shape=tuple(value.shape), top=grid.top, step=grid.step)
         said = Description(packed=packed, record=self.record, sha256=_state_sha256(state))
         text = json.dumps(said.model_dump(mode="json"), sort_keys=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from isthmus.compression.network import baked, weight_layers, weight_of
+from isthmus.compression.network import plain, weight_layers, weight_of
 from isthmus.metrics.values import SHARE, Quantity
 from isthmus.models.channels.filters import filters
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
@@ -29,7 +29,7 @@ def multiply_adds(model: nn.Module, x: Tensor) -> tuple[int, int]:
     >>> multiply_adds(net, torch.zeros(1, 1, 2, 2))
     (8, 4)
     """
-    net = baked(model)
+    net = plain(model)
     counts = {"all": 0, "nonzero": 0}
 
     def count(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
@@ -101,7 +101,7 @@ def sparsity(model: nn.Module) -> Sparsity:
     >>> sparsity(net)
     Sparsity(weights=0.25, channels=0.25)
     """
-    layers = list(weight_layers(baked(model)).values())
+    layers = list(weight_layers(plain(model)).values())
     weights = [weight_of(layer).detach() for layer in layers]
     nonzero = sum(int(weight.count_nonzero()) for weight in weights)
     channels = [
