@@ -107,6 +107,34 @@ def test_the_grid_is_near_the_best_of_a_brute_force_over_scales(bits):
         assert found <= 1.15 * best
 
 
+@pytest.mark.parametrize("case", hard_tensors())
+def test_one_bit_and_ternary_are_those_of_their_naive_twins(case):
+    """The mean size (XNOR-Net), and of the sizes above 0.7 of the mean their mean (TWN)."""
+    sizes = [abs(value) for value in hard_tensors()[case].double().flatten().tolist()]
+    mean = sum(sizes) / len(sizes)
+    above = [size for size in sizes if size > 0.7 * mean]
+    twins = {
+        1: ([1] * len(sizes), mean),
+        "ternary": ([int(size > 0.7 * mean) for size in sizes], sum(above) / max(1, len(above))),
+    }
+    for bits, (levels, scale) in twins.items():
+        found, fitted = grid_of(bits).fit(hard_tensors()[case])
+        assert found.abs().flatten().tolist() == levels
+        assert float(fitted) == pytest.approx(scale, rel=2**-16)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_layer_of_zeros_keeps_nothing(bits, net):
+    zeros = copy.deepcopy(net)
+    nn.init.zeros_(zeros.features[1][0].weight)
+    small = quantize(zeros, samples(), bits)
+    assert small.record["layers"]["features.1.0.weight"]["kept"] == 0
+    grid = small.record["units"] - small.record["kept"]
+    assert grid == sum(
+        int((baked(small.model).get_parameter(n) == 0).sum()) for n in rounded_in(small.model)
+    )
+
+
 def test_errors_fall_with_bits():
     weight = hard_tensors()["normal"]
     errors = [float((weight - grid_of(bits).rounded(weight)).square().mean()) for bits in BITS]

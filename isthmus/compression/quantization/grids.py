@@ -102,8 +102,8 @@ class Grid:
 
 
 def _ternary(size: Tensor) -> tuple[Tensor, Tensor]:
-    """Return levels 0 and 1 by the threshold at 0.7 of the mean, and the mean of the others."""
-    level = (size >= 0.7 * size.mean()).double()
+    """Return level 1 above the threshold, 0.7 of the mean, else 0; and the mean of the former."""
+    level = (size > 0.7 * size.mean()).double()
     return level, short((size * level).sum() / level.sum().clamp_min(1))
 
 

@@ -140,7 +140,7 @@ def _record(
     layers: dict[str, dict[str, Any]] = {}
     for name, (rounded, original) in rounded_in(net).items():
         fitted = rounded.fitted(original)
-        units, kept = fitted.levels.numel(), int(fitted.levels.count_nonzero())
+        units, kept = fitted.levels.numel(), int(fitted.rounded.count_nonzero())
         layers[name] = {"units": units, "kept": kept, "scale": float(fitted.scale)}
     return {
         "kind": "quantize",
