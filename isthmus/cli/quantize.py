@@ -43,13 +43,19 @@ def quantize_command(
     """Round a checkpoint's weights to few levels and train them there.
 
     Prints accuracy, size and cost before and after, and writes compressed.safetensors, report.json
-    and report.html into a folder. A run that was cut off starts anew.
+    and report.html into a folder. An interrupted run starts over.
 
     :param checkpoint: The network to quantize.
     """
     bits = quantizing.bits
     way = compression.quantizers()[quantizing.method]
     steps = options.budget.steps
+    if way.trains and steps == 0:
+        raise BadInput(
+            f"--steps 0 for {quantizing.method}, which trains",
+            expected="steps to train the rounded weights",
+            fix="pass --steps 400, or --method post-training",
+        )
     if not way.trains and steps:
         raise BadInput(
             f"--steps {steps} for post-training",

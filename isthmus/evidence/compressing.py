@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from isthmus.compression import PostTraining, baked, prune, quantize
+from isthmus.compression import PostTraining, baked, plain, prune, quantize
 from isthmus.data.dataset import Source
 from isthmus.evidence.record import Value
 from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS
@@ -61,7 +61,7 @@ class Rounded:
 
     def __call__(self, network: nn.Module, bonafide: Source) -> nn.Module:
         """Return the rounded copy. Raises BadInput as `quantize` does."""
-        small = quantize(baked(network), bonafide, self.bits, method=PostTraining())
+        small = quantize(plain(network), bonafide, self.bits, method=PostTraining())
         return baked(small.model)
 
 

@@ -50,7 +50,7 @@ def checked(folder, name):
     return record, small.model
 
 
-def test_pruning_a_tenth_of_the_file(folder):
+def test_pruning_to_a_fifth_of_the_weights(folder):
     options = ("--density", 0.2, "--steps", 40, "--attack", "pgd", "--eps", "0.05")
     done = compressed("prune", folder, *options, "--attack-steps", 3, "--out", "weights")
     assert done.returncode == 0, done.stderr
@@ -200,6 +200,9 @@ def test_quantizing(name, options, folder):
     assert done.returncode == 0, done.stderr
     record, _ = checked(folder, name)
     assert str(record["compressed"]["bits"]) == options[1]
+    assert record["compressed"]["choice"] == ("all" if name == "rounded" else "inner")
+    trained = record["compressed"]["training"]
+    assert trained is None if name == "rounded" else "steps=30" in trained
     zeros = record["after"]["metrics"]["zero weights"]
     layers = record["compressed"]["layers"].values()
     rounded = sum(layer["units"] - layer["kept"] for layer in layers)
@@ -221,7 +224,7 @@ def test_quantizing(name, options, folder):
         ("prune", ("--density", 0.5, "--loss", "trade-off", "--beta", 0), "beta = 0"),
         ("quantize", ("--bits", "3"), "3"),
         ("quantize", ("--method", "post-training", "--steps", 5), "--steps 5"),
-        ("quantize", ("--steps", 0), "BinaryRelax without a budget"),
+        ("quantize", ("--steps", 0), "--method post-training"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(command, options, words, folder):

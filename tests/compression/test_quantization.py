@@ -493,6 +493,8 @@ def test_bad_input_is_refused(net):
     refused(lambda: quantize(net, samples(), 4, layers=["head", "head"]), "'head' twice")
     refused(lambda: quantize(net, samples(), 4, layers=[]), "layers = []")
     refused(lambda: BinaryRelax(relaxed=1.0), "relaxed")
-    refused(lambda: quantize(prune(net, samples(), 0.5).model, samples(), 4), "pruned")
+    masked = prune(net, samples(), 0.5).model
+    for bits, words in ((4, "zeros stay until"), ("ternary", "zeros stay until"), (2, "no 0")):
+        refused(lambda bits=bits: quantize(masked, samples(), bits), "pruned", words)
     two = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 3))
     refused(lambda: quantize(two, samples(), 4, layers="inner"), "inner")

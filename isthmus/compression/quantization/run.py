@@ -63,10 +63,11 @@ def quantize(
     samples = as_data(data)
     grid = grid_of(bits)
     if held_in(model):
+        zeros = "stay until they are trained" if grid.lowest == 0 else "go: the grid has no 0"
         raise BadInput(
             "a pruned network, whose masks quantization does not hold",
             expected="a network without masks",
-            fix="pass baked(model): on a grid with 0, rounding keeps its zeros until it is trained",
+            fix=f"pass baked(model), whose zeros {zeros}",
         )
     method = method or (BinaryRelax() if training else PostTraining())
     _check_budget(method, training)
