@@ -19,6 +19,7 @@ from isthmus.compression.entries import Description, GridEntry, MaskEntry
 from isthmus.compression.network import baked, part_of
 from isthmus.compression.packing import pack_codes, pack_mask, unpack_grid, unpack_mask
 from isthmus.compression.pruning.mask import held_in, masked
+from isthmus.compression.pruning.smaller import resized
 from isthmus.compression.quantization.rounded import round_weight, rounded_in
 from isthmus.models.checkpoint.fitting import check_numbers
 from isthmus.models.checkpoint.reading import COMPRESSED, read_packed
@@ -163,8 +164,6 @@ def _filled(path: Path, net: nn.Module, state: Params) -> nn.Module:
 
     Raises BadInput where the state has other names, kinds of numbers, or larger shapes.
     """
-    from isthmus.compression.pruning.smaller import resized, shapes_of
-
     own = net.state_dict()
     missing = sorted(own.keys() - state.keys())
     extra = sorted(state.keys() - own.keys())
@@ -176,7 +175,7 @@ def _filled(path: Path, net: nn.Module, state: Params) -> nn.Module:
         _check_shape(path, name, tuple(value.shape), own[name])
         if value.dtype != own[name].dtype:
             raise _foreign(path, f"where {name} is {value.dtype}, not {own[name].dtype}")
-    changed = {name: state[name] for name in shapes_of(net) if state[name].shape != own[name].shape}
+    changed = {name: value for name, value in state.items() if value.shape != own[name].shape}
     own |= {name: torch.zeros_like(value) for name, value in changed.items()}
     check_numbers(path, state, own)
     if changed:

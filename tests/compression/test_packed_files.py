@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from support.refusals import refused
 from support.rows import samples
+from torch import nn
 
 from isthmus.compression import Compressed, baked, prune, quantize
 from isthmus.models import small_cnn
@@ -117,6 +118,27 @@ def test_what_is_packed_has_to_be_a_weight(files):
         for name in ("features.0.1.running_mean", "", "nothing.weight", "features"):
             changed = {**described, "packed": {**described["packed"], name: entry}}
             refusal(files[kind], changed, tensors, "no weight")
+
+
+class Normalized(nn.Module):
+    """A network with a buffer that is in no file."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = make()
+        self.register_buffer("mean", torch.full((1,), 0.5), persistent=False)
+
+    def forward(self, x):
+        return self.net(x - self.mean)
+
+
+@pytest.mark.parametrize("structure", ["weights", "channels"])
+def test_buffers_that_are_in_no_file_are_those_of_the_network(structure, tmp_path):
+    torch.manual_seed(0)
+    small = prune(Normalized(), samples(), 0.5, structure)
+    loaded = Compressed.load(small.save(tmp_path / "small.safetensors"), Normalized())
+    x = samples().x
+    assert torch.equal(loaded.model(x), small.model(x))
 
 
 def whole(described, tensors):

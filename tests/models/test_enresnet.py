@@ -91,7 +91,7 @@ class Drawn(nn.Module):
     """A network that answers anew each time, whatever it is shown."""
 
     def forward(self, x):
-        return torch.randn(len(x), 3) + 0 * x.sum()
+        return torch.randn(len(x), 3) + x.flatten(1)[:, :3] / 100
 
 
 def test_samples_are_undecided_where_the_draws_leave_them_open():
