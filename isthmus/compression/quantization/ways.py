@@ -52,7 +52,7 @@ class BinaryRelax:
         """Return a value between the weight and its level, and the level in the final phase."""
         if spent >= self.relaxed:
             return rounded
-        eta = self.steepest ** (spent / self.relaxed)
+        eta: float = self.steepest ** (spent / self.relaxed)
         return (eta * rounded + weight) / (1 + eta)
 
 

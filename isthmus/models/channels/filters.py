@@ -18,7 +18,6 @@ def filters(layer: _ConvNd, weight: Tensor) -> Tensor:
     (4, 27)
     """
     if layer.transposed:
-        groups = layer.groups
-        apart = weight.unflatten(0, (groups, len(weight) // groups)).transpose(1, 2)
-        return apart.flatten(0, 1).flatten(1)
+        apart: Tensor = weight.unflatten(0, (layer.groups, -1))  # (groups, inputs, channels, ...)
+        return apart.transpose(1, 2).flatten(0, 1).flatten(1)
     return weight.flatten(1)
