@@ -49,15 +49,19 @@ class Compressed:
         for name, held in held_in(self.model).items():
             value = tensors.pop(name)
             parts = pack_mask(value, held.mask.mask)
+            packed[name] = MaskEntry(shape=tuple(value.shape), parts=_both(parts))
             tensors |= {_part(name, key): part for key, part in parts.items()}
-            packed[name] = MaskEntry(shape=tuple(value.shape), parts=tuple(sorted(parts)))
         for name, (rounded, original) in rounded_in(self.model).items():
             value = tensors.pop(name)
             grid, fitted = rounded.grid, rounded.fitted(original)
             codes = (fitted.levels.cpu().long() + grid.top) // grid.step
-            tensors[_part(name, "codes")] = pack_codes(codes, len(grid.levels))
-            tensors[_part(name, "scale")] = fitted.scale.cpu().to(value.dtype)
-            packed[name] = GridEntry(shape=tuple(value.shape), top=grid.top, step=grid.step)
+            scale = fitted.scale.cpu().to(value.dtype)
+            parts = {"codes": pack_codes(codes, len(grid.levels)), "scale": scale}
+            entry = GridEntry(
+                shape=tuple(value.shape), parts=_both(parts), top=grid.top, step=grid.step
+            )
+            packed[name] = entry
+            tensors |= {_part(name, key): part for key, part in parts.items()}
         said = Description(packed=packed, record=self.record, sha256=_state_sha256(state))
         text = json.dumps(said.model_dump(mode="json"), sort_keys=True)
         return write_tensors(tensors, Path(path), {COMPRESSED: text})
@@ -110,6 +114,12 @@ def _part(name: str, part: str) -> str:
     return name + _SEPARATOR + part
 
 
+def _both(parts: Params) -> tuple[str, str]:
+    """Return the names of the two parts of a packed tensor, in order."""
+    first, second = sorted(parts)
+    return first, second
+
+
 def _read(path: Path) -> tuple[Params, Description]:
     """Return the tensors of a file and what it says of them. Raises BadInput for another file."""
     tensors, text = read_packed(path)
@@ -145,8 +155,10 @@ def _unpacked(path: Path, tensors: Params, said: Description) -> tuple[Params, P
     whole = dict(tensors)
     masks: Params = {}
     for name, entry in said.packed.items():
-        keys = [key for key in entry.parts if _part(name, key) in whole]
-        parts = {key: whole.pop(_part(name, key)) for key in keys}
+        missing = [key for key in entry.parts if _part(name, key) not in whole]
+        if missing:
+            raise _foreign(path, f"where {name} lacks {abbreviated(missing)}")
+        parts = {key: whole.pop(_part(name, key)) for key in set(entry.parts)}
         if name in whole:
             raise _foreign(path, f"where {name} is both packed and not")
         try:

@@ -32,7 +32,7 @@ class MaskEntry(_Described):
 
     kind: Literal["mask"] = "mask"
     shape: Shape
-    parts: tuple[Literal["bits", "gaps", "values"], ...]
+    parts: tuple[str, str]
 
 
 class GridEntry(_Described):
@@ -42,7 +42,7 @@ class GridEntry(_Described):
     shape: Shape
     top: int
     step: int
-    parts: tuple[Literal["codes"], Literal["scale"]] = ("codes", "scale")
+    parts: tuple[str, str]
 
     @property
     def grid(self) -> Grid:

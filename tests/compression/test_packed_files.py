@@ -77,7 +77,7 @@ def test_a_description_without_an_entry_or_with_an_odd_one_is_refused(entry, fil
     ("kind", "key"),
     [
         *[("mask", key) for key in ("kind", "shape", "parts")],
-        *[("grid", key) for key in ("kind", "shape", "top", "step")],
+        *[("grid", key) for key in ("kind", "shape", "parts", "top", "step")],
     ],
 )
 def test_a_packed_tensor_that_is_described_oddly_is_refused(kind, key, files):
@@ -109,6 +109,16 @@ def test_parts_that_are_missing_or_odd_are_refused(kind, files):
             refusal(files[kind], described, {**left, part: odd})
     refusal(files[kind], described, {**tensors, WEIGHT: torch.zeros(4, 4, 3, 3)}, "both")
     refusal(files[kind], described, {**tensors, "more": torch.zeros(1)}, "more")
+
+
+@pytest.mark.parametrize("kind", ["mask", "grid"])
+def test_parts_that_are_named_twice_or_not_at_all_are_refused(kind, files):
+    described, tensors = opened(files[kind])
+    entry = described["packed"][WEIGHT]
+    one, other = entry["parts"]
+    for parts in ([], [one], [one, one], [one, other, "more"], ["", other], [one + "//", other]):
+        changed = {**described["packed"], WEIGHT: {**entry, "parts": parts}}
+        refusal(files[kind], {**described, "packed": changed}, tensors)
 
 
 def test_what_is_packed_has_to_be_a_weight(files):
