@@ -23,9 +23,9 @@ from isthmus.compression import (
     RandomMask,
     Rewiring,
     baked,
-    cost,
     hold_zeros,
     multiply_adds,
+    network,
     prune,
     pruners,
     quantize,
@@ -77,7 +77,7 @@ COMPUTED = {
 def test_how_much_is_zero_is_counted_behind_the_masks_and_with_one_copy(monkeypatch):
     net = prune(convolutional(), samples(), 0.3).model
     copies = []
-    monkeypatch.setattr(cost, "baked", lambda model: copies.append(baked(model)) or copies[0])
+    monkeypatch.setattr(network, "baked", lambda model: copies.append(baked(model)) or copies[0])
     found = sparsity(net)
     weights = [net[i].weight for i in (0, 3, 6, 8)]
     total = sum(weight.numel() for weight in weights)
@@ -85,6 +85,8 @@ def test_how_much_is_zero_is_counted_behind_the_masks_and_with_one_copy(monkeypa
     empty = sum(int((w == 0).flatten(1).all(1).sum()) for w in weights[:2])
     assert found.channels == pytest.approx(empty / 10) and len(copies) == 1
     assert (zero_weights(net), zero_channels(net)) == (found.weights, found.channels)
+    copied = len(copies)
+    assert sparsity(copies[0]) == found and len(copies) == copied  # an ordinary network is not
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
