@@ -89,6 +89,13 @@ def test_the_projections_of_attention_count(one):
     assert multiply_adds(apart, IMAGE)[0] == 2 * queries * 36 + 2 * 64 * 18 + 12
 
 
+def test_a_network_with_ordinary_weights_is_not_copied_to_be_counted(monkeypatch):
+    monkeypatch.setattr("isthmus.compression.network.copied", pytest.fail)
+    layer = nn.Conv2d(3, 4, 3)
+    assert multiply_adds(layer, IMAGE)[0] == 36 * 4 * 27 and sparsity(layer).weights == 0
+    assert not layer._forward_hooks
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
 def test_a_channel_without_weights_is_one_whose_output_is_nothing(kind, groups):

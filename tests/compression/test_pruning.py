@@ -36,6 +36,7 @@ from isthmus.compression.pruning.mask import held_in
 from isthmus.compression.pruning.rewiring import Pulled, Rewire, allotted, anchor, rewired
 from isthmus.compression.pruning.units import WeightUnits
 from isthmus.models import preact_resnet, save_checkpoint, small_cnn
+from isthmus.models.view import copied
 
 BUDGET = {"steps": 24, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
 METHODS = {
@@ -76,12 +77,9 @@ COMPUTED = {
 def test_how_much_is_zero_is_counted_behind_the_masks_and_with_one_copy(monkeypatch):
     net = prune(convolutional(), samples(), 0.3).model
     copies = []
-
-    def spied(model):
-        copies.append(baked(model))
-        return copies[-1]
-
-    monkeypatch.setattr("isthmus.compression.network.baked", spied)
+    monkeypatch.setattr(
+        compression.network, "copied", lambda model: copies.append(model) or copied(model)
+    )
     found = sparsity(net)
     weights = [net[i].weight for i in (0, 3, 6, 8)]
     total = sum(weight.numel() for weight in weights)
@@ -89,8 +87,6 @@ def test_how_much_is_zero_is_counted_behind_the_masks_and_with_one_copy(monkeypa
     empty = sum(int((w == 0).flatten(1).all(1).sum()) for w in weights[:2])
     assert found.channels == pytest.approx(empty / 10) and len(copies) == 1
     assert (zero_weights(net), zero_channels(net)) == (found.weights, found.channels)
-    copied = len(copies)
-    assert sparsity(copies[0]) == found and len(copies) == copied  # an ordinary network is not
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
