@@ -67,15 +67,15 @@ class Units(ABC):
         if dead:
             raise BadInput(
                 f"a choice that leaves layer {dead[0]} nothing of its {self.sizes[dead[0]]:,}",
-                expected="something in every layer: without it every answer is the same",
-                fix="raise density, or train the network longer before it is pruned",
+                expected="something in every layer: an empty one passes nothing on",
+                fix="let the method choose by keep_largest, which keeps the best of each layer",
             )
         self.on = {name: units.cpu() for name, units in on.items()}
         for name, mask in self.spread().items():
             self.held[name].keep(mask)
 
     def keep_largest(self, scores: Scores, target: int) -> None:
-        """Turn on exactly `target` units, those with the largest scores in the whole network."""
+        """Turn on exactly `target` units, chosen by `largest`."""
         self.keep(largest(scores, target))
 
     def project(self) -> None:
@@ -85,16 +85,23 @@ class Units(ABC):
 
 
 def largest(scores: Scores, target: int) -> dict[str, Tensor]:
-    """Return which `target` units have the largest scores over all layers, by layer.
+    """Return which `target` units are on, by layer: the best of each layer, then those with the
+    largest scores in the whole network.
 
-    >>> scores = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0])}
-    >>> {name: on.tolist() for name, on in largest(scores, 2).items()}
-    {'a': [True, False], 'b': [True]}
+    An empty layer passes nothing on; one unit for each costs the other layers next to nothing.
+    `target` is as large as the number of layers, or larger.
+
+    >>> scores = {"a": torch.tensor([5.0, 4.0, 3.0]), "b": torch.tensor([2.0, 1.0])}
+    >>> {name: on.tolist() for name, on in largest(scores, 3).items()}
+    {'a': [True, True, False], 'b': [True, False]}
     """
-    flat = torch.cat([values.flatten() for values in scores.values()])
-    on = torch.zeros(len(flat), dtype=torch.bool)
+    layers = [values.detach().flatten().clone() for values in scores.values()]
+    for values in layers:
+        values[values.argmax()] = torch.inf
+    flat = torch.cat(layers)
+    on = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     on[flat.topk(target).indices] = True
-    parts = on.split([values.numel() for values in scores.values()])
+    parts = on.split([len(values) for values in layers])
     return dict(zip(scores, parts, strict=True))
 
 
@@ -182,14 +189,6 @@ class ChannelUnits(Units):
             for place in (place for place in group.places if place.name in self.held):
                 on &= slices(self.held[place.name].mask.mask.cpu(), place).any(1)
             self.on[name] = on
-
-    def keep_largest(self, scores: Scores, target: int) -> None:
-        """Turn on exactly `target` channels: the largest of each group, then the largest of all."""
-        first = {name: largest({name: values}, 1)[name] for name, values in scores.items()}
-        raised = {
-            name: values.masked_fill(first[name], torch.inf) for name, values in scores.items()
-        }
-        self.keep(largest(raised, target))
 
 
 def group_name(group: Group) -> str:
