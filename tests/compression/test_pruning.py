@@ -20,7 +20,6 @@ from isthmus.compression import (
     Compressed,
     LearnedScores,
     Magnitude,
-    RandomMask,
     Rewiring,
     baked,
     cost,
@@ -34,15 +33,15 @@ from isthmus.compression import (
     zero_weights,
 )
 from isthmus.compression.pruning.mask import held_in
-from isthmus.compression.pruning.rewiring import Pulled, Rewire, allotted, anchor, rewired
+from isthmus.compression.pruning.rewiring import Pulled, allotted, anchor, rewired
 from isthmus.compression.pruning.units import WeightUnits
-from isthmus.models import preact_resnet, save_checkpoint, small_cnn
+from isthmus.models import preact_resnet, recalibrate, save_checkpoint, small_cnn
 
 BUDGET = {"steps": 24, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
 METHODS = {
     **pruners(),
     "magnitude after dense training": Magnitude(dense=0.5),
-    "rewiring from magnitudes": Rewiring(start="magnitude"),
+    "rewiring from a random mask": Rewiring(),
     "rewiring after dense training": Rewiring(start="magnitude", dense=0.5, pull=0.1),
 }
 LATE = [name for name, method in METHODS.items() if getattr(method, "dense", 0)]
@@ -314,13 +313,15 @@ def test_a_network_that_counts_its_channels_stays_masked_and_says_so():
     assert small.record["smaller"] is False and held_in(small.model) and outside(small.model) == 0
 
 
-def test_random_masks_are_the_floor_and_learned_scores_better_than_their_start(nets):
+def test_random_masks_are_the_floor_of_the_table(nets):
     data = samples(200)
-    loss = {}
-    for name in ("magnitude", "random", "learned-scores"):
-        small = prune(nets["convolutional"], data, 0.15, method=pruners()[name], **BUDGET)
-        loss[name] = MeanLoss(data)(small.model)
-    assert loss["magnitude"] < loss["random"] and loss["learned-scores"] < loss["random"]
+    loss = {
+        name: MeanLoss(data)(
+            prune(nets["convolutional"], data, 0.15, method=method, **BUDGET).model
+        )
+        for name, method in pruners().items()
+    }
+    assert max(loss, key=loss.get) == "random", loss
 
 
 def test_rewiring_moves_connections_and_keeps_their_number():
@@ -343,15 +344,16 @@ def test_rewiring_moves_connections_and_keeps_their_number():
 
 
 def test_what_rewiring_pulls_to_is_where_the_weights_were_when_connections_moved(nets):
-    net, data = nets["convolutional"], samples()
+    net, data = nets["convolutional"], samples(320)
     far = {}
     for pull in (0.0, 5.0):
         method = Rewiring(start="magnitude", pull=pull)
-        budget = {**BUDGET, "steps": 4}  # fewer than an epoch
+        budget = {**BUDGET, "steps": 16}  # an epoch, so that connections move once
         small = prune(net, data, 0.4, method=method, **budget).model
         start = prune(net, data, 0.4).model
         pairs = zip(weights_of(small), weights_of(start), strict=True)
-        far[pull] = sum(float((one - other).square().sum()) for one, other in pairs)
+        stay = [(one - other)[(one != 0) & (other != 0)] for one, other in pairs]
+        far[pull] = sum(float(change.square().sum()) for change in stay)
     assert 0 < far[5.0] < 0.5 * far[0.0]
     units = WeightUnits(copy.deepcopy(net))
     anchor(units)
@@ -394,17 +396,14 @@ def test_bad_input_is_refused(nets, tmp_path):
     refused(lambda: prune(net, data, 0.5, "filters"), "filters", "channels")
     refused(lambda: prune(nn.Sequential(nn.Flatten()), data, 0.5), "without convolutional")
     refused(lambda: prune(net, data, 1e-5), "density")
-    refused(lambda: prune(net, data, 0.5, "channels", method=LearnedScores()), "learned scores")
+    scored = {"method": LearnedScores(), **BUDGET}
+    refused(lambda: prune(net, data, 0.5, "channels", **scored), "learned scores")
     refused(lambda: prune(net, data, 0.5, step=3, lr=0.1), "unknown option step")
     refused(lambda: Magnitude(dense=1.0), "dense")
     for odd in ({"rate": 0.0}, {"start": "magnitude", "dense": 1.0}, {"pull": -1.0}):
         refused(lambda odd=odd: Rewiring(**odd), "rate")
     refused(lambda: Rewiring(dense=0.5), "random mask after dense training")
     refused(lambda: LearnedScores(share=1.0), "share")
-    faded = copy.deepcopy(net)
-    with torch.no_grad():
-        faded[6].weight *= 1e-6
-    refused(lambda: prune(faded, data, 0.3), "layer 6.weight")
     one = nn.Linear(36, 36)
     tied = nn.Sequential(nn.Flatten(), one, nn.ReLU(), nn.Linear(36, 36), nn.Linear(36, 3))
     tied[3].weight = one.weight
@@ -440,9 +439,9 @@ def test_a_file_whose_mask_does_not_fit_is_refused(change, nets, tmp_path):
 def test_density_1_changes_nothing(nets):
     net, x = nets["residual"], samples().x
     small = prune(net, samples(), 1.0)
-    assert nonzeros(small.model) == nonzeros(net) and isinstance(RandomMask().seed, int)
+    assert nonzeros(small.model) == nonzeros(net)
     assert all(torch.equal(a, b) for a, b in zip(weights_of(small.model), weights_of(net)))  # noqa: B905
-    assert small.model(x).shape == net(x).shape and Rewire is not None
+    torch.testing.assert_close(small.model(x), recalibrate(copy.deepcopy(net), samples())(x))
 
 
 def test_every_method_of_the_room_is_in_a_table():

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from isthmus.compression.pruning.job import PruningJob
-from isthmus.compression.pruning.units import Units, WeightUnits
+from isthmus.compression.pruning.job import PruningJob, steps_for
+from isthmus.compression.pruning.units import Units, WeightUnits, largest
 from isthmus.training.schedules import constant
 from isthmus.types import BadInput
 
@@ -38,6 +38,11 @@ class LearnedScores:
                 expected="a share in (0, 1), and a rate above 0",
                 fix="pass share=0.5",
             )
+
+    @property
+    def least_steps(self) -> int:
+        """One for the scores and one for the weights."""
+        return steps_for(self.share)
 
     def __call__(self, job: PruningJob) -> None:
         """Learn the scores, fix the mask, train the weights. Raises BadInput for channels."""
@@ -93,9 +98,9 @@ class Select:
     @torch.no_grad()
     def __call__(self, module: nn.Module) -> None:
         """Set the masks."""
-        held = self.units.held.values()
-        flat = torch.cat([one.mask.scores.flatten() for one in held if one.mask.scores is not None])
-        on = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
-        on[flat.topk(self.target).indices] = True
-        for one, part in zip(held, on.split([h.mask.mask.numel() for h in held]), strict=True):
-            one.mask.mask.copy_(part.view(one.mask.mask.shape))
+        held = self.units.held
+        scores = {
+            name: one.mask.scores for name, one in held.items() if one.mask.scores is not None
+        }
+        for name, on in largest(scores, self.target).items():
+            held[name].mask.mask.copy_(on.view(held[name].mask.mask.shape))

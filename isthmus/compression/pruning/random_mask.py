@@ -23,6 +23,11 @@ class RandomMask:
     rescale: bool = True
     seed: int = 0
 
+    @property
+    def least_steps(self) -> int:
+        """None: the draw is the whole choice."""
+        return 0
+
     def __call__(self, job: PruningJob) -> None:
         """Draw the mask and train."""
         job.units.keep_largest(drawn(job.units, self.seed), job.target)

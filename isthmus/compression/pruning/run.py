@@ -38,17 +38,18 @@ def prune(
     """Return a copy of the network with a share `density` of its weights, or of its channels.
 
     The share is of all convolutional and linear weights together, or of all channels that can go,
-    and the number that stays is exact. `method` is `Magnitude()` by default. `training` are options
-    of `fit` (steps, lr, ...), the budget of everything that the method trains; without any, nothing
-    is trained and BatchNorm is recalibrated. With `checkpoint`, an interrupted run goes on.
+    and the number that stays is exact; something stays in every layer. `method` is `Magnitude()` by
+    default. `training` are options of `fit` (steps, lr, ...), the budget of everything that the
+    method trains; without any, nothing is trained and BatchNorm is recalibrated. With `checkpoint`,
+    an interrupted run goes on.
 
     Masks are parametrizations with a buffer: they hold through training, saving and curves. Without
     its channels the network is physically smaller, with no masks, where it can be; `record` says
     whether it is. The network that is passed stays as it is; one that is pruned or quantized
     already is taken at its present values.
 
-    Raises BadInput where density is outside (0, 1], nothing is there to prune, a layer would be
-    left without weights, or as `fit` does.
+    Raises BadInput where density is outside (0, 1], nothing is there to prune, fewer would stay
+    than there are layers, the method needs more steps, or as `fit` does.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -59,12 +60,13 @@ def prune(
     samples = as_data(data)
     _check_density(density)
     options = training_from(None, training) if training else None
+    method = Magnitude() if method is None else method
+    _check_steps(method, 0 if options is None else options.steps)
     net = baked(model)
     units = _units(net, structure, samples)
     target = round(density * units.total)
     _check_target(target, units)
     state = Path(checkpoint) if checkpoint else None
-    method = Magnitude() if method is None else method
     job = PruningJob(net, samples, units, target, loss, options, state)
     method(job)
     if options is None:
@@ -86,6 +88,17 @@ def _check_density(density: float) -> None:
             f"density = {density:g}",
             expected="a share in (0, 1]: what stays",
             fix="pass density=0.1 to keep a tenth",
+        )
+
+
+def _check_steps(method: Pruner, steps: int) -> None:
+    """Raise BadInput where the budget does not suffice for what the method does."""
+    if steps < method.least_steps:
+        budget = f"a budget of {steps} steps" if steps else "no budget"
+        raise BadInput(
+            f"{budget} for {type(method).__name__}",
+            expected=f"{method.least_steps} steps or more",
+            fix="pass steps=..., lr=..., or Magnitude(), which needs none",
         )
 
 
