@@ -32,10 +32,12 @@ from isthmus.compression import (
     zero_channels,
     zero_weights,
 )
+from isthmus.compression.network import weight_layers
 from isthmus.compression.pruning.mask import held_in
 from isthmus.compression.pruning.rewiring import Pulled, allotted, anchor, rewired
 from isthmus.compression.pruning.units import WeightUnits
 from isthmus.models import preact_resnet, recalibrate, save_checkpoint, small_cnn
+from isthmus.runs.notices import Notice
 
 BUDGET = {"steps": 24, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
 METHODS = {
@@ -309,8 +311,43 @@ def test_a_network_that_counts_its_channels_stays_masked_and_says_so():
             return self.net[6:](hidden)
 
     torch.manual_seed(0)
-    small = prune(Counts(), samples(), 0.5, "channels")
+    with pytest.warns(Notice, match="keeps its masks.*forward pass that fails.*shape"):
+        small = prune(Counts(), samples(), 0.5, "channels")
     assert small.record["smaller"] is False and held_in(small.model) and outside(small.model) == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("resized", RuntimeError("a bug of ours")),
+        ("outputs", torch.OutOfMemoryError("out of memory")),
+        ("outputs", MemoryError("out of memory")),
+    ],
+)
+def test_what_fails_for_another_reason_is_no_network_that_stays_masked(
+    place, error, nets, monkeypatch
+):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(compression.pruning.smaller, place, fails)
+    with pytest.raises(type(error), match=str(error)):
+        prune(nets["convolutional"], samples(), 0.5, "channels")
+
+
+@pytest.mark.parametrize("made", ["pruned", "rounded"])
+def test_layers_of_a_compressed_network_share_a_weight_only_where_they_do(made):
+    def compressed(net):
+        if made == "pruned":
+            return prune(net, samples(), 0.5).model
+        return quantize(net, samples(), 4, layers="all").model
+
+    for _ in range(10):
+        assert len(weight_layers(compressed(convolutional()))) == 4
+    net = compressed(nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.Linear(36, 36)))
+    parts = [net[i].parametrizations.weight for i in (1, 2)]
+    parts[1].original = parts[0].original
+    refused(lambda: weight_layers(net), "layers 1 and 2", "share one weight")
 
 
 def test_random_masks_are_the_floor_of_the_table(nets):

@@ -19,7 +19,8 @@ from isthmus.compression.pruning.random_mask import rescale
 from isthmus.compression.pruning.rewiring import rewired
 from isthmus.compression.pruning.units import WeightUnits, largest
 from isthmus.runs.processes import Ranks
-from isthmus.training import cross_entropy
+from isthmus.training import channel_lasso, cross_entropy
+from isthmus.training.state import Diverged
 
 BUDGET = {"lr": 0.05, "batch_size": 20, "precision": "fp32"}
 EPOCH = 4
@@ -170,7 +171,7 @@ def test_the_largest_are_the_best_of_each_layer_and_then_of_all():
 
 def test_a_choice_that_empties_a_layer_is_refused(trained):
     units = WeightUnits(copy.deepcopy(trained))
-    on = {name: torch.ones(size, dtype=torch.bool) for name, size in units.sizes.items()}
+    on = {name: torch.ones(size, dtype=torch.bool) for name, size in units.counts.items()}
     on["2.weight"][:] = False
     refused(lambda: units.keep(on), "layer 2.weight", "keep_largest")
 
@@ -249,6 +250,20 @@ def test_a_random_mask_leaves_the_variance_of_each_layer():
     units = WeightUnits(copy.deepcopy(net))
     rescale(units, 0.25)
     torch.testing.assert_close(units.held["2.weight"].original, 2 * net[2].weight)
+
+
+def endless(model, x, y):
+    return math.inf * cross_entropy(model, x, y)
+
+
+def test_a_loss_that_pulls_weights_is_refused_where_none_trains(trained):
+    loss, scored = channel_lasso(cross_entropy, 1e-4), {"method": LearnedScores(), **BUDGET}
+    refused(
+        lambda: prune(trained, samples(), 0.3, loss=loss, steps=8, **scored),
+        *("scores are learned", "without channel_lasso"),
+    )
+    with pytest.raises(Diverged):
+        prune(trained, samples(), 0.3, loss=endless, steps=8, **scored)
 
 
 def test_scores_are_learned_on_the_loss_before_any_weight_moves(trained):

@@ -39,7 +39,7 @@ class RandomMask:
 def drawn(units: Units, seed: int) -> dict[str, Tensor]:
     """Return a random score for each unit."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(size, generator=generator) for name, size in units.sizes.items()}
+    return {name: torch.rand(size, generator=generator) for name, size in units.counts.items()}
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from isthmus.data.dataset import Data, Source, as_data
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.forward import as_input, device_of
 from isthmus.runs.identity import identity_of
+from isthmus.runs.notices import notice
 from isthmus.training.budget import Training, training_from
 from isthmus.training.losses import cross_entropy
 from isthmus.types import BadInput, Loss
@@ -45,8 +46,8 @@ def prune(
 
     Masks are parametrizations with a buffer: they hold through training, saving and curves. Without
     its channels the network is physically smaller, with no masks, where it can be; `record` says
-    whether it is. The network that is passed stays as it is; one that is pruned or quantized
-    already is taken at its present values.
+    whether it is, and a notice why it is not. The network that is passed stays as it is; one that
+    is pruned or quantized already is taken at its present values.
 
     Raises BadInput where density is outside (0, 1], nothing is there to prune, fewer would stay
     than there are layers, the method needs more steps, or as `fit` does.
@@ -73,13 +74,15 @@ def prune(
         recalibrate(net, samples)
     net.eval()
     record = _record(job, structure, method, density)
-    result = net
-    if isinstance(units, ChannelUnits):
-        few = as_input(samples.x[:64], device_of(net), channels_last=False)
+    if not isinstance(units, ChannelUnits):
+        return Compressed(net, record)
+    few = as_input(samples.x[:64], device_of(net), channels_last=False)
+    try:
         smaller = without_channels(net, units, few)
-        record["smaller"] = smaller is not None
-        result = net if smaller is None else smaller
-    return Compressed(result, record)
+    except BadInput as refusal:
+        notice(f"the network keeps its masks and its size: {refusal.got}")
+        return Compressed(net, record | {"smaller": False})
+    return Compressed(smaller, record | {"smaller": True})
 
 
 def _check_density(density: float) -> None:
@@ -114,11 +117,11 @@ def _units(net: nn.Module, structure: str, data: Data) -> Units:
 
 def _check_target(target: int, units: Units) -> None:
     """Raise BadInput where not even one unit for each layer would stay."""
-    if target < len(units.sizes):
+    if target < len(units.counts):
         raise BadInput(
             f"a density at which {target} of {units.total:,} would stay",
-            expected=f"one or more for each of the {len(units.sizes)} layers",
-            fix=f"pass density={2 * len(units.sizes) / units.total:.1g}",
+            expected=f"one or more for each of the {len(units.counts)} layers",
+            fix=f"pass density={2 * len(units.counts) / units.total:.1g}",
         )
 
 
@@ -127,7 +130,7 @@ def _record(job: PruningJob, structure: str, method: Pruner, density: float) -> 
     training: Training | None = job.training
     layers = {
         name: {"units": size, "kept": int(job.units.on[name].sum())}
-        for name, size in job.units.sizes.items()
+        for name, size in job.units.counts.items()
     }
     return {
         "kind": "prune",

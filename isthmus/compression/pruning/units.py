@@ -20,22 +20,23 @@ Scores = Mapping[str, Tensor]
 class Units(ABC):
     """The units of a network by layer, each of them on or off.
 
-    `held` are the masked parameters by name. In the weights structure a layer is one of them and
-    its units are its values; in the channels structure a layer is a group of channels.
+    `held` are the masked parameters by name, and `counts` says how many units each layer has. In
+    the weights structure a layer is one of these parameters and its units are its values; in the
+    channels structure a layer is a group of channels.
     """
 
-    def __init__(self, held: dict[str, Held], sizes: dict[str, int]) -> None:
+    def __init__(self, held: dict[str, Held], counts: dict[str, int]) -> None:
         self.held = held
-        self.sizes = sizes
-        self.on = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
+        self.counts = counts
+        self.on = {name: torch.ones(size, dtype=torch.bool) for name, size in counts.items()}
 
     @property
     def total(self) -> int:
         """How many units there are."""
-        return sum(self.sizes.values())
+        return sum(self.counts.values())
 
     @abstractmethod
-    def sums(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def sizes(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return for each unit the root of the mean square of its values, on the CPU."""
 
     @abstractmethod
@@ -48,7 +49,7 @@ class Units(ABC):
 
     def magnitudes(self) -> dict[str, Tensor]:
         """Return the size of each unit's weights."""
-        return self.sums({name: held.original.detach() for name, held in self.held.items()})
+        return self.sizes({name: held.original.detach() for name, held in self.held.items()})
 
     def momenta(self) -> dict[str, Tensor]:
         """Return the size of each unit's momentum; 0 where no gradient has come back yet."""
@@ -56,7 +57,7 @@ class Units(ABC):
             name: held.original.detach() * 0 if held.mask.momentum is None else held.mask.momentum
             for name, held in self.held.items()
         }
-        return self.sums(values)
+        return self.sizes(values)
 
     def keep(self, on: Mapping[str, Tensor]) -> None:
         """Turn these units on and the others off.
@@ -66,7 +67,7 @@ class Units(ABC):
         dead = [name for name, units in on.items() if not units.any()]
         if dead:
             raise BadInput(
-                f"a choice that leaves layer {dead[0]} nothing of its {self.sizes[dead[0]]:,}",
+                f"a choice that leaves layer {dead[0]} nothing of its {self.counts[dead[0]]:,}",
                 expected="something in every layer: an empty one passes nothing on",
                 fix="let the method choose by keep_largest, which keeps the best of each layer",
             )
@@ -113,7 +114,7 @@ class WeightUnits(Units):
         held = {f"{name}.weight": masked(layer, "weight") for name, layer in layers.items()}
         super().__init__(held, {name: one.original.numel() for name, one in held.items()})
 
-    def sums(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def sizes(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the absolute values."""
         return {name: value.abs().flatten().cpu() for name, value in values.items()}
 
@@ -147,7 +148,7 @@ class ChannelUnits(Units):
         held = {name: masked(*part_of(model, name)) for name in names}
         super().__init__(held, {name: group.size for name, group in self.groups.items()})
 
-    def sums(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def sizes(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the root mean square of each channel's weights; biases and scales do not count."""
         found = {}
         for name, group in self.groups.items():
