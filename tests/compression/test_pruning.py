@@ -335,6 +335,31 @@ def test_what_fails_for_another_reason_is_no_network_that_stays_masked(
         prune(nets["convolutional"], samples(), 0.5, "channels")
 
 
+class Attending(nn.Module):
+    """Attention of the rows of an image to each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        rows = x.flatten(1, 2)
+        return self.head(self.attention(rows, rows, rows)[0].mean(1))
+
+
+def test_of_attention_the_output_projection_is_pruned_and_nothing_else():
+    torch.manual_seed(0)
+    net = Attending()
+    small = prune(net, samples(), 0.5)
+    assert list(small.record["layers"]) == ["attention.out_proj.weight", "head.weight"]
+    plain = baked(small.model)
+    assert torch.equal(plain.attention.in_proj_weight, net.attention.in_proj_weight)
+    x = samples().floats()
+    torch.testing.assert_close(small.model(x), plain(x))
+    assert int((plain.attention.out_proj.weight == 0).sum()) > 0
+
+
 @pytest.mark.parametrize("made", ["pruned", "rounded"])
 def test_layers_of_a_compressed_network_share_a_weight_only_where_they_do(made):
     def compressed(net):
