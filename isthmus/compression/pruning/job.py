@@ -101,8 +101,8 @@ class Pruner(Protocol):
 def steps_for(share: float, rest: int = 1) -> int:
     """Return the fewest steps of which a first share is one or more, and `rest` or more are left.
 
-    >>> steps_for(0.5), steps_for(0.9), steps_for(0.0, rest=2)
-    (3, 15, 3)
+    >>> steps_for(0.5), steps_for(0.75), steps_for(0.0, rest=2)
+    (3, 6, 3)
     """
     first = 1 / share if share else 0
     return ceil(max(first, (rest + 0.5) / (1 - share)))
