@@ -98,7 +98,7 @@ def largest(scores: Scores, target: int) -> dict[str, Tensor]:
     """
     layers = [values.detach().flatten().clone() for values in scores.values()]
     for values in layers:
-        values[values.argmax()] = torch.inf
+        values[values.topk(1).indices] = torch.inf
     flat = torch.cat(layers)
     on = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     on[flat.topk(target).indices] = True
