@@ -20,6 +20,7 @@ from isthmus.compression.pruning.rewiring import rewired
 from isthmus.compression.pruning.units import WeightUnits, largest
 from isthmus.runs.processes import Ranks
 from isthmus.training import channel_lasso, cross_entropy
+from isthmus.training.schedules import constant
 from isthmus.training.state import Diverged
 
 BUDGET = {"lr": 0.05, "batch_size": 20, "precision": "fp32"}
@@ -207,6 +208,29 @@ def test_momentum_sums_gradients_off_the_mask_too():
         held.gather(0.9)
         expected = 0.9 * expected + torch.autograd.grad((x @ plain.T).square().sum(), plain)[0]
     torch.testing.assert_close(held.mask.momentum, expected)
+
+
+def descended(most, momentum):
+    """How a masked weight and its bias change in one step of plain descent at a rate of 1."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    held = masked(net[1], "weight")
+    held.keep(torch.rand(3, 36) < 0.2)
+    if momentum:
+        held.mask.momentum = torch.zeros(3, 36)
+    before = [p.detach().clone() for p in net.parameters()]
+    options = {"momentum": 0.0, "clip": most, "schedule": constant, "precision": "fp32"}
+    fit(net, samples(), after_step=lambda _: held.project(), steps=1, lr=1.0, **options)
+    pairs = zip(net.parameters(), before, strict=True)
+    return torch.cat([(after.detach() - start).flatten() for after, start in pairs])
+
+
+@pytest.mark.parametrize("most", [1e-3, 1e3])
+def test_only_weights_that_move_count_in_the_norm_that_is_clipped(most):
+    change = descended(most, momentum=True)
+    torch.testing.assert_close(change, descended(most, momentum=False))
+    free = float(descended(1e6, momentum=False).norm())
+    assert float(change.norm()) == pytest.approx(min(most, free), rel=1e-4)
 
 
 def test_which_connections_are_removed_and_which_regrow():

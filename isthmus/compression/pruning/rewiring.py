@@ -37,9 +37,6 @@ class Rewiring:
     cosine, so that after the first of eight epochs it is 0.96 of `rate`. `pull` times half the
     squared distance of the weights from what they were when connections last moved joins the loss.
 
-    Gradients off the mask count in the momentum, and in the norm that `clip` holds down: the same
-    `clip` makes steps shorter here than in other methods.
-
     Raises BadInput where rate, dense or pull are out of range, or a random mask would follow dense
     training, which it throws away.
     """
