@@ -73,7 +73,7 @@ class Mask(nn.Module):
         return weight.masked_fill(~self.mask, 0.0)
 
     def moving(self, gradient: Tensor) -> Tensor:
-        """Return the part of a gradient that moves the weight: all of it unless there is momentum."""
+        """Return the part of a gradient that moves the weight; all of it where none is dense."""
         return gradient if self.momentum is None else gradient.masked_fill(~self.mask, 0.0)
 
 
