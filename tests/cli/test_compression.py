@@ -50,7 +50,7 @@ def checked(folder, name):
     return record, small.model
 
 
-def test_pruning_leaves_a_smaller_file(folder):
+def test_pruning_to_a_fifth_of_the_weights(folder):
     options = ("--density", 0.2, "--steps", 40, "--attack", "pgd", "--eps", "0.05")
     done = compressed("prune", folder, *options, "--attack-steps", 3, "--out", "weights")
     assert done.returncode == 0, done.stderr
