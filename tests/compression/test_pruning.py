@@ -22,7 +22,6 @@ from isthmus.compression import (
     Magnitude,
     Rewiring,
     baked,
-    cost,
     hold_zeros,
     multiply_adds,
     prune,
@@ -37,6 +36,7 @@ from isthmus.compression.pruning.mask import held_in
 from isthmus.compression.pruning.rewiring import Pulled, allotted, anchor, rewired
 from isthmus.compression.pruning.units import WeightUnits
 from isthmus.models import preact_resnet, recalibrate, save_checkpoint, small_cnn
+from isthmus.models.view import copied
 from isthmus.runs.notices import Notice
 
 BUDGET = {"steps": 24, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
@@ -78,7 +78,9 @@ COMPUTED = {
 def test_how_much_is_zero_is_counted_behind_the_masks_and_with_one_copy(monkeypatch):
     net = prune(convolutional(), samples(), 0.3).model
     copies = []
-    monkeypatch.setattr(cost, "baked", lambda model: copies.append(baked(model)) or copies[0])
+    monkeypatch.setattr(
+        compression.network, "copied", lambda model: copies.append(model) or copied(model)
+    )
     found = sparsity(net)
     weights = [net[i].weight for i in (0, 3, 6, 8)]
     total = sum(weight.numel() for weight in weights)
