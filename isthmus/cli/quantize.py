@@ -43,7 +43,7 @@ def quantize_command(
     """Round a checkpoint's weights to few levels and train them there.
 
     Prints accuracy, size and cost before and after, and writes compressed.safetensors, report.json
-    and report.html into a folder. A run that was cut off starts anew.
+    and report.html into a folder. An interrupted run starts over.
 
     :param checkpoint: The network to quantize.
     """

@@ -24,6 +24,7 @@ from isthmus.runs.folder import differing
 from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import average, gathered, ranks, share_from_first
 from isthmus.training.budget import History, Training
+from isthmus.training.clipping import clip_gradients
 from isthmus.training.hooks import AfterStep
 from isthmus.training.sharding import shared_optimizer_state, shared_state, whole_on_first
 from isthmus.training.share import at_share
@@ -200,7 +201,7 @@ class TrainingRun:
         if not self.training.shard:  # where torch has done so
             average([p.grad for p in self.module.parameters() if p.grad is not None])
         if self.training.clip is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip)
+            clip_gradients(self.module, self.training.clip)
         self.optimizer.step()
         self.total += value
         self.step += 1

@@ -50,7 +50,7 @@ def checked(folder, name):
     return record, small.model
 
 
-def test_pruning_a_tenth_of_the_file(folder):
+def test_pruning_to_a_fifth_of_the_weights(folder):
     options = ("--density", 0.2, "--steps", 40, "--attack", "pgd", "--eps", "0.05")
     done = compressed("prune", folder, *options, "--attack-steps", 3, "--out", "weights")
     assert done.returncode == 0, done.stderr
@@ -149,6 +149,12 @@ def test_quantizing(name, options, folder):
         ("prune", ("--density", 0), "density = 0"),
         ("prune", ("--density", "nan"), "finite"),
         ("prune", ("--density", 0.5, "--loss", "fast"), "--loss fast"),
+        (
+            "prune",
+            ("--density", 0.5, "--method", "rewiring", "--steps", 0),
+            "--steps 0 for rewiring",
+        ),
+        ("prune", ("--density", 0.5, "--method", "learned-scores", "--steps", 1), "3 or more"),
         ("prune", ("--density", 0.5, "--beta", 3), "--beta"),
         ("prune", ("--density", 0.5, "--loss", "trade-off", "--beta", 0), "beta = 0"),
         ("quantize", ("--bits", "3"), "3"),
