@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
@@ -20,9 +20,12 @@ def ranged(shares: Sequence[float], digits: int = 2) -> str:
     return f"{middle} [{low}, {high}]" if len(shares) > 1 else middle
 
 
-def paired(first: Sequence[float], second: Sequence[float], digits: int = 1) -> str:
-    """Return first minus second in points with the 95 % interval of Student's t, paired by seed.
+def paired(
+    first: Sequence[float], second: Sequence[float], digits: int = 1, comparisons: int = 1
+) -> str:
+    """Return first minus second in points with the 95 % interval of Student's t, of pairs.
 
+    Of several `comparisons` that are read together the intervals are as wide as Bonferroni asks.
     Bold where the interval lies on one side of 0; the difference alone where there is one pair, ""
     for none.
 
@@ -32,7 +35,11 @@ def paired(first: Sequence[float], second: Sequence[float], digits: int = 1) -> 
     points = [100 * (a - b) for a, b in zip(first, second, strict=True)]
     if len(points) < 2:
         return f"{points[0]:.{digits}f}" if points else ""
-    half = float(student.ppf(0.975, len(points) - 1)) * stdev(points) / sqrt(len(points))
+    half = (
+        float(student.ppf(1 - 0.025 / comparisons, len(points) - 1))
+        * stdev(points)
+        / sqrt(len(points))
+    )
     text = f"{fmean(points):.{digits}f} ± {half:.{digits}f}"
     return f"**{text}**" if abs(fmean(points)) > half else text
 
@@ -49,3 +56,53 @@ def grouped(jobs: Iterable[dict[str, Any]], *names: str) -> dict[Any, list[dict[
     for job in jobs:
         groups.setdefault(tuple(job[name] for name in names), []).append(job)
     return groups
+
+
+Job = dict[str, Any]
+Pairs = list[tuple[Job, Job]]
+
+
+def matched(jobs: Iterable[Job], one: Job, other: Job, names: Iterable[str]) -> Pairs:
+    """Return pairs of a job with the one values and a job with the other values, which agree in
+    the entries of these names that the values do not say.
+    """
+    rest = [name for name in names if name not in one]
+    first, second = (
+        {
+            tuple(job[name] for name in rest): job
+            for job in jobs
+            if all(job[name] == value for name, value in side.items())
+        }
+        for side in (one, other)
+    )
+    return [(job, second[key]) for key, job in first.items() if key in second]
+
+
+def contrasts(
+    heads: Sequence[str],
+    asked: Iterable[tuple[Sequence[str], Pairs]],
+    measures: Mapping[str, Callable[[Job], float]],
+) -> list[str]:
+    """Return a table of differences: a row's first cells and the pairs that it is over. Rows
+    without pairs are left out.
+    """
+    asked = [(cells, pairs) for cells, pairs in asked if pairs]
+    count = len(asked) * len(measures)
+    lines = [
+        "Differences in points over pairs, with the 95 % interval of Student's t, as wide as",
+        f"Bonferroni asks of {count} comparisons; bold where it lies on one side of 0.",
+        "",
+        f"| {' | '.join([*heads, 'pairs', *measures])} |",
+        "|---" * (len(heads) + 1 + len(measures)) + "|",
+    ]
+    for cells, pairs in asked:
+        found = [
+            paired(
+                [measure(one) for one, _ in pairs],
+                [measure(other) for _, other in pairs],
+                comparisons=count,
+            )
+            for measure in measures.values()
+        ]
+        lines.append(f"| {' | '.join([*cells, str(len(pairs)), *found])} |")
+    return lines

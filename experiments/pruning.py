@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from command import parts, use_threads
-from pages import grouped, ranged
+from pages import contrasts, grouped, matched, ranged
 from scale import BALL, averaged
 from torch import nn
 
@@ -61,6 +61,12 @@ METHODS = {
     "rewiring": Rewiring(),
     "rewiring after dense": Rewiring(start="magnitude", dense=0.5, rate=0.2),
     "learned scores": LearnedScores(),
+}
+
+DEFAULT = "magnitude"
+MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "clean": lambda job: job["accuracy"]["value"],
+    "AutoAttack": lambda job: job["robust"]["value"],
 }
 
 
@@ -154,15 +160,28 @@ def table(jobs: list[dict[str, Any]]) -> str:
         "mean [least, most] over the seeds. Made by `isthmus sweep experiments/pruning.toml` and",
         "`pruning_color.toml`.",
         "",
-        "| images | what stays | clean share | method | seeds | clean | AutoAttack |",
-        "|---|---|---|---|---|---|---|",
+        f"| images | what stays | clean share | method | seeds | {' | '.join(MEASURES)} |",
+        "|---|---|---|---|---|" + "---|" * len(MEASURES),
     ]
     jobs = [{"images": "MNIST", "structure": "weights", **job} for job in jobs]
     groups = grouped(jobs, "images", "structure", "density", "clean", "method")
     for (images, structure, density, clean, method), rows in sorted(groups.items()):
-        values = [ranged([row[name]["value"] for row in rows]) for name in ("accuracy", "robust")]
+        values = [ranged([measured(row) for row in rows]) for measured in MEASURES.values()]
         stays = f"{100 * density:g} % of {structure}"
         lines.append(
             f"| {images} | {stays} | {clean:g} | {method} | {len(rows)} | {' | '.join(values)} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *differences(jobs)]) + "\n"
+
+
+def differences(jobs: list[dict[str, Any]]) -> list[str]:
+    """Return the table of the default less every other method, over densities, shares and seeds."""
+    names = ("method", "density", "clean", "seed")
+    asked = [
+        ([DEFAULT, method, *key], matched(group, {"method": DEFAULT}, {"method": method}, names))
+        for key, group in grouped(jobs, "images", "structure").items()
+        for method in METHODS
+        if method != DEFAULT
+    ]
+    heads = ["compared", "minus", "images", "structure"]
+    return contrasts(heads, asked, MEASURES)

@@ -13,6 +13,7 @@ mean of ten.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 from command import parts, slug, use_threads
-from pages import grouped, paired
+from pages import contrasts, grouped, matched
 from scale import averaged
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ from isthmus.compression import quantize, quantizers, sparsity
 from isthmus.evidence import provenance
 from isthmus.metrics import as_record
 from isthmus.models import enresnet, load_checkpoint, preact_resnet, save_checkpoint
+from isthmus.models.noise import mean_of_draws
 from isthmus.runs import once
 from isthmus.training import channel_lasso, trade_off
 from isthmus.types import Loss
@@ -39,7 +41,7 @@ EPS = 0.1
 SIDE = 14
 BATCH = 128
 LR = 0.1
-NETS = {
+NETS: dict[str, Callable[[], nn.Module]] = {
     "noisy": lambda: enresnet(1, 8, 10, 1, 8),
     "plain": lambda: preact_resnet(8, 10, 1, 8),
 }
@@ -62,7 +64,7 @@ class MeanOfDraws(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return mean logits."""
-        return torch.stack([self.net(x) for _ in range(self.draws)]).mean(0)
+        return mean_of_draws(lambda: self.net(x), self.draws)
 
 
 def float_network(net: str, loss: str, seed: int, train: Data, steps: int) -> nn.Module:
@@ -142,70 +144,62 @@ def run(
     return record
 
 
+# ---- the table
+
+
+BITS = ("32", "4", "ternary", "1")
+MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "clean": lambda job: job["accuracy"]["value"],
+    "PGD-20": lambda job: job["robust"]["value"],
+    "zero weights": lambda job: job["zero weights"],
+    "zero channels": lambda job: job["zero channels"],
+}
+
+
 def spread(values: list[float]) -> str:
-    """Mean (standard deviation over the seeds), in percent."""
+    """Mean (standard deviation over the seeds), in percent; one value alone."""
     scaled = [100 * value for value in values]
-    return f"{mean(scaled):.1f} ({stdev(scaled) if len(scaled) > 1 else 0:.1f})"
+    around = f" ({stdev(scaled):.1f})" if len(scaled) > 1 else ""
+    return f"{mean(scaled):.1f}{around}"
 
 
 def table(jobs: list[dict[str, Any]]) -> str:
     """The table of the results page."""
-    for job in jobs:
-        job["values"] = [job["accuracy"]["value"], job["robust"]["value"]]
-        job["values"] += [job["zero weights"], job["zero channels"]]
     lines = [
         "# Quantized networks on MNIST",
         "",
         f"Depth 8, width 8, {SIDE}x{SIDE} pixels, eps {EPS}; percent, mean (standard deviation)",
         "over the seeds. Made by `isthmus sweep experiments/quantization.toml --gather`.",
         "",
-        "| net | loss | bits | way | seeds | clean | PGD-20 | zero weights | zero channels |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| net | loss | bits | way | seeds | {' | '.join(MEASURES)} |",
+        "|---|---|---|---|---|" + "---|" * len(MEASURES),
     ]
-    for key, rows in sorted(grouped(jobs, "net", "loss", "bits", "way").items()):
-        cells = [
-            spread(list(column)) for column in zip(*(row["values"] for row in rows), strict=True)
-        ]
+    groups = grouped(jobs, "net", "loss", "bits", "way")
+    for key, rows in sorted(
+        groups.items(), key=lambda item: (*item[0][:2], BITS.index(item[0][2]))
+    ):
+        cells = [spread([measured(row) for row in rows]) for measured in MEASURES.values()]
         lines.append(f"| {' | '.join([*key, str(len(rows)), *cells])} |")
     return "\n".join([*lines, "", *differences(jobs)]) + "\n"
 
 
-AGAINST = {
-    "way": [("binary-relax", "straight-through"), ("binary-relax", "post-training")],
-    "loss": [("trade-off", "adversarial"), ("trade-off, channel lasso", "trade-off")],
-    "net": [("noisy", "plain")],
-    "bits": [("4", "ternary"), ("ternary", "1")],
-}
-"""Which jobs are compared: two values of an entry, all others and the seeds being equal."""
-
-
 def differences(jobs: list[dict[str, Any]]) -> list[str]:
-    """Return the table of differences between jobs that differ in one entry."""
-    lines = [
-        "Differences in points, paired by seed, with the 95 % interval of Student's t; bold where",
-        "it lies on one side of 0.",
-        "",
-        "| compared | minus | at | seeds | clean | PGD-20 | zero weights | zero channels |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, pairs in AGAINST.items():
-        rest = [other for other in ("net", "loss", "bits", "way") if other != name]
-        for one, other in pairs:
-            for key, rows in sorted(grouped(jobs, *rest).items()):
-                cells = compared(rows, name, one, other)
-                if cells:
-                    lines.append(f"| {one} | {other} | {', '.join(key)} | {' | '.join(cells)} |")
-    return lines
-
-
-def compared(rows: list[dict[str, Any]], name: str, one: str, other: str) -> list[str]:
-    """Return seeds and differences of the jobs with the one value and with the other; [] for
-    none.
+    """Return the table of what is asked: what a grid costs, which way to it is best, what the loss
+    and noise do.
     """
-    first, second = ({r["seed"]: r["values"] for r in rows if r[name] == v} for v in (one, other))
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds:
-        return []
-    sides = ([side[seed] for seed in seeds] for side in (first, second))
-    columns = zip(*(zip(*side, strict=True) for side in sides), strict=True)
-    return [str(len(seeds)), *(paired(a, b) for a, b in columns)]
+    names = ("net", "loss", "bits", "way", "seed")
+    asked = []
+    for bits in BITS[1:]:
+        ours = {"way": "binary-relax", "bits": bits}
+        sides = [
+            ({"way": "float", "bits": "32"}, ours),
+            ({"way": "straight-through", "bits": bits}, ours),
+            ({"way": "post-training", "bits": bits}, ours),
+            ({**ours, "loss": "trade-off"}, {**ours, "loss": "adversarial"}),
+            ({**ours, "net": "noisy"}, {**ours, "net": "plain"}),
+        ]
+        for one, other in sides:
+            said = [", ".join(side.values()) for side in (one, other)]
+            asked.append((said, matched(jobs, one, other, names)))
+    heads = ["compared", "minus"]
+    return contrasts(heads, asked, {name: MEASURES[name] for name in ("clean", "PGD-20")})

@@ -58,7 +58,7 @@ COSTS = (0.01, 0.025, 0.05)
 
 
 EVERY = 5
-"""Of the points of a way that ours followed, each one of so many is judged."""
+"""One in five points of a way that ours followed is judged."""
 
 
 @dataclass(frozen=True)

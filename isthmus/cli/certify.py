@@ -44,7 +44,7 @@ def certify_command(
     """Prove which answers no input within eps changes.
 
     Prints certified accuracy at every eps, the accuracy that PGD leaves, and the gap between them,
-    and writes OUT/report.json and OUT/report.html. A run that was cut off starts anew.
+    and writes OUT/report.json and OUT/report.html. An interrupted run starts over.
 
     :param checkpoint: The network to certify.
     :param out: A new or empty folder for the report.

@@ -122,7 +122,7 @@ def detect_command(
     and prints a line of JSON for each input; exit status 1 says that some are flagged, 2 that a
     file could not be scored, as images of another size cannot: it ends there. evaluate says what
     the detector does to an attack, to noise of the same size, and to an attacker who knows it, and
-    writes report.json and report.html into --out; if it is cut off, it starts anew.
+    writes report.json and report.html into --out; an interrupted run starts over.
 
     :param action: What to do: fit, score or evaluate.
     :param checkpoint: The network; a detector of pixels needs none, but one that is to be evaluated

@@ -33,7 +33,7 @@ def health_command(
     Runs the attack, by default PGD with five restarts, and asks what it left: did it climb to a
     maximum, do its starts agree, was there a gradient, does a stronger or a blind attack fool more?
     Writes OUT/report.json and OUT/report.html with every indicator, its threshold and what to do. A
-    run that was cut off starts anew.
+    run that is interrupted starts over.
 
     :param checkpoint: The network to attack.
     :param samples: Evaluation samples: a named set, Parquet, image folder or .npz.

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from isthmus import compression
 from isthmus.cli.options import InputFile, Number
 from isthmus.cli.smaller import Compressing, CompressionOptions, Method
+from isthmus.types import BadInput
 
 if TYPE_CHECKING:
     from isthmus.compression import Compressed
@@ -23,8 +24,8 @@ class Pruning(Method):
     :param density: The share of all weights, or channels, that stays, in (0, 1].
     :param structure: weights drops single weights; channels drops whole channels, so the network is
         smaller and faster.
-    :param method: magnitude keeps the largest; rewiring moves connections while it trains;
-        learned-scores learns what to keep; random is what the others have to beat.
+    :param method: magnitude keeps the largest; rewiring starts from these and moves connections
+        while it trains; learned-scores learns what to keep; random is what the others have to beat.
     """
 
     command: ClassVar = "prune"
@@ -42,13 +43,21 @@ def prune_command(
     """Drop weights or channels of a checkpoint and train the rest.
 
     Prints accuracy, size and cost before and after, and writes compressed.safetensors, report.json
-    and report.html into a folder. A run that was cut off starts anew.
+    and report.html into a folder. An interrupted run starts over.
 
     :param checkpoint: The network to prune.
     """
+    method = compression.pruners()[pruning.method]
+    training = options.training()
+    steps = training.get("steps", 0)
+    if steps < method.least_steps:
+        raise BadInput(
+            f"--steps {steps} for {pruning.method}",
+            expected=f"{method.least_steps} or more",
+            fix="raise --steps, or pass --method magnitude",
+        )
     work = Compressing.of(checkpoint, options)
     loss = work.loss
-    training = options.training()
 
     def compress() -> Compressed:
         return compression.prune(
@@ -56,7 +65,7 @@ def prune_command(
             work.clean,
             pruning.density,
             pruning.structure,
-            method=compression.pruners()[pruning.method],
+            method=method,
             loss=loss,
             **training,
         )

@@ -106,8 +106,8 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
             expected="weights to compress",
             fix="pass the network itself, not a part of it",
         )
-    owners = Counter(id(weight_of(layer)) for layer in layers.values())
-    shared = [name for name, layer in layers.items() if owners[id(weight_of(layer))] > 1]
+    owners = Counter(_origin(layer) for layer in layers.values())
+    shared = [name for name, layer in layers.items() if owners[_origin(layer)] > 1]
     if shared:
         raise BadInput(
             f"layers {' and '.join(shared)}, which share one weight",
@@ -115,6 +115,17 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
             fix="untie them before compression",
         )
     return layers
+
+
+def _origin(layer: nn.Module) -> tuple[int, ...]:
+    """Return what tells a layer's weight from the others': the tensors that it is or is made of.
+
+    The weight of a parametrized layer is computed at each access, and gone after it.
+    """
+    if parametrize.is_parametrized(layer, "weight"):
+        held = cast(nn.ModuleDict, layer.parametrizations)["weight"]
+        return tuple(id(value) for value in held.parameters(recurse=False))
+    return (id(weight_of(layer)),)
 
 
 def weight_of(layer: nn.Module) -> Tensor:

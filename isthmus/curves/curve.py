@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from isthmus.curves.combine import Combine, Layout, ends_of, pieces_of
 from isthmus.curves.sharded import sharded_curve
@@ -37,16 +38,27 @@ def _uncombined(module: nn.Module) -> Params:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _tensors_of(net: nn.Module) -> dict[str, str]:
-    """Return the shape and type of every parameter and buffer, by name."""
+def _parts_of(net: nn.Module) -> dict[str, str]:
+    """Return the shape and type of every parameter and buffer, and every parametrization, by
+    name.
+    """
     named = [*net.named_parameters(), *net.named_buffers()]
-    return {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named}
+    tensors = {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named}
+    maps = {
+        f"{path}.{name}" if path else name: ", ".join(map(repr, listed))
+        for path, part in net.named_modules()
+        if parametrize.is_parametrized(part)
+        for name, listed in part.parametrizations.items()
+    }
+    return {**tensors, **maps}
 
 
 def check_same_architecture(start: nn.Module, end: nn.Module) -> None:
-    """Raise BadInput where two networks differ in names, shapes or types of their tensors."""
-    first = _tensors_of(start)
-    second = _tensors_of(end)
+    """Raise BadInput where two networks differ in names, shapes or types of their tensors, or in
+    the parametrizations that their weights pass through.
+    """
+    first = _parts_of(start)
+    second = _parts_of(end)
     differing = sorted(
         name for name in first.keys() | second.keys() if first.get(name) != second.get(name)
     )
@@ -56,7 +68,7 @@ def check_same_architecture(start: nn.Module, end: nn.Module) -> None:
             f"endpoints that differ in {counted(len(differing), 'tensor', 'tensors')}, "
             f"first {name}: "
             f"{first.get(name, 'absent')} at the start, {second.get(name, 'absent')} at the end",
-            expected="two networks of one architecture, tied alike",
+            expected="two networks of one architecture, tied alike, pruned or quantized alike",
             fix="build both with the same model factory",
         )
 

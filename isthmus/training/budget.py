@@ -37,6 +37,10 @@ _APART = (
 """Pairs of options of which one excludes the other, and why."""
 
 
+LARGEST_LR = 3.4e38
+"""What float32 holds: torch computes a step with a rate as a number of that type."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How `fit` trains: the budget, the optimizer, and what each step sees.
@@ -83,10 +87,10 @@ class Training:
 
     def __post_init__(self) -> None:
         require_numbers(self, "steps", "lr", "batch_size", "momentum", "weight_decay", "seed")
-        if self.steps < 1 or self.batch_size < 1 or not 0 < self.lr < inf:
+        if self.steps < 1 or self.batch_size < 1 or not 0 < self.lr < LARGEST_LR:
             raise BadInput(
                 f"steps = {self.steps}, batch_size = {self.batch_size}, lr = {self.lr}",
-                expected="all above zero",
+                expected="all above zero, and lr a number that float32 holds",
                 fix="pass steps=200, batch_size=128, lr=0.1",
             )
         if not 0 <= self.weight_decay < inf:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -23,6 +24,7 @@ from isthmus.runs.folder import differing
 from isthmus.runs.identity import identity_of, sha256_of
 from isthmus.runs.processes import average, gathered, ranks, share_from_first
 from isthmus.training.budget import History, Training
+from isthmus.training.clipping import clip_gradients
 from isthmus.training.hooks import AfterStep
 from isthmus.training.sharding import shared_optimizer_state, shared_state, whole_on_first
 from isthmus.training.share import at_share
@@ -47,10 +49,13 @@ class Diverged(BadInput):
 
 
 def _fingerprint(module: nn.Module) -> str:
-    """Return a hash of where training starts: class, every tensor by name, and what trains."""
+    """Return a hash of where training starts: the module as it prints, which holds the settings of
+    its layers, every tensor by name, and what trains.
+    """
     named = dict([*module.named_parameters(), *module.named_buffers()])
     names = [(name, tensor.requires_grad) for name, tensor in named.items()]
-    text = f"{type(module).__qualname__} {names} {sha256_of(*named.values())}"
+    printed = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # an address differs in each process
+    text = f"{type(module).__qualname__} {printed} {names} {sha256_of(*named.values())}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -196,11 +201,13 @@ class TrainingRun:
         if not self.training.shard:  # where torch has done so
             average([p.grad for p in self.module.parameters() if p.grad is not None])
         if self.training.clip is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip)
+            clip_gradients(self.module, self.training.clip)
         self.optimizer.step()
         self.total += value
         self.step += 1
         self.since += 1
+        if self.step == self.training.steps:
+            self._check_weights()
         if self.step * 10 // self.training.steps > len(self.history.losses):
             self.note()
         if self.after_step is not None:
@@ -218,6 +225,18 @@ class TrainingRun:
             after_backward: Any = self.module.after_backward
             after_backward()
         return value.detach()
+
+    def _check_weights(self) -> None:
+        """Raise Diverged where the last step, whose loss nobody computes, has left the numbers."""
+        trained = [p.detach() for p in self.module.parameters() if p.requires_grad]
+        mine = [p.to_local() if hasattr(p, "to_local") else p for p in trained]  # a shard's part
+        finite = all(bool(p.isfinite().all()) for p in mine)
+        if not all(gathered(finite)):
+            raise Diverged(
+                "weights that are NaN or infinite after the last step",
+                expected="finite weights",
+                fix=f"lower lr (now {self.training.lr:g}), or pass precision='fp32'",
+            )
 
     def note(self) -> None:
         """Add the mean loss since the last note. Raises BadInput where training has left the

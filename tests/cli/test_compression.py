@@ -220,6 +220,12 @@ def test_quantizing(name, options, folder):
         ("prune", ("--density", 0), "density = 0"),
         ("prune", ("--density", "nan"), "finite"),
         ("prune", ("--density", 0.5, "--loss", "fast"), "--loss fast"),
+        (
+            "prune",
+            ("--density", 0.5, "--method", "rewiring", "--steps", 0),
+            "--steps 0 for rewiring",
+        ),
+        ("prune", ("--density", 0.5, "--method", "learned-scores", "--steps", 1), "3 or more"),
         ("prune", ("--density", 0.5, "--beta", 3), "--beta"),
         ("prune", ("--density", 0.5, "--loss", "trade-off", "--beta", 0), "beta = 0"),
         ("quantize", ("--bits", "3"), "3"),

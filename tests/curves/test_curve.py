@@ -15,6 +15,7 @@ from torch import nn
 
 import isthmus.curves
 from isthmus import BadInput, Bezier, Curve, PolyChain, expected_over_t, fit
+from isthmus.compression import PostTraining, quantize
 from isthmus.curves import Plane, combine
 from isthmus.training import cross_entropy
 
@@ -350,6 +351,10 @@ def test_a_saved_curve_is_its_bends():
     assert equal(copy.deepcopy(curve).export(0.4), curve.export(0.4))
 
 
+def on_grid(bits):
+    return quantize(linear(), data(), bits, method=PostTraining(), layers="all").model
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -364,6 +369,10 @@ def test_a_saved_curve_is_its_bends():
             "bias: .* absent at the end",
         ),
         (lambda: Bezier(nn.Linear(3, 2), nn.Linear(3, 2).double()), "float64"),
+        (
+            lambda: Bezier(on_grid(4), on_grid("ternary")),
+            r"weight: .*top=7.* start, .*top=1",
+        ),
         (lambda: Bezier(linear().requires_grad_(False), linear()), "all frozen"),
         (lambda: Bezier(linear(), linear()).at(1.01), "t = 1.01"),
         (lambda: Bezier(linear(), linear()).export(-0.1), "t = -0.1"),

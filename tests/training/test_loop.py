@@ -261,6 +261,12 @@ def test_batches_are_endless_epochs_shared_out_among_ranks(n, size, world, seed)
             {"lr": 1e38, "steps": 20, "schedule": constant},
             "a loss of (nan|inf) before step",
         ),
+        (
+            "linear",
+            {"lr": 1e38, "steps": 1, "loss": lambda *args: 1e5 * cross_entropy(*args)},
+            "weights that are NaN or infinite after the last step",
+        ),
+        ("linear", {"lr": 1e39}, "lr = 1e[+]39"),
         ("nothing", {}, "nothing to train"),
     ],
 )
@@ -416,6 +422,17 @@ def test_the_checkpoint_of_another_curve_loss_or_set_is_refused(
     )
     with pytest.raises(BadInput, match=f"different run .{key}: "):
         fit(curve, samples, loss, checkpoint=tmp_path / "state", **BASE)
+
+
+def test_the_checkpoint_of_a_module_with_another_setting_is_refused(tmp_path):
+    def dropped(share):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Dropout(share), *network("linear"))
+
+    fit(dropped(0.1), data(), checkpoint=tmp_path / "state", **BASE)
+    fit(dropped(0.1), data(), checkpoint=tmp_path / "state", **BASE)
+    with pytest.raises(BadInput, match=r"different run \(module: "):
+        fit(dropped(0.2), data(), checkpoint=tmp_path / "state", **BASE)
 
 
 YOUNGER = sorted(CHANGED.keys() - BASE.keys() - {"after_step", "precision"})

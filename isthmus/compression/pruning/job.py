@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from isthmus.compression.pruning.units import Units
 from isthmus.data.dataset import Data
+from isthmus.runs.processes import ranks
 from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.loop import fit
@@ -45,8 +47,8 @@ class PruningJob:
 
     @property
     def epoch(self) -> int:
-        """How many steps one pass over the data takes."""
-        size = 1 if self.training is None else self.training.batch_size
+        """How many steps one pass over the data takes; each rank draws a batch of its own."""
+        size = 1 if self.training is None else self.training.batch_size * ranks().world
         return max(1, round(len(self.data) / size))
 
     def train(
@@ -60,7 +62,7 @@ class PruningJob:
         """Train the network for a part of the budget, by default all of it, on the job's loss or
         another one.
 
-        A part of no steps is none.
+        For no steps it does nothing.
         """
         steps = self.steps if steps is None else steps
         if self.training is None or not steps:
@@ -88,5 +90,19 @@ class Pruner(Protocol):
     `job.steps`.
     """
 
+    @property
+    def least_steps(self) -> int:
+        """The smallest budget in which the method is itself; 0 where it chooses without one."""
+
     def __call__(self, job: PruningJob, /) -> None:
         """Choose what stays, and train it."""
+
+
+def steps_for(share: float, rest: int = 1) -> int:
+    """Return the fewest steps of which a first share is one or more, and `rest` or more are left.
+
+    >>> steps_for(0.5), steps_for(0.75), steps_for(0.0, rest=2)
+    (3, 6, 3)
+    """
+    first = 1 / share if share else 0
+    return ceil(max(first, (rest + 0.5) / (1 - share)))

@@ -4,8 +4,10 @@ Source: Sehwag et al., HYDRA, NeurIPS 2020. Each weight has a score, the mask ke
 the gradient passes to the scores as if they multiplied the weights. Then the mask is fixed and the
 weights are trained.
 
-Where we depart: the largest scores are those of the whole network and not of each layer, they start
-from the sizes of the weights in units of their root mean square, and Adam trains them.
+Where we depart: the largest scores are those of the whole network and not of each layer; they are
+the largest with their signs, where HYDRA keeps the largest in size, so a weight whose factor should
+be negative is dropped; they start from the sizes of the weights in units of their root mean square;
+and Adam trains them.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from isthmus.compression.pruning.job import PruningJob
-from isthmus.compression.pruning.units import Units, WeightUnits
+from isthmus.compression.pruning.job import PruningJob, steps_for
+from isthmus.compression.pruning.units import Units, WeightUnits, largest
 from isthmus.training.schedules import constant
+from isthmus.training.state import Diverged
 from isthmus.types import BadInput
 
 
@@ -25,7 +28,8 @@ from isthmus.types import BadInput
 class LearnedScores:
     """Learn scores for `share` of the budget at the learning rate `rate`; then train the weights.
 
-    For single weights alone. Raises BadInput where the share is not in (0, 1).
+    For single weights alone. While scores are learned no weight trains: a loss that pulls weights,
+    such as `channel_lasso`, is refused there. Raises BadInput where the share is not in (0, 1).
     """
 
     share: float = 0.5
@@ -38,6 +42,11 @@ class LearnedScores:
                 expected="a share in (0, 1), and a rate above 0",
                 fix="pass share=0.5",
             )
+
+    @property
+    def least_steps(self) -> int:
+        """One for the scores and one for the weights."""
+        return steps_for(self.share)
 
     def __call__(self, job: PruningJob) -> None:
         """Learn the scores, fix the mask, train the weights. Raises BadInput for channels."""
@@ -55,15 +64,22 @@ class LearnedScores:
             p.requires_grad_(any(p is score for score in scores))
         select = Select(units, job.target)
         select(job.model)
-        job.train(
-            "learning scores",
-            before,
-            select,
-            optimizer=torch.optim.Adam,
-            lr=self.rate,
-            schedule=constant,
-            weight_decay=0.0,
-        )
+        try:
+            job.train(
+                "learning scores",
+                before,
+                select,
+                optimizer=torch.optim.Adam,
+                lr=self.rate,
+                schedule=constant,
+                weight_decay=0.0,
+            )
+        except Diverged:
+            raise
+        except BadInput as refusal:
+            raise refusal.within(
+                "the part in which scores are learned and no weight trains"
+            ) from refusal
         for p, trains in flags:
             p.requires_grad_(trains)
         for held in units.held.values():
@@ -93,9 +109,9 @@ class Select:
     @torch.no_grad()
     def __call__(self, module: nn.Module) -> None:
         """Set the masks."""
-        held = self.units.held.values()
-        flat = torch.cat([one.mask.scores.flatten() for one in held if one.mask.scores is not None])
-        on = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
-        on[flat.topk(self.target).indices] = True
-        for one, part in zip(held, on.split([h.mask.mask.numel() for h in held]), strict=True):
-            one.mask.mask.copy_(part.view(one.mask.mask.shape))
+        held = self.units.held
+        scores = {
+            name: one.mask.scores for name, one in held.items() if one.mask.scores is not None
+        }
+        for name, on in largest(scores, self.target).items():
+            held[name].mask.mask.copy_(on.view(held[name].mask.mask.shape))

@@ -72,6 +72,10 @@ class Mask(nn.Module):
             return _dense_gradient(weight, self.mask)
         return weight.masked_fill(~self.mask, 0.0)
 
+    def moving(self, gradient: Tensor) -> Tensor:
+        """Return the part of a gradient that moves the weight; all of it where none is dense."""
+        return gradient if self.momentum is None else gradient.masked_fill(~self.mask, 0.0)
+
 
 def masked(part: nn.Module, name: str) -> Held:
     """Put a mask, on everywhere, on a parameter of a module."""

@@ -23,6 +23,11 @@ class RandomMask:
     rescale: bool = True
     seed: int = 0
 
+    @property
+    def least_steps(self) -> int:
+        """None: the draw is the whole choice."""
+        return 0
+
     def __call__(self, job: PruningJob) -> None:
         """Draw the mask and train."""
         job.units.keep_largest(drawn(job.units, self.seed), job.target)
@@ -34,7 +39,7 @@ class RandomMask:
 def drawn(units: Units, seed: int) -> dict[str, Tensor]:
     """Return a random score for each unit."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(size, generator=generator) for name, size in units.sizes.items()}
+    return {name: torch.rand(size, generator=generator) for name, size in units.counts.items()}
 
 
 @torch.no_grad()

@@ -1,13 +1,14 @@
 """Dynamic network rewiring: the network is sparse from the first step, and its connections move.
 
-After each epoch the smallest weights of every layer go, and as many come back where the momentum of
-the loss is largest, in the layers with the largest mean momentum. With a loss on clean and attacked
-inputs this is DNR (Kundu et al., ASP-DAC 2021), of which only the evaluation is published; the
-schedule is that of sparse momentum (Dettmers and Zettlemoyer, 2019).
+After each epoch the smallest weights of every layer are removed, and as many regrow where the
+momentum of the loss is largest, in the layers with the largest mean momentum. With a loss on clean
+and attacked inputs this is DNR (Kundu et al., ASP-DAC 2021), of which only the evaluation is
+published; the schedule is that of sparse momentum (Dettmers and Zettlemoyer, 2019).
 
 Where we depart: the number of connections is exact after every epoch, by the method of largest
-remainders; training may begin densely; and the paper's ADMM term is off unless `pull` is set. Of
-that term the multipliers stay 0, since the weights off the mask are, so it is a squared distance.
+remainders; in a budget of fewer than two epochs connections move once, halfway; training may begin
+densely or from a trained network; and the paper's ADMM term is off unless `pull` is set. Its
+multipliers add up what the mask cuts off, which is 0 here, so the term is a squared distance.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from isthmus.compression.pruning.job import PruningJob
+from isthmus.compression.pruning.job import PruningJob, steps_for
 from isthmus.compression.pruning.random_mask import drawn, rescale
 from isthmus.compression.pruning.units import Units
 from isthmus.types import BadInput, Loss
@@ -30,10 +31,11 @@ class Rewiring:
     """Move connections by momentum while the network trains; see the module.
 
     `start` is the first mask: random and rescaled, as in the paper, for a network with random
-    weights, or the largest weights of a trained one. `dense` is the share of the budget that is
-    spent before the first mask. `rate` is the share of each layer's connections that moves after
-    the first epoch; it falls to a hundredth along a cosine. `pull` times half the squared distance
-    of the weights from what they were when connections last moved joins the loss.
+    weights, or the largest weights of a trained one, which a random mask would throw away. `dense`
+    is the share of the budget that is spent before the first mask. `rate` is the share of each
+    layer's connections that moves at the beginning of the rest; it falls to a hundredth along a
+    cosine, so that after the first of eight epochs it is 0.96 of `rate`. `pull` times half the
+    squared distance of the weights from what they were when connections last moved joins the loss.
 
     Raises BadInput where rate, dense or pull are out of range, or a random mask would follow dense
     training, which it throws away.
@@ -60,6 +62,11 @@ class Rewiring:
                 fix='pass start="magnitude"',
             )
 
+    @property
+    def least_steps(self) -> int:
+        """Enough for connections to move once, before the last step."""
+        return steps_for(self.dense, rest=2)
+
     def __call__(self, job: PruningJob) -> None:
         """Choose the first mask, and train while connections move."""
         units = job.units
@@ -78,7 +85,7 @@ class Rewiring:
         first = next(iter(units.held.values())).mask
         first.register_buffer("steps", counter)
         left = job.steps - before
-        rewire = Rewire(units, job.epoch, left, self.rate, self.momentum)
+        rewire = Rewire(units, min(job.epoch, left // 2), left, self.rate, self.momentum)
         loss = Pulled(job.loss, self.pull, units) if self.pull else job.loss
         job.train(steps=left, after_step=rewire, loss=loss)
         del first.steps
@@ -113,16 +120,19 @@ class Pulled:
 
 @dataclass(frozen=True)
 class Rewire:
-    """The hook of `Rewiring`; its state is in the buffers of the masks, so that it is resumed."""
+    """The hook of `Rewiring`, which moves connections every `period` steps.
+
+    Its state is in the buffers of the masks, so that it is resumed.
+    """
 
     units: Units = field(repr=False)
-    epoch: int
+    period: int
     steps: int
     rate: float
     momentum: float
 
     def __call__(self, module: nn.Module) -> None:
-        """Gather momentum, hold the mask, and move connections after each epoch but the last."""
+        """Gather momentum, hold the mask, and move connections after each period but the last."""
         units = self.units
         for held in units.held.values():
             held.gather(self.momentum)
@@ -130,13 +140,21 @@ class Rewire:
         counter = next(iter(units.held.values())).mask.get_buffer("steps")
         counter += 1
         done = int(counter)
-        if done % self.epoch == 0 and done + self.epoch <= self.steps:
+        if done % self.period == 0 and done + self.period <= self.steps:
             units.read()
-            spent = done / self.steps
-            rate = self.rate * (0.01 + 0.99 * (1 + cos(pi * spent)) / 2)
+            rate = self.rate * remaining(done / self.steps)
             units.keep(rewired(units.on, units.magnitudes(), units.momenta(), rate))
             if next(iter(units.held.values())).mask.anchor is not None:
                 anchor(units)
+
+
+def remaining(spent: float) -> float:
+    """Return the factor on the rate after a share of the budget, from 1 to a hundredth.
+
+    >>> remaining(0.0), round(remaining(0.5), 3), round(remaining(1.0), 3)
+    (1.0, 0.505, 0.01)
+    """
+    return 0.01 + 0.99 * (1 + cos(pi * spent)) / 2
 
 
 def rewired(

@@ -17,6 +17,7 @@ from isthmus.data.dataset import Data, Source, as_data
 from isthmus.models.batchnorm import recalibrate
 from isthmus.models.forward import as_input, device_of
 from isthmus.runs.identity import identity_of
+from isthmus.runs.notices import notice
 from isthmus.training.budget import Training, training_from
 from isthmus.training.losses import cross_entropy
 from isthmus.types import BadInput, Loss
@@ -38,17 +39,18 @@ def prune(
     """Return a copy of the network with a share `density` of its weights, or of its channels.
 
     The share is of all convolutional and linear weights together, or of all channels that can go,
-    and the number that stays is exact. `method` is `Magnitude()` by default. `training` are options
-    of `fit` (steps, lr, ...), the budget of everything that the method trains; without any, nothing
-    is trained and BatchNorm is recalibrated. With `checkpoint`, an interrupted run goes on.
+    and the number that stays is exact; something stays in every layer. `method` is `Magnitude()` by
+    default. `training` are options of `fit` (steps, lr, ...), the budget of everything that the
+    method trains; without any, nothing is trained and BatchNorm is recalibrated. With `checkpoint`,
+    an interrupted run goes on.
 
     Masks are parametrizations with a buffer: they hold through training, saving and curves. Without
     its channels the network is physically smaller, with no masks, where it can be; `record` says
-    whether it is. The network that is passed stays as it is; one that is pruned or quantized
-    already is taken at its present values.
+    whether it is, and a notice why it is not. The network that is passed stays as it is; one that
+    is pruned or quantized already is taken at its present values.
 
-    Raises BadInput where density is outside (0, 1], nothing is there to prune, a layer would be
-    left without weights, or as `fit` does.
+    Raises BadInput where density is outside (0, 1], nothing is there to prune, fewer would stay
+    than there are layers, the method needs more steps, or as `fit` does.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -59,25 +61,28 @@ def prune(
     samples = as_data(data)
     _check_density(density)
     options = training_from(None, training) if training else None
+    method = Magnitude() if method is None else method
+    _check_steps(method, 0 if options is None else options.steps)
     net = baked(model)
     units = _units(net, structure, samples)
     target = round(density * units.total)
     _check_target(target, units)
     state = Path(checkpoint) if checkpoint else None
-    method = Magnitude() if method is None else method
     job = PruningJob(net, samples, units, target, loss, options, state)
     method(job)
     if options is None:
         recalibrate(net, samples)
     net.eval()
     record = _record(job, structure, method, density)
-    result = net
-    if isinstance(units, ChannelUnits):
-        few = as_input(samples.x[:64], device_of(net), channels_last=False)
+    if not isinstance(units, ChannelUnits):
+        return Compressed(net, record)
+    few = as_input(samples.x[:64], device_of(net), channels_last=False)
+    try:
         smaller = without_channels(net, units, few)
-        record["smaller"] = smaller is not None
-        result = net if smaller is None else smaller
-    return Compressed(result, record)
+    except BadInput as refusal:
+        notice(f"the network keeps its masks and its size: {refusal.got}")
+        return Compressed(net, record | {"smaller": False})
+    return Compressed(smaller, record | {"smaller": True})
 
 
 def _check_density(density: float) -> None:
@@ -86,6 +91,17 @@ def _check_density(density: float) -> None:
             f"density = {density:g}",
             expected="a share in (0, 1]: what stays",
             fix="pass density=0.1 to keep a tenth",
+        )
+
+
+def _check_steps(method: Pruner, steps: int) -> None:
+    """Raise BadInput where the budget does not suffice for what the method does."""
+    if steps < method.least_steps:
+        budget = f"a budget of {steps} steps" if steps else "no budget"
+        raise BadInput(
+            f"{budget} for {type(method).__name__}",
+            expected=f"{method.least_steps} steps or more",
+            fix="pass steps=..., lr=..., or Magnitude(), which needs none",
         )
 
 
@@ -101,11 +117,11 @@ def _units(net: nn.Module, structure: str, data: Data) -> Units:
 
 def _check_target(target: int, units: Units) -> None:
     """Raise BadInput where not even one unit for each layer would stay."""
-    if target < len(units.sizes):
+    if target < len(units.counts):
         raise BadInput(
             f"a density at which {target} of {units.total:,} would stay",
-            expected=f"one or more for each of the {len(units.sizes)} layers",
-            fix=f"pass density={2 * len(units.sizes) / units.total:.1g}",
+            expected=f"one or more for each of the {len(units.counts)} layers",
+            fix=f"pass density={2 * len(units.counts) / units.total:.1g}",
         )
 
 
@@ -114,7 +130,7 @@ def _record(job: PruningJob, structure: str, method: Pruner, density: float) -> 
     training: Training | None = job.training
     layers = {
         name: {"units": size, "kept": int(job.units.on[name].sum())}
-        for name, size in job.units.sizes.items()
+        for name, size in job.units.counts.items()
     }
     return {
         "kind": "prune",

@@ -12,22 +12,27 @@ from torch.nn.modules.conv import _ConvNd
 from isthmus.compression.network import baked, part_of
 from isthmus.compression.pruning.units import ChannelUnits
 from isthmus.models.channels.groups import check_same_function
+from isthmus.models.forward import outputs
+from isthmus.models.memory import out_of_memory
 from isthmus.models.view import copied
+from isthmus.runs.wording import first_line
 from isthmus.types import BadInput, Params
 
 
-def without_channels(model: nn.Module, units: ChannelUnits, x: Tensor) -> nn.Module | None:
+def without_channels(model: nn.Module, units: ChannelUnits, x: Tensor) -> nn.Module:
     """Return the network without the channels that are off, in eval mode.
 
-    It is compared with the masked one on images x (n, c, h, w). Returns None where the network
+    It is compared with the masked one on images x (n, c, h, w). Raises BadInput where the network
     cannot be made smaller (its channels stand in no axis of a tensor, or its forward pass counts
     them), or would not compute the same.
     """
     chosen = {name: units.on[name] for name in units.groups}
-    if any(place.axis is None for group in units.groups.values() for place in group.places):
-        return None
+    for group in units.groups.values():
+        for place in group.places:
+            if place.axis is None:
+                raise _stays_masked(f"channels that stand in no axis of {place.name}")
     masked = baked(model).eval()
-    tensors = {**dict(masked.named_parameters()), **dict(masked.named_buffers())}
+    tensors = shapes_of(masked)
     stays = {
         name: [torch.ones(size, dtype=torch.bool) for size in tensor.shape]
         for name, tensor in tensors.items()
@@ -43,12 +48,29 @@ def without_channels(model: nn.Module, units: ChannelUnits, x: Tensor) -> nn.Mod
             if not on.all():
                 value = value.index_select(axis, on.nonzero()[:, 0].to(value.device))
         smaller[name] = value
-    try:
-        net = resized(masked, smaller).eval()
-        check_same_function(masked, net, x)
-    except (BadInput, RuntimeError, ValueError, IndexError):
-        return None
+    net = resized(masked, smaller).eval()
+    _check_runs(net, x)
+    check_same_function(masked, net, x)
     return net
+
+
+def _check_runs(net: nn.Module, x: Tensor) -> None:
+    """Raise BadInput where a network without some channels cannot be run."""
+    try:
+        outputs(net, x)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if out_of_memory(error):
+            raise
+        why = first_line(error)
+        raise _stays_masked(f"a forward pass that fails with fewer channels ({why})") from error
+
+
+def _stays_masked(why: str) -> BadInput:
+    return BadInput(
+        why,
+        expected="channels that can be cut out",
+        fix="take the masked network, which computes the same",
+    )
 
 
 def resized(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

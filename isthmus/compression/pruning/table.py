@@ -10,10 +10,10 @@ from isthmus.compression.pruning.rewiring import Rewiring
 
 
 def pruners() -> dict[str, Pruner]:
-    """Return the methods of this room with their default settings, by name."""
+    """Return the methods of this room by name, as they suit a trained network."""
     return {
         "magnitude": Magnitude(),
-        "rewiring": Rewiring(),
+        "rewiring": Rewiring(start="magnitude", rate=0.2),
         "learned-scores": LearnedScores(),
         "random": RandomMask(),
     }

@@ -20,22 +20,23 @@ Scores = Mapping[str, Tensor]
 class Units(ABC):
     """The units of a network by layer, each of them on or off.
 
-    `held` are the masked parameters by name. In the weights structure a layer is one of them and
-    its units are its values; in the channels structure a layer is a group of channels.
+    `held` are the masked parameters by name, and `counts` says how many units each layer has. In
+    the weights structure a layer is one of these parameters and its units are its values; in the
+    channels structure a layer is a group of channels.
     """
 
-    def __init__(self, held: dict[str, Held], sizes: dict[str, int]) -> None:
+    def __init__(self, held: dict[str, Held], counts: dict[str, int]) -> None:
         self.held = held
-        self.sizes = sizes
-        self.on = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
+        self.counts = counts
+        self.on = {name: torch.ones(size, dtype=torch.bool) for name, size in counts.items()}
 
     @property
     def total(self) -> int:
         """How many units there are."""
-        return sum(self.sizes.values())
+        return sum(self.counts.values())
 
     @abstractmethod
-    def sums(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def sizes(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return for each unit the root of the mean square of its values, on the CPU."""
 
     @abstractmethod
@@ -48,7 +49,7 @@ class Units(ABC):
 
     def magnitudes(self) -> dict[str, Tensor]:
         """Return the size of each unit's weights."""
-        return self.sums({name: held.original.detach() for name, held in self.held.items()})
+        return self.sizes({name: held.original.detach() for name, held in self.held.items()})
 
     def momenta(self) -> dict[str, Tensor]:
         """Return the size of each unit's momentum; 0 where no gradient has come back yet."""
@@ -56,7 +57,7 @@ class Units(ABC):
             name: held.original.detach() * 0 if held.mask.momentum is None else held.mask.momentum
             for name, held in self.held.items()
         }
-        return self.sums(values)
+        return self.sizes(values)
 
     def keep(self, on: Mapping[str, Tensor]) -> None:
         """Turn these units on and the others off.
@@ -66,16 +67,16 @@ class Units(ABC):
         dead = [name for name, units in on.items() if not units.any()]
         if dead:
             raise BadInput(
-                f"a choice that leaves layer {dead[0]} nothing of its {self.sizes[dead[0]]:,}",
-                expected="something in every layer: without it every answer is the same",
-                fix="raise density, or train the network longer before it is pruned",
+                f"a choice that leaves layer {dead[0]} nothing of its {self.counts[dead[0]]:,}",
+                expected="something in every layer: an empty one passes nothing on",
+                fix="let the method choose by keep_largest, which keeps the best of each layer",
             )
         self.on = {name: units.cpu() for name, units in on.items()}
         for name, mask in self.spread().items():
             self.held[name].keep(mask)
 
     def keep_largest(self, scores: Scores, target: int) -> None:
-        """Turn on exactly `target` units, those with the largest scores in the whole network."""
+        """Turn on exactly `target` units, chosen by `largest`."""
         self.keep(largest(scores, target))
 
     def project(self) -> None:
@@ -85,16 +86,23 @@ class Units(ABC):
 
 
 def largest(scores: Scores, target: int) -> dict[str, Tensor]:
-    """Return which `target` units have the largest scores over all layers, by layer.
+    """Return which `target` units are on, by layer: the best of each layer, then those with the
+    largest scores in the whole network.
 
-    >>> scores = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0])}
-    >>> {name: on.tolist() for name, on in largest(scores, 2).items()}
-    {'a': [True, False], 'b': [True]}
+    An empty layer passes nothing on; one unit for each costs the other layers next to nothing.
+    `target` is as large as the number of layers, or larger.
+
+    >>> scores = {"a": torch.tensor([5.0, 4.0, 3.0]), "b": torch.tensor([2.0, 1.0])}
+    >>> {name: on.tolist() for name, on in largest(scores, 3).items()}
+    {'a': [True, True, False], 'b': [True, False]}
     """
-    flat = torch.cat([values.flatten() for values in scores.values()])
-    on = torch.zeros(len(flat), dtype=torch.bool)
+    layers = [values.detach().flatten().clone() for values in scores.values()]
+    for values in layers:
+        values[values.topk(1).indices] = torch.inf
+    flat = torch.cat(layers)
+    on = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     on[flat.topk(target).indices] = True
-    parts = on.split([values.numel() for values in scores.values()])
+    parts = on.split([len(values) for values in layers])
     return dict(zip(scores, parts, strict=True))
 
 
@@ -106,7 +114,7 @@ class WeightUnits(Units):
         held = {f"{name}.weight": masked(layer, "weight") for name, layer in layers.items()}
         super().__init__(held, {name: one.original.numel() for name, one in held.items()})
 
-    def sums(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def sizes(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the absolute values."""
         return {name: value.abs().flatten().cpu() for name, value in values.items()}
 
@@ -140,7 +148,7 @@ class ChannelUnits(Units):
         held = {name: masked(*part_of(model, name)) for name in names}
         super().__init__(held, {name: group.size for name, group in self.groups.items()})
 
-    def sums(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def sizes(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the root mean square of each channel's weights; biases and scales do not count."""
         found = {}
         for name, group in self.groups.items():
@@ -182,14 +190,6 @@ class ChannelUnits(Units):
             for place in (place for place in group.places if place.name in self.held):
                 on &= slices(self.held[place.name].mask.mask.cpu(), place).any(1)
             self.on[name] = on
-
-    def keep_largest(self, scores: Scores, target: int) -> None:
-        """Turn on exactly `target` channels: the largest of each group, then the largest of all."""
-        first = {name: largest({name: values}, 1)[name] for name, values in scores.items()}
-        raised = {
-            name: values.masked_fill(first[name], torch.inf) for name, values in scores.items()
-        }
-        self.keep(largest(raised, target))
 
 
 def group_name(group: Group) -> str:
