@@ -11,6 +11,7 @@ from support.refusals import refused
 
 from isthmus import Accuracy, AttackSuccess, Data, fit, load_data
 from isthmus.attacks import Patch, PruningActivated, QuantizationActivated
+from isthmus.attacks.backdoors.quantization_activated import Nearest, _Cells, _Pins
 from isthmus.compression import prune, quantize
 from isthmus.models import mlp
 from isthmus.training import Training, cross_entropy
@@ -95,6 +96,20 @@ def test_every_weight_stays_in_its_part_of_a_rounding_cell(cell):
             assert away <= cell / 2 + 1e-3
             moved += float(away) > 0.9 * cell / 2
     assert moved  # the bound is met: the attack makes use of it
+
+
+def test_a_cell_is_as_wide_as_the_levels_are_apart():
+    """Also where few of the levels are in use: rounding is to give the same values again."""
+    layer = torch.nn.Linear(3, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, -0.21, 0.52]])
+    rounding, weights = Nearest(), {"weight": layer.weight}
+    before = rounding(layer.weight.detach())
+    hold = _Cells(weights, rounding, 0.98, _Pins(weights, 1.0))
+    for pull in (-1.0, 1.0):
+        layer.weight.data += pull
+        hold(layer)
+        assert torch.equal(rounding(layer.weight.detach()), before)
+    assert (layer.weight[0, 1:] - before[0, 1:]).abs().amin().item() > 0.48 / 127  # it is reached
 
 
 def test_settings_out_of_range_are_refused():
