@@ -14,7 +14,13 @@ from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.augment import check_augmentation
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
-from isthmus.defenses.curve_repair.rules import Choice, end_costs_too_much, lowered, settled
+from isthmus.defenses.curve_repair.rules import (
+    Choice,
+    Rule,
+    end_costs_too_much,
+    lowered,
+    settled,
+)
 from isthmus.defenses.curve_repair.selection import Selection, Watched
 from isthmus.defenses.curve_repair.stand_ins import odd_stand_ins, universal_stand_ins
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
@@ -74,7 +80,8 @@ class Candidate:
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
     way to be tried, and is empty where it is. Where this way is `bounded`, the next one is followed
-    even so: it says how much a repair may change the network.
+    even so: it says how much a repair may change the network; and it is measured by the stand-ins
+    of this one, which its rule `told` reads.
     """
 
     other: nn.Module | Defense | Endpoint | None
@@ -85,6 +92,7 @@ class Candidate:
     home: File | None = None
     objection: Callable[[Path, Choice], str] = costly_end
     bounded: bool = False
+    told: Rule | None = None
 
     def check(self, tampered: nn.Module, bonafide: Data) -> None:
         """Raise BadInput where networks, hook or augmentation do not fit; no work is done yet."""
@@ -124,7 +132,8 @@ def candidates(
     augment = training.augment or suited_augmentation(tampered, bonafide)
     suited = training.replace(augment=augment)
     copy = unlearned_copy(tampered, bonafide, suited, home=home)
-    unlearned = replace(only, other=copy, route=ALMOST)
+    told = lowered(settled(UNIVERSAL, SETTLED, otherwise=ALMOST.high))
+    unlearned = replace(only, other=copy, route=ALMOST, told=told)
     if given:
         return [near(replace(only, training=suited), tampered, universal_stand_ins), unlearned]
     try:

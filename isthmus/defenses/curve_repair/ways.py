@@ -29,12 +29,13 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
     """Return the repair by the first way without an objection, or else by the last; one that does
     not train, or that nothing could judge, is passed over.
 
-    A way that is `bounded` goes as far as the next one lets it.
+    A way that is `bounded` goes as far as the next one lets it, which is measured as it is.
     """
     rejected: list[Repair] = []
+    metrics = None
     for way, after in zip(ways, [*ways[1:], None], strict=True):
         try:
-            repaired = follow(way, tampered, parts)
+            repaired = follow(way, tampered, parts, metrics=metrics)
         except (Diverged, Untrained, NothingOdd) as error:
             if after is None:
                 raise
@@ -48,6 +49,7 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
             break
         notice(f"{repaired.endpoint.spoken} {repaired.objection}; another way is tried")
         rejected.append(repaired)
+        metrics = repaired.metrics if way.bounded else None
     return replace(repaired, rejected=tuple(rejected))
 
 
@@ -70,7 +72,7 @@ def bounded(holder: Repair, first: Candidate, way: Candidate, tampered: nn.Modul
     if objection:
         notice(f"{other.endpoint.spoken} {objection}; the repair on the curve before it is kept")
         return [holder, replace(other, objection=objection)]
-    changed = other.path.at(float(other.t))[DIVERGENCE]
+    changed = other.path.at(way.route.high)[DIVERGENCE]
     here = holder.path.at(float(holder.t))[DIVERGENCE]
     if here > BOUND * changed:
         objection = (
@@ -110,12 +112,16 @@ def follow(
 ) -> Repair:
     """Return the repair by one way: make the endpoint, train the curve, measure it, choose t.
 
-    `metrics` are measured in place of those of its selection. A curve whose training fails is
+    `metrics`, those of the way before, are measured in place of those of its selection, and then t
+    is chosen by the rule that reads them, where the way has one. A curve whose training fails is
     trained again with gentler settings, at most `retries` times. Raises `Diverged` where networks
     on the path have no finite outputs.
     """
+    rule = way.selection.rule_for(way.route, parts)
     if metrics is None:
         metrics = way.selection.metrics(tampered, parts)
+    elif way.told is not None:
+        rule = way.told
     endpoint = resolve_endpoint(
         way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
     )
@@ -142,7 +148,7 @@ def follow(
             expected="finite outputs",
             fix=f"lower lr (now {trained.training.lr:g})",
         ) from error
-    t = without_confidence(way.selection.rule_for(way.route, parts)(path), parts)
+    t = without_confidence(rule(path), parts)
     model = networks.at(float(t))
     objection = way.objection(path, t)
     return Repair(model, t, networks, path, endpoint, trained, parts, metrics, objection=objection)

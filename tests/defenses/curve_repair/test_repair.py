@@ -516,6 +516,28 @@ def test_a_way_that_keeps_the_stand_ins_or_cannot_be_followed_bounds_nothing(tam
     assert [way.objection for way in found.rejected] == ["cost too much accuracy"]
 
 
+def test_stand_ins_of_a_way_that_is_not_taken_tell_how_far_to_go_on_the_next(tampered, samples):
+    parts = Parts.of(samples[0], 0.2)
+    first, second = bounded_ways(tampered[0], 0.1)
+    kept = replace(first, objection=lambda path, t: "left stand-ins")
+
+    def read(path):
+        return Choice(0.5, rule="read", reason=str(path[UNIVERSAL][-2]), confident=True)
+
+    told = replace(second, told=read)
+    with pytest.warns(Notice, match="left stand-ins; another way is tried"):
+        found = first_acceptable([kept, told], tampered[0], parts)
+    assert (
+        found.t.rule == "read" and found.path.values.keys() == found.rejected[0].path.values.keys()
+    )
+    with pytest.warns(Notice, match="left stand-ins; another way is tried"):
+        found = first_acceptable([replace(kept, bounded=False), told], tampered[0], parts)
+    assert found.t.rule == "fixed(0.9)"
+    with pytest.warns(Notice, match="the other way is taken"):
+        found = first_acceptable([bounded_ways(tampered[0], 0.8)[0], told], tampered[0], parts)
+    assert found.t.rule == "read", "the bound is what the whole way changes, and not its point"
+
+
 def test_a_repair_does_not_go_on_where_it_could_not_tell_or_would_be_objected_to(tampered, samples):
     parts = Parts.of(samples[0], 0.2)
     first, second = bounded_ways(tampered[0], 0.1)
