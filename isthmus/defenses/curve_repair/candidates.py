@@ -80,8 +80,8 @@ class Candidate:
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
     way to be tried, and is empty where it is. Where this way is `bounded`, the next one is followed
-    even so: it says how much a repair may change the network; and it is measured by the stand-ins
-    of this one, which its rule `told` reads.
+    even so: it says how much a repair may change the network. Where this way has not lost its
+    stand-ins, the next one is measured by them, too, and its rule `told` reads them.
     """
 
     other: nn.Module | Defense | Endpoint | None

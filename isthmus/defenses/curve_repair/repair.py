@@ -58,7 +58,7 @@ def repair(
     it is the first one where stand-ins for a trigger have lost their effect (`NEAR`,
     `universal_stand_ins`); of one network it is tried where such a perturbation is oddly small. If
     they do not lose it, a straight path leads to `unlearned_copy`, which universal perturbations no
-    longer turn, to where those that are odd have lost their effect on it, at t = 0.9 at most
+    longer turn, to where the stand-ins that the curve has not lost are lost, at t = 0.9 at most
     (`ALMOST`). Of one network that path is followed in any case: the curve is taken if, where it
     lost them, its answers had changed by half as much or less (`BOUND`), and then on to a third
     (`GOING_ON`); or if the other network kept them or lost too much accuracy beyond doubt. If

@@ -29,7 +29,8 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
     """Return the repair by the first way without an objection, or else by the last; one that does
     not train, or that nothing could judge, is passed over.
 
-    A way that is `bounded` goes as far as the next one lets it, which is measured as it is.
+    A way that is `bounded` goes as far as the next one lets it. Stand-ins that it has not lost tell
+    how far to go on the next one.
     """
     rejected: list[Repair] = []
     metrics = None
@@ -64,7 +65,8 @@ def bounded(holder: Repair, first: Candidate, way: Candidate, tampered: nn.Modul
     too much, or does not lose the stand-ins itself bounds nothing.
     """
     try:
-        other = follow(way, tampered, holder.parts, metrics=holder.metrics)
+        # stand-ins that a curve has lost may be lost too early on the other way as well
+        other = follow(replace(way, told=None), tampered, holder.parts, metrics=holder.metrics)
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; the repair on the curve before it is kept, without a bound")
         return [holder]
