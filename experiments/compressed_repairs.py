@@ -27,13 +27,14 @@ from torch import nn
 from trained_networks import received, unseen_and_theirs
 
 from isthmus import BadInput, Data, inspect, repair, split
-from isthmus.evidence import compressions, provenance
+from isthmus.evidence import compressions, provenance, woken
 from isthmus.evidence.compressing import RECALIBRATION, with_control
+from isthmus.evidence.record import Value
 from isthmus.metrics import Accuracy, AttackSuccess, as_records, measure
 from isthmus.types import Metric
 
 WHOLE = "whole"
-SEARCH = {"steps": 120, "batch_size": 16}
+SEARCH: dict[str, Any] = {"steps": 120, "batch_size": 16}
 """How the references of the digits were searched."""
 
 
@@ -129,17 +130,21 @@ def cell(rows: list[dict[str, Any]], side: str, name: str) -> str:
     return " / ".join(values) * bool(whole) + f" ({refused} refused)" * bool(refused)
 
 
-def woken(rows: list[dict[str, Any]], side: str, name: str) -> str:
-    """Return in how many networks a compression raises attack success: those where its 95 %
-    interval lies above that of recalibration alone, or of the whole network without BatchNorm.
-    """
-    pairs = [
-        (row[side].get(RECALIBRATION, row[side][WHOLE])["attack success"], row[side][name])
-        for row in rows
-        if "refused" not in row[side][name]
+def waking(rows: list[dict[str, Any]], side: str, name: str) -> str:
+    """Return in how many networks a compression wakes a backdoor, as a report would say it."""
+    judged = [row[side] for row in rows if "refused" not in row[side][name]]
+    found = [
+        woken(values[WHOLE], {small: each for small, each in values.items() if small != WHOLE})
+        for values in (
+            {
+                small: {which: Value.model_validate(value) for which, value in each.items()}
+                for small, each in networks.items()
+                if "refused" not in each
+            }
+            for networks in judged
+        )
     ]
-    raised = sum(after["attack success"]["low"] > before["high"] for before, after in pairs)
-    return f"{raised} of {len(pairs)}"
+    return f"{sum(name in names for names in found)} of {len(judged)}"
 
 
 def decisions(rows: list[dict[str, Any]], name: str) -> str:
@@ -163,13 +168,14 @@ def table(jobs: list[dict[str, Any]]) -> str:
         for side in ("received", "repaired"):
             cells = " | ".join(cell(rows, side, name) for name in names)
             lines.append(f"| {images} | {sent} | {len(rows)} | {side} | {cells} |")
-    lines += ["", "Networks in which a compression raises attack success beyond recalibration:"]
-    lines += ["the 95 % intervals are apart.", ""]
-    lines += [f"| images | network | side | {' | '.join(compressions())} |"]
-    lines += ["|---|---|---|" + "---|" * len(compressions())]
+    lines += ["", "Networks in which a compression wakes a backdoor: attack success is higher than"]
+    lines += ["after recalibration alone (which is compared with the whole network), the 95 %"]
+    lines += ["intervals being apart, and half of the accuracy or more is left.", ""]
+    lines += [f"| images | network | side | {' | '.join(names[1:])} |"]
+    lines += ["|---|---|---|" + "---|" * len(names[1:])]
     for (images, sent), rows in grouped(jobs, "images", "sent").items():
         for side in ("received", "repaired"):
-            cells = " | ".join(woken(rows, side, name) for name in compressions())
+            cells = " | ".join(waking(rows, side, name) for name in names[1:])
             lines.append(f"| {images} | {sent} | {side} | {cells} |")
     lines += ["", "Networks that `inspect` calls suspicious, of those it could judge.", ""]
     searched = [WHOLE, *compressions(), "repaired"]
