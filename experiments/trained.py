@@ -232,6 +232,8 @@ def table(records: list[dict[str, Any]]) -> str:
         "| network | images | repair | accuracy / attack success / recovery |",
         "|---|---|---|---|",
     ]
-    for group in grouped(records, "network", "n").values():
+    for record in records:  # a network that was made again on another machine is another one
+        record["making"] = text(record["as received"])
+    for group in grouped(records, "network", "n", "making").values():
         lines += rows_of(group)
     return "\n".join(lines) + "\n"
