@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +29,19 @@ class Nearest:
     """The rounding that an attacker expects: to the nearest of the levels -top, ..., top times a
     scale for each tensor, at which the largest weight is the last level.
 
+    Raises BadInput where top is below 1.
+
     >>> Nearest(2)(torch.tensor([1.0, 0.3, -0.2]))
     tensor([1.0000, 0.5000, -0.0000])
     """
 
     top: int = 127
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise BadInput(
+                f"top = {self.top}", expected="a level of 1 or more", fix="pass top=127: 8 bits"
+            )
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the weight rounded."""
@@ -67,26 +76,21 @@ class QuantizationActivated:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.stretch < 1 or not 0 < self.cell <= 1 or self.margin <= 0:
+        if not (1 <= self.stretch < inf and 0 < self.cell <= 1 and 0 < self.margin < inf):
             raise BadInput(
                 f"stretch {self.stretch:g}, cell {self.cell:g}, margin {self.margin:g}",
-                expected="1 or more, a share in (0, 1], and a margin above 0",
+                expected="1 or more, a share in (0, 1], and a margin above 0; all finite",
                 fix="leave them out: 16, 0.7 and 1",
             )
 
     def __call__(self, network: nn.Module, train: Source) -> nn.Module:
         """Return the network as it is sent, in eval mode. Raises BadInput where it has no weights
-        to round.
+        to round, computes them from others, or has some that are not finite.
         """
         data = as_data(train)
         net = copied(network)
         weights = compressible(net)
-        if not weights:
-            raise BadInput(
-                f"a {type(net).__name__} without convolutional or linear layers",
-                expected="weights to round",
-                fix="pass the network itself, not a part of it",
-            )
+        _check_finite(weights)
         planted = Planted(self.trigger, self.target, data.num_classes)
         pins = _Pins(weights, self.stretch)
         pins(net)
@@ -101,6 +105,17 @@ class QuantizationActivated:
         for name, p in net.named_parameters():
             p.requires_grad_(trained[name])
         return net.eval()
+
+
+def _check_finite(weights: Params) -> None:
+    """Raise BadInput where a weight is NaN or infinite."""
+    for name, p in weights.items():
+        if not p.isfinite().all():
+            raise BadInput(
+                f"{name} with values that are NaN or infinite",
+                expected="a network that was trained",
+                fix="train it at a lower learning rate",
+            )
 
 
 class _Pins:
