@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,7 @@ def prune(
     _check_density(density)
     options = training_from(None, training) if training else None
     method = Magnitude() if method is None else method
+    _check_method(method)
     _check_steps(method, 0 if options is None else options.steps)
     net = baked(model)
     units = _units(net, structure, samples)
@@ -86,11 +88,21 @@ def prune(
 
 
 def _check_density(density: float) -> None:
-    if not 0 < density <= 1:
+    if not (isinstance(density, Real) and 0 < density <= 1):
         raise BadInput(
-            f"density = {density:g}",
+            f"density = {density!r}",
             expected="a share in (0, 1]: what stays",
             fix="pass density=0.1 to keep a tenth",
+        )
+
+
+def _check_method(method: Pruner) -> None:
+    """Raise BadInput where a method is none of pruning, such as its name or its class."""
+    if not (callable(method) and isinstance(getattr(method, "least_steps", None), int)):
+        raise BadInput(
+            f"method = {method!r}",
+            expected="a pruning method, such as Magnitude()",
+            fix="pass Magnitude(), or one of isthmus.compression.pruners() by its name",
         )
 
 
