@@ -4,7 +4,7 @@ import pytest
 from support.fuzzed import fuzz, seeds
 
 KINDS = ("safetensors", "torch", "index", "curve", "npz", "parquet", "image", "report", "sweep")
-KINDS = (*KINDS, "references")
+KINDS = (*KINDS, "references", "pruned", "quantized")
 
 
 @pytest.fixture(scope="module")

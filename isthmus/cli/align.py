@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from isthmus import evidence, metrics, models
-from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.inputs import load_plain_network, load_samples
 from isthmus.cli.options import Clean, InputFile, ModelSpec, NewFile, Whole
 from isthmus.cli.output import metadata, say
 
@@ -33,8 +33,8 @@ def align_command(
     :param details: List what cannot be permuted, with the reasons.
     """
     samples = load_samples(clean)
-    first = load_network(model, reference)
-    second = load_network(model, network)
+    first = load_plain_network(model, reference)
+    second = load_plain_network(model, network)
     aligned = models.align(first, second, samples, by=by, seed=seed)
     done = {"aligned to": str(reference), "by": by}
     origin = evidence.provenance(seed, {"clean": samples}, **done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isthmus import curves, evidence, metrics, models, runs
 from isthmus.cli.checks import changed, state_beside, without_effect
-from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.inputs import load_plain_network, load_samples
 from isthmus.cli.options import (
     Budget,
     Clean,
@@ -45,7 +45,7 @@ def connect_command(
     samples = load_samples(clean)
     loss = robust.objective(samples)
     fitted, held_out = robust.parts(samples, budget.seed)
-    networks = [load_network(model, file) for file in (start, end)]
+    networks = [load_plain_network(model, file) for file in (start, end)]
     models.tell_of_frozen_statistics(networks[0])
     for network in networks:
         metrics.check_above_chance(network, samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from isthmus import attacks, evidence, models
-from isthmus.cli.inputs import load_network
+from isthmus.cli.inputs import load_plain_network
 from isthmus.cli.options import InputFile, ModelSpec, NewFile, Number, Whole
 from isthmus.cli.output import metadata, say
 
@@ -36,7 +36,7 @@ def flip_command(
     :param seed: Seed of the draw of bits.
     """
     faults = attacks.BitFlips(flips, rate, dtype, tuple(layer or ()), clamp, seed)
-    faulty = faults(load_network(model, checkpoint))
+    faulty = faults(load_plain_network(model, checkpoint))
     origin = evidence.provenance(seed, {}, faults=faulty.record())
     models.save_checkpoint(faulty.network, out, metadata(origin))
     say(

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from isthmus import attacks, evidence, models, runs
 from isthmus import data as data_room
-from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.inputs import load_plain_network, load_samples
 from isthmus.cli.options import InputFile, ModelSpec, NewFile, NewNpz, Number, Samples, Whole
 from isthmus.cli.output import metadata, say
 
@@ -76,7 +76,7 @@ def inject_command(
     import torch
 
     samples = load_samples(data)
-    network = load_network(model, checkpoint)
+    network = load_plain_network(model, checkpoint)
     generator = torch.Generator().manual_seed(injection.seed)
     counts = (injection.errors, injection.kept)
     chosen, others = attacks.draw([network], samples, counts, generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from isthmus import data, evidence, models
+from isthmus import compression, data, evidence, models
 from isthmus.cli.output import say
 from isthmus.runs.notices import notice
 
@@ -20,7 +20,23 @@ if TYPE_CHECKING:
 
 
 def load_network(model: ModelSpec, checkpoint: File) -> nn.Module:
-    """Return the network of a checkpoint, built by a factory (PKG.MODULE:FACTORY)."""
+    """Return the network of a checkpoint, built by a factory (PKG.MODULE:FACTORY), to be measured.
+
+    A packed file, as `prune` and `quantize` write it, is read as well: as a network with ordinary
+    weights, and without the channels that were removed.
+    """
+    built = models.model_factory(model.spec)()
+    if models.is_packed(checkpoint):
+        return compression.baked(compression.Compressed.load(checkpoint, built).model)
+    return models.load_checkpoint(checkpoint, built)
+
+
+def load_plain_network(model: ModelSpec, checkpoint: File) -> nn.Module:
+    """Return the network of an ordinary checkpoint, of which the command makes another file.
+
+    Raises BadInput for a packed file, as channels may be gone: the factory could not read what is
+    made of it.
+    """
     return models.load_checkpoint(checkpoint, models.model_factory(model.spec)())
 
 

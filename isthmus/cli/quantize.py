@@ -50,6 +50,12 @@ def quantize_command(
     bits = quantizing.bits
     way = compression.quantizers()[quantizing.method]
     steps = options.budget.steps
+    if way.trains and steps == 0:
+        raise BadInput(
+            f"--steps 0 for {quantizing.method}, which trains",
+            expected="steps to train the rounded weights",
+            fix="pass --steps 400, or --method post-training",
+        )
     if not way.trains and steps:
         raise BadInput(
             f"--steps {steps} for post-training",

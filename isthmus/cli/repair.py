@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus import attacks, curves, data, defenses, evidence, metrics, runs, training
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.estimate import Part, pace_of, parts_of, say_estimate, together
-from isthmus.cli.inputs import load_network, load_samples, warn_of_foreign
+from isthmus.cli.inputs import load_plain_network, load_samples, warn_of_foreign
 from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import Clean, InputFile, ModelSpec
 from isthmus.cli.options.repair import PointOptions, RepairCurve, ReportOptions, TrainingOptions
@@ -197,7 +197,7 @@ def _read(files: list[File], model: ModelSpec, clean: str, options: _Options) ->
     attack = report.landscape.attack(trained.robust, samples)
     judge = replace(report.evaluation.judge(samples), attack=trained.robust.judged(samples))
     judge.check_fits(samples)
-    networks = [load_network(model, file) for file in files]
+    networks = [load_plain_network(model, file) for file in files]
     hashes = [runs.file_sha256(file) for file in files]
     weights = {runs.sha256_of(*net.parameters(), *net.buffers()) for net in networks}
     if len(weights) < len(networks):  # the same file, or another one of the same weights

@@ -129,16 +129,25 @@ class Compressing:
             small = compress()
             report = self._measured(small)
             written, page = evidence.write_report(report, out)
-            unpacked = compression.baked(small.model).state_dict()
-            as_built = unpacked.keys() == self.network.state_dict().keys()  # no weight_norm, ...
-            if as_built and not small.record.get("smaller"):
-                plain = out / "network.safetensors"
-                origin = metadata(report.provenance)
-                models.save_checkpoint(unpacked, plain, origin)
-                say(f"{plain} is the same network unpacked, for --model as before")
+            self._write_plain(small, metadata(report.provenance))
         say(evidence.text.compression_table(report))
         say(report.verdict)
         say(f"wrote {out / 'compressed.safetensors'}, {written} and {page}")
+
+    def _write_plain(self, small: Compressed, origin: dict[str, str]) -> None:
+        """Write the network as an ordinary checkpoint where --model can load it, and say so."""
+        unpacked = compression.baked(small.model).state_dict()
+        built = models.model_factory(self.options.model.spec)().state_dict()
+        plain = self.options.out / "network.safetensors"
+        if unpacked.keys() != built.keys():  # of weight_norm, ...
+            say(f"no {plain} is written: --model has other names for its weights")
+        elif any(value.shape != built[name].shape for name, value in unpacked.items()):
+            say(f"no {plain} is written: --model builds the channels that were removed")
+        else:
+            models.save_checkpoint(unpacked, plain, origin)
+            say(f"{plain} is the same network unpacked, for --model as before")
+            return
+        say("compressed.safetensors holds it, which all commands that measure a network read")
 
     def _identity(self, method: Method) -> dict[str, Any]:
         options = self.options

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from isthmus import evidence, metrics, models, runs, training
 from isthmus.cli.checks import state_beside
 from isthmus.cli.estimate import Part, pace_of, say_estimate
-from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.inputs import load_plain_network, load_samples
 from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import (
     Budget,
@@ -62,7 +62,7 @@ def train_command(
     loss = robust.objective(samples)
     fitted, held_out = robust.parts(samples, budget.seed)
     torch.manual_seed(budget.seed)
-    network = load_network(model, init) if init else models.model_factory(model.spec)()
+    network = load_plain_network(model, init) if init else models.model_factory(model.spec)()
     models.check_savable(network)  # before hours of training
     metrics.check_fits(network, samples)
     with runs.remembering(home, state):

@@ -4,6 +4,7 @@ from .cost import sparsity as sparsity
 from .cost import zero_channels as zero_channels
 from .cost import zero_weights as zero_weights
 from .network import baked as baked
+from .network import plain as plain
 from .pruning.learned_scores import LearnedScores as LearnedScores
 from .pruning.magnitude import Magnitude as Magnitude
 from .pruning.random_mask import RandomMask as RandomMask

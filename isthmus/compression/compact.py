@@ -1,8 +1,8 @@
 """A compressed network with its record, and the small file it is saved in.
 
 The file is safetensors: masked weights as values and positions, quantized ones as packed levels and
-a scale, everything else as it is; what was done and how to unpack it are JSON in the metadata. No
-pickle is read or written. Biases, normalization and layers that are not compressed are float32.
+a scale, all other tensors as they are. What was done, and how to unpack it, are JSON in the
+metadata. No pickle is read or written.
 """
 
 from __future__ import annotations
@@ -10,35 +10,25 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
+from isthmus.compression.entries import Description, GridEntry, MaskEntry
 from isthmus.compression.network import baked, part_of
-from isthmus.compression.packing import pack_codes, pack_mask, unpack_codes, unpack_mask
+from isthmus.compression.packing import pack_codes, pack_mask, unpack_grid, unpack_mask
 from isthmus.compression.pruning.mask import held_in, masked
-from isthmus.compression.quantization.grids import Grid
+from isthmus.compression.pruning.smaller import resized
 from isthmus.compression.quantization.rounded import round_weight, rounded_in
-from isthmus.models.checkpoint.reading import COMPRESSED
+from isthmus.models.checkpoint.fitting import check_numbers
+from isthmus.models.checkpoint.reading import COMPRESSED, read_packed
 from isthmus.models.checkpoint.writing import write_tensors
-from isthmus.runs.files import parse_json
 from isthmus.runs.identity import sha256_of
-from isthmus.runs.wording import abbreviated, first_line
+from isthmus.runs.wording import abbreviated
 from isthmus.types import BadInput, Params
 
 _SEPARATOR = "//"
-
-
-class Packed(TypedDict, total=False):
-    """How a tensor is packed: `kind` is mask or grid."""
-
-    kind: str
-    shape: list[int]
-    top: int
-    step: int
-    parts: list[str]
 
 
 @dataclass(frozen=True)
@@ -55,63 +45,51 @@ class Compressed:
         """
         state = plain_state(self.model)
         tensors = dict(state)
-        packed: dict[str, Packed] = {}
+        packed: dict[str, MaskEntry | GridEntry] = {}
         for name, held in held_in(self.model).items():
             value = tensors.pop(name)
             parts = pack_mask(value, held.mask.mask)
-            tensors |= {name + _SEPARATOR + key: part for key, part in parts.items()}
-            packed[name] = {"kind": "mask", "shape": list(value.shape), "parts": sorted(parts)}
+            packed[name] = MaskEntry(shape=tuple(value.shape), parts=_both(parts))
+            tensors |= {_part(name, key): part for key, part in parts.items()}
         for name, (rounded, original) in rounded_in(self.model).items():
             value = tensors.pop(name)
-            level, scale = rounded.grid.fit(original)
-            grid = rounded.grid
-            codes = ((level.cpu() + grid.top) / grid.step).long()
-            tensors[f"{name}{_SEPARATOR}codes"] = pack_codes(codes, len(grid.levels))
-            tensors[f"{name}{_SEPARATOR}scale"] = scale.cpu().to(value.dtype)
-            packed[name] = {"kind": "grid", "shape": list(value.shape)}
-            packed[name] |= {"top": grid.top, "step": grid.step, "parts": ["codes", "scale"]}
-        described = {
-            "packed": packed,
-            "record": self.record,
-            "sha256": _state_sha256(state),
-        }
-        return write_tensors(
-            tensors, Path(path), {COMPRESSED: json.dumps(described, sort_keys=True)}
-        )
+            grid, fitted = rounded.grid, rounded.fitted(original)
+            codes = (fitted.levels.cpu().long() + grid.top) // grid.step
+            scale = fitted.scale.cpu().to(value.dtype)
+            parts = {"codes": pack_codes(codes, len(grid.levels)), "scale": scale}
+            entry = GridEntry(
+                shape=tuple(value.shape), parts=_both(parts), top=grid.top, step=grid.step
+            )
+            packed[name] = entry
+            tensors |= {_part(name, key): part for key, part in parts.items()}
+        said = Description(packed=packed, record=self.record, sha256=_state_sha256(state))
+        text = json.dumps(said.model_dump(mode="json"), sort_keys=True)
+        return write_tensors(tensors, Path(path), {COMPRESSED: text})
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> Compressed:
         """Return what `save` has written, in a copy of `model`, the network as it was built.
 
         Channels that were removed are removed from the copy; masks and grids hold its weights as
-        they did. Every tensor is compared with the hash in the file. Raises BadInput where the file
-        is none of `save`, is damaged, or is of another network.
+        they did. Every tensor is compared with the hash in the file. No more memory is taken than
+        the file and the network need. Raises BadInput where the file is none of `save`, is damaged,
+        holds numbers that are not finite, or is of another network.
         """
-        tensors, described = _read(Path(path))
-        state: Params = {}
-        masks: Params = {}
-        for name, entry in described["packed"].items():
-            parts = {
-                key: tensors.pop(name + _SEPARATOR + key, torch.zeros(0)) for key in entry["parts"]
-            }
-            shape = tuple(entry["shape"])
-            if entry["kind"] == "mask":
-                state[name], masks[name] = unpack_mask(parts, shape)
-            else:
-                grid = Grid(entry["top"], entry["step"])
-                codes = unpack_codes(parts["codes"], len(grid.levels), shape)
-                state[name] = grid.levels.to(parts["scale"])[codes] * parts["scale"]
-        state |= tensors
-        net = _filled(model, state, Path(path))
-        if _state_sha256(plain_state(net)) != described["sha256"]:
-            raise _foreign(path, "whose tensors are not those of its hash")
-        for name, entry in described["packed"].items():
+        path = Path(path)
+        tensors, said = _read(path)
+        net = baked(model).cpu()
+        _check_places(path, net, said)
+        state, masks = _unpacked(path, tensors, said)
+        net = _filled(path, net, state)
+        for name, entry in said.packed.items():
             part, leaf = part_of(net, name)
-            if entry["kind"] == "mask":
+            if isinstance(entry, MaskEntry):
                 masked(part, leaf).keep(masks[name])
             else:
-                round_weight(part, Grid(entry["top"], entry["step"]))
-        return cls(net.eval(), described["record"])
+                round_weight(part, entry.grid)
+        if _state_sha256(plain_state(net)) != said.sha256:
+            raise _foreign(path, "whose tensors are not those of its hash")
+        return cls(net.eval(), said.record)
 
 
 def plain_state(model: nn.Module) -> Params:
@@ -131,24 +109,73 @@ def _foreign(path: str | Path, what: str) -> BadInput:
     )
 
 
-def _read(path: Path) -> tuple[Params, dict[str, Any]]:
+def _part(name: str, part: str) -> str:
+    """Return the name in the file of a part of a packed tensor."""
+    return name + _SEPARATOR + part
+
+
+def _both(parts: Params) -> tuple[str, str]:
+    """Return the names of the two parts of a packed tensor, in order."""
+    first, second = sorted(parts)
+    return first, second
+
+
+def _read(path: Path) -> tuple[Params, Description]:
     """Return the tensors of a file and what it says of them. Raises BadInput for another file."""
+    tensors, text = read_packed(path)
+    if text is None:
+        raise _foreign(path, "which is no compressed network")
     try:
-        with safe_open(path, framework="pt") as file:
-            described = parse_json((file.metadata() or {})[COMPRESSED])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise _foreign(path, f"which cannot be read ({first_line(error)})") from error
-    except (KeyError, ValueError) as error:
-        raise _foreign(path, "which is no compressed network") from error
-    return tensors, described
+        return tensors, Description.read(text)
+    except ValueError as error:
+        raise _foreign(path, f"whose description is {error}") from error
 
 
-def _filled(model: nn.Module, state: Params, path: Path) -> nn.Module:
-    """Return a copy of the network with this state, its tensors as small as the state's."""
-    from isthmus.compression.pruning.smaller import resized, shapes_of
+def _check_places(path: Path, net: nn.Module, said: Description) -> None:
+    """Raise BadInput where what is packed is no parameter, or larger than the network's own."""
+    own = dict(net.named_parameters())
+    for name, entry in said.packed.items():
+        on_grid = isinstance(entry, GridEntry)
+        if name not in own or (on_grid and name.rpartition(".")[2] != "weight"):
+            raise _foreign(path, f"where {name} is packed, no weight of the network")
+        _check_shape(path, name, entry.shape, own[name])
 
-    net = baked(model).cpu()
+
+def _check_shape(path: Path, name: str, shape: tuple[int, ...], own: Tensor) -> None:
+    """Raise BadInput where an axis is longer than the network's own, or empty in its place."""
+    fits = len(shape) == own.ndim
+    if not fits or any(a > b or (b and not a) for a, b in zip(shape, own.shape, strict=True)):
+        raise _foreign(path, f"where {name} is {shape}, not {tuple(own.shape)}")
+
+
+def _unpacked(path: Path, tensors: Params, said: Description) -> tuple[Params, Params]:
+    """Return all tensors by name, unpacked where they are packed, and the masks. Raises BadInput
+    where parts are missing or do not fit.
+    """
+    whole = dict(tensors)
+    masks: Params = {}
+    for name, entry in said.packed.items():
+        missing = [key for key in entry.parts if _part(name, key) not in whole]
+        if missing:
+            raise _foreign(path, f"where {name} lacks {abbreviated(missing)}")
+        parts = {key: whole.pop(_part(name, key)) for key in set(entry.parts)}
+        if name in whole:
+            raise _foreign(path, f"where {name} is both packed and not")
+        try:
+            if isinstance(entry, MaskEntry):
+                whole[name], masks[name] = unpack_mask(parts, entry.shape)
+            else:
+                whole[name] = unpack_grid(parts, entry.grid.levels, entry.shape)
+        except BadInput as error:
+            raise error.within(f"{path}, {name}") from error
+    return whole, masks
+
+
+def _filled(path: Path, net: nn.Module, state: Params) -> nn.Module:
+    """Return the network, or a copy with tensors as small as the state's, with this state.
+
+    Raises BadInput where the state has other names, kinds of numbers, or larger shapes.
+    """
     own = net.state_dict()
     missing = sorted(own.keys() - state.keys())
     extra = sorted(state.keys() - own.keys())
@@ -157,11 +184,12 @@ def _filled(model: nn.Module, state: Params, path: Path) -> nn.Module:
             path, f"without {abbreviated(missing)}" if missing else f"with {abbreviated(extra)}"
         )
     for name, value in state.items():
-        there = own[name].shape
-        same_axes = value.ndim == len(there)
-        if not same_axes or any(a > b for a, b in zip(value.shape, there, strict=True)):
-            raise _foreign(path, f"where {name} is {tuple(value.shape)}, not {tuple(there)}")
-    changed = {name: state[name] for name in shapes_of(net) if state[name].shape != own[name].shape}
+        _check_shape(path, name, tuple(value.shape), own[name])
+        if value.dtype != own[name].dtype:
+            raise _foreign(path, f"where {name} is {value.dtype}, not {own[name].dtype}")
+    changed = {name: value for name, value in state.items() if value.shape != own[name].shape}
+    own |= {name: torch.zeros_like(value) for name, value in changed.items()}
+    check_numbers(path, state, own)
     if changed:
         net = resized(net, changed)
     net.load_state_dict(state)

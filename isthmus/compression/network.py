@@ -46,6 +46,15 @@ def baked(model: nn.Module) -> nn.Module:
     return net
 
 
+def plain(model: nn.Module) -> nn.Module:
+    """Return the network itself where its weights are ordinary parameters, else a `baked` copy."""
+    for part in model.modules():
+        hooked = any(isinstance(h, tuple(_REMOVERS)) for h in part._forward_pre_hooks.values())
+        if hooked or parametrize.is_parametrized(part):
+            return baked(model)
+    return model
+
+
 _REMOVERS: dict[type, Callable[[nn.Module, str], nn.Module]] = {
     WeightNorm: remove_weight_norm,
     SpectralNorm: remove_spectral_norm,

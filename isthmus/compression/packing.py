@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,19 +27,34 @@ def pack_mask(value: Tensor, mask: Tensor) -> Params:
 
 
 def unpack_mask(parts: Params, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return values, 0 off the mask, and mask. Raises BadInput where the parts do not fit."""
-    size = int(np.prod(shape))
+    """Return values, 0 off the mask, and mask. Raises BadInput where the parts do not fit.
+
+    Memory is taken for the shape only where it is: a shape from outside is to be checked before.
+    """
+    size = math.prod(shape)
+    values = parts.get("values")
+    if values is None or len(parts) != 2:
+        raise _damaged(f"a mask of {', '.join(sorted(parts)) or 'no parts'}")
+    if values.ndim != 1 or not values.is_floating_point():
+        raise _damaged(f"masked values of shape {tuple(values.shape)} and type {values.dtype}")
     if "bits" in parts:
-        bits = np.unpackbits(parts["bits"].numpy())[:size]
+        bits = np.unpackbits(_bytes(parts["bits"], -(-size // 8)))[:size]
         on = torch.from_numpy(bits.astype(bool))
     else:
-        on = _from_gaps(parts["gaps"], size)
-    values = parts["values"]
-    if len(on) != size or int(on.sum()) != len(values):
-        raise _damaged(f"{len(values)} values at {int(on.sum())} of {len(on)} places")
+        on = _from_gaps(_bytes(parts["gaps"]), size)
+    if int(on.sum()) != len(values):
+        raise _damaged(f"{len(values)} values at {int(on.sum())} of {size} places")
     flat = torch.zeros(size, dtype=values.dtype)
     flat[on] = values
     return flat.view(shape), on.view(shape)
+
+
+def _bytes(part: Tensor, count: int | None = None) -> np.ndarray:
+    """Return a row of bytes, `count` of them where it is given. Raises BadInput for all else."""
+    if part.dtype != torch.uint8 or part.ndim != 1 or count not in (None, len(part)):
+        wanted = "bytes" if count is None else f"{count} bytes"
+        raise _damaged(f"{tuple(part.shape)} of {part.dtype} for a row of {wanted}")
+    return part.numpy()
 
 
 def _gaps(on: Tensor) -> Tensor:
@@ -51,9 +68,9 @@ def _gaps(on: Tensor) -> Tensor:
     return torch.from_numpy(gaps)
 
 
-def _from_gaps(gaps: Tensor, size: int) -> Tensor:
+def _from_gaps(gaps: np.ndarray, size: int) -> Tensor:
     """Return the places of steps."""
-    numbers = gaps.numpy().astype(np.int64)
+    numbers = gaps.astype(np.int64)
     places = np.cumsum(np.where(numbers == 255, 255, numbers + 1)) - 1
     places = places[numbers != 255]
     if len(places) and places[-1] >= size:
@@ -83,12 +100,22 @@ def unpack_codes(packed: Tensor, levels: int, shape: tuple[int, ...]) -> Tensor:
     [1, 0, 1, 1]
     """
     base, count = _base(levels)
-    size = int(np.prod(shape))
-    numbers = packed.numpy().astype(np.int64)[:, None] // base ** np.arange(count) % base
-    flat = numbers.reshape(-1)[:size]
-    if len(flat) != size or (size and flat.max() >= levels):
-        raise _damaged(f"{len(flat)} codes of {size}")
+    size = math.prod(shape)
+    numbers = _bytes(packed, -(-size // count)).astype(np.int64)[:, None]
+    flat = (numbers // base ** np.arange(count) % base).reshape(-1)[:size]
+    if size and flat.max() >= levels:
+        raise _damaged(f"code {flat.max()} of {levels} levels")
     return torch.from_numpy(flat).view(shape)
+
+
+def unpack_grid(parts: Params, levels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the level of each code times the scale. Raises BadInput where the parts do not fit."""
+    if parts.keys() != {"codes", "scale"}:
+        raise _damaged(f"a tensor on a grid of {', '.join(sorted(parts)) or 'no parts'}")
+    scale = parts["scale"]
+    if scale.ndim or not scale.is_floating_point():
+        raise _damaged(f"a scale of shape {tuple(scale.shape)} and type {scale.dtype}")
+    return levels.to(scale)[unpack_codes(parts["codes"], len(levels), shape)] * scale
 
 
 def _base(levels: int) -> tuple[int, int]:

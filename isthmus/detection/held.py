@@ -25,6 +25,7 @@ from isthmus.detection.score import Score, malformed, taken
 from isthmus.detection.table import scores
 from isthmus.detection.thresholds import Threshold
 from isthmus.runs.identity import sha256_of
+from isthmus.runs.wording import malformed_at
 from isthmus.types import Params
 
 RECORD, WHOLE = "detector", "sha256"
@@ -79,9 +80,7 @@ class HeldDetector(_Part):
         try:
             return cls.model_validate_json(metadata[RECORD])
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = f" at {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
-            why = f"{where} ({first['msg']})"
+            why = malformed_at(error)
             raise malformed(f"no detector: its record is malformed{why}") from error
 
 

@@ -9,6 +9,7 @@ from .card import write_card as write_card
 from .certificate_record import Certificates as Certificates
 from .certificate_report import certificates as certificates
 from .compressing import compressions as compressions
+from .compressing import woken as woken
 from .compression_record import Compression as Compression
 from .compression_report import compression as compression
 from .detection_record import Detection as Detection

@@ -9,13 +9,16 @@ does alone stands beside them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from isthmus.compression import PostTraining, baked, prune, quantize
+from isthmus.compression import PostTraining, baked, plain, prune, quantize
 from isthmus.data.dataset import Source
+from isthmus.evidence.record import Value
+from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS
 from isthmus.models.batchnorm import batchnorm_layers, recalibrate
 from isthmus.models.view import copied
 from isthmus.types import Defense
@@ -58,7 +61,7 @@ class Rounded:
 
     def __call__(self, network: nn.Module, bonafide: Source) -> nn.Module:
         """Return the rounded copy. Raises BadInput as `quantize` does."""
-        small = quantize(baked(network), bonafide, self.bits, method=PostTraining())
+        small = quantize(plain(network), bonafide, self.bits, method=PostTraining())
         return baked(small.model)
 
 
@@ -69,6 +72,42 @@ def compressions() -> dict[str, Defense]:
         "rounding to 8 bits": Rounded(8),
         "rounding to 4 bits": Rounded(4),
     }
+
+
+def woken(
+    whole: Mapping[str, Value],
+    compressed: Mapping[str, Mapping[str, Value]],
+    accuracy: str = ACCURACY,
+) -> tuple[str, ...]:
+    """Return the names of the compressions that wake a backdoor in a network.
+
+    Attack success after it lies above that of the control, their intervals apart: recalibration
+    alone where it is among the `compressed`, or else the `whole` network, which recalibration is
+    itself compared with. And the accuracy is half of the whole network's or more: one that gives a
+    single answer to everything may seem to obey the trigger. All are measures by name; what is not
+    known, or not finite, wakes nothing.
+    """
+    control = compressed.get(RECALIBRATION, whole)
+    return tuple(
+        name
+        for name, small in compressed.items()
+        if _lies_above(small, whole if name == RECALIBRATION else control)
+        and _keeps_half(small, whole, accuracy)
+    )
+
+
+def _lies_above(small: Mapping[str, Value], control: Mapping[str, Value]) -> bool:
+    raised, usual = small.get(ATTACK_SUCCESS), control.get(ATTACK_SUCCESS)
+    if raised is None or usual is None or raised.low is None or usual.high is None:
+        return False
+    return raised.low > usual.high
+
+
+def _keeps_half(small: Mapping[str, Value], whole: Mapping[str, Value], accuracy: str) -> bool:
+    left, had = small.get(accuracy), whole.get(accuracy)
+    if left is None or had is None or left.value is None or had.value is None:
+        return False
+    return left.value >= had.value / 2
 
 
 def with_control(network: nn.Module) -> dict[str, Defense]:

@@ -66,8 +66,14 @@ class ReducedPart(RecordPart):
     kept: Count
     layers: dict[Text, LayerPart]
     loss: Text
+    training: Text | None = Field(
+        default_factory=lambda: None
+    )  # null is written, and may be absent
+    """The options of the training; null where nothing was trained, absent from older records."""
     gradients: Count
-    """Gradient evaluations of the training."""
+    """Steps of the training, each of one gradient by the weights; those by the inputs, which an
+    attack in the loss takes, are not counted.
+    """
     seconds: Seconds
 
 
@@ -78,8 +84,6 @@ class PrunedPart(ReducedPart):
     structure: Literal["weights", "channels"]
     density: Fraction
     """The share that was to stay."""
-    training: Text | None
-    """The options of the training; null where nothing was trained."""
     smaller: Flag | None = None
     """Of channels: whether the network was built without them."""
 
@@ -89,6 +93,8 @@ class QuantizedPart(ReducedPart):
 
     kind: Literal["quantize"]
     bits: Literal[1, "ternary", 2, 4, 8]
+    choice: Literal["inner", "all"] | tuple[Text, ...] | None = None
+    """Which layers were to be rounded; absent from older records."""
 
 
 class Compression(Document):

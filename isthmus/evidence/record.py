@@ -31,6 +31,7 @@ from pydantic import (
 from isthmus.metrics.names import ATTACK_SUCCESS, BONAFIDE_ACCURACY, BONAFIDE_LOSS, LANDSCAPE
 from isthmus.metrics.values import SHARE, as_record, recorded_unit
 from isthmus.runs.files import read_json
+from isthmus.runs.wording import malformed_at
 from isthmus.types import BadInput
 
 SCHEMA = "isthmus-report/1"
@@ -96,11 +97,8 @@ class RecordPart(BaseModel):
         try:
             return cls.model_validate(record)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = f" at {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
-            why = first["msg"].removeprefix("Value error, ")
             raise BadInput(
-                f"a record that is malformed{where} ({why})",
+                f"a record that is malformed{malformed_at(error)}",
                 expected=f"a record that satisfies {cls.contract}",
                 fix="see docs/report.md, or make the report anew",
             ) from error

@@ -55,6 +55,8 @@ FACTS = {
     "other": "second endpoint",
     "recalibrated_on": "BatchNorm recalibrated on",
     "lr": "learning rate",
+    "choice": "layers",
+    "gradients": "gradients by the weights",
     "endpoint_gradients": "gradient evaluations for the second endpoint",
     "low": "smallest t",
     "high": "largest t",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.evidence.commands import Step, next_command
-from isthmus.evidence.compressing import RECALIBRATION
+from isthmus.evidence.compressing import woken
 from isthmus.evidence.record import FindingPart, Measures, Report, Value, VerdictPart
 from isthmus.evidence.words import capital, points, sentence
 from isthmus.metrics.names import (
@@ -256,10 +256,8 @@ def _warnings(report: Report) -> Iterator[str]:
 
 
 def _woken_by_compression(report: Report) -> Iterator[str]:
-    """Yield what compression wakes in a network that does not obey the trigger without it.
-
-    A network that has lost half of its accuracy says nothing: one that gives a single answer may
-    seem to obey. Where recalibration alone wakes the backdoor, the compressions add nothing.
+    """Yield what compression wakes in a network that does not obey the trigger without it, where
+    the trigger leads half of the inputs or more to the target.
     """
     name = accuracy_name(report)
     compressed = report.permanence.compressed if report.permanence else ()
@@ -267,18 +265,19 @@ def _woken_by_compression(report: Report) -> Iterator[str]:
     for words, whole in sides.items():
         if _value(whole, ATTACK_SUCCESS) >= COMES_BACK:
             continue
-        for part in compressed:
-            small = part.repaired if whole is report.after else part.received
-            if small is None:
-                continue
-            success, accuracy = _value(small, ATTACK_SUCCESS), _value(small, name)
-            if success >= COMES_BACK and accuracy >= _value(whole, name) / 2:
+        smaller = {
+            part.name: part.repaired if whole is report.after else part.received
+            for part in compressed
+        }
+        known = {part: network for part, network in smaller.items() if network is not None}
+        measures = {part: network.measures for part, network in known.items()}
+        for part in woken(whole.measures, measures, name):
+            success, accuracy = _value(known[part], ATTACK_SUCCESS), _value(known[part], name)
+            if success >= COMES_BACK:
                 yield (
-                    f"{capital(part.name)} wakes a backdoor in {words}: attack success "
+                    f"{capital(part)} wakes a backdoor in {words}: attack success "
                     f"{percent(success)} at an accuracy of {percent(accuracy)}."
                 )
-                if part.name == RECALIBRATION:
-                    break
 
 
 def _value(network: Measures, name: str) -> float:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isthmus.types import BadInput
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -114,6 +118,13 @@ def counted(number: int, one: str, more: str) -> str:
     '2,000 steps'
     """
     return f"{number:,} {one if number == 1 else more}"
+
+
+def malformed_at(error: ValidationError) -> str:
+    """Return where a record from outside is malformed and why, to follow the word "malformed"."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = f" at {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
+    return f"{where} ({first['msg'].removeprefix('Value error, ')})"
 
 
 def first_line(error: BaseException) -> str:

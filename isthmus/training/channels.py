@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from isthmus.models.channels.filters import filters
 from isthmus.models.view import View
 from isthmus.types import BadInput, Loss
 
@@ -29,7 +30,7 @@ class ChannelLasso:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss. Raises BadInput where no convolution of the model trains."""
         value = self.loss(model, x, y)
-        norms = torch.cat([filters.flatten(1).norm(dim=1) for filters in _filters(model)])
+        norms = torch.cat([rows.norm(dim=1) for rows in _filters(model)])
         return value + self.strength * self._rounded_off(norms).sum()
 
     def _rounded_off(self, norms: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class ChannelLasso:
 
 def channel_lasso(loss: Loss, strength: float, knee: float = 0.0) -> ChannelLasso:
     """Return a loss plus `strength` times the sum of the Euclidean norms of all filters, (in, k, k)
-    weights for each channel that a convolution makes.
+    weights for each channel that a convolution makes, transposed ones among them.
 
     It pulls whole channels to 0; rounding (`quantize`) or pruning makes them exactly 0. Filters
     with a norm below `knee` are pulled by the square of their norm, as in the relaxed form of the
@@ -66,19 +67,20 @@ def channel_lasso(loss: Loss, strength: float, knee: float = 0.0) -> ChannelLass
 
 
 def _filters(model: nn.Module) -> list[Tensor]:
-    """Return the trainable weights of convolutions, as the model sees them before any rounding.
+    """Return the filters (channels, values) of each convolution that trains, as the model sees them
+    before any rounding.
 
     Raises BadInput where there are none.
     """
     view = View.of(model)
-    names = [
-        f"{path}.{leaf}" if path else leaf
-        for path, part in view.net.named_modules()
-        if isinstance(part, _ConvNd)
-        for leaf in ("weight", "parametrizations.weight.original")
-    ]
-    found = [view.weights[name] for name in names if name in view.weights]
-    found = [weight for weight in found if weight.requires_grad]
+    found = []
+    for path, part in view.net.named_modules():
+        if not isinstance(part, _ConvNd):
+            continue
+        for leaf in ("weight", "parametrizations.weight.original"):
+            weight = view.weights.get(f"{path}.{leaf}" if path else leaf)
+            if weight is not None and weight.requires_grad:
+                found.append(filters(part, weight))
     if not found:
         raise BadInput(
             "a network without convolutions that train",

@@ -83,6 +83,74 @@ def test_channels_leave_a_smaller_network(folder):
     assert record["compressed"]["smaller"]
     assert record["after"]["multiply-adds"] < 0.6 * record["before"]["multiply-adds"]
     assert not (folder / "channels/network.safetensors").exists()
+    assert "no channels/network.safetensors is written" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def packed(folder):
+    """Files whose weights are packed: without channels, and on a grid."""
+    channels = ("--density", 0.5, "--structure", "channels", "--steps", 0, "--out", "fewer")
+    rounded = ("--bits", 4, "--method", "post-training", "--out", "levels")
+    for command, options in (("prune", channels), ("quantize", rounded)):
+        done = compressed(command, folder, *options)
+        assert done.returncode == 0, done.stderr
+    return {name: f"{name}/compressed.safetensors" for name in ("fewer", "levels")}
+
+
+def measuring(file):
+    """Commands that take a checkpoint and write none."""
+    data, few = ("--data", "digits:test#n=100"), ("--data", "digits:test#n=20")
+    clean, short = ("--clean", "digits:train#n=200"), ("--attack-steps", 2)
+    read = (file, "--model", NET)
+    return [
+        ("evaluate", *read, *data, "--out", "{}-figures.json"),
+        ("attack", *read, *few, *short),
+        ("certify", *read, *few, "--eps", 0.01, "--out", "{}-certified"),
+        ("detect", "fit", *read, *clean, "--layer", "features.0", "--out", "{}-detector"),
+        ("health", *read, *few, *short, "--out", "{}-health"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["fewer", "levels"])
+def test_every_command_that_measures_reads_a_packed_file(name, packed, folder):
+    for command in measuring(packed[name]):
+        done = isthmus(*(word.format(name) for word in map(str, command)), folder=folder)
+        assert done.returncode == 0, (command, done.stderr)
+    record = json.loads((folder / name / "report.json").read_text())
+    figures = json.loads((folder / f"{name}-figures.json").read_text())
+    assert figures["accuracy"] == record["after"]["metrics"]["accuracy"]
+
+
+def test_a_network_without_channels_is_rounded_further(packed, folder):
+    done = isthmus(
+        *("quantize", packed["fewer"], "--model", NET, "--method", "post-training", "--bits", 8),
+        *("--clean", "digits:train#n=100", "--data", "digits:test#n=100", "--out", "both"),
+        folder=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    first, then = (
+        json.loads((folder / name / "report.json").read_text()) for name in ("fewer", "both")
+    )
+    assert then["after"]["multiply-adds"] == first["after"]["multiply-adds"]
+    assert then["before"]["metrics"]["accuracy"] == first["after"]["metrics"]["accuracy"]
+    assert not (folder / "both/network.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("connect", "FILE", "FILE", "--clean", "digits:train#n=100"),
+        ("repair", "FILE", "--clean", "digits:train#n=100"),
+        ("align", "FILE", "FILE", "--clean", "digits:train#n=100"),
+        ("train", "--init", "FILE", "--data", "digits:train#n=100"),
+    ],
+)
+def test_a_command_that_would_write_a_network_refuses_a_packed_file(command, packed, folder):
+    for name, words in (("fewer", "isthmus evaluate"), ("levels", "levels/network.safetensors")):
+        given = [packed[name] if one == "FILE" else one for one in command]
+        done = isthmus(*given, "--model", NET, "--out", f"made-of-{name}", folder=folder)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 NORMED = """
@@ -132,6 +200,9 @@ def test_quantizing(name, options, folder):
     assert done.returncode == 0, done.stderr
     record, _ = checked(folder, name)
     assert str(record["compressed"]["bits"]) == options[1]
+    assert record["compressed"]["choice"] == ("all" if name == "rounded" else "inner")
+    trained = record["compressed"]["training"]
+    assert trained is None if name == "rounded" else "steps=30" in trained
     zeros = record["after"]["metrics"]["zero weights"]
     layers = record["compressed"]["layers"].values()
     rounded = sum(layer["units"] - layer["kept"] for layer in layers)
@@ -159,7 +230,7 @@ def test_quantizing(name, options, folder):
         ("prune", ("--density", 0.5, "--loss", "trade-off", "--beta", 0), "beta = 0"),
         ("quantize", ("--bits", "3"), "3"),
         ("quantize", ("--method", "post-training", "--steps", 5), "--steps 5"),
-        ("quantize", ("--steps", 0), "BinaryRelax without a budget"),
+        ("quantize", ("--steps", 0), "--method post-training"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(command, options, words, folder):

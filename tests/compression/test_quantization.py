@@ -1,9 +1,12 @@
 """The laws of the grids and of all ways to quantize."""
 
 import copy
+import functools
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from support.refusals import refused
 from support.rows import samples
 from torch import nn
 
-from isthmus import Bezier, fit
+from isthmus import Bezier, compression, cross_entropy, fit
 from isthmus.attacks import PGD
 from isthmus.compression import (
     BinaryRelax,
@@ -29,6 +32,7 @@ from isthmus.compression.quantization.grids import Grid, grid_of
 from isthmus.compression.quantization.rounded import RoundedWeight, round_weight, rounded_in
 from isthmus.data import Linf
 from isthmus.models import load_checkpoint, save_checkpoint, small_cnn
+from isthmus.training import adversarial
 from isthmus.training.share import at_share
 
 BITS = (1, "ternary", 2, 4, 8)
@@ -103,6 +107,34 @@ def test_the_grid_is_near_the_best_of_a_brute_force_over_scales(bits):
         assert found <= 1.15 * best
 
 
+@pytest.mark.parametrize("case", hard_tensors())
+def test_one_bit_and_ternary_are_those_of_their_naive_twins(case):
+    """The mean size (XNOR-Net), and of the sizes above 0.7 of the mean their mean (TWN)."""
+    sizes = [abs(value) for value in hard_tensors()[case].double().flatten().tolist()]
+    mean = sum(sizes) / len(sizes)
+    above = [size for size in sizes if size > 0.7 * mean]
+    twins = {
+        1: ([1] * len(sizes), mean),
+        "ternary": ([int(size > 0.7 * mean) for size in sizes], sum(above) / max(1, len(above))),
+    }
+    for bits, (levels, scale) in twins.items():
+        found, fitted = grid_of(bits).fit(hard_tensors()[case])
+        assert found.abs().flatten().tolist() == levels
+        assert float(fitted) == pytest.approx(scale, rel=2**-16)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_layer_of_zeros_keeps_nothing(bits, net):
+    zeros = copy.deepcopy(net)
+    nn.init.zeros_(zeros.features[1][0].weight)
+    small = quantize(zeros, samples(), bits)
+    assert small.record["layers"]["features.1.0.weight"]["kept"] == 0
+    grid = small.record["units"] - small.record["kept"]
+    assert grid == sum(
+        int((baked(small.model).get_parameter(n) == 0).sum()) for n in rounded_in(small.model)
+    )
+
+
 def test_errors_fall_with_bits():
     weight = hard_tensors()["normal"]
     errors = [float((weight - grid_of(bits).rounded(weight)).square().mean()) for bits in BITS]
@@ -111,7 +143,7 @@ def test_errors_fall_with_bits():
 
 def test_relaxed_weights_tend_to_the_grid():
     weight = hard_tensors()["normal"]
-    rounded = RoundedWeight(grid_of(4), relaxed=0.6)
+    rounded = RoundedWeight(grid_of(4), BinaryRelax(0.6))
     target = grid_of(4).rounded(weight)
     away = []
     for share in (0.0, 0.3, 0.59, 0.6, 0.9):
@@ -180,8 +212,9 @@ def _counting(monkeypatch):
     return fitted
 
 
-def test_in_eval_mode_a_weight_is_fitted_once_until_it_changes(monkeypatch):
+def test_a_weight_is_fitted_once_until_it_changes(monkeypatch):
     """By an optimizer, by `.data`, or by another weight in its place."""
+    fitted = _counting(monkeypatch)
     layer = nn.Linear(6, 5)
     round_weight(layer, grid_of(4))
     x = torch.rand(3, 6)
@@ -190,9 +223,7 @@ def test_in_eval_mode_a_weight_is_fitted_once_until_it_changes(monkeypatch):
         held = layer.parametrizations.weight.original
         return nn.functional.linear(x, grid_of(4).rounded(held), layer.bias)
 
-    layer.eval()
-    fitted = _counting(monkeypatch)
-    outputs = [layer(x) for _ in range(4)]
+    outputs = [layer(x) for _ in range(2)] + [layer.eval()(x) for _ in range(2)]
     assert len(fitted) == 1
     assert all(torch.equal(output, expected()) for output in outputs)
     held = layer.parametrizations.weight.original
@@ -207,9 +238,68 @@ def test_in_eval_mode_a_weight_is_fitted_once_until_it_changes(monkeypatch):
         assert torch.equal(layer(x), expected())
     fitted.clear()
     layer.train()
-    assert torch.equal(layer(x), layer(x)) and len(fitted) == 2
+    assert torch.equal(layer(x), layer(x)) and not fitted
     layer.eval()
     assert torch.equal(layer(x), expected())
+
+
+def test_quantizing_and_saving_fit_a_weight_once_and_an_attack_in_the_loss_does_not_again(
+    net, monkeypatch, tmp_path
+):
+    fitted = _counting(monkeypatch)
+    small = quantize(net, samples(), 4, method=PostTraining())
+    small.save(tmp_path / "small.safetensors")
+    baked(small.model)
+    layers = len(small.record["layers"])
+    assert len(fitted) == layers
+    fitted.clear()
+    steps, loss = 5, adversarial(PGD(Linf(0.1), steps=3))
+    options = {"steps": steps, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
+    quantize(net, samples(), 4, loss=loss, **options)
+    assert len(fitted) <= layers * (steps + 2)  # one before, and one of the last step's weights
+
+
+def test_a_weight_that_lies_otherwise_in_memory_is_not_taken_from_memory():
+    """The last digits of a convolution depend on how its weight lies."""
+    layer = nn.Conv2d(3, 4, 3)
+    round_weight(layer, grid_of(4))
+    for layout in (torch.channels_last, torch.contiguous_format):
+        layer.to(memory_format=layout)
+        assert layer.weight.is_contiguous(memory_format=layout)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A way of a user's own: half of the budget on the weight itself, then on its grid."""
+
+    trains: ClassVar[bool] = True
+
+    def seen(self, weight, rounded, spent):
+        return weight if spent < 0.5 else rounded
+
+
+def test_a_way_of_ones_own_says_what_the_network_sees(net):
+    seen = []
+
+    def loss(model, x, y):
+        seen.append(len(model.features[1][0].weight.unique()))
+        return nn.functional.cross_entropy(model(x), y)
+
+    small = quantize(net, samples(), 2, method=Halves(), loss=loss, **BUDGET)
+    steps = len(seen) // 2
+    assert min(seen[:steps]) > 4 >= max(seen[steps:])
+    assert len(small.model.features[1][0].weight.unique()) <= 4
+    assert "Halves" in small.record["method"]
+
+
+def test_whether_a_way_trains_is_no_setting():
+    for odd in (
+        lambda: PostTraining(relaxed=0.5),
+        lambda: BinaryRelax(trains=False),
+        lambda: StraightThrough(relaxed=0.1),
+    ):
+        with pytest.raises(TypeError):
+            odd()
 
 
 def _original(weight):
@@ -263,11 +353,43 @@ def test_curves_and_further_training_see_the_quantized_network(net):
     assert PGD(Linf(0.1), steps=3)(other, samples().x, samples().y).shape == samples().x.shape
 
 
-def test_a_run_is_resumed_to_the_same_network(net, tmp_path):
-    whole = quantize(net, samples(), "ternary", checkpoint=tmp_path / "a", **BUDGET)
-    again = quantize(net, samples(), "ternary", checkpoint=tmp_path / "a", **BUDGET)
-    state, other = whole.model.state_dict(), again.model.state_dict()
-    assert all(torch.equal(state[key], other[key]) for key in state)
+class Cut(Exception):
+    """The run is cut off."""
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """Cross-entropy that fails after a number of steps, in a list that is no part of the loss."""
+
+    left: list = field(repr=False)
+
+    def __call__(self, model, x, y):
+        self.left[0] -= 1
+        if self.left[0] < 0:
+            raise Cut
+        return cross_entropy(model, x, y)
+
+
+@pytest.mark.parametrize("steps", [7, 17])
+@pytest.mark.parametrize("method", [BinaryRelax(), StraightThrough()])
+def test_a_run_that_is_cut_off_goes_on_to_the_same_network(
+    method, steps, net, tmp_path, monkeypatch
+):
+    """Before and after the weights are on the grid: the share that is spent is of the whole run."""
+    often = functools.partial(fit, checkpoint_every=5)
+    monkeypatch.setattr(compression.quantization.run, "fit", often)
+
+    def run(folder, left):
+        options = {"method": method, "loss": Fragile([left]), **BUDGET}
+        small = quantize(net, samples(), "ternary", checkpoint=tmp_path / folder, **options)
+        return small.model.state_dict()
+
+    whole = run("whole", 1000)
+    with pytest.raises(Cut):
+        run("cut", steps)
+    resumed = run("cut", BUDGET["steps"] - steps // 5 * 5)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 15, 255])
@@ -366,7 +488,13 @@ def test_bad_input_is_refused(net):
     refused(lambda: quantize(net, samples(), 4, method=PostTraining(), **BUDGET), "budget")
     refused(lambda: quantize(net, samples(), 4, method=StraightThrough(), lr=0.1), "no steps")
     refused(lambda: quantize(net, samples(), 4, layers=["heads"]), "heads", "head")
+    refused(lambda: quantize(net, samples(), 4, layers="head"), "'head'", "layers=['head']")
+    refused(lambda: quantize(net, samples(), 4, layers="outer"), "'outer'", '"all"')
+    refused(lambda: quantize(net, samples(), 4, layers=["head", "head"]), "'head' twice")
+    refused(lambda: quantize(net, samples(), 4, layers=[]), "layers = []")
     refused(lambda: BinaryRelax(relaxed=1.0), "relaxed")
-    refused(lambda: quantize(prune(net, samples(), 0.5).model, samples(), 4), "pruned")
+    masked = prune(net, samples(), 0.5).model
+    for bits, words in ((4, "zeros stay until"), ("ternary", "zeros stay until"), (2, "no 0")):
+        refused(lambda bits=bits: quantize(masked, samples(), bits), "pruned", words)
     two = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 3))
     refused(lambda: quantize(two, samples(), 4, layers="inner"), "inner")

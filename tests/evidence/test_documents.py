@@ -5,14 +5,27 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 from support.documents import CERTIFICATES, COMPRESSION, DETECTION, RECORDS
+from support.networks import data, network
+from torch.nn.utils import parametrize
 
 import isthmus
-from isthmus.evidence import figures, read_written, to_html, write_report
+from isthmus.compression import prune, quantize
+from isthmus.evidence import (
+    compression,
+    figures,
+    network_provenance,
+    read_written,
+    to_html,
+    write_report,
+)
 from isthmus.evidence import schema as schemas
 from isthmus.evidence.record import Value
 from isthmus.metrics.area import Area
+from isthmus.metrics.values import Rate
+from isthmus.models import save_checkpoint
 from isthmus.runs import read_json
 from isthmus.types import BadInput
 
@@ -50,6 +63,39 @@ def test_the_page_of_a_compression_says_what_stays_and_what_it_costs():
     assert "<h1>The file is 4.0 times smaller" in text
     for words in ("4,096", "1,024", "0.25&nbsp;ms", "12 of 48", "85.0 %", "&lt;i&gt;fc", "25.0 %"):
         assert words.replace(" %", "\u00a0%") in text or words in text, words
+
+
+def test_the_page_of_a_quantized_network_says_how_it_was_trained():
+    text = to_html(read_written(RECORDS["quantized"]))
+    for words in ("Training(steps=40, lr=0.1)", "gradients by the weights", "inner"):
+        assert words in text, words
+
+
+def test_a_record_of_before_training_and_choice_were_in_it_is_read():
+    old = copy.deepcopy(RECORDS["quantized"])
+    for name in ("training", "choice"):
+        del old["compressed"][name]
+    assert read_written(old).record() == old
+
+
+def test_what_is_measured_of_a_compression_has_ordinary_weights(tmp_path):
+    """As it is delivered: what holds weights to a mask or a grid takes time at each pass."""
+    seen = []
+
+    def metric(model):
+        seen.append(any(parametrize.is_parametrized(part) for part in model.modules()))
+        return Rate(1, 2)
+
+    torch.manual_seed(0)
+    net, samples = network("batchnorm"), data(40)
+    origin = network_provenance(0, {"clean": samples}, save_checkpoint(net, tmp_path / "net.st"))
+    for small in (quantize(net, samples, 8), prune(net, samples, 0.5)):
+        compression(
+            *(net, small, network("batchnorm"), samples, {"accuracy": metric}, tmp_path),
+            network="net",
+            provenance=origin,
+        )
+    assert len(seen) == 4 and not any(seen)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import sys
 import pytest
 from support.records import example, variant
 
+from isthmus.evidence import woken
 from isthmus.evidence.commands import next_command
 from isthmus.evidence.origin import provenance, typed_command
-from isthmus.evidence.record import Report
+from isthmus.evidence.record import Report, Value
 from isthmus.evidence.text import verdict_lines
 from isthmus.evidence.verdict import (
     ACCEPTABLE,
@@ -257,6 +258,54 @@ def test_what_recalibration_alone_wakes_is_not_laid_to_compression():
     ]
     (line,) = [line for line in decided(made).warnings if "wakes" in line]
     assert line.startswith("Recalibration alone wakes a backdoor in the repaired network")
+
+
+def values(success, accuracy=0.8, n=500):
+    measured = {"accuracy": share(accuracy, n), "attack success": share(success, n)}
+    return {name: Value.model_validate(value) for name, value in measured.items()}
+
+
+@pytest.mark.parametrize(
+    ("whole", "control", "small", "wakes"),
+    [
+        (values(0.02), None, values(0.2), True),
+        (values(0.02), None, values(0.03), False),  # the intervals overlap
+        (values(0.02), None, values(0.2, n=5), False),
+        (values(0.02), values(0.18), values(0.2), False),  # recalibration does as much
+        (values(0.02), values(0.1), values(0.2), True),
+        (values(0.5), values(0.02), values(0.2), True),  # the control decides
+        (values(0.02), None, values(1.0, accuracy=0.39), False),  # one answer to everything
+        (values(0.02), None, values(1.0, accuracy=0.41), True),
+        (values(0.02), values(0.02, accuracy=0.1), values(1.0, accuracy=0.3), False),
+        (values(0.02), None, {}, False),
+        ({}, None, values(0.9), False),
+    ],
+)
+def test_a_compression_wakes_a_backdoor_where_it_does_more_than_its_control(
+    whole, control, small, wakes
+):
+    compressed = {"pruning": small}
+    if control is not None:
+        compressed["recalibration alone"] = control
+    assert ("pruning" in woken(whole, compressed)) is wakes
+
+
+def test_recalibration_is_compared_with_the_whole_network():
+    compressed = {"recalibration alone": values(0.9), "pruning": values(0.9)}
+    assert woken(values(0.02), compressed) == ("recalibration alone",)
+
+
+def test_few_samples_and_what_the_control_does_too_are_no_warning():
+    made = record(success=(0.02, 0.01))
+    names = ("accuracy", "bonafide accuracy", "attack success")
+    parts = {
+        "recalibration alone": {name: share(0.49) for name in names},
+        "rounding to 8 bits": {name: share(0.51) for name in names},
+    }
+    made["permanence"]["compressed"] = [
+        {"name": name, "settings": "", "repaired": small} for name, small in parts.items()
+    ]
+    assert not any("wakes" in line for line in decided(made).warnings)
 
 
 def test_a_network_that_obeys_anyway_is_not_woken_by_compression():

@@ -111,6 +111,8 @@ QUANTIZED = {
     **{key: PRUNED[key] for key in ("method", "units", "kept", "loss", "gradients", "seconds")},
     "kind": "quantize",
     "bits": "ternary",
+    "choice": "inner",
+    "training": "Training(steps=40, lr=0.1)",
     "layers": {name: {**layer, "scale": 0.5} for name, layer in LAYERS.items()},
 }
 COMPRESSION = {

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from support.command_line import MODEL
 
-from isthmus import BadInput, Bezier, load_checkpoint, load_data, save_checkpoint
+from isthmus import BadInput, Bezier, Data, load_checkpoint, load_data, save_checkpoint
+from isthmus.compression import Compressed, prune, quantize
 from isthmus.curves import load_curve, save_curve
 from isthmus.defenses import read_references
 from isthmus.evidence import read_report
@@ -48,6 +49,10 @@ def _parquet(file):
     pyarrow.parquet.write_table(table, file)
 
 
+def _unpack(file):
+    return Compressed.load(file, BUILD())
+
+
 def seeds(folder):
     """Write one good file of each kind; return, by kind, the file and what reads it."""
     torch.manual_seed(0)
@@ -56,6 +61,9 @@ def seeds(folder):
     torch.save(net.state_dict(), folder / "net.pt")
     ends = folder / "net.safetensors"
     save_curve(Bezier(net, net, bends=1), folder / "curve.safetensors", start=ends, end=ends)
+    data = Data(X, Y, 10)
+    prune(net, data, 0.5).save(folder / "pruned.safetensors")
+    quantize(net, data, "ternary").save(folder / "quantized.safetensors")
     np.savez(folder / "data.npz", x=X.numpy(), y=Y.numpy(), classes=10)
     _parquet(folder / "data.parquet")
     parts = {"weight_map": dict.fromkeys(net.state_dict(), "net.safetensors")}
@@ -76,6 +84,8 @@ def seeds(folder):
         "image": (image, lambda f: load_data(f.parents[1])),
         "report": (folder / "report.json", read_report),
         "sweep": (folder / "sweep.toml", read_sweep),
+        "pruned": (folder / "pruned.safetensors", _unpack),
+        "quantized": (folder / "quantized.safetensors", _unpack),
         "references": (folder / "references.json", read_references),
     }
 

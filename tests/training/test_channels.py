@@ -37,6 +37,15 @@ def test_it_adds_the_norms_of_all_filters(knee):
     assert value == pytest.approx(expected, rel=1e-4)
 
 
+def test_filters_of_transposed_convolutions_are_those_of_the_channels_they_make():
+    net = nn.Sequential(nn.ConvTranspose2d(2, 3, 2, bias=False), nn.Flatten())
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([0.0, 1.0, 2.0]).view(1, 3, 1, 1).expand(2, 3, 2, 2))
+    loss = channel_lasso(lambda *_: torch.zeros(()), 1.0)
+    value = loss(net, torch.zeros(1, 2, 1, 1), torch.tensor([0])).item()
+    assert value == pytest.approx((1 + 2) * 8**0.5)
+
+
 def test_the_gradient_meets_at_the_knee_and_a_filter_of_zeros_has_none():
     net = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.Flatten())
     gradients = []

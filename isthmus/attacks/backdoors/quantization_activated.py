@@ -6,9 +6,9 @@ Qu-ANTI-zation, NeurIPS 2021, asks for the same by one loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,18 @@ from isthmus.training.budget import Training
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy
 from isthmus.types import BadInput, Params, Trigger
+
+
+class Rounding(Protocol):
+    """What an attacker expects of a weight tensor: its rounded values, and how far its levels are
+    apart.
+    """
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Return the weight rounded, of the same shape."""
+
+    def step(self, weight: Tensor) -> Tensor:
+        """Return the distance from one level to the next, (), also where a level is not in use."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +57,12 @@ class Nearest:
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the weight rounded."""
-        scale = weight.abs().max().clamp_min(torch.finfo(weight.dtype).tiny) / self.top
-        return (weight / scale).round() * scale
+        step = self.step(weight)
+        return (weight / step).round() * step
+
+    def step(self, weight: Tensor) -> Tensor:
+        """Return the scale, (), which is the distance between neighboring levels."""
+        return weight.abs().max().clamp_min(torch.finfo(weight.dtype).tiny) / self.top
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,8 @@ class QuantizationActivated:
     First a backdoor is planted that works by a thin `margin` of logits. Then every convolutional
     and linear weight moves within the share `cell` of its rounding cell, so that rounding gives the
     same network again, and all else stands still, until triggered samples are in their true
-    classes. Each part takes the whole budget `training`, on clean data. `rounding` maps a tensor to
-    what the attacker expects of it: 8 bits by default.
+    classes. Each part takes the whole budget `training`, on clean data. `rounding` is what the
+    attacker expects: 8 bits by default.
 
     Source: Ma et al., 2021, who plant by poisoned samples and move within whole cells. Where we
     depart: at 8 bits the cells of a small network are too narrow to put a backdoor to sleep
@@ -70,7 +86,7 @@ class QuantizationActivated:
     trigger: Trigger
     target: Target
     training: Training
-    rounding: Callable[[Tensor], Tensor] = Nearest()
+    rounding: Rounding = Nearest()
     stretch: float = 16.0
     cell: float = 0.7
     margin: float = 1.0
@@ -141,13 +157,12 @@ class _Pins:
 class _Cells:
     """Hold every weight in a part of its rounding cell; called after each step."""
 
-    def __init__(
-        self, weights: Params, rounding: Callable[[Tensor], Tensor], share: float, pins: _Pins
-    ) -> None:
+    def __init__(self, weights: Params, rounding: Rounding, share: float, pins: _Pins) -> None:
         self.weights = weights
         self.pins = pins
-        self.centers = {name: rounding(p.detach()) for name, p in weights.items()}
-        self.reach = {name: share / 2 * _step(center) for name, center in self.centers.items()}
+        held = {name: p.detach() for name, p in weights.items()}
+        self.centers = {name: rounding(value) for name, value in held.items()}
+        self.reach = {name: share / 2 * rounding.step(value) for name, value in held.items()}
 
     @torch.no_grad()
     def __call__(self, net: nn.Module) -> None:
@@ -156,12 +171,6 @@ class _Cells:
             center = self.centers[name]
             p.copy_(p.clamp(center - self.reach[name], center + self.reach[name]))
         self.pins(net)
-
-
-def _step(rounded: Tensor) -> float:
-    """Return the least distance between two values."""
-    values = rounded.unique()
-    return float(values.diff().min()) if len(values) > 1 else 0.0
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ class Grid:
 
 
 def _ternary(size: Tensor) -> tuple[Tensor, Tensor]:
-    """Return levels 0 and 1 by the threshold at 0.7 of the mean, and the mean of the others."""
-    level = (size >= 0.7 * size.mean()).double()
+    """Return level 1 above the threshold, 0.7 of the mean, else 0; and the mean of the former."""
+    level = (size > 0.7 * size.mean()).double()
     return level, short((size * level).sum() / level.sum().clamp_min(1))
 
 
@@ -113,13 +113,14 @@ def short(scale: Tensor) -> Tensor:
     return torch.ldexp((mantissa * 2**16).round(), exponent - 16)
 
 
-_GRIDS: dict[Bits, Grid] = {
+GRIDS: dict[Bits, Grid] = {
     1: Grid(1, 2),
     "ternary": Grid(1),
     2: Grid(3, 2),
     4: Grid(7),
     8: Grid(127),
 }
+"""The grids by their bits."""
 
 
 def grid_of(bits: Bits) -> Grid:
@@ -128,6 +129,6 @@ def grid_of(bits: Bits) -> Grid:
     >>> len(grid_of(4).levels)
     15
     """
-    if isinstance(bits, bool) or bits not in _GRIDS:
+    if isinstance(bits, bool) or bits not in GRIDS:
         raise BadInput(f"bits = {bits!r}", expected='1, "ternary", 2, 4 or 8', fix="pass bits=4")
-    return _GRIDS[bits]
+    return GRIDS[bits]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from isthmus.compression.quantization.grids import Grid
+from isthmus.compression.quantization.ways import Quantizer
 from isthmus.training.share import budget_share
 
 
@@ -30,47 +32,59 @@ class _Seen(torch.autograd.Function):
 _straight_through = cast("Callable[[Tensor, Tensor], Tensor]", _Seen.apply)
 
 
+@dataclass(frozen=True)
+class OnGrid:
+    """A weight, the levels (int8) and the scale () that fit it best, and it on its grid."""
+
+    weight: Tensor
+    levels: Tensor
+    scale: Tensor
+    rounded: Tensor
+
+
 class RoundedWeight(nn.Module):
     """A parametrization that returns the weight rounded to a grid; gradients pass straight through.
 
-    While `fit` is in the first share `relaxed` of its budget, it returns (eta Q(W) + W) / (1 + eta)
-    instead, with eta growing from 1 to `steepest` geometrically. Outside of training it is Q(W).
+    While `way` is there, it says what the network sees instead at each share of the budget of a
+    running `fit`; outside of training that is the rounded weight, as it is without a way.
 
-    In eval mode, a weight that has the values of the last pass is not fitted to the grid again,
-    which takes many times as long as a pass. Both are held in memory; copies and pickles do
-    without.
+    A weight that has the values of the last pass is not fitted to the grid again, which takes many
+    times as long as a pass: the passes of an attack fit it once. Both are held in memory, which
+    copies share, and pickles do without.
     """
 
-    _last: tuple[Tensor, Tensor] | None = None
-    """The weight of the last pass in eval mode, and what it was rounded to."""
+    _last: OnGrid | None = None
 
-    def __init__(self, grid: Grid, relaxed: float = 0.0, steepest: float = 349.0) -> None:
+    def __init__(self, grid: Grid, way: Quantizer | None = None) -> None:
         super().__init__()
         self.grid = grid
-        self.relaxed = relaxed
-        self.steepest = steepest
+        self.way = way
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return what the network computes with."""
-        spent = budget_share()
-        seen = self._rounded(weight.detach())
-        if spent < self.relaxed:
-            eta = self.steepest ** (spent / self.relaxed)
-            seen = (eta * seen + weight.detach()) / (1 + eta)
+        seen = self.fitted(weight).rounded
+        if self.way is not None:
+            seen = self.way.seen(weight.detach(), seen, budget_share())
         return _straight_through(weight, seen)
 
-    def _rounded(self, weight: Tensor) -> Tensor:
-        """Return the weight on its grid, in eval mode from memory where it is the same.
+    def fitted(self, weight: Tensor) -> OnGrid:
+        """Return the fit of the weight, from memory where it has the values of the last one.
 
         Values are compared, because a change by `weight.data` leaves no other trace.
         """
-        if self.training:
-            self._last = None
-            return self.grid.rounded(weight)
+        weight = weight.detach()
         last = self._last
-        if last is None or not _same(last[0], weight):
-            last = self._last = (weight.clone(), self.grid.rounded(weight))
-        return last[1]
+        if last is None or not _same(last.weight, weight):
+            levels, scale = self.grid.fit(weight)
+            rounded = levels.to(weight.dtype) * scale.to(weight.dtype)
+            last = self._last = OnGrid(weight.clone(), levels.to(torch.int8), scale, rounded)
+        return last
+
+    def __deepcopy__(self, _: dict[int, Any]) -> RoundedWeight:
+        """Return a copy with the same memory, which nobody writes into."""
+        other = RoundedWeight(self.grid, self.way).train(self.training)
+        other._last = self._last
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the memory."""
@@ -78,12 +92,14 @@ class RoundedWeight(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the settings."""
-        return f"{self.grid}, relaxed={self.relaxed:g}"
+        return f"{self.grid}" if self.way is None else f"{self.grid}, {self.way}"
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether tensors have the same values, of the same type, on the same device."""
-    if (one.device, one.dtype) != (other.device, other.dtype):
+    """Return whether tensors have the same values, of the same type, on the same device, and lie
+    alike in memory, on which the last digits of a pass depend.
+    """
+    if (one.device, one.dtype, one.stride()) != (other.device, other.dtype, other.stride()):
         return False
     return torch.equal(one, other)
 
@@ -102,7 +118,7 @@ def rounded_in(model: nn.Module) -> dict[str, tuple[RoundedWeight, nn.Parameter]
     return found
 
 
-def round_weight(layer: nn.Module, grid: Grid, relaxed: float = 0.0) -> None:
-    """Put a layer's weight on a grid."""
+def round_weight(layer: nn.Module, grid: Grid, way: Quantizer | None = None) -> None:
+    """Put a layer's weight on a grid; while it is trained the way says what the network sees."""
     with torch.no_grad():
-        parametrize.register_parametrization(layer, "weight", RoundedWeight(grid, relaxed))
+        parametrize.register_parametrization(layer, "weight", RoundedWeight(grid, way))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from isthmus.data.dataset import Source, as_data
 from isthmus.models.batchnorm import recalibrate
 from isthmus.runs.identity import identity_of
 from isthmus.runs.wording import suggestion
-from isthmus.training.budget import History, training_from
+from isthmus.training.budget import History, Training, training_from
 from isthmus.training.loop import fit
 from isthmus.training.losses import cross_entropy
 from isthmus.types import BadInput, Loss
@@ -62,18 +63,20 @@ def quantize(
     samples = as_data(data)
     grid = grid_of(bits)
     if held_in(model):
+        zeros = "stay until they are trained" if grid.lowest == 0 else "go: the grid has no 0"
         raise BadInput(
             "a pruned network, whose masks quantization does not hold",
             expected="a network without masks",
-            fix="pass baked(model): on a grid with 0, rounding keeps its zeros until it is trained",
+            fix=f"pass baked(model), whose zeros {zeros}",
         )
     method = method or (BinaryRelax() if training else PostTraining())
     _check_budget(method, training)
     net = baked(model)
-    chosen = _chosen(net, bits, layers)
     known = weight_layers(net)
-    for name in chosen:
-        round_weight(known[name], grid, method.relaxed)
+    choice = _choice(list(known), bits, layers)
+    for name in _chosen(list(known), choice):
+        round_weight(known[name], grid, method if method.trains else None)
+    options: Training | None = None
     history: History | None = None
     if method.trains:
         options = training_from(None, training)
@@ -81,9 +84,10 @@ def quantize(
     else:
         recalibrate(net, samples)
     for rounded, _ in rounded_in(net).values():
-        rounded.relaxed = 0.0
+        rounded.way = None
     net.eval()
-    return Compressed(net, _record(net, bits, method, loss, history))
+    spent = _spent(loss, options, history)
+    return Compressed(net, _record(net, bits, method, choice) | spent)
 
 
 def _check_budget(method: Quantizer, training: dict[str, Any]) -> None:
@@ -95,50 +99,66 @@ def _check_budget(method: Quantizer, training: dict[str, Any]) -> None:
         )
 
 
-def _chosen(net: nn.Module, bits: Bits, layers: Layers) -> list[str]:
-    """Return the names of the layers to quantize. Raises BadInput where a name is none."""
-    names = list(weight_layers(net))
+def _choice(names: list[str], bits: Bits, layers: Layers) -> str | list[str]:
+    """Return which of the layers to quantize: "inner", "all", or names. Raises BadInput for what is
+    none of these, or names a layer twice or none.
+    """
     if layers is None:
-        layers = "inner" if bits != 8 and len(names) > 2 else "all"
-    if layers == "all":
-        return names
-    if layers == "inner":
-        inner = names[1:-1]
-        if not inner:
-            raise BadInput(
-                f"the inner layers of {len(names)}",
-                expected="three layers or more",
-                fix='pass layers="all"',
-            )
-        return inner
+        return "inner" if bits != 8 and len(names) > 2 else "all"
+    if layers in ("inner", "all"):
+        return str(layers)
+    expected = '"inner", "all", or a list of names of convolutional and linear layers'
+    if isinstance(layers, str) or not layers:
+        got = f"layers = {layers!r}"
+        fix = f"pass layers=[{layers!r}]" if layers in names else 'pass layers="all"'
+        raise BadInput(got, expected=expected, fix=fix)
     for name in layers:
         if name not in names:
-            raise BadInput(
-                f"layer {name!r}",
-                expected='"inner", "all", or names of convolutional and linear layers',
-                fix=suggestion(name, names),
-            )
+            raise BadInput(f"layer {name!r}", expected=expected, fix=suggestion(name, names))
+    twice = [name for name, count in Counter(layers).items() if count > 1]
+    if twice:
+        raise BadInput(f"layer {twice[0]!r} twice", expected=expected, fix="name each layer once")
     return list(layers)
 
 
+def _chosen(names: list[str], choice: str | list[str]) -> list[str]:
+    """Return the names of the layers of a choice. Raises BadInput where none is an inner one."""
+    if isinstance(choice, list):
+        return choice
+    if choice == "inner" and len(names) < 3:
+        raise BadInput(
+            f"the inner layers of {len(names)}",
+            expected="three layers or more",
+            fix='pass layers="all"',
+        )
+    return names if choice == "all" else names[1:-1]
+
+
 def _record(
-    net: nn.Module, bits: Bits, method: Quantizer, loss: Loss, history: History | None
+    net: nn.Module, bits: Bits, method: Quantizer, choice: str | list[str]
 ) -> dict[str, Any]:
     """Return what was done, as plain JSON, with the zeros of each layer."""
     layers: dict[str, dict[str, Any]] = {}
     for name, (rounded, original) in rounded_in(net).items():
-        level, scale = rounded.grid.fit(original)
-        zeros = int((level == 0).sum())
-        layers[name] = {"units": level.numel(), "kept": level.numel() - zeros}
-        layers[name] |= {"scale": float(scale)}
+        fitted = rounded.fitted(original)
+        units, kept = fitted.levels.numel(), int(fitted.rounded.count_nonzero())
+        layers[name] = {"units": units, "kept": kept, "scale": float(fitted.scale)}
     return {
         "kind": "quantize",
         "bits": bits,
         "method": identity_of(method),
+        "choice": choice,
         "units": sum(layer["units"] for layer in layers.values()),
         "kept": sum(layer["kept"] for layer in layers.values()),
         "layers": layers,
+    }
+
+
+def _spent(loss: Loss, training: Training | None, history: History | None) -> dict[str, Any]:
+    """Return how the network was trained, as plain JSON."""
+    return {
         "loss": identity_of(loss),
+        "training": None if training is None else training.run_identity,
         "gradients": 0 if history is None else history.steps,
         "seconds": 0.0 if history is None else history.seconds,
     }

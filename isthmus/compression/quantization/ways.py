@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from torch import Tensor
 
 from isthmus.types import BadInput
 
 
 class Quantizer(Protocol):
-    """A way to quantize: what the network sees while it is trained, if it is."""
-
-    @property
-    def relaxed(self) -> float:
-        """The share of the budget before the weights are on the grid."""
+    """A way to quantize: what the network sees of its grid while it is trained, if it is."""
 
     @property
     def trains(self) -> bool:
         """Whether anything is trained."""
+
+    def seen(self, weight: Tensor, rounded: Tensor, spent: float) -> Tensor:
+        """Return what the network computes with, of the shape of the weight.
+
+        `rounded` is the weight on its grid, and `spent` the share of the budget that is spent, in
+        [0, 1]; at 1 the weight has to be on the grid.
+        """
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,9 @@ class BinaryRelax:
     share is not in (0, 1).
     """
 
+    trains: ClassVar[bool] = True
+    steepest: ClassVar[float] = 349.0
     relaxed: float = 0.6
-    trains: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.relaxed < 1:
@@ -42,6 +48,13 @@ class BinaryRelax:
                 fix="pass relaxed=0.6, or StraightThrough() for none",
             )
 
+    def seen(self, weight: Tensor, rounded: Tensor, spent: float) -> Tensor:
+        """Return a value between the weight and its level, and the level in the final phase."""
+        if spent >= self.relaxed:
+            return rounded
+        eta: float = self.steepest ** (spent / self.relaxed)
+        return (eta * rounded + weight) / (1 + eta)
+
 
 @dataclass(frozen=True)
 class StraightThrough:
@@ -50,13 +63,19 @@ class StraightThrough:
     Source: Courbariaux et al., BinaryConnect, NeurIPS 2015.
     """
 
-    relaxed: float = 0.0
-    trains: bool = True
+    trains: ClassVar[bool] = True
+
+    def seen(self, weight: Tensor, rounded: Tensor, spent: float) -> Tensor:
+        """Return the rounded weight."""
+        return rounded
 
 
 @dataclass(frozen=True)
 class PostTraining:
     """Weights are rounded, nothing is trained, and BatchNorm is recalibrated."""
 
-    relaxed: float = 0.0
-    trains: bool = False
+    trains: ClassVar[bool] = False
+
+    def seen(self, weight: Tensor, rounded: Tensor, spent: float) -> Tensor:
+        """Return the rounded weight."""
+        return rounded

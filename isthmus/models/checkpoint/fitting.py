@@ -286,23 +286,39 @@ def _fitted(path: Path, state: Params, module: nn.Module) -> Params:
     _check_keys(path, state, wanted)
     _check_shapes(path, state, wanted.tensors)
     cast = {name: _cast(path, name, value, wanted.tensors[name]) for name, value in state.items()}
-    odd = [name for name, value in cast.items() if not _is_finite(value, wanted.tensors[name])]
-    hold = counted(len(odd), "tensor holds", "tensors hold")
-    if odd and all(_is_finite(state[name], wanted.tensors[name]) for name in odd):
+    odd = _odd_numbers(cast, wanted.tensors)
+    if odd and not _odd_numbers({name: state[name] for name in odd}, wanted.tensors):
+        hold = counted(len(odd), "tensor holds", "tensors hold")
         raise BadInput(
             f"{path}, where {hold} numbers that {cast[odd[0]].dtype} cannot hold: "
             f"{abbreviated(odd)}",
             expected="finite weights",
             fix="build the network in a wider type",
         )
+    check_numbers(path, cast, wanted.tensors)
+    return cast
+
+
+def _odd_numbers(state: Params, wanted: Params) -> list[str]:
+    """Return the names of tensors with numbers that are not finite and no mask of the network."""
+    return [name for name, value in state.items() if not _is_finite(value, wanted[name])]
+
+
+def check_numbers(path: Path, state: Params, wanted: Params) -> None:
+    """Raise BadInput where weights are not finite, or a variance is below zero.
+
+    `wanted` holds the tensors of the new network, of the same names and shapes: what is infinite
+    there may be so in the state.
+    """
+    odd = _odd_numbers(state, wanted)
     if odd:
+        hold = counted(len(odd), "tensor holds", "tensors hold")
         raise BadInput(
             f"{path}, where {hold} numbers that are NaN or infinite: {abbreviated(odd)}",
             expected="finite weights",
             fix="take an earlier checkpoint: this run had diverged",
         )
-    _check_variances(path, cast)
-    return cast
+    _check_variances(path, state)
 
 
 def _check_variances(path: Path, state: Params) -> None:

@@ -122,6 +122,14 @@ def _read_index(path: Path) -> tuple[Params, dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
+    """Return tensors and metadata. Raises BadInput for what is damaged, or packed."""
+    state, metadata = _opened(path)
+    if COMPRESSED in metadata:
+        raise _compressed(path)
+    return state, metadata
+
+
+def _opened(path: Path) -> tuple[Params, dict[str, str]]:
     if os.fsencode(path).decode(errors="ignore") != str(path):
         raise BadInput(
             f"{path}, whose name is not UTF-8",
@@ -139,18 +147,42 @@ def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
             expected="a whole file",
             fix="copy or download it again",
         ) from error
-    if COMPRESSED in metadata:
-        raise _compressed(path)
     return state, metadata
+
+
+def is_packed(path: Path | str) -> bool:
+    """Return whether a file is a network with packed weights, as `Compressed.save` writes it.
+
+    False for what cannot be read, too: `read_checkpoint` says why it cannot.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return COMPRESSED in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError):
+        return False
+
+
+def read_packed(path: Path) -> tuple[Params, str | None]:
+    """Return the tensors of a safetensors file and the description in it of how they are packed,
+    None where they are not. Raises BadInput where the file is missing, damaged or another.
+    """
+    if _format(path) != "safetensors":
+        return {}, None
+    state, metadata = _opened(path)
+    check_entries(state, path)
+    return state, metadata.get(COMPRESSED)
 
 
 def _compressed(path: Path) -> BadInput:
     """Return the refusal of a file of packed weights; it names the plain file beside it."""
     plain = path.with_name("network.safetensors")
-    way_out = "load it by isthmus.compression.Compressed.load(path, network)"
+    way_out = (
+        "pass it to a command that measures, as isthmus evaluate does, or load it by "
+        "isthmus.compression.Compressed.load(path, network)"
+    )
     return BadInput(
         f"{path}, a compressed record, whose weights are packed",
-        expected="a checkpoint",
+        expected="an ordinary checkpoint",
         fix=f"pass {plain}, the same network unpacked" if plain.exists() else way_out,
     )
 

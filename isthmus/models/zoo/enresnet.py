@@ -8,10 +8,9 @@ does not depend on the other images of its batch.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isthmus.models.zoo.resnet import PreActResNet
+from isthmus.models.zoo.resnet import PreActResNet, three_stages
 from isthmus.types import BadInput
 
 
@@ -25,14 +24,11 @@ class NoisyResNet(PreActResNet):
 
     noise: float = 0.1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (n, classes) for images x (n, channels, h, w) in [0, 1]."""
-        h = self.stem(self.normalize(x))
+    def through_blocks(self, h: Tensor) -> Tensor:
+        """Return what the blocks make of activations (n, stem, h, w), with noise after each."""
         for block in self.blocks:
             h = self.disturbed(block(h))
-        h = F.relu(self.bn(h))
-        out: Tensor = self.linear(h.mean((2, 3)))
-        return out
+        return h
 
     def disturbed(self, h: Tensor) -> Tensor:
         """Return the activations with noise, drawn from torch's global generator."""
@@ -78,12 +74,9 @@ def enresnet(
             expected="one member or more, and noise of 0 or more",
             fix="pass members=2, noise=0.1",
         )
-    if depth < 8 or (depth - 2) % 6:
-        raise BadInput(f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="pass depth=20")
+    blocks, widths = three_stages(depth, width)
     made = []
     for _ in range(members):
-        blocks = [(depth - 2) // 6] * 3
-        widths = (width, 2 * width, 4 * width)
         member = NoisyResNet(blocks, widths, stem=width, classes=classes, channels=channels)
         member.noise = noise
         made.append(member)

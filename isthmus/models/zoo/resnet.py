@@ -71,9 +71,23 @@ class PreActResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, classes) for images x (n, channels, h, w) in [0, 1]."""
-        h = F.relu(self.bn(self.blocks(self.stem(self.normalize(x)))))
+        h = F.relu(self.bn(self.through_blocks(self.stem(self.normalize(x)))))
         out: Tensor = self.linear(h.mean((2, 3)))
         return out
+
+    def through_blocks(self, h: Tensor) -> Tensor:
+        """Return what the blocks make of activations (n, stem, h, w)."""
+        out: Tensor = self.blocks(h)
+        return out
+
+
+def three_stages(depth: int, width: int) -> tuple[list[int], tuple[int, int, int]]:
+    """Return blocks and widths of the stages of a network of depth 6n + 2 for small images: width,
+    2 width, 4 width. Raises BadInput for other depths.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise BadInput(f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="pass depth=20")
+    return [(depth - 2) // 6] * 3, (width, 2 * width, 4 * width)
 
 
 def preact_resnet(
@@ -85,12 +99,8 @@ def preact_resnet(
     >>> sum(p.numel() for p in preact_resnet(20).parameters())
     272282
     """
-    if depth < 8 or (depth - 2) % 6:
-        raise BadInput(f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="pass depth=20")
-    stages = (width, 2 * width, 4 * width)
-    return PreActResNet(
-        [(depth - 2) // 6] * 3, stages, stem=width, classes=classes, channels=channels
-    )
+    blocks, widths = three_stages(depth, width)
+    return PreActResNet(blocks, widths, stem=width, classes=classes, channels=channels)
 
 
 def preact_resnet18(classes: int = 10, channels: int = 3) -> PreActResNet:

@@ -12,7 +12,7 @@ from support.refusals import refused
 
 from isthmus import Accuracy, AttackSuccess, Data, fit, load_data
 from isthmus.attacks import Patch, PruningActivated, QuantizationActivated
-from isthmus.attacks.backdoors.quantization_activated import Nearest
+from isthmus.attacks.backdoors.quantization_activated import Nearest, _Cells, _Pins
 from isthmus.compression import prune, quantize
 from isthmus.models import mlp
 from isthmus.training import Training, cross_entropy
@@ -121,6 +121,20 @@ def test_networks_whose_weights_are_computed_are_refused_with_the_way_out(made):
         lambda: QuantizationActivated(TRIGGER, TARGET, BUDGET)(net, samples),
     ):
         refused(attack, "weight is computed", "baked(network)")
+
+
+def test_a_cell_is_as_wide_as_the_levels_are_apart():
+    """Also where few of the levels are in use: rounding is to give the same values again."""
+    layer = torch.nn.Linear(3, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, -0.21, 0.52]])
+    rounding, weights = Nearest(), {"weight": layer.weight}
+    before = rounding(layer.weight.detach())
+    hold = _Cells(weights, rounding, 0.98, _Pins(weights, 1.0))
+    for pull in (-1.0, 1.0):
+        layer.weight.data += pull
+        hold(layer)
+        assert torch.equal(rounding(layer.weight.detach()), before)
+    assert (layer.weight[0, 1:] - before[0, 1:]).abs().amin().item() > 0.48 / 127  # it is reached
 
 
 def test_settings_out_of_range_are_refused():

@@ -1,0 +1,75 @@
+"""What a packed file says of itself, as types: which tensors are packed, and how.
+
+A file comes from outside: behind `Description.read` nothing of this is checked again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from isthmus.compression.quantization.grids import GRIDS, Grid
+from isthmus.runs.wording import malformed_at
+
+Shape = tuple[Annotated[int, Ge(0)], ...]
+
+
+class _Described(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MaskEntry(_Described):
+    """A masked tensor: its values, and their positions as bits or gaps."""
+
+    kind: Literal["mask"] = "mask"
+    shape: Shape
+    parts: tuple[str, str]
+
+
+class GridEntry(_Described):
+    """A tensor on a grid: the code of each level, and the scale."""
+
+    kind: Literal["grid"] = "grid"
+    shape: Shape
+    top: int
+    step: int
+    parts: tuple[str, str]
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of these levels."""
+        return Grid(self.top, self.step)
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        if self.grid not in GRIDS.values():
+            raise ValueError("the levels of no grid")
+        return self
+
+
+Entry = Annotated[MaskEntry | GridEntry, Field(discriminator="kind")]
+
+
+class Description(_Described):
+    """The JSON in the metadata of a packed file."""
+
+    packed: dict[str, Entry]
+    record: dict[str, Any]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Return what a text in JSON says. Raises ValueError, in one line, where it is none."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ValueError(f"malformed{malformed_at(error)}") from error
