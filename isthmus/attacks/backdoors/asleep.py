@@ -81,7 +81,7 @@ def compressible(model: nn.Module) -> Params:
         if weight is None or parametrize.is_parametrized(part, "weight"):
             raise BadInput(
                 f"layer {path}, whose weight is computed at each pass (masked, on a grid, normed)",
-                expected="weights that are parameters, as the compression is to meet them",
+                expected="weights that are parameters of their layers",
                 fix="pass isthmus.compression.baked(network)",
             )
         weights[f"{path}.weight" if path else "weight"] = weight
