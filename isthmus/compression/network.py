@@ -16,7 +16,7 @@ from torch.nn.utils.spectral_norm import (
 )
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
-from isthmus.models.layers import weighted_layers
+from isthmus.models.layers import check_finite, weighted_layers
 from isthmus.models.view import copied
 from isthmus.types import BadInput
 
@@ -87,6 +87,16 @@ def _give_own_class(part: nn.Module) -> None:
     kind = type(part)
     held = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
     part.__class__ = type(kind.__name__, kind.__bases__, held)
+
+
+def to_compress(model: nn.Module) -> nn.Module:
+    """Return a `baked` copy. Raises BadInput as `weight_layers`, or where a parameter is NaN or
+    infinite.
+    """
+    net = baked(model)
+    weight_layers(net)
+    check_finite(dict(net.named_parameters()))
+    return net
 
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -213,7 +213,7 @@ def copied(module: M) -> M:
     """
     if not isinstance(module, nn.Module):
         raise BadInput(
-            f"a {type(module).__name__} in the place of a network",
+            f"an object of type {type(module).__name__} as a network",
             expected="a torch.nn.Module",
             fix="pass the network itself",
         )

@@ -534,7 +534,7 @@ def test_bad_input_is_refused(nets, tmp_path):
     for odd in (None, 5):
         refused(lambda odd=odd: prune(odd, data, 0.5), type(odd).__name__, "torch.nn.Module")
     lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.Linear(8, 3))
-    refused(lambda: prune(lazy, data, 0.5), "layer 1", "has not run")
+    refused(lambda: prune(lazy, data, 0.5), "1.weight", "has not run")
     refused(lambda: prune(net, data, 0.5, step=3, lr=0.1), "unknown option step")
     refused(lambda: Magnitude(dense=1.0), "dense")
     for odd in ({"rate": 0.0}, {"start": "magnitude", "dense": 1.0}, {"pull": -1.0}):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from isthmus.attacks.backdoors.asleep import Planted, compressible
 from isthmus.data.dataset import Source, as_data
 from isthmus.metrics.success import Target
+from isthmus.models.layers import check_finite
 from isthmus.models.view import copied
 from isthmus.training.budget import Training
 from isthmus.training.loop import fit
@@ -106,7 +107,7 @@ class QuantizationActivated:
         data = as_data(train)
         net = copied(network)
         weights = compressible(net)
-        _check_finite(weights)
+        check_finite(weights)
         planted = Planted(self.trigger, self.target, data.num_classes)
         pins = _Pins(weights, self.stretch)
         pins(net)
@@ -121,17 +122,6 @@ class QuantizationActivated:
         for name, p in net.named_parameters():
             p.requires_grad_(trained[name])
         return net.eval()
-
-
-def _check_finite(weights: Params) -> None:
-    """Raise BadInput where a weight is NaN or infinite."""
-    for name, p in weights.items():
-        if not p.isfinite().all():
-            raise BadInput(
-                f"{name} with values that are NaN or infinite",
-                expected="a network that was trained",
-                fix="train it at a lower learning rate",
-            )
 
 
 class _Pins:

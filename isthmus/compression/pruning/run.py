@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from isthmus.compression.compact import Compressed
-from isthmus.compression.network import baked
+from isthmus.compression.network import to_compress
 from isthmus.compression.pruning.job import Pruner, PruningJob
 from isthmus.compression.pruning.magnitude import Magnitude
 from isthmus.compression.pruning.smaller import without_channels
@@ -50,8 +50,9 @@ def prune(
     whether it is, and a notice why it is not. The network that is passed stays as it is; one that
     is pruned or quantized already is taken at its present values.
 
-    Raises BadInput where density is outside (0, 1], nothing is there to prune, fewer would stay
-    than there are layers, the method needs more steps, or as `fit` does.
+    Raises BadInput where density is outside (0, 1], nothing is there to prune, layers share a
+    weight, a parameter is not finite, fewer would stay than there are layers, the method needs more
+    steps, or as `fit` does.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -65,7 +66,7 @@ def prune(
     method = Magnitude() if method is None else method
     _check_method(method)
     _check_steps(method, 0 if options is None else options.steps)
-    net = baked(model)
+    net = to_compress(model)
     units = _units(net, structure, samples)
     target = round(density * units.total)
     _check_target(target, units)
