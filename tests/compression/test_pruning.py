@@ -329,6 +329,7 @@ def test_whatever_a_network_raises_without_its_channels_it_stays_masked(error):
     with pytest.warns(Notice, match="keeps its masks.*8 channels"):
         small = prune(Insisting(error), samples(), 0.5, "channels")
     assert small.record["smaller"] is False and held_in(small.model)
+    assert "8 channels" in small.record["smaller_reason"]
 
 
 def test_a_network_that_counts_its_channels_stays_masked_and_says_so():

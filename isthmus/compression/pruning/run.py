@@ -47,7 +47,7 @@ def prune(
 
     Masks are parametrizations with a buffer: they hold through training, saving and curves. Without
     its channels the network is physically smaller, with no masks, where it can be; `record` says
-    whether it is, and a notice why it is not. The network that is passed stays as it is; one that
+    whether it is, and why it is not, as a notice does. The network that is passed stays as it is; one that
     is pruned or quantized already is taken at its present values.
 
     Raises BadInput where density is outside (0, 1], nothing is there to prune, layers share a
@@ -84,7 +84,7 @@ def prune(
         smaller = without_channels(net, units, few)
     except BadInput as refusal:
         notice(f"the network keeps its masks and its size: {refusal.got}")
-        return Compressed(net, record | {"smaller": False})
+        return Compressed(net, record | {"smaller": False, "smaller_reason": refusal.got})
     return Compressed(smaller, record | {"smaller": True})
 
 
