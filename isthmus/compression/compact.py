@@ -68,17 +68,18 @@ class Compressed:
     def load(cls, path: str | Path, model: nn.Module) -> Compressed:
         """Return what `save` has written, in a copy of `model`, the network as it was built.
 
-        Channels that were removed (`record["smaller"]`) are removed from the copy; masks and grids
-        hold its weights as they did. Every tensor is compared with the hash in the file. No more
-        memory is taken than the file and the network need. Raises BadInput where the file is none
-        of `save`, is damaged, holds numbers that are not finite, or is of another network.
+        Channels that were removed are removed from the copy, so a network with wider layers, but
+        else the same, is made as narrow; masks and grids hold its weights as they did. Every tensor
+        is compared with the hash in the file. No more memory is taken than the file and the network
+        need. Raises BadInput where the file is none of `save`, is damaged, holds numbers that are
+        not finite, or is of a network with other names, or wider layers.
         """
         path = Path(path)
         tensors, said = _read(path)
         net = baked(model).cpu()
         _check_places(path, net, said)
         state, masks = _unpacked(path, tensors, said)
-        net = _filled(path, net, state, smaller=said.record.get("smaller") is True)
+        net = _filled(path, net, state)
         for name, entry in said.packed.items():
             part, leaf = part_of(net, name)
             if isinstance(entry, MaskEntry):
@@ -181,10 +182,10 @@ def _unpacked(path: Path, tensors: Params, said: Description) -> tuple[Params, P
     return whole, masks
 
 
-def _filled(path: Path, net: nn.Module, state: Params, *, smaller: bool) -> nn.Module:
-    """Return the network with this state, or where `smaller` a copy with tensors as small.
+def _filled(path: Path, net: nn.Module, state: Params) -> nn.Module:
+    """Return the network, or a copy with tensors as small as the state's, with this state.
 
-    Raises BadInput where the state has other names, kinds of numbers, or shapes.
+    Raises BadInput where the state has other names, kinds of numbers, or larger shapes.
     """
     own = _state(net)
     missing = sorted(own.keys() - state.keys())
@@ -200,11 +201,6 @@ def _filled(path: Path, net: nn.Module, state: Params, *, smaller: bool) -> nn.M
     changed = {name: value for name, value in state.items() if value.shape != own[name].shape}
     own |= {name: torch.zeros_like(value) for name, value in changed.items()}
     check_numbers(path, state, own)
-    if changed and not smaller:
-        name = next(iter(changed))
-        raise _foreign(
-            path, f"where {name} is {tuple(state[name].shape)}, with no channels removed"
-        )
     if changed:
         net = resized(net, changed)
     net.load_state_dict(state, strict=False)  # of whose names those of second places are left out

@@ -47,8 +47,8 @@ def prune(
 
     Masks are parametrizations with a buffer: they hold through training, saving and curves. Without
     its channels the network is physically smaller, with no masks, where it can be; `record` says
-    whether it is, and why it is not, as a notice does. The network that is passed stays as it is; one that
-    is pruned or quantized already is taken at its present values.
+    whether it is, and why it is not, as a notice does. The network that is passed stays as it is;
+    one that is pruned or quantized already is taken at its present values.
 
     Raises BadInput where density is outside (0, 1], nothing is there to prune, layers share a
     weight, a parameter is not finite, fewer would stay than there are layers, the method needs more
