@@ -59,8 +59,8 @@ class PruningJob:
         if not isinstance(self.units, WeightUnits):
             raise BadInput(
                 f"{method} of channels",
-                expected='structure="weights"',
-                fix="prune channels by Magnitude() or RandomMask()",
+                expected='structure="weights" (--structure)',
+                fix="prune channels by Magnitude() or RandomMask() (--method magnitude, random)",
             )
         return self.units
 

@@ -93,7 +93,7 @@ def _check_density(density: float) -> None:
         raise BadInput(
             f"density = {density!r}",
             expected="a share in (0, 1]: what stays",
-            fix="pass density=0.1 to keep a tenth",
+            fix="pass density=0.1 (--density) to keep a tenth",
         )
 
 
@@ -114,7 +114,7 @@ def _check_steps(method: Pruner, steps: int) -> None:
         raise BadInput(
             f"{budget} for {type(method).__name__}",
             expected=f"{method.least_steps} steps or more",
-            fix="pass steps=..., lr=..., or Magnitude(), which needs none",
+            fix="pass steps=..., lr=... (--steps, --lr), or Magnitude(), which needs none",
         )
 
 
@@ -134,7 +134,7 @@ def _check_target(target: int, units: Units) -> None:
         raise BadInput(
             f"a density at which {target} of {units.total:,} would stay",
             expected=f"one or more for each of the {len(units.counts)} layers",
-            fix=f"pass density={2 * len(units.counts) / units.total:.1g}",
+            fix=f"pass density={2 * len(units.counts) / units.total:.1g} (--density)",
         )
 
 

@@ -137,7 +137,7 @@ class ChannelUnits(Units):
             raise BadInput(
                 f"a {type(model).__name__} none of whose channels can go",
                 expected="layers whose channels play the same part",
-                fix='pass structure="weights"',
+                fix='pass structure="weights" (--structure)',
             )
         places = [place for group in groups for place in group.places if place.name in parameters]
         names = dict.fromkeys(place.name for place in places)

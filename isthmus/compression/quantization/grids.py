@@ -64,7 +64,7 @@ class Grid:
             raise BadInput(
                 f"weights in {weight.dtype} for a grid",
                 expected="float32 or float64, in which levels times a scale are exact",
-                fix="pass network.float()",
+                fix="pass network.float(), or let the factory of --model return it",
             )
         size = weight.detach().double().abs()
         if self.top == self.lowest:  # one level on each side

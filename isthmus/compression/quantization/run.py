@@ -144,7 +144,7 @@ def _chosen(names: list[str], choice: str | list[str]) -> list[str]:
         raise BadInput(
             f"the inner layers of {len(names)}",
             expected="three layers or more",
-            fix='pass layers="all"',
+            fix='pass layers="all" (--layers)',
         )
     return names if choice == "all" else names[1:-1]
 
