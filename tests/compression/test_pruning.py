@@ -542,6 +542,8 @@ def test_bad_input_is_refused(nets, tmp_path):
         refused(lambda odd=odd: Rewiring(**odd), "rate")
     for momentum in (-1.0, 1.0, float("nan"), float("inf")):
         refused(lambda momentum=momentum: Rewiring(momentum=momentum), "momentum")
+    for of, name in ((LearnedScores, "share"), (Magnitude, "dense"), (Rewiring, "momentum")):
+        refused(lambda of=of, name=name: of(**{name: "x"}), f"{name} = 'x'", "a number")
     refused(lambda: Rewiring(start="x"), "start = 'x'", "random or magnitude")
     for seed in (2**70, -(2**70), 1.5, None, "x"):
         for of in (Rewiring, RandomMask, functools.partial(Training, steps=1, lr=0.1)):

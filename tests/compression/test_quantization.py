@@ -534,7 +534,8 @@ def test_bad_input_is_refused(net):
         refused(lambda method=method: quantize(net, samples(), 4, method=method), "quantizers()")
     for odd in (None, 5):
         refused(lambda odd=odd: quantize(odd, samples(), 4), type(odd).__name__)
-    refused(lambda: BinaryRelax(relaxed=1.0), "relaxed")
+    for relaxed in (1.0, "x"):
+        refused(lambda relaxed=relaxed: BinaryRelax(relaxed=relaxed), "relaxed")
     masked = prune(net, samples(), 0.5).model
     for bits, words in ((4, "zeros stay until"), ("ternary", "zeros stay until"), (2, "no 0")):
         refused(lambda bits=bits: quantize(masked, samples(), bits), "pruned", words)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from isthmus.compression.pruning.job import PruningJob, steps_for
 from isthmus.compression.pruning.units import WeightUnits, largest
+from isthmus.training.options import require_numbers
 from isthmus.training.schedules import constant
 from isthmus.training.state import Diverged
 from isthmus.types import BadInput
@@ -36,6 +37,7 @@ class LearnedScores:
     rate: float = 0.01
 
     def __post_init__(self) -> None:
+        require_numbers(self, "share", "rate")
         if not (0 < self.share < 1 and self.rate > 0):
             raise BadInput(
                 f"share = {self.share:g}, rate = {self.rate:g}",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from isthmus.compression.pruning.job import PruningJob, steps_for
 from isthmus.compression.pruning.random_mask import drawn, rescale
 from isthmus.compression.pruning.units import WeightUnits
-from isthmus.training.options import require_seed
+from isthmus.training.options import require_numbers, require_seed
 from isthmus.types import BadInput, Loss
 
 
@@ -53,6 +53,7 @@ class Rewiring:
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
+        require_numbers(self, "rate", "momentum", "dense", "pull")
         if self.start not in ("random", "magnitude"):
             raise BadInput(
                 f"start = {self.start!r}",
