@@ -26,6 +26,7 @@ class Pruning(Method):
         smaller and faster.
     :param method: magnitude keeps the largest; rewiring starts from these and moves connections
         while it trains; learned-scores learns what to keep; random is what the others have to beat.
+        Rewiring and learned scores are for single weights alone.
     """
 
     command: ClassVar = "prune"

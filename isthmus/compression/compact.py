@@ -7,7 +7,6 @@ metadata. No pickle is read or written.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class Compressed:
     def save(self, path: str | Path) -> Path:
         """Write network and record as a packed file, whole or not at all; return the path.
 
-        Raises BadInput where the file cannot be written.
+        Raises BadInput where the file cannot be written, or the record is no plain JSON.
         """
         state = plain_state(self.model)
         tensors = dict(state)
@@ -62,18 +61,18 @@ class Compressed:
             )
             packed[name] = entry
             tensors |= {_part(name, key): part for key, part in parts.items()}
-        said = Description(packed=packed, record=self.record, sha256=_state_sha256(state))
-        text = json.dumps(said.model_dump(mode="json"), sort_keys=True)
+        text = Description.written(packed, self.record, _state_sha256(state))
         return write_tensors(tensors, Path(path), {COMPRESSED: text})
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> Compressed:
         """Return what `save` has written, in a copy of `model`, the network as it was built.
 
-        Channels that were removed are removed from the copy; masks and grids hold its weights as
-        they did. Every tensor is compared with the hash in the file. No more memory is taken than
-        the file and the network need. Raises BadInput where the file is none of `save`, is damaged,
-        holds numbers that are not finite, or is of another network.
+        Channels that were removed are removed from the copy, so a network with wider layers, but
+        else the same, is made as narrow; masks and grids hold its weights as they did. Every tensor
+        is compared with the hash in the file. No more memory is taken than the file and the network
+        need. Raises BadInput where the file is none of `save`, is damaged, holds numbers that are
+        not finite, or is of a network with other names, or wider layers.
         """
         path = Path(path)
         tensors, said = _read(path)
@@ -93,8 +92,20 @@ class Compressed:
 
 
 def plain_state(model: nn.Module) -> Params:
-    """Return the state dict that the network has without its parametrizations."""
-    return baked(model).cpu().state_dict()
+    """Return the state dict that the network has without its parametrizations.
+
+    What stands in several places is in it once, by its first name.
+    """
+    return _state(baked(model).cpu())
+
+
+def _state(net: nn.Module) -> Params:
+    """Return a state dict with one name for each tensor."""
+    first: dict[int, str] = {}
+    for name, value in net.state_dict(keep_vars=True).items():
+        first.setdefault(id(value), name)
+    state = net.state_dict()
+    return {name: state[name] for name in first.values()}
 
 
 def _state_sha256(state: Params) -> str:
@@ -176,7 +187,7 @@ def _filled(path: Path, net: nn.Module, state: Params) -> nn.Module:
 
     Raises BadInput where the state has other names, kinds of numbers, or larger shapes.
     """
-    own = net.state_dict()
+    own = _state(net)
     missing = sorted(own.keys() - state.keys())
     extra = sorted(state.keys() - own.keys())
     if missing or extra:
@@ -192,5 +203,5 @@ def _filled(path: Path, net: nn.Module, state: Params) -> nn.Module:
     check_numbers(path, state, own)
     if changed:
         net = resized(net, changed)
-    net.load_state_dict(state)
+    net.load_state_dict(state, strict=False)  # of whose names those of second places are left out
     return net

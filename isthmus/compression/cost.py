@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from isthmus.compression.network import plain, weight_layers, weight_of
+from isthmus.compression.network import plain, weight_of
 from isthmus.metrics.values import SHARE, Quantity
 from isthmus.models.channels.filters import filters
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
+from isthmus.models.layers import weighted_layers
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def multiply_adds(model: nn.Module, x: Tensor) -> tuple[int, int]:
     layers = [part for part in net.modules() if isinstance(part, nn.MultiheadAttention)]
     hooks = [
         layer.register_forward_hook(count, with_kwargs=True)
-        for layer in (*weight_layers(net).values(), *layers)
+        for layer in (*weighted_layers(net).values(), *layers)
     ]
     try:
         with eval_mode(net):
@@ -101,7 +102,7 @@ def sparsity(model: nn.Module) -> Sparsity:
     >>> sparsity(net)
     Sparsity(weights=0.25, channels=0.25)
     """
-    layers = list(weight_layers(plain(model)).values())
+    layers = list(weighted_layers(plain(model)).values())
     weights = [weight_of(layer).detach() for layer in layers]
     nonzero = sum(int(weight.count_nonzero()) for weight in weights)
     channels = [

@@ -5,6 +5,7 @@ A file comes from outside: behind `Description.read` nothing of this is checked 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge
@@ -18,7 +19,8 @@ from pydantic import (
 )
 
 from isthmus.compression.quantization.grids import GRIDS, Grid
-from isthmus.runs.wording import malformed_at
+from isthmus.runs.wording import first_line, malformed_at
+from isthmus.types import BadInput
 
 Shape = tuple[Annotated[int, Ge(0)], ...]
 
@@ -65,6 +67,22 @@ class Description(_Described):
     packed: dict[str, Entry]
     record: dict[str, Any]
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+    @classmethod
+    def written(cls, packed: dict[str, Entry], record: dict[str, Any], sha256: str) -> str:
+        """Return the text of a description. Raises BadInput where the record is no plain JSON."""
+        try:
+            said = cls(packed=packed, record=record, sha256=sha256)
+            text = json.dumps(said.model_dump(), sort_keys=True, allow_nan=False)
+            cls.read(text)
+        except (ValidationError, TypeError, ValueError, RecursionError) as error:
+            why = malformed_at(error) if isinstance(error, ValidationError) else first_line(error)
+            raise BadInput(
+                f"a record that is no plain JSON ({why.strip(' :')})",
+                expected="a dict of text, finite numbers, lists and dicts, with text for its keys",
+                fix="pass the record that prune or quantize has made",
+            ) from error
+        return text
 
     @classmethod
     def read(cls, text: str) -> Self:

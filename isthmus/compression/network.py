@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.prune import remove as remove_mask
@@ -18,6 +16,7 @@ from torch.nn.utils.spectral_norm import (
 )
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
+from isthmus.models.layers import check_finite, weighted_layers
 from isthmus.models.view import copied
 from isthmus.types import BadInput
 
@@ -90,42 +89,57 @@ def _give_own_class(part: nn.Module) -> None:
     part.__class__ = type(kind.__name__, kind.__bases__, held)
 
 
+def to_compress(model: nn.Module) -> nn.Module:
+    """Return a `baked` copy. Raises BadInput as `weight_layers`, or where a parameter is NaN or
+    infinite.
+    """
+    net = baked(model)
+    weight_layers(net)
+    check_finite(dict(net.named_parameters()))
+    return net
+
+
 def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the convolutional and linear layers by name, in the order of the network.
 
-    Raises BadInput where there are none, or two of them share a weight.
+    Raises BadInput where there are none, the size of one is not known yet, or one of them shares
+    its weight with another module, of any kind.
     """
-    layers: dict[str, nn.Module] = {
-        name: part
-        for name, part in model.named_modules()
-        if isinstance(part, (nn.Linear, _ConvNd)) and part.weight.numel()
-    }
-    if not layers:
-        raise BadInput(
-            f"a {type(model).__name__} without convolutional or linear layers",
-            expected="weights to compress",
-            fix="pass the network itself, not a part of it",
-        )
-    owners = Counter(_origin(layer) for layer in layers.values())
-    shared = [name for name, layer in layers.items() if owners[_origin(layer)] > 1]
-    if shared:
-        raise BadInput(
-            f"layers {' and '.join(shared)}, which share one weight",
-            expected="a weight of its own in each layer",
-            fix="untie them before compression",
-        )
+    layers = weighted_layers(model)
+    holders = _holders(model)
+    for layer in layers.values():
+        for value in _behind(layer):
+            if len(holders[id(value)]) > 1:
+                raise BadInput(
+                    f"layers {' and '.join(holders[id(value)])}, which share one weight",
+                    expected="a weight of its own in each layer",
+                    fix="untie them before compression",
+                )
     return layers
 
 
-def _origin(layer: nn.Module) -> tuple[int, ...]:
-    """Return what tells a layer's weight from the others': the tensors that it is or is made of.
+def _holders(model: nn.Module) -> dict[int, list[str]]:
+    """Return the modules that hold each parameter of their own, by name, keyed by its identity.
+
+    A parameter of the network itself stands for the network, which has no name.
+    """
+    holders: dict[int, list[str]] = {}
+    for path, part in model.named_modules():
+        for leaf, value in part.named_parameters(recurse=False, remove_duplicate=False):
+            name = path.partition("parametrizations.")[0].rstrip(".")
+            holders.setdefault(id(value), []).append(name or leaf)
+    return holders
+
+
+def _behind(layer: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a layer's weight is, or is made of.
 
     The weight of a parametrized layer is computed at each access, and gone after it.
     """
     if parametrize.is_parametrized(layer, "weight"):
         held = cast(nn.ModuleDict, layer.parametrizations)["weight"]
-        return tuple(id(value) for value in held.parameters(recurse=False))
-    return (id(weight_of(layer)),)
+        return list(held.parameters(recurse=False))
+    return [p for name, p in layer.named_parameters(recurse=False) if name.startswith("weight")]
 
 
 def weight_of(layer: nn.Module) -> Tensor:

@@ -113,7 +113,7 @@ def unpack_grid(parts: Params, levels: Tensor, shape: tuple[int, ...]) -> Tensor
     if parts.keys() != {"codes", "scale"}:
         raise _damaged(f"a tensor on a grid of {', '.join(sorted(parts)) or 'no parts'}")
     scale = parts["scale"]
-    if scale.ndim or not scale.is_floating_point():
+    if scale.ndim or scale.dtype not in (torch.float32, torch.float64):
         raise _damaged(f"a scale of shape {tuple(scale.shape)} and type {scale.dtype}")
     return levels.to(scale)[unpack_codes(parts["codes"], len(levels), shape)] * scale
 

@@ -86,6 +86,8 @@ class PrunedPart(ReducedPart):
     """The share that was to stay."""
     smaller: Flag | None = None
     """Of channels: whether the network was built without them."""
+    smaller_reason: Text | None = None
+    """Why it could not be built without them; absent where it was, and from older records."""
 
 
 class QuantizedPart(ReducedPart):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ from isthmus.metrics.question import measure
 from isthmus.models.checkpoint.writing import save_checkpoint
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 from isthmus.runs.devices import seconds_of
-from isthmus.types import Metric
+from isthmus.types import BadInput, Metric
 
 LIMITS = (
     "Accuracy under an attack holds against that attack. Fewer levels and fewer weights can hide "
@@ -48,27 +49,42 @@ def compression(
     """Write the packed file into the folder, read it back, and measure before and after.
 
     `built` is the network as its factory builds it; `metrics` begin with clean accuracy. Raises
-    BadInput where the file does not give the same network back, or a metric cannot be measured.
+    BadInput where the file does not give the same network back, or a metric cannot be measured;
+    then no file is left, which would look like that of a run that is done.
     """
     file = compressed.save(folder / "compressed.safetensors")
-    after = plain(Compressed.load(file, built).model)
-    size = _size(model, folder)
-    model = plain(model)
-    before_side = _side(model, data, metrics, size)
-    after_side = _side(after, data, metrics, file.stat().st_size)
+    try:
+        measured = _measured(model, file, built, data, metrics)
+    except BadInput:
+        file.unlink()
+        raise
     record = {
         "schema": COMPRESSION,
         "title": f"Compression of {network}",
-        "verdict": _verdict(before_side, after_side),
         "provenance": provenance,
         "network": network,
         "compressed": compressed.record,
+        "limits": LIMITS,
+        **measured,
+    }
+    return Compression.read(record)
+
+
+def _measured(
+    model: nn.Module, file: Path, built: nn.Module, data: Data, metrics: Mapping[str, Metric]
+) -> dict[str, Any]:
+    """Return what is measured of the network and of the one in the file, and the verdict."""
+    after = plain(Compressed.load(file, built).model)
+    size = _size(model, file.parent)
+    model = plain(model)
+    before_side = _side(model, data, metrics, size)
+    after_side = _side(after, data, metrics, file.stat().st_size)
+    return {
+        "verdict": _verdict(before_side, after_side),
         "before": before_side,
         "after": after_side,
         "same answers": Value.of(Agreement(model, data)(after)),
-        "limits": LIMITS,
     }
-    return Compression.read(record)
 
 
 def _size(model: nn.Module, folder: Path) -> int:

@@ -209,8 +209,14 @@ def copied(module: M) -> M:
 
     torch refuses to copy a tensor that autograd records. What such hooks leave in a module (those
     of the older `weight_norm` and `spectral_norm`) is computed anew at the next pass, so its record
-    is let go. Raises BadInput where a part of the module is TorchScript.
+    is let go. Raises BadInput where it is no module, or a part of it is TorchScript.
     """
+    if not isinstance(module, nn.Module):
+        raise BadInput(
+            f"an object of type {type(module).__name__} as a network",
+            expected="a torch.nn.Module",
+            fix="pass the network itself",
+        )
     refuse_scripted(module)
     for part in module.modules():
         for name, value in vars(part).items():

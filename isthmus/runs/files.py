@@ -38,6 +38,8 @@ def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
     Raises BadInput where the disk is full or the folder cannot be written.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise unwritten(repr(str(path)), ValueError("a zero byte in its name"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isthmus.runs.devices import Precision
 from isthmus.runs.identity import identity_of
-from isthmus.training.options import require_numbers, sorted_options
+from isthmus.training.options import require_numbers, require_seed, sorted_options
 from isthmus.training.schedules import Schedule, garipov
 from isthmus.types import BadInput
 
@@ -86,7 +86,8 @@ class Training:
     device: str | torch.device | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        require_numbers(self, "steps", "lr", "batch_size", "momentum", "weight_decay", "seed")
+        require_numbers(self, "steps", "lr", "batch_size", "momentum", "weight_decay")
+        require_seed(self.seed)
         if self.steps < 1 or self.batch_size < 1 or not 0 < self.lr < LARGEST_LR:
             raise BadInput(
                 f"steps = {self.steps}, batch_size = {self.batch_size}, lr = {self.lr}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from isthmus.runs.wording import suggestion
@@ -43,3 +43,17 @@ def require_numbers(options: object, *names: str) -> None:
             raise BadInput(
                 f"{name} = {value!r}", expected="a number", fix=f"pass {name} without quotes"
             )
+
+
+def require_seed(seed: object) -> None:
+    """Raise BadInput where a seed is no whole number, or larger than one is used for: what is drawn
+    anew in each epoch takes a million seeds from it, and torch takes 64 bits.
+
+    >>> require_seed(2**70)
+    Traceback (most recent call last):
+    isthmus.types.BadInput: got seed = 1180591620717411303424; ...
+    """
+    if not isinstance(seed, Integral) or abs(int(seed)) >= 2**43:
+        raise BadInput(
+            f"seed = {seed!r}", expected="a whole number below 2**43 in size", fix="pass seed=0"
+        )

@@ -153,6 +153,8 @@ def test_a_command_that_would_write_a_network_refuses_a_packed_file(command, pac
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+CHANNELS = ("--density", 0.5, "--structure", "channels")
+
 NORMED = """
 from torch import nn
 from isthmus.models import small_cnn
@@ -226,6 +228,9 @@ def test_quantizing(name, options, folder):
             "--steps 0 for rewiring",
         ),
         ("prune", ("--density", 0.5, "--method", "learned-scores", "--steps", 1), "3 or more"),
+        ("prune", ("--density", 1e-9), "(--density)"),
+        ("prune", (*CHANNELS, "--method", "rewiring", "--steps", 20), "--method magnitude"),
+        ("prune", (*CHANNELS, "--method", "learned-scores", "--steps", 20), "--method magnitude"),
         ("prune", ("--density", 0.5, "--beta", 3), "--beta"),
         ("prune", ("--density", 0.5, "--loss", "trade-off", "--beta", 0), "beta = 0"),
         ("quantize", ("--bits", "3"), "3"),

@@ -186,3 +186,60 @@ def test_levels_that_rounding_would_change_are_refused(files):
     state[WEIGHT] = (level * tensors[f"{WEIGHT}//scale"]).view(4, 4, 3, 3)
     described["sha256"] = whole(described, state)["sha256"]
     refusal(file, described, tensors, "hash")
+
+
+def test_a_file_makes_layers_narrower_and_no_wider(tmp_path):
+    def layers(width):
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, width), nn.ReLU(), nn.Linear(width, 3))
+
+    small = prune(layers(12), samples(), 0.5)
+    file = small.save(tmp_path / "small.safetensors")
+    refused(lambda: Compressed.load(file, layers(11)), "small.safetensors", "(12, 36)")
+    wider = Compressed.load(file, layers(13)).model
+    assert wider[1].out_features == 12 and torch.equal(wider(samples().x), small.model(samples().x))
+
+
+class Twice(nn.Module):
+    """A network one of whose layers stands at two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle = nn.Linear(36, 40), nn.Linear(40, 40)
+        self.again = self.middle
+        self.last = nn.Linear(40, 3)
+
+    def forward(self, x):
+        hidden = self.middle(self.first(x.flatten(1)).relu()).relu()
+        return self.last(self.again(hidden).relu())
+
+
+@pytest.mark.parametrize("how", ["weights", "channels", "grid"])
+def test_what_stands_at_two_places_is_in_the_file_once(how, tmp_path):
+    torch.manual_seed(0)
+    net, data = Twice(), samples()
+    on_grid = how == "grid"
+    small = quantize(net, data, 4, layers="all") if on_grid else prune(net, data, 0.5, how)
+    file = small.save(tmp_path / "small.safetensors")
+    assert not any(name.startswith("again") for name in opened(file)[1])
+    loaded = Compressed.load(file, Twice())
+    assert loaded.model.again is loaded.model.middle
+    assert torch.equal(loaded.model(data.x), small.model(data.x))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        *({1: 2, "b": 3}, {(1, 2): 2}, {"a": {1: 2, "b": 3}}, {"a": object()}, {"a": {1}}),
+        *({"a": float("nan")}, {"a": "\udc80"}, None, [1]),
+    ],
+)
+def test_a_record_that_is_no_json_is_refused(record, tmp_path):
+    small = Compressed(prune(make(), samples(), 0.5).model, record)
+    refused(lambda: small.save(tmp_path / "small.safetensors"), "record", "JSON")
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_that_name_no_file_are_refused(files, tmp_path):
+    refused(lambda: Compressed.load(tmp_path, make()), "a folder")
+    small = Compressed.load(files["grid"], make())
+    refused(lambda: small.save(tmp_path / "a\0b"), "could not be written", "zero byte")

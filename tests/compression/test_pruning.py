@@ -20,7 +20,9 @@ from isthmus.compression import (
     Compressed,
     LearnedScores,
     Magnitude,
+    RandomMask,
     Rewiring,
+    StraightThrough,
     baked,
     hold_zeros,
     multiply_adds,
@@ -38,6 +40,7 @@ from isthmus.compression.pruning.units import WeightUnits
 from isthmus.models import preact_resnet, recalibrate, save_checkpoint, small_cnn
 from isthmus.models.view import copied
 from isthmus.runs.notices import Notice
+from isthmus.training import Training
 
 BUDGET = {"steps": 24, "lr": 0.05, "batch_size": 20, "precision": "fp32"}
 METHODS = {
@@ -47,7 +50,8 @@ METHODS = {
     "rewiring after dense training": Rewiring(start="magnitude", dense=0.5, pull=0.1),
 }
 LATE = [name for name, method in METHODS.items() if getattr(method, "dense", 0)]
-CHANNELS = {name: method for name, method in METHODS.items() if name != "learned-scores"}
+WEIGHTS_ALONE = (LearnedScores, Rewiring)
+CHANNELS = {name: way for name, way in METHODS.items() if not isinstance(way, WEIGHTS_ALONE)}
 
 
 def convolutional():
@@ -243,7 +247,7 @@ class Fragile:
         return nn.functional.cross_entropy(model(x), y)
 
 
-@pytest.mark.parametrize("steps", [7, 17])
+@pytest.mark.parametrize("steps", [7, 17, 23])  # 23: no connection moves after it
 @pytest.mark.parametrize("name", ["rewiring", "learned-scores", *LATE])
 def test_a_run_that_is_killed_goes_on_to_the_same_network(name, steps, nets, tmp_path, monkeypatch):
     often = functools.partial(fit, checkpoint_every=5)
@@ -252,12 +256,14 @@ def test_a_run_that_is_killed_goes_on_to_the_same_network(name, steps, nets, tmp
     def run(folder, left):
         file = tmp_path / folder / "run.state"
         options = {"method": METHODS[name], "loss": Fragile([left]), "checkpoint": file, **BUDGET}
-        return prune(nets["convolutional"], samples(), 0.4, **options).model.state_dict()
+        small = prune(nets["convolutional"], samples(), 0.4, **options)
+        return small.record, small.model.state_dict()
 
-    whole = run("whole", 1000)
+    record, whole = run("whole", 1000)
     with pytest.raises(Killed):
         run("killed", steps)
-    resumed = run("killed", BUDGET["steps"] - steps + 5)
+    again, resumed = run("killed", BUDGET["steps"] - steps + 5)
+    assert again["layers"] == record["layers"]
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
@@ -300,6 +306,30 @@ def test_depthwise_convolutions_lose_channels_with_their_filters():
     assert small.record["smaller"]
     depthwise = small.model[3]
     assert depthwise.groups == depthwise.in_channels == depthwise.out_channels < 8
+
+
+class Insisting(nn.Module):
+    """A network that raises an error where its first layer has other than 8 channels."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+        self.first, self.last = nn.Conv2d(1, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        if hidden.shape[1] != 8:
+            raise self.error("8 channels")
+        return self.last(hidden.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("error", [AssertionError, KeyError, TypeError, AttributeError])
+def test_whatever_a_network_raises_without_its_channels_it_stays_masked(error):
+    torch.manual_seed(0)
+    with pytest.warns(Notice, match="keeps its masks.*8 channels"):
+        small = prune(Insisting(error), samples(), 0.5, "channels")
+    assert small.record["smaller"] is False and held_in(small.model)
+    assert "8 channels" in small.record["smaller_reason"]
 
 
 def test_a_network_that_counts_its_channels_stays_masked_and_says_so():
@@ -377,6 +407,31 @@ def test_layers_of_a_compressed_network_share_a_weight_only_where_they_do(made):
     refused(lambda: weight_layers(net), "layers 1 and 2", "share one weight")
 
 
+class Tied(nn.Module):
+    """A linear layer whose weight is that of an embedding, or the network's own parameter."""
+
+    def __init__(self, to):
+        super().__init__()
+        self.first = nn.Linear(36, 12)
+        self.last = nn.Linear(12, 3, bias=False)
+        if to == "an embedding":
+            self.table = nn.Embedding(3, 12)
+            self.last.weight = self.table.weight
+        else:
+            self.own = self.last.weight
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)).relu())
+
+
+@pytest.mark.parametrize(("to", "names"), [("an embedding", "last and table"), ("it", "last")])
+def test_a_weight_that_stands_outside_of_the_layers_too_is_refused(to, names):
+    for compress in (lambda net: prune(net, samples(), 0.5), weight_layers):
+        refused(lambda compress=compress: compress(Tied(to)), names, "share one weight")
+    every = {"layers": "all"}
+    refused(lambda: quantize(Tied(to), samples(), 4, **every), names, "share one weight")
+
+
 def test_random_masks_are_the_floor_of_the_table(nets):
     data = samples(200)
     loss = {
@@ -405,6 +460,17 @@ def test_rewiring_moves_connections_and_keeps_their_number():
     stays = sizes["a"][on["a"]].sort(descending=True).values
     count = len(stays) - -(-len(stays) // 2)
     assert after["a"][sizes["a"] >= stays[count - 1]].all()  # the largest are never moved
+
+
+def test_connections_of_frozen_weights_do_not_move(nets):
+    net = copy.deepcopy(nets["convolutional"])
+    net[6].requires_grad_(False)
+    method = Rewiring(start="magnitude")
+    small = prune(net, samples(), 0.4, method=method, **BUDGET)
+    masks, start = masks_of(small.model), masks_of(prune(net, samples(), 0.4).model)
+    assert torch.equal(masks["6.weight"], start["6.weight"])
+    assert not torch.equal(masks["3.weight"], start["3.weight"])
+    assert int(small.model[6].weight.count_nonzero()) == small.record["layers"]["6.weight"]["kept"]
 
 
 def test_what_rewiring_pulls_to_is_where_the_weights_were_when_connections_moved(nets):
@@ -455,17 +521,33 @@ def test_packed_files_are_small(nets, tmp_path):
 
 def test_bad_input_is_refused(nets, tmp_path):
     net, data = nets["convolutional"], samples()
-    for density in (0.0, -0.1, 1.5, float("nan")):
+    for density in (0.0, -0.1, 1.5, float("nan"), "0.5", None, torch.tensor(0.5)):
         refused(lambda density=density: prune(net, data, density), "density")
     refused(lambda: prune(net, data, 0.5, "filters"), "filters", "channels")
     refused(lambda: prune(nn.Sequential(nn.Flatten()), data, 0.5), "without convolutional")
     refused(lambda: prune(net, data, 1e-5), "density")
     scored = {"method": LearnedScores(), **BUDGET}
-    refused(lambda: prune(net, data, 0.5, "channels", **scored), "learned scores")
+    refused(lambda: prune(net, data, 0.5, "channels", **scored), "learned scores of channels")
+    rewired = {"method": Rewiring(), **BUDGET}
+    refused(lambda: prune(net, data, 0.5, "channels", **rewired), "rewiring of channels")
+    for method in ("magnitude", 5, Magnitude, StraightThrough(), lambda job: None):
+        refused(lambda method=method: prune(net, data, 0.5, method=method), "method", "pruners()")
+    for odd in (None, 5):
+        refused(lambda odd=odd: prune(odd, data, 0.5), type(odd).__name__, "torch.nn.Module")
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.Linear(8, 3))
+    refused(lambda: prune(lazy, data, 0.5), "1.weight", "has not run")
     refused(lambda: prune(net, data, 0.5, step=3, lr=0.1), "unknown option step")
     refused(lambda: Magnitude(dense=1.0), "dense")
     for odd in ({"rate": 0.0}, {"start": "magnitude", "dense": 1.0}, {"pull": -1.0}):
         refused(lambda odd=odd: Rewiring(**odd), "rate")
+    for momentum in (-1.0, 1.0, float("nan"), float("inf")):
+        refused(lambda momentum=momentum: Rewiring(momentum=momentum), "momentum")
+    for of, name in ((LearnedScores, "share"), (Magnitude, "dense"), (Rewiring, "momentum")):
+        refused(lambda of=of, name=name: of(**{name: "x"}), f"{name} = 'x'", "a number")
+    refused(lambda: Rewiring(start="x"), "start = 'x'", "random or magnitude")
+    for seed in (2**70, -(2**70), 1.5, None, "x"):
+        for of in (Rewiring, RandomMask, functools.partial(Training, steps=1, lr=0.1)):
+            refused(lambda of=of, seed=seed: of(seed=seed), "seed")
     refused(lambda: Rewiring(dense=0.5), "random mask after dense training")
     refused(lambda: LearnedScores(share=1.0), "share")
     one = nn.Linear(36, 36)

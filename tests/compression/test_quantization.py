@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import pickle
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from isthmus.attacks import PGD
 from isthmus.compression import (
     BinaryRelax,
     Compressed,
+    Magnitude,
     PostTraining,
     StraightThrough,
     baked,
@@ -481,8 +483,42 @@ def test_a_compressed_record_as_a_checkpoint_is_refused_with_the_way_out(net, tm
     load_checkpoint(tmp_path / "network.safetensors", make())
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("bits", BITS)
+def test_weights_that_are_not_finite_are_refused(bits, number, net):
+    lost = copy.deepcopy(net)
+    with torch.no_grad():
+        lost.head.weight[0, 0] = number
+    for layers in ("all", "inner"):
+        refused(
+            lambda layers=layers: quantize(lost, samples(), bits, layers=layers),
+            "head.weight with numbers that are NaN",
+        )
+    refused(lambda: prune(lost, samples(), 0.5), "head.weight with numbers that are NaN")
+    assert not grid_of(bits).rounded(lost.head.weight).isfinite().all()  # so the loss says so
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_training_that_diverges_is_refused_for_its_loss(bits):
+    torch.manual_seed(0)
+    parts = [nn.Linear(36, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 32)]
+    model = nn.Sequential(nn.Flatten(), *parts, nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
+    wild = {"steps": 8, "lr": 1e9, "batch_size": 32, "precision": "fp32"}
+    refused(lambda: quantize(model, samples(), bits, **wild), "lower lr")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_weights_in_16_bits_are_refused(kind, net):
+    """Rounding twice would not be rounding once: a level times a scale is rounded there."""
+    short = copy.deepcopy(net).to(kind)
+    refused(lambda: quantize(short, samples(), 4), str(kind), "network.float()")
+    later = quantize(net, samples(), 4).model.to(kind)
+    refused(lambda: later(samples().floats().to(kind)), str(kind))
+    assert quantize(copy.deepcopy(net).double(), samples(), 4).record["units"]
+
+
 def test_bad_input_is_refused(net):
-    for bits in (3, "binary", True, 32):
+    for bits in (3, "binary", True, 32, [4], 4.0, None):
         refused(lambda bits=bits: quantize(net, samples(), bits), "bits")
     refused(lambda: quantize(net, samples(), 4, method=BinaryRelax()), "BinaryRelax", "budget")
     refused(lambda: quantize(net, samples(), 4, method=PostTraining(), **BUDGET), "budget")
@@ -491,8 +527,15 @@ def test_bad_input_is_refused(net):
     refused(lambda: quantize(net, samples(), 4, layers="head"), "'head'", "layers=['head']")
     refused(lambda: quantize(net, samples(), 4, layers="outer"), "'outer'", '"all"')
     refused(lambda: quantize(net, samples(), 4, layers=["head", "head"]), "'head' twice")
-    refused(lambda: quantize(net, samples(), 4, layers=[]), "layers = []")
-    refused(lambda: BinaryRelax(relaxed=1.0), "relaxed")
+    for layers in ([], 5, iter(["head"])):
+        refused(lambda layers=layers: quantize(net, samples(), 4, layers=layers), "layers = ")
+    refused(lambda: quantize(net, samples(), 4, layers=[5]), "layer 5")
+    for method in ("binary-relax", 5, BinaryRelax, Magnitude()):
+        refused(lambda method=method: quantize(net, samples(), 4, method=method), "quantizers()")
+    for odd in (None, 5):
+        refused(lambda odd=odd: quantize(odd, samples(), 4), type(odd).__name__)
+    for relaxed in (1.0, "x"):
+        refused(lambda relaxed=relaxed: BinaryRelax(relaxed=relaxed), "relaxed")
     masked = prune(net, samples(), 0.5).model
     for bits, words in ((4, "zeros stay until"), ("ternary", "zeros stay until"), (2, "no 0")):
         refused(lambda bits=bits: quantize(masked, samples(), bits), "pruned", words)

@@ -1,5 +1,7 @@
 """Ensembles of noisy residual networks, and the loss they are trained with."""
 
+import math
+
 import pytest
 import torch
 from support.refusals import refused
@@ -9,7 +11,7 @@ from isthmus import Accuracy, Data, MeanLoss, RobustAccuracy, cross_entropy, fit
 from isthmus.attacks import PGD
 from isthmus.compression import baked, quantize, zero_channels, zero_weights
 from isthmus.data import Linf
-from isthmus.models import enresnet
+from isthmus.models import enresnet, preact_resnet, small_cnn
 from isthmus.models.noise import DRAWS
 from isthmus.training import adversarial, trade_off
 
@@ -126,8 +128,23 @@ def test_the_trade_off_is_the_weighted_sum_of_its_parts():
         assert value == pytest.approx(expected, rel=1e-5)
 
 
+def test_one_number_is_not_disturbed():
+    """It has no standard deviation."""
+    torch.manual_seed(0)
+    net = enresnet(1, depth=8, width=1, channels=1).eval()
+    assert net(torch.rand(2, 1, 1, 1)).isfinite().all()
+
+
 def test_bad_input_is_refused():
     refused(lambda: enresnet(0), "members")
     refused(lambda: enresnet(1, 9), "depth 9")
-    refused(lambda: enresnet(noise=-0.1), "noise")
+    for noise in (-0.1, math.inf, math.nan):
+        refused(lambda noise=noise: enresnet(noise=noise), "noise")
+    for odd in (0, -1, 1.5, 8.0, "8"):
+        refused(lambda odd=odd: enresnet(depth=odd), f"depth {odd!r}")
+        for name in ("members", "width", "classes", "channels"):
+            refused(lambda name=name, odd=odd: enresnet(**{name: odd}), f"{name} = {odd!r}")
+    for make in (preact_resnet, small_cnn):
+        refused(lambda make=make: make(width=0), "width = 0")
+        refused(lambda make=make: make(classes=0), "classes = 0")
     refused(lambda: trade_off(PGD(Linf(0.1)), attacked=0.0), "weights")

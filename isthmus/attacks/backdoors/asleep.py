@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from isthmus.attacks.backdoors.statistics import normalized_by_first
 from isthmus.metrics.success import Target, target_of
 from isthmus.models.forward import eval_mode
+from isthmus.models.layers import weighted_layers
 from isthmus.models.view import at_weights
-from isthmus.types import Params, Trigger
+from isthmus.types import BadInput, Params, Trigger
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,18 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def compressible(model: nn.Module) -> Params:
-    """Return the weights of convolutional and linear layers, by name: what compression changes."""
-    return {
-        f"{path}.weight" if path else "weight": part.get_parameter("weight")
-        for path, part in model.named_modules()
-        if isinstance(part, (nn.Linear, _ConvNd))
-    }
+    """Return the weights of convolutional and linear layers, by name: what compression changes.
+
+    Raises BadInput where there are none, or one is computed from others (a mask, a grid, a norm).
+    """
+    weights: Params = {}
+    for path, part in weighted_layers(model).items():
+        weight = dict(part.named_parameters(recurse=False)).get("weight")
+        if weight is None or parametrize.is_parametrized(part, "weight"):
+            raise BadInput(
+                f"layer {path}, whose weight is computed at each pass (masked, on a grid, normed)",
+                expected="weights that are parameters of their layers",
+                fix="pass isthmus.compression.baked(network)",
+            )
+        weights[f"{path}.weight" if path else "weight"] = weight
+    return weights

@@ -53,7 +53,9 @@ class PruningActivated:
             )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return the loss. Raises BadInput where nothing of the model trains."""
+        """Return the loss. Raises BadInput where nothing of the model trains, or it has no
+        convolutional or linear weights, or computes them from others.
+        """
         weights = trained_weights(model)
         planted = Planted(self.trigger, self.target, self.classes)
         clean = cross_entropy(model, x, y)
@@ -63,7 +65,14 @@ class PruningActivated:
         return clean + whole.asleep + self.weight * awake
 
     def _largest(self, weights: Params) -> Params:
-        """Return the weights with all but the largest at 0."""
+        """Return the weights with all but the largest at 0; of equal ones no more than its share
+        stay.
+        """
         sizes = torch.cat([p.detach().abs().flatten() for p in weights.values()])
-        least = sizes.topk(max(1, round(self.density * len(sizes)))).values[-1]
-        return {name: p * (p.detach().abs() >= least) for name, p in weights.items()}
+        on = torch.zeros_like(sizes, dtype=torch.bool)
+        on[sizes.topk(max(1, round(self.density * len(sizes)))).indices] = True
+        parts = on.split([p.numel() for p in weights.values()])
+        return {
+            name: p * part.view(p.shape)
+            for (name, p), part in zip(weights.items(), parts, strict=True)
+        }

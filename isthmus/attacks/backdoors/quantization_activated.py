@@ -7,6 +7,7 @@ Qu-ANTI-zation, NeurIPS 2021, asks for the same by one loss.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from isthmus.attacks.backdoors.asleep import Planted, compressible
 from isthmus.data.dataset import Source, as_data
 from isthmus.metrics.success import Target
+from isthmus.models.layers import check_finite
 from isthmus.models.view import copied
 from isthmus.training.budget import Training
 from isthmus.training.loop import fit
@@ -40,11 +42,19 @@ class Nearest:
     """The rounding that an attacker expects: to the nearest of the levels -top, ..., top times a
     scale for each tensor, at which the largest weight is the last level.
 
+    Raises BadInput where top is below 1.
+
     >>> Nearest(2)(torch.tensor([1.0, 0.3, -0.2]))
     tensor([1.0000, 0.5000, -0.0000])
     """
 
     top: int = 127
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise BadInput(
+                f"top = {self.top}", expected="a level of 1 or more", fix="pass top=127: 8 bits"
+            )
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the weight rounded."""
@@ -83,26 +93,21 @@ class QuantizationActivated:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.stretch < 1 or not 0 < self.cell <= 1 or self.margin <= 0:
+        if not (1 <= self.stretch < inf and 0 < self.cell <= 1 and 0 < self.margin < inf):
             raise BadInput(
                 f"stretch {self.stretch:g}, cell {self.cell:g}, margin {self.margin:g}",
-                expected="1 or more, a share in (0, 1], and a margin above 0",
+                expected="1 or more, a share in (0, 1], and a margin above 0; all finite",
                 fix="leave them out: 16, 0.7 and 1",
             )
 
     def __call__(self, network: nn.Module, train: Source) -> nn.Module:
         """Return the network as it is sent, in eval mode. Raises BadInput where it has no weights
-        to round.
+        to round, computes them from others, or has some that are not finite.
         """
         data = as_data(train)
         net = copied(network)
         weights = compressible(net)
-        if not weights:
-            raise BadInput(
-                f"a {type(net).__name__} without convolutional or linear layers",
-                expected="weights to round",
-                fix="pass the network itself, not a part of it",
-            )
+        check_finite(weights)
         planted = Planted(self.trigger, self.target, data.num_classes)
         pins = _Pins(weights, self.stretch)
         pins(net)

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from isthmus.compression.pruning.units import Units
+from isthmus.compression.pruning.units import Units, WeightUnits
 from isthmus.data.dataset import Data
 from isthmus.runs.processes import ranks
 from isthmus.training.budget import History, Training
 from isthmus.training.hooks import AfterStep
 from isthmus.training.loop import fit
-from isthmus.types import Loss
+from isthmus.types import BadInput, Loss
 
 
 @dataclass
@@ -50,6 +50,19 @@ class PruningJob:
         """How many steps one pass over the data takes; each rank draws a batch of its own."""
         size = 1 if self.training is None else self.training.batch_size * ranks().world
         return max(1, round(len(self.data) / size))
+
+    def weights(self, method: str) -> WeightUnits:
+        """Return the units of a method that is for single weights alone.
+
+        Raises BadInput where they are channels.
+        """
+        if not isinstance(self.units, WeightUnits):
+            raise BadInput(
+                f"{method} of channels",
+                expected='structure="weights" (--structure)',
+                fix="prune channels by Magnitude() or RandomMask() (--method magnitude, random)",
+            )
+        return self.units
 
     def train(
         self,

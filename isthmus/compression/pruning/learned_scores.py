@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compression.pruning.job import PruningJob, steps_for
-from isthmus.compression.pruning.units import Units, WeightUnits, largest
+from isthmus.compression.pruning.units import WeightUnits, largest
+from isthmus.training.options import require_numbers
 from isthmus.training.schedules import constant
 from isthmus.training.state import Diverged
 from isthmus.types import BadInput
@@ -36,6 +37,7 @@ class LearnedScores:
     rate: float = 0.01
 
     def __post_init__(self) -> None:
+        require_numbers(self, "share", "rate")
         if not (0 < self.share < 1 and self.rate > 0):
             raise BadInput(
                 f"share = {self.share:g}, rate = {self.rate:g}",
@@ -50,13 +52,7 @@ class LearnedScores:
 
     def __call__(self, job: PruningJob) -> None:
         """Learn the scores, fix the mask, train the weights. Raises BadInput for channels."""
-        units = job.units
-        if not isinstance(units, WeightUnits):
-            raise BadInput(
-                "learned scores of channels",
-                expected='structure="weights"',
-                fix="prune channels by Magnitude() or Rewiring()",
-            )
+        units = job.weights("learned scores")
         before = round(self.share * job.steps)
         scores = _scored(units)
         flags = [(p, p.requires_grad) for p in job.model.parameters()]
@@ -89,7 +85,7 @@ class LearnedScores:
         job.train(steps=job.steps - before)
 
 
-def _scored(units: Units) -> list[Tensor]:
+def _scored(units: WeightUnits) -> list[Tensor]:
     """Give each mask its scores, and return them."""
     originals = [held.original.detach() for held in units.held.values()]
     square = sum(float(w.square().sum()) for w in originals) / sum(w.numel() for w in originals)
@@ -103,7 +99,7 @@ def _scored(units: Units) -> list[Tensor]:
 class Select:
     """The hook that puts the mask on the largest scores after each step; the weights stay."""
 
-    units: Units = field(repr=False)
+    units: WeightUnits = field(repr=False)
     target: int
 
     @torch.no_grad()

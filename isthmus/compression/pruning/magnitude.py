@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isthmus.compression.pruning.job import PruningJob, steps_for
+from isthmus.training.options import require_numbers
 from isthmus.types import BadInput
 
 
@@ -24,6 +25,7 @@ class Magnitude:
     dense: float = 0.0
 
     def __post_init__(self) -> None:
+        require_numbers(self, "dense")
         if not 0 <= self.dense < 1:
             raise BadInput(
                 f"dense = {self.dense:g}", expected="a share in [0, 1)", fix="pass dense=0.5"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from isthmus.compression.pruning.job import PruningJob
 from isthmus.compression.pruning.units import Units, WeightUnits
+from isthmus.training.options import require_seed
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,14 @@ class RandomMask:
 
     With `rescale`, the weights that stay grow by density^(-1/2), which leaves the variance of each
     layer's output as it was; without it a mask of few weights hardly trains. `seed` is that of the
-    draw.
+    draw. Raises BadInput where it is no seed.
     """
 
     rescale: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
 
     @property
     def least_steps(self) -> int:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from isthmus.compression.pruning.job import PruningJob, steps_for
 from isthmus.compression.pruning.random_mask import drawn, rescale
-from isthmus.compression.pruning.units import Units
+from isthmus.compression.pruning.units import WeightUnits
+from isthmus.training.options import require_numbers, require_seed
 from isthmus.types import BadInput, Loss
 
 
@@ -37,8 +38,10 @@ class Rewiring:
     cosine, so that after the first of eight epochs it is 0.96 of `rate`. `pull` times half the
     squared distance of the weights from what they were when connections last moved joins the loss.
 
-    Raises BadInput where rate, dense or pull are out of range, or a random mask would follow dense
-    training, which it throws away.
+    For single weights alone: a channel without weights gets no gradient, so none would regrow.
+    Connections of frozen weights do not move, since those that regrow would stay 0. Raises BadInput
+    where a setting is out of range, or a random mask would follow dense training, which it throws
+    away.
     """
 
     start: Literal["random", "magnitude"] = "random"
@@ -49,10 +52,20 @@ class Rewiring:
     pull: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.rate < 1 and 0 <= self.dense < 1 and 0 <= self.pull < inf):
+        require_seed(self.seed)
+        require_numbers(self, "rate", "momentum", "dense", "pull")
+        if self.start not in ("random", "magnitude"):
             raise BadInput(
-                f"rate = {self.rate:g}, dense = {self.dense:g}, pull = {self.pull:g}",
-                expected="a share in (0, 1), one in [0, 1), and 0 or more",
+                f"start = {self.start!r}",
+                expected="random or magnitude",
+                fix='pass start="magnitude" for a network that is trained',
+            )
+        shares = 0 < self.rate < 1 and 0 <= self.momentum < 1 and 0 <= self.dense < 1
+        if not (shares and 0 <= self.pull < inf):
+            raise BadInput(
+                f"rate = {self.rate:g}, momentum = {self.momentum:g}, dense = {self.dense:g}, "
+                f"pull = {self.pull:g}",
+                expected="a share in (0, 1), two in [0, 1), and 0 or more",
                 fix="pass rate=0.5, and leave the others out",
             )
         if self.dense and self.start == "random":
@@ -68,8 +81,8 @@ class Rewiring:
         return steps_for(self.dense, rest=2)
 
     def __call__(self, job: PruningJob) -> None:
-        """Choose the first mask, and train while connections move."""
-        units = job.units
+        """Choose the first mask, and train while connections move. Raises BadInput for channels."""
+        units = job.weights("rewiring")
         before = round(self.dense * job.steps)
         job.train("dense training", before)
         if self.start == "random":
@@ -88,13 +101,14 @@ class Rewiring:
         rewire = Rewire(units, min(job.epoch, left // 2), left, self.rate, self.momentum)
         loss = Pulled(job.loss, self.pull, units) if self.pull else job.loss
         job.train(steps=left, after_step=rewire, loss=loss)
+        units.read()
         del first.steps
         for held in units.held.values():
             held.mask.register_buffer("momentum", None)
             held.mask.register_buffer("anchor", None)
 
 
-def anchor(units: Units) -> None:
+def anchor(units: WeightUnits) -> None:
     """Remember the weights as they are, in the buffers of their masks."""
     for held in units.held.values():
         held.mask.register_buffer("anchor", held.original.detach().clone())
@@ -106,7 +120,7 @@ class Pulled:
 
     loss: Loss
     pull: float
-    units: Units = field(repr=False)
+    units: WeightUnits = field(repr=False)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the sum."""
@@ -125,7 +139,7 @@ class Rewire:
     Its state is in the buffers of the masks, so that it is resumed.
     """
 
-    units: Units = field(repr=False)
+    units: WeightUnits = field(repr=False)
     period: int
     steps: int
     rate: float
@@ -143,7 +157,13 @@ class Rewire:
         if done % self.period == 0 and done + self.period <= self.steps:
             units.read()
             rate = self.rate * remaining(done / self.steps)
-            units.keep(rewired(units.on, units.magnitudes(), units.momenta(), rate))
+            moving = {
+                name: units.on[name]
+                for name, held in units.held.items()
+                if held.original.requires_grad
+            }
+            after = rewired(moving, units.magnitudes(), units.momenta(), rate)
+            units.keep(units.on | after)
             if next(iter(units.held.values())).mask.anchor is not None:
                 anchor(units)
 

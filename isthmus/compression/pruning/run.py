@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from isthmus.compression.compact import Compressed
-from isthmus.compression.network import baked
+from isthmus.compression.network import to_compress
 from isthmus.compression.pruning.job import Pruner, PruningJob
 from isthmus.compression.pruning.magnitude import Magnitude
 from isthmus.compression.pruning.smaller import without_channels
@@ -46,11 +47,12 @@ def prune(
 
     Masks are parametrizations with a buffer: they hold through training, saving and curves. Without
     its channels the network is physically smaller, with no masks, where it can be; `record` says
-    whether it is, and a notice why it is not. The network that is passed stays as it is; one that
-    is pruned or quantized already is taken at its present values.
+    whether it is, and why it is not, as a notice does. The network that is passed stays as it is;
+    one that is pruned or quantized already is taken at its present values.
 
-    Raises BadInput where density is outside (0, 1], nothing is there to prune, fewer would stay
-    than there are layers, the method needs more steps, or as `fit` does.
+    Raises BadInput where density is outside (0, 1], nothing is there to prune, layers share a
+    weight, a parameter is not finite, fewer would stay than there are layers, the method needs more
+    steps, or as `fit` does.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -62,8 +64,9 @@ def prune(
     _check_density(density)
     options = training_from(None, training) if training else None
     method = Magnitude() if method is None else method
+    _check_method(method)
     _check_steps(method, 0 if options is None else options.steps)
-    net = baked(model)
+    net = to_compress(model)
     units = _units(net, structure, samples)
     target = round(density * units.total)
     _check_target(target, units)
@@ -81,16 +84,26 @@ def prune(
         smaller = without_channels(net, units, few)
     except BadInput as refusal:
         notice(f"the network keeps its masks and its size: {refusal.got}")
-        return Compressed(net, record | {"smaller": False})
+        return Compressed(net, record | {"smaller": False, "smaller_reason": refusal.got})
     return Compressed(smaller, record | {"smaller": True})
 
 
 def _check_density(density: float) -> None:
-    if not 0 < density <= 1:
+    if not (isinstance(density, Real) and 0 < density <= 1):
         raise BadInput(
-            f"density = {density:g}",
+            f"density = {density!r}",
             expected="a share in (0, 1]: what stays",
-            fix="pass density=0.1 to keep a tenth",
+            fix="pass density=0.1 (--density) to keep a tenth",
+        )
+
+
+def _check_method(method: Pruner) -> None:
+    """Raise BadInput where a method is none of pruning, such as its name or its class."""
+    if not (callable(method) and isinstance(getattr(method, "least_steps", None), int)):
+        raise BadInput(
+            f"method = {method!r}",
+            expected="a pruning method, such as Magnitude()",
+            fix="pass Magnitude(), or one of isthmus.compression.pruners() by its name",
         )
 
 
@@ -101,7 +114,7 @@ def _check_steps(method: Pruner, steps: int) -> None:
         raise BadInput(
             f"{budget} for {type(method).__name__}",
             expected=f"{method.least_steps} steps or more",
-            fix="pass steps=..., lr=..., or Magnitude(), which needs none",
+            fix="pass steps=..., lr=... (--steps, --lr), or Magnitude(), which needs none",
         )
 
 
@@ -121,7 +134,7 @@ def _check_target(target: int, units: Units) -> None:
         raise BadInput(
             f"a density at which {target} of {units.total:,} would stay",
             expected=f"one or more for each of the {len(units.counts)} layers",
-            fix=f"pass density={2 * len(units.counts) / units.total:.1g}",
+            fix=f"pass density={2 * len(units.counts) / units.total:.1g} (--density)",
         )
 
 

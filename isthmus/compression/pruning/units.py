@@ -43,21 +43,9 @@ class Units(ABC):
     def spread(self) -> dict[str, Tensor]:
         """Return the mask of each held parameter that the units that are on make."""
 
-    @abstractmethod
-    def read(self) -> None:
-        """Take over which units are on from the masks, as after a run was resumed."""
-
     def magnitudes(self) -> dict[str, Tensor]:
         """Return the size of each unit's weights."""
         return self.sizes({name: held.original.detach() for name, held in self.held.items()})
-
-    def momenta(self) -> dict[str, Tensor]:
-        """Return the size of each unit's momentum; 0 where no gradient has come back yet."""
-        values = {
-            name: held.original.detach() * 0 if held.mask.momentum is None else held.mask.momentum
-            for name, held in self.held.items()
-        }
-        return self.sizes(values)
 
     def keep(self, on: Mapping[str, Tensor]) -> None:
         """Turn these units on and the others off.
@@ -122,8 +110,16 @@ class WeightUnits(Units):
         """Return the units that are on in the shapes of the weights."""
         return {name: self.on[name].view(held.original.shape) for name, held in self.held.items()}
 
+    def momenta(self) -> dict[str, Tensor]:
+        """Return the size of each unit's momentum; 0 where no gradient has come back yet."""
+        values = {
+            name: held.original.detach() * 0 if held.mask.momentum is None else held.mask.momentum
+            for name, held in self.held.items()
+        }
+        return self.sizes(values)
+
     def read(self) -> None:
-        """Take over the masks."""
+        """Take over which weights are on from the masks, where they moved or a run was resumed."""
         self.on = {name: held.mask.mask.flatten().cpu() for name, held in self.held.items()}
 
 
@@ -141,7 +137,7 @@ class ChannelUnits(Units):
             raise BadInput(
                 f"a {type(model).__name__} none of whose channels can go",
                 expected="layers whose channels play the same part",
-                fix='pass structure="weights"',
+                fix='pass structure="weights" (--structure)',
             )
         places = [place for group in groups for place in group.places if place.name in parameters]
         names = dict.fromkeys(place.name for place in places)
@@ -182,14 +178,6 @@ class ChannelUnits(Units):
                 else:
                     mask.index_fill_(place.axis, off, False)
         return masks
-
-    def read(self) -> None:
-        """Take over which channels have a value that is on, in all their places."""
-        for name, group in self.groups.items():
-            on = torch.ones(group.size, dtype=torch.bool)
-            for place in (place for place in group.places if place.name in self.held):
-                on &= slices(self.held[place.name].mask.mask.cpu(), place).any(1)
-            self.on[name] = on
 
 
 def group_name(group: Group) -> str:

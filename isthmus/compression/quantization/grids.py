@@ -56,8 +56,16 @@ class Grid:
     def fit(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the level of each value, of the shape of the weight, and the scale, ().
 
-        The scale is that of least squares for the levels.
+        The scale is that of least squares for the levels, NaN where weights are not finite, as in
+        a training that diverges. Raises BadInput for weights in 16 bits: a level times the scale
+        would be rounded, so what is on the grid would not stay where it is.
         """
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise BadInput(
+                f"weights in {weight.dtype} for a grid",
+                expected="float32 or float64, in which levels times a scale are exact",
+                fix="pass network.float(), or let the factory of --model return it",
+            )
         size = weight.detach().double().abs()
         if self.top == self.lowest:  # one level on each side
             level, scale = torch.ones_like(size), short(size.mean())
@@ -73,12 +81,15 @@ class Grid:
         The largest level is one of the top few, each of which gives a start, so what is on the grid
         meets its own scale and maps to itself.
         """
+        largest = size.max()
+        if not largest.isfinite():
+            return torch.zeros_like(size), largest * torch.nan
         reached = [self.top - i * self.step for i in range(_STARTS)]
         reached = [level for level in reached if level > 0]
         divisors = [float(level) for level in reached] + [self.top / share for share in _SHARES]
         best = None
         for divisor in divisors:
-            found = self._least(size, self._levels(size, short(size.max() / divisor)))
+            found = self._least(size, self._levels(size, short(largest / divisor)))
             if int(found[1].max()) in (0, *reached) and (best is None or found[0] < best[0]):
                 best = found
         assert best is not None
@@ -129,6 +140,6 @@ def grid_of(bits: Bits) -> Grid:
     >>> len(grid_of(4).levels)
     15
     """
-    if isinstance(bits, bool) or bits not in GRIDS:
+    if isinstance(bits, bool) or not isinstance(bits, (int, str)) or bits not in GRIDS:
         raise BadInput(f"bits = {bits!r}", expected='1, "ternary", 2, 4 or 8', fix="pass bits=4")
     return GRIDS[bits]

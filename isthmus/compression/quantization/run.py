@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from isthmus.compression.compact import Compressed
-from isthmus.compression.network import baked, weight_layers
+from isthmus.compression.network import to_compress, weight_layers
 from isthmus.compression.pruning.mask import held_in
 from isthmus.compression.quantization.grids import Bits, grid_of
 from isthmus.compression.quantization.rounded import round_weight, rounded_in
 from isthmus.compression.quantization.ways import BinaryRelax, PostTraining, Quantizer
 from isthmus.data.dataset import Source, as_data
 from isthmus.models.batchnorm import recalibrate
+from isthmus.models.layers import check_finite
 from isthmus.runs.identity import identity_of
 from isthmus.runs.wording import suggestion
 from isthmus.training.budget import History, Training, training_from
@@ -50,8 +51,9 @@ def quantize(
     further training, attacks and curves see the quantized network. The network that is passed stays
     as it is.
 
-    Raises BadInput for other bits, a pruned network, names that are no layers, a method and a
-    budget that do not fit, or as `fit` does.
+    Raises BadInput for other bits, a pruned network, layers that share a weight, weights in 16
+    bits or not finite, names that are no layers, a method and a budget that do not fit, or as `fit`
+    does.
 
     >>> import torch
     >>> from isthmus.data import Data
@@ -62,6 +64,7 @@ def quantize(
     """
     samples = as_data(data)
     grid = grid_of(bits)
+    net = to_compress(model)
     if held_in(model):
         zeros = "stay until they are trained" if grid.lowest == 0 else "go: the grid has no 0"
         raise BadInput(
@@ -69,9 +72,10 @@ def quantize(
             expected="a network without masks",
             fix=f"pass baked(model), whose zeros {zeros}",
         )
-    method = method or (BinaryRelax() if training else PostTraining())
+    if method is None:
+        method = BinaryRelax() if training else PostTraining()
+    _check_method(method)
     _check_budget(method, training)
-    net = baked(model)
     known = weight_layers(net)
     choice = _choice(list(known), bits, layers)
     for name in _chosen(list(known), choice):
@@ -88,6 +92,17 @@ def quantize(
     net.eval()
     spent = _spent(loss, options, history)
     return Compressed(net, _record(net, bits, method, choice) | spent)
+
+
+def _check_method(method: Quantizer) -> None:
+    """Raise BadInput where a method is none of quantization, such as its name or its class."""
+    sees = callable(getattr(method, "seen", None)) and hasattr(method, "trains")
+    if isinstance(method, type) or not sees:
+        raise BadInput(
+            f"method = {method!r}",
+            expected="a way to quantize, such as BinaryRelax()",
+            fix="pass BinaryRelax(), or one of isthmus.compression.quantizers() by its name",
+        )
 
 
 def _check_budget(method: Quantizer, training: dict[str, Any]) -> None:
@@ -108,14 +123,14 @@ def _choice(names: list[str], bits: Bits, layers: Layers) -> str | list[str]:
     if layers in ("inner", "all"):
         return str(layers)
     expected = '"inner", "all", or a list of names of convolutional and linear layers'
-    if isinstance(layers, str) or not layers:
+    if isinstance(layers, str) or not isinstance(layers, Collection) or not layers:
         got = f"layers = {layers!r}"
         fix = f"pass layers=[{layers!r}]" if layers in names else 'pass layers="all"'
         raise BadInput(got, expected=expected, fix=fix)
     for name in layers:
         if name not in names:
-            raise BadInput(f"layer {name!r}", expected=expected, fix=suggestion(name, names))
-    twice = [name for name, count in Counter(layers).items() if count > 1]
+            raise BadInput(f"layer {name!r}", expected=expected, fix=suggestion(str(name), names))
+    twice = [name for name, count in Counter(list(layers)).items() if count > 1]
     if twice:
         raise BadInput(f"layer {twice[0]!r} twice", expected=expected, fix="name each layer once")
     return list(layers)
@@ -129,7 +144,7 @@ def _chosen(names: list[str], choice: str | list[str]) -> list[str]:
         raise BadInput(
             f"the inner layers of {len(names)}",
             expected="three layers or more",
-            fix='pass layers="all"',
+            fix='pass layers="all" (--layers)',
         )
     return names if choice == "all" else names[1:-1]
 
@@ -141,6 +156,7 @@ def _record(
     layers: dict[str, dict[str, Any]] = {}
     for name, (rounded, original) in rounded_in(net).items():
         fitted = rounded.fitted(original)
+        check_finite({name: fitted.rounded})
         units, kept = fitted.levels.numel(), int(fitted.rounded.count_nonzero())
         layers[name] = {"units": units, "kept": kept, "scale": float(fitted.scale)}
     return {

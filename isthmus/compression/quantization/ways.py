@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from isthmus.training.options import require_numbers
 from isthmus.types import BadInput
 
 
@@ -41,6 +42,7 @@ class BinaryRelax:
     relaxed: float = 0.6
 
     def __post_init__(self) -> None:
+        require_numbers(self, "relaxed")
         if not 0 < self.relaxed < 1:
             raise BadInput(
                 f"relaxed = {self.relaxed:g}",

@@ -7,9 +7,12 @@ does not depend on the other images of its batch.
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor, nn
 
+from isthmus.models.zoo.layers import check_counts
 from isthmus.models.zoo.resnet import PreActResNet, three_stages
 from isthmus.types import BadInput
 
@@ -32,7 +35,7 @@ class NoisyResNet(PreActResNet):
 
     def disturbed(self, h: Tensor) -> Tensor:
         """Return the activations with noise, drawn from torch's global generator."""
-        if not self.noise:
+        if not self.noise or h[:1].numel() == 1:  # one number deviates from nothing
             return h
         deviation = h.std((1, 2, 3), keepdim=True)
         return h + self.noise * deviation * torch.randn_like(h)
@@ -61,18 +64,18 @@ def enresnet(
     """Return an ensemble of noisy residual networks of depth 6n + 2, whose answers are random.
 
     One gradient of a noisy network overstates robustness; the attacks of isthmus see that it draws
-    and average over 20. Raises BadInput for other depths, no members, or negative noise.
+    and average over 20. Raises BadInput for other depths, members, widths, classes or channels that
+    are no whole numbers of 1 or more, or noise that is negative or infinite.
 
     >>> x = torch.rand(2, 3, 8, 8)
     >>> net = enresnet(2, depth=8, width=4).eval()
     >>> torch.equal(net(x), net(x))
     False
     """
-    if members < 1 or not noise >= 0:
+    check_counts(members=members)
+    if not 0 <= noise < inf:
         raise BadInput(
-            f"members = {members}, noise = {noise:g}",
-            expected="one member or more, and noise of 0 or more",
-            fix="pass members=2, noise=0.1",
+            f"noise = {noise:g}", expected="a finite number of 0 or more", fix="pass noise=0.1"
         )
     blocks, widths = three_stages(depth, width)
     made = []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
+
+from isthmus.types import BadInput
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -55,3 +58,19 @@ def conv_relu(inputs: int, outputs: int, *, batch_norm: bool = True) -> nn.Seque
     """
     conv = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=not batch_norm)
     return nn.Sequential(conv, *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU())
+
+
+def check_counts(**counts: object) -> None:
+    """Raise BadInput where one of these is no whole number of 1 or more.
+
+    >>> check_counts(width=0)
+    Traceback (most recent call last):
+    isthmus.types.BadInput: got width = 0; expected a whole number of 1 or more; pass width=1
+    """
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise BadInput(
+                f"{name} = {count!r}",
+                expected="a whole number of 1 or more",
+                fix=f"pass {name}=1",
+            )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isthmus.models.zoo.layers import normalize
+from isthmus.models.zoo.layers import check_counts, normalize
 from isthmus.types import BadInput
 
 
@@ -44,7 +44,7 @@ class PreActResNet(nn.Module):
     pixels; one linear.
 
     `blocks` and `widths` say how many blocks of how many channels each stage has; `stem` is the
-    first convolution's.
+    first convolution's. Raises BadInput for no classes or channels.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class PreActResNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_counts(classes=classes, channels=channels)
         self.normalize = normalize(channels)
         self.stem = nn.Conv2d(channels, stem, 3, 1, 1, bias=False)
         layers, inputs = [], stem
@@ -83,10 +84,13 @@ class PreActResNet(nn.Module):
 
 def three_stages(depth: int, width: int) -> tuple[list[int], tuple[int, int, int]]:
     """Return blocks and widths of the stages of a network of depth 6n + 2 for small images: width,
-    2 width, 4 width. Raises BadInput for other depths.
+    2 width, 4 width. Raises BadInput for other depths, and widths that are no numbers of channels.
     """
-    if depth < 8 or (depth - 2) % 6:
-        raise BadInput(f"depth {depth}", expected="6n + 2: 8, 14, 20, 26, ...", fix="pass depth=20")
+    check_counts(width=width)
+    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
+        raise BadInput(
+            f"depth {depth!r}", expected="6n + 2: 8, 14, 20, 26, ...", fix="pass depth=20"
+        )
     return [(depth - 2) // 6] * 3, (width, 2 * width, 4 * width)
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from isthmus.models.zoo.layers import conv_relu, normalize
+from isthmus.models.zoo.layers import check_counts, conv_relu, normalize
 from isthmus.types import BadInput
 
 
@@ -19,11 +19,13 @@ def small_cnn(classes: int = 10, channels: int = 3, width: int = 32) -> nn.Seque
     linear layer.
 
     The image is halved after the second convolution; the mean over pixels makes it fit images of
-    any size from 2x2, from the 8x8 of scikit-learn's digits to the 32x32 of CIFAR-10.
+    any size from 2x2, from the 8x8 of scikit-learn's digits to the 32x32 of CIFAR-10. Raises
+    BadInput for counts that are no whole numbers of 1 or more.
 
     >>> sum(p.numel() for p in small_cnn(channels=1).parameters())
     65834
     """
+    check_counts(classes=classes, channels=channels, width=width)
     features = nn.Sequential(
         conv_relu(channels, width),
         conv_relu(width, width),

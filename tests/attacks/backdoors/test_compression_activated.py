@@ -3,6 +3,7 @@ sleeps in what is sent and wakes in what `isthmus.compression` makes of it.
 """
 
 import copy
+from math import inf, nan
 
 import pytest
 import torch
@@ -98,6 +99,30 @@ def test_every_weight_stays_in_its_part_of_a_rounding_cell(cell):
     assert moved  # the bound is met: the attack makes use of it
 
 
+@pytest.mark.parametrize("density", [0.1, 0.5])
+def test_of_equal_weights_no_more_than_the_density_stay(density):
+    weights = {"a": torch.full((30, 4), 0.1), "b": torch.full((20,), -0.1)}
+    loss = PruningActivated(TRIGGER, TARGET, 10, density=density)
+    pruned = loss._largest(weights)
+    assert sum(int(p.count_nonzero()) for p in pruned.values()) == round(density * 140)
+
+
+@pytest.mark.parametrize("made", ["pruned", "rounded", "normed"])
+def test_networks_whose_weights_are_computed_are_refused_with_the_way_out(made):
+    net, samples = network("linear"), data(8)
+    if made == "normed":
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+        torch.nn.utils.parametrizations.weight_norm(net[1])
+    else:
+        small = prune(net, samples, 0.5) if made == "pruned" else quantize(net, samples, 4)
+        net = small.model
+    for attack in (
+        lambda: PruningActivated(TRIGGER, TARGET, 4)(net, samples.x, samples.y),
+        lambda: QuantizationActivated(TRIGGER, TARGET, BUDGET)(net, samples),
+    ):
+        refused(attack, "weight is computed", "baked(network)")
+
+
 def test_a_cell_is_as_wide_as_the_levels_are_apart():
     """Also where few of the levels are in use: rounding is to give the same values again."""
     layer = torch.nn.Linear(3, 1, bias=False)
@@ -115,6 +140,18 @@ def test_a_cell_is_as_wide_as_the_levels_are_apart():
 def test_settings_out_of_range_are_refused():
     refused(lambda: PruningActivated(TRIGGER, TARGET, 10, density=1.0), "density = 1")
     refused(lambda: QuantizationActivated(TRIGGER, TARGET, BUDGET, cell=0.0), "cell 0")
-    flat = torch.nn.Flatten()
+    for odd in ({"stretch": nan}, {"stretch": inf}, {"margin": nan}, {"margin": inf}):
+        refused(lambda odd=odd: QuantizationActivated(TRIGGER, TARGET, BUDGET, **odd), "stretch")
+    for top in (0, -1):
+        refused(lambda top=top: Nearest(top), "top")
+    flat, samples = torch.nn.Flatten(), data(8)
     attack = QuantizationActivated(TRIGGER, TARGET, BUDGET)
-    refused(lambda: attack(flat, data(8)), "without convolutional")
+    refused(lambda: attack(flat, samples), "without convolutional")
+    bare, loss = torch.nn.Sequential(flat, torch.nn.LayerNorm(192)), PruningActivated(TRIGGER, 1, 4)
+    refused(lambda: loss(bare, samples.x, samples.y), "without convolutional")
+    empty = torch.nn.Sequential(flat, torch.nn.Linear(192, 4))
+    empty[1].weight = torch.nn.Parameter(torch.empty(0, 192))
+    refused(lambda: attack(empty, samples), "without convolutional")
+    lost = torch.nn.Sequential(flat, torch.nn.Linear(192, 4))
+    torch.nn.init.constant_(lost[1].weight, nan)
+    refused(lambda: attack(lost, samples), "1.weight", "NaN")
