@@ -563,7 +563,7 @@ def test_a_way_that_is_passed_over_says_what_came_of_it(
 ):
     """The advice of the refusal is for those who have no other way."""
 
-    def fails(*given):
+    def fails(*given, **options):
         raise error
 
     monkeypatch.setattr("isthmus.defenses.curve_repair.ways.follow", fails)
