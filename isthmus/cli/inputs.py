@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from isthmus import compression, data, evidence, models
+from isthmus import compression, data, evidence, models, runs
 from isthmus.cli.output import say
 from isthmus.runs.notices import notice
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from isthmus.cli.network import ModelSpec
     from isthmus.data import Data
     from isthmus.evidence import Judge
+
+SPARSE = 0.6
+"""The share of weights that are 0 from which a network was pruned; ternary weights have less."""
 
 
 def load_network(model: ModelSpec, checkpoint: File) -> nn.Module:
@@ -37,7 +40,21 @@ def load_plain_network(model: ModelSpec, checkpoint: File) -> nn.Module:
     Raises BadInput for a packed file, as channels may be gone: the factory could not read what is
     made of it.
     """
-    return models.load_checkpoint(checkpoint, models.model_factory(model.spec)())
+    network = models.load_checkpoint(checkpoint, models.model_factory(model.spec)())
+    warn_of_zeros(network, checkpoint)
+    return network
+
+
+def warn_of_zeros(network: nn.Module, checkpoint: File) -> None:
+    """Give notice of a sparse network, whose zeros are ordinary weights to what follows."""
+    weights = [weight for weight in network.parameters() if weight.dim() > 1]
+    total = sum(weight.numel() for weight in weights)
+    share = 1 - sum(int(weight.count_nonzero()) for weight in weights) / max(1, total)
+    if weights and share >= SPARSE:
+        notice(
+            f"{runs.percent(share)} of the weights of {checkpoint} are 0, and nothing holds them "
+            "there: the result may be dense (isthmus.compression.hold_zeros holds them, in Python)"
+        )
 
 
 def network_if_given(model: ModelSpec | None, checkpoint: File | None) -> nn.Module | None:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from isthmus import compression, evidence, metrics, models, runs, training
 from isthmus.cli import words  # noqa: F401  (cyclopts reads inherited types in this module)
 from isthmus.cli.checks import unclaimed
-from isthmus.cli.inputs import load_network, load_samples
+from isthmus.cli.inputs import load_network, load_samples, warn_of_zeros
 from isthmus.cli.options import (
     Budget,
     Clean,
@@ -112,6 +112,7 @@ class Compressing:
         assert judge.evaluation is not None
         judge = replace(judge, attack=options.robust.chosen(judge.evaluation))
         network = load_network(options.model, checkpoint)
+        warn_of_zeros(network, checkpoint)
         metrics.check_fits(network, samples)
         return cls(checkpoint, options, network, samples, judge)
 

@@ -75,6 +75,27 @@ def test_pruning_to_a_fifth_of_the_weights(folder):
     assert pages[0] == pages[1]
 
 
+def test_the_zeros_of_a_sparse_network_are_not_lost_in_silence(folder):
+    """By hand: a fifth of the weights of its layers stay."""
+    net = model_factory(NET)()
+    with torch.no_grad():
+        for weight in net.parameters():
+            if weight.dim() > 1:
+                weight.flatten()[: round(0.8 * weight.numel())] = 0
+    save_checkpoint(net, folder / "sparse.safetensors")
+    words = "80.0\xa0% of the weights of sparse.safetensors are 0, and nothing holds them there"
+    start = ("sparse.safetensors", "--model", NET)
+    clean = ("--clean", "digits:train#n=100", "--data", "digits:test#n=50")
+    rounding = ("--method", "post-training", "--out", "sparse-rounded")
+    done = isthmus("quantize", *start, *clean, *rounding, folder=folder)
+    assert words in done.stderr
+    more = ("--init", "sparse.safetensors", "--steps", 1, "--out", "dense.safetensors")
+    done = isthmus("train", "--model", NET, "--data", "digits:train", *more, folder=folder)
+    assert done.returncode == 0 and words in done.stderr
+    done = isthmus("prune", "net.safetensors", *start[1:], *clean, "--density", 2, folder=folder)
+    assert "are 0" not in done.stderr
+
+
 def test_channels_leave_a_smaller_network(folder):
     options = ("--density", 0.5, "--structure", "channels", "--steps", 20, "--out", "channels")
     done = compressed("prune", folder, *options)

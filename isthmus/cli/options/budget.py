@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class Budget:
     """How a network or a curve is trained.
 
-    :param steps: Number of steps; by default 200 for a curve and 800 for a network.
-    :param lr: Learning rate; by default 0.5 for a curve and 0.1 for a network.
+    :param steps: Number of steps; by default 200 for a curve, 800 for a network, and 400 for one
+        that is made smaller.
+    :param lr: Learning rate; by default 0.5 for a curve, 0.1 for a network, and 0.02 for one that
+        is made smaller.
     :param batch_size: Samples per step and process.
     :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights
         at t.
