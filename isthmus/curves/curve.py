@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from isthmus.curves.combine import Combine, Layout, ends_of, pieces_of
 from isthmus.curves.sharded import sharded_curve
 from isthmus.models.forward import Wrapper, computing_type
+from isthmus.models.parametrized import parametrized_in
 from isthmus.models.view import View, copied, places
 from isthmus.runs.wording import counted
 from isthmus.types import BadInput, Params
@@ -44,12 +44,7 @@ def _parts_of(net: nn.Module) -> dict[str, str]:
     """
     named = [*net.named_parameters(), *net.named_buffers()]
     tensors = {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named}
-    maps = {
-        f"{path}.{name}" if path else name: ", ".join(map(repr, listed))
-        for path, part in net.named_modules()
-        if parametrize.is_parametrized(part)
-        for name, listed in part.parametrizations.items()
-    }
+    maps = {each.name: ", ".join(map(repr, each.maps)) for each in parametrized_in(net)}
     return {**tensors, **maps}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+
+from isthmus.models.parametrized import parametrized_in
 
 
 @runtime_checkable
@@ -24,13 +25,10 @@ def clip_gradients(module: nn.Module, most: float) -> None:
     Gradients of values that a parametrization holds do not count, and are scaled as the others.
     """
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    for path, part in module.named_modules():
-        if not parametrize.is_parametrized(part):
-            continue
-        for name, listed in cast(nn.ModuleDict, part.parametrizations).items():
-            original = f"{path}.parametrizations.{name}.original".lstrip(".")
-            for member in cast(nn.ModuleList, listed):
-                if isinstance(member, Holding) and original in gradients:
-                    gradients[original] = member.moving(gradients[original])
+    for each in parametrized_in(module):
+        original = f"{each.path}.{each.original}" if each.path else each.original
+        for member in each.maps:
+            if isinstance(member, Holding) and original in gradients:
+                gradients[original] = member.moving(gradients[original])
     norm = nn.utils.get_total_norm(list(gradients.values()))
     nn.utils.clip_grads_with_norm_(module.parameters(), most, norm)

@@ -4,13 +4,13 @@ import copy
 import dataclasses
 import functools
 import json
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 import torch.nn.utils.prune
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.breaking import Fragile, Stopped
 from support.refusals import refused
 from support.rows import samples
 from torch import nn
@@ -230,23 +230,6 @@ def test_a_permuted_copy_carries_its_mask_along(nets):
     assert outside(moved) == 0 and nonzeros(moved) == nonzeros(small)
 
 
-class Killed(Exception):
-    """Somebody stopped the run."""
-
-
-@dataclass(frozen=True)
-class Fragile:
-    """Cross-entropy that fails after a number of steps, in a list that is no part of the loss."""
-
-    left: list = field(repr=False)
-
-    def __call__(self, model, x, y):
-        self.left[0] -= 1
-        if self.left[0] < 0:
-            raise Killed
-        return nn.functional.cross_entropy(model(x), y)
-
-
 @pytest.mark.parametrize("steps", [7, 17, 23])  # 23: no connection moves after it
 @pytest.mark.parametrize("name", ["rewiring", "learned-scores", *LATE])
 def test_a_run_that_is_killed_goes_on_to_the_same_network(name, steps, nets, tmp_path, monkeypatch):
@@ -260,7 +243,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_network(name, steps, nets, tmp
         return small.record, small.model.state_dict()
 
     record, whole = run("whole", 1000)
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         run("killed", steps)
     again, resumed = run("killed", BUDGET["steps"] - steps + 5)
     assert again["layers"] == record["layers"]

@@ -6,17 +6,18 @@ import math
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from support.breaking import Fragile, Stopped
 from support.refusals import refused
 from support.rows import samples
 from torch import nn
 
-from isthmus import Bezier, compression, cross_entropy, fit
+from isthmus import Bezier, compression, fit
 from isthmus.attacks import PGD
 from isthmus.compression import (
     BinaryRelax,
@@ -355,23 +356,6 @@ def test_curves_and_further_training_see_the_quantized_network(net):
     assert PGD(Linf(0.1), steps=3)(other, samples().x, samples().y).shape == samples().x.shape
 
 
-class Cut(Exception):
-    """The run is cut off."""
-
-
-@dataclass(frozen=True)
-class Fragile:
-    """Cross-entropy that fails after a number of steps, in a list that is no part of the loss."""
-
-    left: list = field(repr=False)
-
-    def __call__(self, model, x, y):
-        self.left[0] -= 1
-        if self.left[0] < 0:
-            raise Cut
-        return cross_entropy(model, x, y)
-
-
 @pytest.mark.parametrize("steps", [7, 17])
 @pytest.mark.parametrize("method", [BinaryRelax(), StraightThrough()])
 def test_a_run_that_is_cut_off_goes_on_to_the_same_network(
@@ -387,7 +371,7 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_network(
         return small.model.state_dict()
 
     whole = run("whole", 1000)
-    with pytest.raises(Cut):
+    with pytest.raises(Stopped):
         run("cut", steps)
     resumed = run("cut", BUDGET["steps"] - steps // 5 * 5)
     assert whole.keys() == resumed.keys()

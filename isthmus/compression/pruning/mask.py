@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from isthmus.models.parametrized import parametrized_in
+
 
 class _DenseGradient(torch.autograd.Function):
     """Mask the value and leave the gradient as it is, also where the mask is off."""
@@ -117,12 +119,9 @@ class Held:
 
 def held_in(model: nn.Module) -> dict[str, Held]:
     """Return the masked parameters of a network by the names they have without their masks."""
-    found: dict[str, Held] = {}
-    for path, part in model.named_modules():
-        if not parametrize.is_parametrized(part):
-            continue
-        for name, listed in cast(nn.ModuleDict, part.parametrizations).items():
-            for member in cast(nn.ModuleList, listed):
-                if isinstance(member, Mask):
-                    found[f"{path}.{name}" if path else name] = Held(part, name, member)
-    return found
+    return {
+        each.name: Held(each.part, each.leaf, member)
+        for each in parametrized_in(model)
+        for member in each.maps
+        if isinstance(member, Mask)
+    }

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from isthmus.compression.quantization.grids import Grid
 from isthmus.compression.quantization.ways import Quantizer
+from isthmus.models.parametrized import parametrized_in
 from isthmus.training.share import budget_share
 
 
@@ -106,16 +107,12 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def rounded_in(model: nn.Module) -> dict[str, tuple[RoundedWeight, nn.Parameter]]:
     """Return the quantized weights by name: their parametrization and the values behind it."""
-    found = {}
-    for path, part in model.named_modules():
-        if not parametrize.is_parametrized(part):
-            continue
-        for name, listed in cast(nn.ModuleDict, part.parametrizations).items():
-            for member in cast(nn.ModuleList, listed):
-                if isinstance(member, RoundedWeight):
-                    held = part.get_parameter(f"parametrizations.{name}.original")
-                    found[f"{path}.{name}" if path else name] = (member, held)
-    return found
+    return {
+        each.name: (member, each.part.get_parameter(each.original))
+        for each in parametrized_in(model)
+        for member in each.maps
+        if isinstance(member, RoundedWeight)
+    }
 
 
 def round_weight(layer: nn.Module, grid: Grid, way: Quantizer | None = None) -> None:
