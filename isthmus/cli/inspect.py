@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -202,6 +203,8 @@ def _announced(
         steps = limit.amount("steps", measured, [], one, least=LEAST_STEPS, most=most)
         note = limit.words("steps", steps, most)
         if steps < most:  # otherwise the search stays that of the references
+            whole = measured.seconds(one.times(most))
+            note += f"; a search as long as that of references takes --minutes {ceil(whole / 60)}"
             search["steps"] = steps
             outlook = defenses.outlook(network, samples, clean=known, **search)
     _say_outlook(outlook)

@@ -22,7 +22,7 @@ from isthmus.cli.options import (
     RobustTraining,
     Whole,  # noqa: F401  (the same)
 )
-from isthmus.cli.output import metadata, say
+from isthmus.cli.output import metadata, say, say_health
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class Compressing:
             written, page = evidence.write_report(report, out)
             self._write_plain(small, metadata(report.provenance))
         say(evidence.text.compression_table(report))
+        say_health([("before", report.before.metrics), ("after", report.after.metrics)])
         say(report.verdict)
         say(f"wrote {out / 'compressed.safetensors'}, {written} and {page}")
 

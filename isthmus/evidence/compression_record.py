@@ -34,6 +34,9 @@ class Side(RecordPart):
     metrics: Annotated[dict[Text, Value], MinLen(1)]
     """Clean accuracy comes first."""
     bytes: Positive
+    parameters: Count | None = None
+    """All that the network holds; absent from older records, as is how many are not 0."""
+    nonzero_parameters: Count | None = Field(None, alias="nonzero parameters")
     multiply_adds: Count = Field(alias="multiply-adds")
     nonzero: Count = Field(alias="multiply-adds with a nonzero weight")
     milliseconds: Seconds

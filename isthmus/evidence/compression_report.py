@@ -6,7 +6,7 @@ delivered: with ordinary weights, since what holds them to a mask or a grid take
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,22 +16,26 @@ from torch import nn
 
 from isthmus.compression import Compressed, multiply_adds, plain, sparsity
 from isthmus.data.dataset import Data
+from isthmus.evidence.compressing import woken
 from isthmus.evidence.compression_record import COMPRESSION, Compression, Side
 from isthmus.evidence.record import Origin, Value, values_of
+from isthmus.evidence.verdict import what_wakes
 from isthmus.evidence.words import format_value
-from isthmus.metrics.accuracy import Agreement
-from isthmus.metrics.names import ATTACK_SUCCESS
+from isthmus.metrics.accuracy import Agreement, accuracy_and_chance
+from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY
 from isthmus.metrics.question import measure
 from isthmus.models.checkpoint.writing import save_checkpoint
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 from isthmus.runs.devices import seconds_of
 from isthmus.types import BadInput, Metric
 
-LIMITS = (
+LIMITS = [
     "Accuracy under an attack holds against that attack. Fewer levels and fewer weights can hide "
     "gradients from an attack without making the network robust.",
     "The time of an image is that of this machine in PyTorch, which skips no zeros.",
-    "Whether a repair survives compression is not known unless attack success was measured too.",
+]
+NO_TRIGGER = (
+    "Whether compression wakes a backdoor, or undoes a repair, is not known: no trigger was given."
 )
 
 
@@ -64,7 +68,7 @@ def compression(
         "provenance": provenance,
         "network": network,
         "compressed": compressed.record,
-        "limits": LIMITS,
+        "limits": LIMITS if ATTACK_SUCCESS in metrics else [*LIMITS, NO_TRIGGER],
         **measured,
     }
     return Compression.read(record)
@@ -79,8 +83,9 @@ def _measured(
     model = plain(model)
     before_side = _side(model, data, metrics, size)
     after_side = _side(after, data, metrics, file.stat().st_size)
+    accuracy, chance = accuracy_and_chance(after, data)
     return {
-        "verdict": _verdict(before_side, after_side),
+        "verdict": _verdict(before_side, after_side, guesses=accuracy.low <= chance),
         "before": before_side,
         "after": after_side,
         "same answers": Value.of(Agreement(model, data)(after)),
@@ -102,6 +107,8 @@ def _side(model: nn.Module, data: Data, metrics: Mapping[str, Metric], size: int
     side = {
         "metrics": values_of({**measure(model, metrics), **shares}),
         "bytes": size,
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "nonzero parameters": sum(int(value.count_nonzero()) for value in model.parameters()),
         "multiply-adds": total,
         "multiply-adds with a nonzero weight": nonzero,
         "milliseconds": _milliseconds(model, data),
@@ -119,14 +126,31 @@ def _milliseconds(model: nn.Module, data: Data, repeats: int = 15) -> float:
     return 1000 * median(times)
 
 
-def _verdict(before: Side, after: Side) -> str:
-    """Return how much smaller the file is and what is left of accuracy and attack."""
-    size = size_in_words(before.bytes, after.bytes)
+def _verdict(before: Side, after: Side, *, guesses: bool) -> str:
+    """Return how much smaller the file is and what is left of accuracy, under attack too, and of
+    a backdoor; before that, what forbids to use the network.
+    """
+    names = {ROBUST_ACCURACY: "robust accuracy", ATTACK_SUCCESS: "attack success"}
     changes = [f"clean accuracy goes {_change(before.accuracy, after.accuracy)}"]
-    if ATTACK_SUCCESS in before.metrics:
-        success = (side.metrics[ATTACK_SUCCESS] for side in (before, after))
-        changes.append(f"attack success {_change(*success)}")
-    return f"The file is {size}; {', '.join(changes)}."
+    changes += [
+        f"{words} {_change(before.metrics[name], after.metrics[name])}"
+        for name, words in names.items()
+        if name in before.metrics
+    ]
+    size = f"The file is {size_in_words(before.bytes, after.bytes)}; {', '.join(changes)}."
+    return " ".join([*_warnings(before, after, guesses=guesses), size])
+
+
+def _warnings(before: Side, after: Side, *, guesses: bool) -> Iterator[str]:
+    if guesses:
+        yield (
+            "Do not use the smaller network: it answers no better than a guess. Keep more of it, "
+            "or train it longer."
+        )
+    elif woken(before.metrics, {"compression": after.metrics}):
+        what = what_wakes(after.metrics, ACCURACY)
+        if what:
+            yield f"Do not use the smaller network: compression {what}."
 
 
 def _change(before: Value, after: Value) -> str:

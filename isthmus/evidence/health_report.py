@@ -23,7 +23,7 @@ from isthmus.evidence.health_record import (
     RadiusPart,
 )
 from isthmus.evidence.record import Origin, Value
-from isthmus.evidence.words import health_note
+from isthmus.evidence.words import attack_in_words, health_note
 from isthmus.metrics.accuracy import Accuracy
 from isthmus.metrics.health import Health
 from isthmus.metrics.passes import Passes
@@ -148,7 +148,8 @@ def health_lines(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
             health = _health_of(value)
             if health is None:
                 continue
-            notes.setdefault(f"{name}: {health_note(health)}", []).append(head)
+            attack = attack_in_words(health.attack)
+            notes.setdefault(f"{name}, {attack}: {health_note(health)}", []).append(head)
             if not health.trustworthy:
                 warnings.update(dict.fromkeys(health.warnings))
     lines = [

@@ -82,11 +82,17 @@ def compression_table(report: Compression) -> Table:
         for name, value in one.metrics.items()
     ]
     counts = {
-        "Bytes on disk": (one.bytes, other.bytes),
+        "Bytes as safetensors": (one.bytes, other.bytes),
+        "Parameters": (one.parameters, other.parameters),
+        "Of these not 0": (one.nonzero_parameters, other.nonzero_parameters),
         "Multiply-adds": (one.multiply_adds, other.multiply_adds),
         "Of these with a nonzero weight": (one.nonzero, other.nonzero),
     }
-    rows += [(name, f"{before:,}", f"{after:,}") for name, (before, after) in counts.items()]
+    rows += [
+        (name, f"{before:,}", f"{after:,}")
+        for name, (before, after) in counts.items()
+        if before is not None and after is not None  # in records of older versions
+    ]
     rows.append(("Time of one image, ms", digits(one.milliseconds), digits(other.milliseconds)))
     return terminal_table(("Measure", "Before", "After"), rows, caption="95 % intervals")
 

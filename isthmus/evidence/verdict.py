@@ -7,13 +7,13 @@ known, nobody has seen that a backdoor is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.evidence.commands import Step, next_command
 from isthmus.evidence.compressing import woken
-from isthmus.evidence.record import FindingPart, Measures, Report, Value, VerdictPart
+from isthmus.evidence.record import FindingPart, Report, Value, VerdictPart
 from isthmus.evidence.words import capital, points, sentence
 from isthmus.metrics.names import (
     ACCURACY,
@@ -256,33 +256,47 @@ def _warnings(report: Report) -> Iterator[str]:
 
 
 def _woken_by_compression(report: Report) -> Iterator[str]:
-    """Yield what compression wakes in a network that does not obey the trigger without it, where
-    the trigger leads half of the inputs or more to the target.
-    """
+    """Yield what compression wakes in a network that does not obey the trigger without it."""
     name = accuracy_name(report)
     compressed = report.permanence.compressed if report.permanence else ()
     sides = {"the repaired network": report.after, "the network as received": report.before}
     for words, whole in sides.items():
-        if _value(whole, ATTACK_SUCCESS) >= COMES_BACK:
+        if _value(whole.measures, ATTACK_SUCCESS) >= COMES_BACK:
             continue
         smaller = {
             part.name: part.repaired if whole is report.after else part.received
             for part in compressed
         }
-        known = {part: network for part, network in smaller.items() if network is not None}
-        measures = {part: network.measures for part, network in known.items()}
+        measures = {part: net.measures for part, net in smaller.items() if net is not None}
         for part in woken(whole.measures, measures, name):
-            success, accuracy = _value(known[part], ATTACK_SUCCESS), _value(known[part], name)
-            if success >= COMES_BACK:
-                yield (
-                    f"{capital(part)} wakes a backdoor in {words}: attack success "
-                    f"{percent(success)} at an accuracy of {percent(accuracy)}."
-                )
+            what = what_wakes(measures[part], name)
+            if what:
+                yield f"{capital(part)} {what} in {words}: {obeys(measures[part], name)}."
 
 
-def _value(network: Measures, name: str) -> float:
+def what_wakes(measures: Mapping[str, Value], accuracy: str) -> str:
+    """Return what a compression does that raises attack success to that of these measures: it
+    "wakes a backdoor", brings back a part of one, or, where mistakes explain the rise, nothing.
+
+    A part of a backdoor leads more images to the target than the network gets wrong without a
+    trigger, and than whole-image triggers mislead of any network.
+    """
+    success = measures[ATTACK_SUCCESS]
+    if _value(measures, ATTACK_SUCCESS) >= COMES_BACK:
+        return "wakes a backdoor"
+    wrong = 1 - _value(measures, accuracy)
+    return "brings back part of a backdoor" if (success.low or 0) > max(STILL_WORKS, wrong) else ""
+
+
+def obeys(measures: Mapping[str, Value], accuracy: str) -> str:
+    """Return in words how well a network obeys the trigger, and at which accuracy."""
+    success, right = _value(measures, ATTACK_SUCCESS), _value(measures, accuracy)
+    return f"attack success {percent(success)} at an accuracy of {percent(right)}"
+
+
+def _value(measures: Mapping[str, Value], name: str) -> float:
     """Return a measure of a network, 0 where it is not known."""
-    value = network.measures.get(name)
+    value = measures.get(name)
     return 0.0 if value is None or value.value is None else value.value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from isthmus.evidence.record import HealthPart, Value
@@ -134,6 +135,26 @@ def _noted(words: Wording, health: HealthPart | None) -> Wording:
     if health is None:
         return words
     return replace(words, note=health_note(health), warns=not health.trustworthy)
+
+
+def attack_in_words(identity: str) -> str:
+    """Return an attack as a person reads it, from its identity in a record: what it is made of, in
+    which balls, and its steps where they are the same throughout.
+
+    >>> attack_in_words("PGD(restarts=1, seed=0, ball=Linf(eps=0.03137254901960784), steps=10)")
+    'PGD in Linf of 0.0314, 10 steps'
+    >>> attack_in_words("WorstOf(attacks=(FAB(ball=L2(eps=0.5)), Square(ball=L2(eps=0.5))))")
+    'FAB and Square in L2 of 0.5'
+    """
+    balls = dict.fromkeys(re.findall(r"\b(L\w+)\(eps=([\d.e+-]+)\)", identity))
+    names = dict.fromkeys(re.findall(r"\b([A-Z]\w*)\(", identity))
+    kinds = [name for name in names if name not in {"WorstOf", *(ball for ball, _ in balls)}]
+    parts = [" and ".join(kinds)]
+    if balls:
+        parts.append("in " + " and ".join(f"{ball} of {float(eps):.3g}" for ball, eps in balls))
+    steps = set(re.findall(r"\bsteps=(\d+)", identity))
+    ending = f", {steps.pop()} steps" if len(steps) == 1 else ""
+    return f"{' '.join(parts)}{ending}"
 
 
 def health_note(health: HealthPart) -> str:

@@ -152,15 +152,10 @@ def check_above_chance(model: nn.Module, data: Source) -> Rate:
     """Return the network's accuracy on trusted data; refuse a network that does no better than a
     guess.
 
-    A guess is right as often as the same answers would be on shuffled labels; if the network gives
-    every image the same answer, that is the share of this class. Raises BadInput where the lower
-    end of the accuracy's interval is not above that, or above one in the number of classes, or
-    where the outputs are not finite.
+    Raises BadInput where the lower end of the accuracy's interval is not above that of a guess
+    (`accuracy_and_chance`), or where the outputs are not finite.
     """
-    data = as_data(data)
-    answers = logits(model, data).argmax(1)
-    accuracy = Rate(int((answers == data.y).sum()), len(data))
-    chance = max(1 / data.num_classes, float(_shares(answers, data).dot(_shares(data.y, data))))
+    accuracy, chance = accuracy_and_chance(model, data)
     if accuracy.low <= chance:
         raise BadInput(
             f"a network that is right on {accuracy.hits} of {accuracy.n} clean samples, "
@@ -170,6 +165,20 @@ def check_above_chance(model: nn.Module, data: Source) -> Rate:
             "the classes, and that there are enough samples",
         )
     return accuracy
+
+
+def accuracy_and_chance(model: nn.Module, data: Source) -> tuple[Rate, float]:
+    """Return the network's accuracy on data, and how often a guess would be right.
+
+    A guess is right as often as the same answers would be on shuffled labels; if the network gives
+    every image the same answer, that is the share of this class. It is at least one in the number
+    of classes. Raises BadInput where the outputs are not finite.
+    """
+    data = as_data(data)
+    answers = logits(model, data).argmax(1)
+    accuracy = Rate(int((answers == data.y).sum()), len(data))
+    chance = float(_shares(answers, data).dot(_shares(data.y, data)))
+    return accuracy, max(1 / data.num_classes, chance)
 
 
 def _shares(classes: Tensor, data: Data) -> Tensor:

@@ -34,7 +34,7 @@ def test_a_robust_number_is_printed_and_stored_with_its_health(home):
     note = "nothing found that speaks against" if health["trustworthy"] else "not to be trusted"
     assert note in " ".join(done.stdout.split())
     attacked = isthmus("attack", "a.safetensors", *SAMPLES, *QUICK, folder=home)
-    assert "robust accuracy: " in attacked.stdout, attacked.stderr
+    assert "robust accuracy, PGD in Linf of " in attacked.stdout, attacked.stderr
 
 
 def test_layers_to_pass_through_are_named_or_refused(home):

@@ -36,7 +36,7 @@ def test_every_defense_is_a_row_and_rows_are_kept(home):
     assert {row["steps"] for row in record["rows"] if row["name"] in ("path", "fine-tune")} == {40}
     assert record["as received"]["attack success"]["value"] > 0.9 and "path" in found.stdout
     assert "health" in record["as received"]["robust accuracy"]
-    assert "robust accuracy: " in found.stdout
+    assert "robust accuracy, PGD in Linf of " in found.stdout
     assert "accuracy" not in record["as received"]  # no evaluation data were given
     assert isthmus(*arguments, folder=home).returncode == 2
     assert isthmus(*arguments, "--resume", folder=home).returncode == 0

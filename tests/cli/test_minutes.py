@@ -126,6 +126,7 @@ def test_an_inspection_in_minutes_takes_fewer_steps(home, paced):
     done = isthmus(*inspect, folder=home)
     assert done.returncode == 0, done.stderr
     assert "--minutes 1 allows" in done.stderr
+    assert "a search as long as that of references takes --minutes " in done.stderr
 
 
 def test_a_path_in_minutes_measures_fewer_points_and_resumes_with_them(straight, paced, tmp_path):

@@ -4,10 +4,14 @@ import pytest
 import torch
 from support.refusals import refused
 from support.rows import samples
+from torch import nn
 
 from isthmus import Accuracy
 from isthmus.compression import prune
-from isthmus.evidence import compression
+from isthmus.evidence import compression, provenance
+from isthmus.evidence.compression_record import Side
+from isthmus.evidence.compression_report import _verdict
+from isthmus.metrics import Rate, as_record
 from isthmus.models import small_cnn
 from isthmus.types import BadInput
 
@@ -36,3 +40,49 @@ def test_a_compression_that_cannot_be_measured_leaves_no_file(place, tmp_path):
     else:
         refused(lambda: run(make(), metrics | {"failing": fails}), "measure nothing")
     assert not list(tmp_path.iterdir())
+
+
+def side(accuracy, success=None, robust=None):
+    metrics = {"accuracy": as_record(Rate(round(1000 * accuracy), 1000))}
+    if robust is not None:
+        metrics["robust accuracy"] = as_record(Rate(round(1000 * robust), 1000))
+    if success is not None:
+        metrics["attack success"] = as_record(Rate(round(1000 * success), 1000))
+    cost = {"multiply-adds": 1, "multiply-adds with a nonzero weight": 1, "milliseconds": 1.0}
+    return Side.model_validate({"metrics": metrics, "bytes": 100, **cost})
+
+
+@pytest.mark.parametrize(
+    ("success", "guesses", "says"),
+    [
+        ((0.01, 0.02), False, "The file is as large as before"),
+        ((0.01, 0.9), False, "Do not use the smaller network: compression wakes a backdoor."),
+        (
+            (0.004, 0.48),
+            False,
+            "Do not use the smaller network: compression brings back part of a backdoor.",
+        ),
+        ((0.99, 0.98), False, "The file is as large as before"),  # it obeyed all along
+        ((0.01, 1.0), True, "Do not use the smaller network: it answers no better than a guess."),
+    ],
+)
+def test_the_verdict_opens_with_what_forbids_to_use_the_network(success, guesses, says):
+    before, after = (side(0.9, each) for each in success)
+    assert _verdict(before, after, guesses=guesses).startswith(says)
+
+
+def test_the_verdict_says_what_is_left_under_an_attack():
+    said = _verdict(side(0.9, robust=0.5), side(0.8, robust=0.4), guesses=False)
+    assert "robust accuracy from 50.0 % to 40.0 %" in said.replace("\u00a0", " ")
+
+
+def test_a_network_with_one_answer_to_everything_is_not_to_be_used(tmp_path):
+    net, data = make(), samples()
+    with torch.no_grad():
+        next(layer for layer in net.modules() if isinstance(layer, nn.Linear)).weight.zero_()
+    words = {"network": "net", "provenance": provenance(0, {"judged": data})}
+    small = prune(make(), data, 0.5)
+    small.model.load_state_dict(prune(net, data, 0.5).model.state_dict())
+    metrics = {"accuracy": Accuracy(data)}
+    record = compression(make(), small, make(), data, metrics, tmp_path, **words)
+    assert record.verdict.startswith("Do not use")

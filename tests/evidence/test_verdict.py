@@ -295,6 +295,29 @@ def test_recalibration_is_compared_with_the_whole_network():
     assert woken(values(0.02), compressed) == ("recalibration alone",)
 
 
+@pytest.mark.parametrize(
+    ("success", "accuracy", "warns"),
+    [
+        (0.9, 0.8, "wakes a backdoor"),
+        (0.48, 0.8, "brings back part of a backdoor"),
+        (0.48, 0.5, ""),  # mistakes may lead to the target
+        (0.09, 0.99, ""),  # as whole-image triggers mislead any network
+        (0.6, 0.5, "wakes a backdoor"),
+    ],
+)
+def test_a_compression_that_raises_attack_success_is_a_warning(success, accuracy, warns):
+    made = record(success=(0.02, 0.001))
+    right = {name: share(accuracy) for name in ("accuracy", "bonafide accuracy")}
+    small = {**right, "attack success": share(success)}
+    part = {"name": "pruning by 90 %", "settings": "", "repaired": small}
+    made["permanence"]["compressed"] = [part]
+    words = " ".join(decided(made).warnings).replace("\u00a0", " ")
+    if not warns:
+        assert "backdoor" not in words
+        return
+    assert words.startswith(f"Pruning by 90 % {warns} in the repaired network: attack success ")
+
+
 def test_few_samples_and_what_the_control_does_too_are_no_warning():
     made = record(success=(0.02, 0.01))
     names = ("accuracy", "bonafide accuracy", "attack success")

@@ -20,6 +20,7 @@ from support.stored import Tied, Wrapped, convolutions, perceptron, same
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from isthmus.compression import Compressed
 from isthmus.models import load_checkpoint, save_checkpoint
 from isthmus.models.checkpoint import read_checkpoint
 from isthmus.runs.notices import Notice
@@ -676,3 +677,10 @@ def test_a_network_without_memory_is_refused(tmp_path):
     with torch.device("meta"):
         net = perceptron()
     refused(lambda: load_checkpoint(tmp_path / "x.safetensors", net), "on the meta device")
+
+
+def test_what_is_no_module_is_refused_where_it_would_be_saved(tmp_path):
+    small = Compressed(perceptron(), {})
+    file = tmp_path / "x.safetensors"
+    refused(lambda: save_checkpoint(small, file), "a Compressed to save", ".model")
+    assert not file.exists()

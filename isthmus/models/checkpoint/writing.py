@@ -72,9 +72,15 @@ def write_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str
 
 
 def check_savable(module: nn.Module | Mapping[str, Tensor]) -> None:
-    """Raise BadInput where an entry of the module's state dict, or of a given one, is no dense
-    tensor, which a checkpoint cannot hold.
+    """Raise BadInput where there is no state dict, or an entry of it is no dense tensor, which a
+    checkpoint cannot hold.
     """
+    if not isinstance(module, nn.Module | Mapping):
+        raise BadInput(
+            f"a {type(module).__name__} to save",
+            expected="a module, or its state dict",
+            fix="pass its network (.model); what compression made has a .save of its own",
+        )
     state = module.state_dict() if isinstance(module, nn.Module) else module
     check_entries(state, type(module).__name__)
 
@@ -89,8 +95,8 @@ def save_checkpoint(
 
     Every key is kept; tensors that share memory are written once each. The metadata goes into the
     file, with the versions of isthmus, torch, Python and numpy. The same content gives the same
-    bytes. Raises BadInput where an entry is no dense tensor, the metadata is not text, or the file
-    cannot be written.
+    bytes. Raises BadInput where it is no module, an entry is no dense tensor, the metadata is not
+    text, or the file cannot be written.
     """
     check_savable(module)
     state = module.state_dict() if isinstance(module, nn.Module) else module
