@@ -7,9 +7,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isthmus.curves.curve import Curve
-from isthmus.curves.point import ENDS, Correction, correction
+from isthmus.curves.point import ENDS
 from isthmus.data.dataset import Source, as_data
 from isthmus.models.batchnorm import layers_with_statistics, recalibrate
+from isthmus.models.correction import Correction, correction
 from isthmus.runs.devices import Precision
 from isthmus.types import Params
 

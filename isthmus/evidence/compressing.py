@@ -3,8 +3,9 @@ its backdoor.
 
 A repair may have put a backdoor to sleep that rounding or pruning wakes, and an attacker may have
 planted one that sleeps until then (Hong et al., NeurIPS 2021; Tian et al., 2022). Each compression
-has a defense's signature, so that `compare` measures them. All recalibrate BatchNorm, so what that
-does alone stands beside them.
+has a defense's signature, so that `compare` measures them. One that changes much recalibrates
+BatchNorm (`isthmus.compression.statistics`), as tools of others always do, so what that does alone
+stands beside them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Recalibrated:
 
 @dataclass(frozen=True)
 class Pruned:
-    """Keep the largest share `density` of all weights; BatchNorm is recalibrated."""
+    """Keep the largest share `density` of all weights; nothing is trained."""
 
     density: float = 0.1
     gradients: ClassVar[int] = 0
@@ -52,9 +53,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Rounded:
-    """Round weights to 8 bits, or all but the first and last layer to 4; BatchNorm is
-    recalibrated.
-    """
+    """Round weights to 8 bits, or all but the first and last layer to 4; nothing is trained."""
 
     bits: Literal[4, 8] = 8
     gradients: ClassVar[int] = 0
@@ -81,17 +80,17 @@ def woken(
 ) -> tuple[str, ...]:
     """Return the names of the compressions that wake a backdoor in a network.
 
-    Attack success after it lies above that of the control, their intervals apart: recalibration
-    alone where it is among the `compressed`, or else the `whole` network, which recalibration is
-    itself compared with. And the accuracy is half of the whole network's or more: one that gives a
-    single answer to everything may seem to obey the trigger. All are measures by name; what is not
-    known, or not finite, wakes nothing.
+    Attack success after it lies above that of the `whole` network, their intervals apart, and above
+    that after recalibration alone, where this is among the `compressed`. And the accuracy is half
+    of the whole network's or more: one that gives a single answer to everything may seem to obey
+    the trigger. All are measures by name; what is not known, or not finite, wakes nothing.
     """
     control = compressed.get(RECALIBRATION, whole)
     return tuple(
         name
         for name, small in compressed.items()
-        if _lies_above(small, whole if name == RECALIBRATION else control)
+        if _lies_above(small, whole)
+        and (name == RECALIBRATION or _lies_above(small, control))
         and _keeps_half(small, whole, accuracy)
     )
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 from torch import nn
 
 from isthmus.compression.compact import Compressed
-from isthmus.compression.network import to_compress
+from isthmus.compression.network import plain, to_compress
 from isthmus.compression.pruning.job import Pruner, PruningJob
 from isthmus.compression.pruning.magnitude import Magnitude
 from isthmus.compression.pruning.smaller import without_channels
 from isthmus.compression.pruning.units import ChannelUnits, Units, WeightUnits
+from isthmus.compression.statistics import give_statistics
 from isthmus.data.dataset import Data, Source, as_data
-from isthmus.models.batchnorm import recalibrate
 from isthmus.models.forward import as_input, device_of
 from isthmus.runs.identity import identity_of
 from isthmus.runs.notices import notice
@@ -42,8 +42,8 @@ def prune(
     The share is of all convolutional and linear weights together, or of all channels that can go,
     and the number that stays is exact; something stays in every layer. `method` is `Magnitude()` by
     default. `training` are options of `fit` (steps, lr, ...), the budget of everything that the
-    method trains; without any, nothing is trained and BatchNorm is recalibrated. With `checkpoint`,
-    an interrupted run goes on.
+    method trains; without any, nothing is trained and BatchNorm's statistics are made to fit
+    (`compression.statistics`). With `checkpoint`, an interrupted run goes on.
 
     Masks are parametrizations with a buffer: they hold through training, saving and curves. Without
     its channels the network is physically smaller, with no masks, where it can be; `record` says
@@ -74,7 +74,7 @@ def prune(
     job = PruningJob(net, samples, units, target, loss, options, state)
     method(job)
     if options is None:
-        recalibrate(net, samples)
+        give_statistics(net, plain(model), samples)
     net.eval()
     record = _record(job, structure, method, density)
     if not isinstance(units, ChannelUnits):

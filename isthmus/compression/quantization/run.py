@@ -10,13 +10,13 @@ from typing import Any, Literal
 from torch import nn
 
 from isthmus.compression.compact import Compressed
-from isthmus.compression.network import to_compress, weight_layers
+from isthmus.compression.network import plain, to_compress, weight_layers
 from isthmus.compression.pruning.mask import held_in
 from isthmus.compression.quantization.grids import Bits, grid_of
 from isthmus.compression.quantization.rounded import round_weight, rounded_in
 from isthmus.compression.quantization.ways import BinaryRelax, PostTraining, Quantizer
+from isthmus.compression.statistics import give_statistics
 from isthmus.data.dataset import Source, as_data
-from isthmus.models.batchnorm import recalibrate
 from isthmus.models.layers import check_finite
 from isthmus.runs.identity import identity_of
 from isthmus.runs.wording import suggestion
@@ -47,9 +47,9 @@ def quantize(
     first and last layers hold few of the weights and suffer most. Biases and normalization stay.
 
     `training` are options of `fit`; `method` is by default `BinaryRelax()` where there are any, and
-    `PostTraining()` otherwise, which recalibrates BatchNorm. The rounding is a parametrization:
-    further training, attacks and curves see the quantized network. The network that is passed stays
-    as it is.
+    `PostTraining()` otherwise, which makes BatchNorm's statistics fit (`compression.statistics`).
+    The rounding is a parametrization: further training, attacks and curves see the quantized
+    network. The network that is passed stays as it is.
 
     Raises BadInput for other bits, a pruned network, layers that share a weight, weights in 16
     bits or not finite, names that are no layers, a method and a budget that do not fit, or as `fit`
@@ -86,7 +86,7 @@ def quantize(
         options = training_from(None, training)
         history = fit(net, samples, loss, training=options, checkpoint=checkpoint)
     else:
-        recalibrate(net, samples)
+        give_statistics(net, plain(model), samples)
     for rounded, _ in rounded_in(net).values():
         rounded.way = None
     net.eval()

@@ -74,7 +74,7 @@ class StraightThrough:
 
 @dataclass(frozen=True)
 class PostTraining:
-    """Weights are rounded, nothing is trained, and BatchNorm is recalibrated."""
+    """Weights are rounded, and nothing is trained but BatchNorm's statistics, which are fitted."""
 
     trains: ClassVar[bool] = False
 
