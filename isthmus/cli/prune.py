@@ -59,6 +59,7 @@ def prune_command(
         )
     work = Compressing.of(checkpoint, options)
     loss = work.loss
+    work.announce(steps)
 
     def compress() -> Compressed:
         return compression.prune(

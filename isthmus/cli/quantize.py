@@ -65,6 +65,7 @@ def quantize_command(
     work = Compressing.of(checkpoint, options)
     loss = work.loss
     training = options.training() if way.trains else {}
+    work.announce(training.get("steps", 0))
 
     def compress() -> Compressed:
         return compression.quantize(

@@ -268,14 +268,16 @@ def _step(inputs: _Inputs, options: _Options) -> list[Part]:
     """Return the training, and that of the baselines, for a step of the budget.
 
     Without a curve that is asked for, it is the unlearning, at all its rates, after the curve that
-    is tried first.
+    is tried first. The attack of a robust curve is no cost of the baselines, which have none.
     """
     batch = inputs.budget.batch_size
-    cost: float = (inputs.route or curves.DEFAULT_ROUTE).cost or curves.DEFAULT_ROUTE.cost
+    route = inputs.route or curves.DEFAULT_ROUTE
+    cost: float = route.cost or curves.DEFAULT_ROUTE.cost
     if inputs.route is defenses.ALMOST or options.by_default:
         maker = defenses.unlearned_copy(inputs.networks[0], inputs.parts.whole, inputs.budget)
         cost = maker.gradients / inputs.budget.steps + (cost if options.by_default else 0)
-    parts = [Part("training", trained=batch * cost)]
+    attacked = training.gradients_of(route.objective()) - route.cost if route.bends else 0
+    parts = [Part("training", trained=batch * (cost + attacked))]
     if options.report.compare:
         parts.append(Part("baselines", trained=batch * BASELINES * cost))
     return parts

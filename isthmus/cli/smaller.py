@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from isthmus import compression, evidence, metrics, models, runs, training
 from isthmus.cli import words  # noqa: F401  (cyclopts reads inherited types in this module)
 from isthmus.cli.checks import unclaimed
+from isthmus.cli.estimate import Part, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_zeros
 from isthmus.cli.options import (
     Budget,
@@ -120,6 +121,13 @@ class Compressing:
     def loss(self) -> Loss:
         """What is minimized."""
         return self.options.robust.objective(self.clean)
+
+    def announce(self, steps: int) -> None:
+        """Say how long training and measuring will take."""
+        each = self.options.budget.batch_size * training.gradients_of(self.loss)
+        questions = parts_of(self.judge.metrics(self.clean))
+        parts = [Part("training", trained=steps * each), together("measuring", questions).times(2)]
+        say_estimate(self.network, self.clean, parts)
 
     def deliver(self, compress: Callable[[], Compressed], method: Method) -> None:
         """Compress, measure the network before and after, write everything, and say what came of

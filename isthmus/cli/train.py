@@ -66,7 +66,8 @@ def train_command(
     models.check_savable(network)  # before hours of training
     metrics.check_fits(network, samples)
     with runs.remembering(home, state):
-        trained = _decided(_optimized(optimizer, budget), network, fitted, limit, home)
+        cost = training.gradients_of(loss)
+        trained = _decided(_optimized(optimizer, budget), network, fitted, cost, limit, home)
         history = training.fit(
             network,
             fitted,
@@ -98,16 +99,15 @@ def _optimized(optimizer: str, budget: Budget) -> Training:
 
 
 def _decided(
-    trained: Training, network: nn.Module, samples: Data, limit: TimeLimit, home: File
+    trained: Training, network: nn.Module, samples: Data, cost: int, limit: TimeLimit, home: File
 ) -> Training:
     """Return the training with its precision decided, and its steps where a time is given; say how
-    long it takes.
+    long it takes. `cost` is how many gradients a step takes.
     """
     trained = training.with_decided_precision(trained, network, samples, home)
     network.to(runs.pick_device(trained.device))
     measured = pace_of(network, samples, trained)
-    # an attacked or a second pass is a gradient of its own; cross-entropy takes one
-    step = Part("training", trained=trained.batch_size)
+    step = Part("training", trained=cost * trained.batch_size)
     if limit.minutes is not None:
         steps = limit.amount("steps", measured, [], step, file=home / runs.DECISIONS)
         trained = trained.replace(steps=steps)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from isthmus.curves.curve import Curve
 from isthmus.curves.sharded import SharedCurve
+from isthmus.training.losses import gradients_of
 from isthmus.types import BadInput, Loss
 
 
@@ -43,6 +44,11 @@ class ExpectedOverT:
         if self.weight_decay:
             value = value + self.weight_decay / 2 * point.squared_norm
         return value
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients a step takes: those of the loss at one t."""
+        return gradients_of(self.loss)
 
 
 def expected_over_t(

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from isthmus.models.channels.filters import filters
 from isthmus.models.view import View
+from isthmus.training.losses import gradients_of
 from isthmus.types import BadInput, Loss
 
 
@@ -32,6 +33,11 @@ class ChannelLasso:
         value = self.loss(model, x, y)
         norms = torch.cat([rows.norm(dim=1) for rows in _filters(model)])
         return value + self.strength * self._rounded_off(norms).sum()
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients a step takes: those of the loss."""
+        return gradients_of(self.loss)
 
     def _rounded_off(self, norms: Tensor) -> Tensor:
         """Return the norms less half a knee; below the knee squares, which meet them there."""

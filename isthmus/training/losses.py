@@ -32,6 +32,16 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(_wide(forward_pass(model, x)), y)
 
 
+def gradients_of(loss: Loss) -> int:
+    """Return how many gradients of a batch a step on the loss takes, those of its attack among
+    them: its `gradients`, and 1 where it has none.
+
+    >>> gradients_of(cross_entropy), gradients_of(sharpness_aware())
+    (1, 2)
+    """
+    return int(getattr(loss, "gradients", 1))
+
+
 def for_training(attack: Attack) -> Attack:
     """Return the attack in its form for training (all steps, fresh draws) where it has one,
     `attack.for_training()`.
@@ -50,6 +60,11 @@ class Adversarial:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return loss(model, attack(model, x, y), y); no gradient passes through the attack."""
         return self.loss(model, self.attack(model, x, y).detach(), y)
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients a step takes."""
+        return self.attack.gradients + gradients_of(self.loss)
 
 
 def adversarial(attack: Attack, loss: Loss = cross_entropy) -> Adversarial:
@@ -79,6 +94,11 @@ class Trades:
         shares = clean.detach().softmax(1)
         attacked = _wide(forward_pass(model, self.attack(model, x, shares).detach()))
         return F.cross_entropy(clean, y) + self.beta * divergence(attacked, clean)
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients a step takes."""
+        return self.attack.gradients + 2
 
 
 def trades(attack: Attack, beta: float = 6.0) -> Trades:
@@ -178,6 +198,11 @@ class SharpnessAware:
         reached = {name: g for name, g in zip(weights, grads, strict=True) if g is not None}
         step = self.ascent({name: weights[name] for name in reached}, reached)
         return self.loss(view.moved(step), x, y)
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients a step takes."""
+        return 2 * gradients_of(self.loss)
 
     @torch.no_grad()
     def ascent(self, weights: Params, grads: Params) -> Params:

@@ -25,6 +25,11 @@ class TradeOff:
         plain = self.clean * cross_entropy(model, x, y) if self.clean else 0.0
         return plain + self.attacked * cross_entropy(model, moved, y)
 
+    @property
+    def gradients(self) -> int:
+        """How many gradients a step takes."""
+        return self.attack.gradients + (2 if self.clean else 1)
+
 
 def trade_off(attack: Attack, clean: float = 0.5, attacked: float = 0.5) -> TradeOff:
     """Return the loss on clean and on attacked inputs together, each with its weight.

@@ -93,6 +93,10 @@ def test_an_image_takes_longer_with_gradients_than_none():
     [
         ("evaluate", "a.safetensors", "--data", "digits:test#n=20"),
         ("inspect", "a.safetensors", "--clean", "digits:test#n=20", "--steps", 2),
+        (
+            *("prune", "a.safetensors", "--density", 0.5, "--clean", "digits:test#n=20"),
+            *("--data", "digits:test#skip=400", "--steps", 2, "--out", "pruned"),
+        ),
     ],
     ids=lambda command: command[0],
 )

@@ -6,9 +6,19 @@ import torch.nn.functional as F
 from support.networks import ZOO, data, network, pair
 from support.refusals import refused
 
-from isthmus import Bezier, expected_over_t, fit
+from isthmus import Bezier, Linf, expected_over_t, fit
+from isthmus.attacks import PGD
 from isthmus.runs.identity import identity_of
-from isthmus.training import adversarial, cross_entropy, distillation, sharpness_aware, trades
+from isthmus.training import (
+    adversarial,
+    channel_lasso,
+    cross_entropy,
+    distillation,
+    gradients_of,
+    sharpness_aware,
+    trade_off,
+    trades,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -197,3 +207,26 @@ def test_a_teacher_is_what_distillation_is_recognized_by_and_is_left_alone():
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_temperature_that_is_none_is_refused(temperature):
     refused(lambda: distillation(network("batchnorm"), temperature), "temperature")
+
+
+PGD_3 = PGD(Linf(0.1), steps=3)
+COUNTED = {
+    "cross-entropy": (cross_entropy, 1),
+    "adversarial": (adversarial(PGD_3), 4),
+    "trades": (trades(PGD_3), 5),
+    "trade-off": (trade_off(PGD_3), 5),
+    "trade-off without clean inputs": (trade_off(PGD_3, 0, 1), 4),
+    "channel lasso": (channel_lasso(adversarial(PGD_3), 0.1), 4),
+    "sharpness-aware": (sharpness_aware(), 2),
+    "adversarial, sharpness-aware": (sharpness_aware(adversarial(PGD_3)), 5),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_loss_says_how_many_gradients_a_step_takes(name):
+    loss, count = COUNTED[name]
+    assert gradients_of(loss) == gradients_of(expected_over_t(loss)) == count
+    net, passes = network("batchnorm"), []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    loss(net, data().x, data().y).backward()
+    assert len(passes) == count  # each pass has a gradient
