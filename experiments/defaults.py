@@ -72,12 +72,10 @@ def row(records: list[dict[str, Any]], size: str) -> list[str]:
     (record,) = records
     done = record["sizes"][size]
     cells = [text(done["repaired"]), f"{done['t']:g}", f"{done['gradients']:,}"]
-    for along in ([way["points"] for way in done["ways"]], [done["rival"]]):
-        for cost in COSTS[1:]:
-            judged = {"as received": record["as received"], "along": {}}
-            judged["ways"] = [{"points": points} for points in along]
-            best = best_within([judged], cost)
-            cells.append(text(best) if best else "none")
+    ours = [values for way in done["ways"] for values in way["points"].values()]
+    for points in (ours, done["rival"].values()):
+        best = [best_within(record["as received"], points, cost) for cost in COSTS[1:]]
+        cells += [text(values) if values else "none" for values in best]
     return cells
 
 

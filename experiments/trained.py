@@ -16,7 +16,7 @@ that ours followed are judged likewise: what the same row says of them is what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,18 +180,21 @@ def text(values: dict[str, Any]) -> str:
     return " / ".join(f"{100 * rate(values, name):.1f}" for name in names)
 
 
-def best_within(records: Sequence[dict[str, Any]], cost: float) -> dict[str, Any] | None:
-    """Return the values with the least attack success among points that cost at most so much: all
-    that are judged, those of the ways that ours followed among them.
+def judged_points(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all points of a job that are judged, those of ways that ours followed among them."""
+    ways = (way["points"] for way in record.get("ways", []))
+    return [values for along in (record["along"], *ways) for values in along.values()]
+
+
+def best_within(
+    received: dict[str, Any], points: Iterable[dict[str, Any]], cost: float
+) -> dict[str, Any] | None:
+    """Return the point with the least attack success among those that cost at most so much of the
+    accuracy of the network as received.
     """
-    points = [
-        values
-        for record in records
-        for along in (record["along"], *(way["points"] for way in record.get("ways", [])))
-        for values in along.values()
-        if rate(record["as received"], "accuracy") - rate(values, "accuracy") <= cost
-    ]
-    return min(points, key=lambda values: rate(values, "attack success"), default=None)
+    had = rate(received, "accuracy")
+    within = [values for values in points if had - rate(values, "accuracy") <= cost]
+    return min(within, key=lambda values: rate(values, "attack success"), default=None)
 
 
 def family(way: str) -> str:
@@ -211,8 +214,9 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[str]:
         settings = [record for record in records if family(record["way"]) == name]
         if all(record in ours and "ways" not in record for record in settings):
             continue  # judged at the chosen point alone
+        judged = [values for record in settings for values in judged_points(record)]
         for cost in COSTS:
-            best = best_within(settings, cost)
+            best = best_within(first["as received"], judged, cost)
             points = f"{100 * cost:g} points"
             rows.append(f"| | | {name}, best within {points} | {text(best) if best else 'none'} |")
     return rows
