@@ -9,26 +9,37 @@ fit no longer. Which is which the answers say: those that are more like the ones
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
-from isthmus.metrics.accuracy import Divergence
-from isthmus.metrics.question import measure
-from isthmus.models.batchnorm import recalibrate, recalibrated_layers
-from isthmus.models.correction import recalibrate_from
+from isthmus.models.batchnorm import layers_with_statistics, recalibrate, recalibrated_layers
+from isthmus.models.forward import outputs
+from isthmus.models.shift import Shift
 from isthmus.models.view import copied
 
 
 def give_statistics(small: nn.Module, whole: nn.Module, data: Data) -> None:
-    """Give a compressed network BatchNorm statistics, in place, by those of the whole one, which is
-    in eval mode.
+    """Give a compressed network BatchNorm statistics, in place, by those of the whole one.
 
-    Raises BadInput as `recalibrate` does.
+    Where the answers of either network are not finite they are those of the data. Raises BadInput
+    as `recalibrate` does, or where the outputs are no tensor.
     """
     if not recalibrated_layers(small):
         return
-    moved = recalibrate_from(whole, copied(small), data)
+    before = outputs(whole, data.x)
+    shift = Shift.between(whole, recalibrate(copied(whole), data))
     recalibrate(small, data)
-    apart = Divergence(whole, data)
-    if measure(moved, {"": apart})[""] <= measure(small, {"": apart})[""]:
-        small.load_state_dict(moved.state_dict())
+    moved = shift.apply(copied(small))
+    if _divergence(outputs(moved, data.x), before) <= _divergence(outputs(small, data.x), before):
+        pairs = zip(layers_with_statistics(small), layers_with_statistics(moved), strict=True)
+        for layer, shifted in pairs:
+            layer.load_state_dict(shifted.state_dict())
+
+
+def _divergence(after: Tensor, before: Tensor) -> Tensor:
+    """Return KL(before || after) of logits (n, classes), a mean over samples; NaN, which is no
+    better than anything, where they are not finite.
+    """
+    shares, wanted = after.log_softmax(1), before.log_softmax(1)
+    return F.kl_div(shares, wanted, reduction="batchmean", log_target=True)

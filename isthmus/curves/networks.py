@@ -7,10 +7,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isthmus.curves.curve import Curve
-from isthmus.curves.point import ENDS
+from isthmus.curves.point import ENDS, shift_at
 from isthmus.data.dataset import Source, as_data
 from isthmus.models.batchnorm import layers_with_statistics, recalibrate
-from isthmus.models.correction import Correction, correction
+from isthmus.models.shift import Shift
 from isthmus.runs.devices import Precision
 from isthmus.types import Params
 
@@ -38,7 +38,7 @@ class PathNetworks:
         self.precision: Precision = precision
         self.recalibrations = 0
         self._statistics: dict[float, Params] = {}
-        self._correction: Correction | None = None
+        self._shifts: list[Shift] = []
         self._version = self._moved()
 
     def at(self, t: float, *, ends: Literal["own", "recalibrated"] = "own") -> nn.Module:
@@ -53,15 +53,15 @@ class PathNetworks:
         if self._version != self._moved():
             self._version = self._moved()
             self._statistics.clear()
-            self._correction = None
+            self._shifts.clear()
         net = self._recalibrated(t)
         return net if ends == "recalibrated" else self._corrected(net, t)
 
     def _corrected(self, net: nn.Module, t: float) -> nn.Module:
-        if self._correction is None:
+        if not self._shifts:
             pairs = ((self.curve.export(end), self._recalibrated(end)) for end in ENDS)
-            self._correction = correction(pairs)
-        return self._correction.apply(net, t)
+            self._shifts = [Shift.between(*pair) for pair in pairs]
+        return shift_at(self._shifts, t).apply(net)
 
     def _recalibrated(self, t: float) -> nn.Module:
         """Return the network at t with the statistics of the data, which are computed once."""

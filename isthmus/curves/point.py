@@ -4,20 +4,22 @@ Source: Garipov et al., NeurIPS 2018, and Zhao et al., ICLR 2020, whose code rec
 statistics at every t.
 
 Where we depart: recalibration on a few plain samples costs a network accuracy by itself, at every t
-but the ends (see `isthmus.models.correction`). So what recalibration alone does to the ends is
+but the ends (see `isthmus.models.shift`). So what recalibration alone does to the ends is
 taken back at each t, in proportion: near an end the network tends to that end as it was received.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import nn
 
 from isthmus.curves.curve import Curve
 from isthmus.data.dataset import Source
 from isthmus.models.batchnorm import recalibrate
-from isthmus.models.correction import correction
+from isthmus.models.shift import Shift
 from isthmus.runs.devices import Precision
 
 ENDS = (0.0, 1.0)
@@ -46,4 +48,17 @@ def network_at(
 
     if ends == "recalibrated":
         return recalibrated(t)
-    return correction((curve.export(t), recalibrated(t)) for t in ENDS).apply(recalibrated(t), t)
+    shifts = [Shift.between(curve.export(end), recalibrated(end)) for end in ENDS]
+    return shift_at(shifts, t).apply(recalibrated(t))
+
+
+@torch.no_grad()
+def shift_at(ends: Sequence[Shift], t: float) -> Shift:
+    """Return the shift at t between those of the two ends: of means (1 - t) the first and t the
+    second, of factors the geometric mean with these weights.
+    """
+    first, second = ends
+    return Shift(
+        [torch.lerp(a, b, t) for a, b in zip(first.means, second.means, strict=True)],
+        [a ** (1 - t) * b**t for a, b in zip(first.factors, second.factors, strict=True)],
+    )

@@ -12,7 +12,7 @@ from isthmus.compression import PostTraining, baked, prune, quantize
 from isthmus.compression.statistics import give_statistics
 from isthmus.models import preact_resnet
 from isthmus.models.batchnorm import recalibrate
-from isthmus.models.correction import recalibrate_from
+from isthmus.models.shift import Shift
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,12 @@ def divergence(net, whole, x):
     return float((before * (before.log() - after.log())).sum(1).mean())
 
 
+def moved_from(net, small):
+    """The statistics received, moved by what recalibration changes from one to the other."""
+    shift = Shift.between(net, recalibrate(copy.deepcopy(net), samples()))
+    return shift.apply(recalibrate(copy.deepcopy(small), samples()))
+
+
 def compressed(net, how):
     if isinstance(how, float):
         return baked(prune(net, samples(), how).model)
@@ -46,7 +52,7 @@ def test_the_statistics_are_those_of_the_nearer_answers(net, how):
     small, x = compressed(net, how), samples().x
     others = [
         recalibrate(copy.deepcopy(small), samples()),
-        recalibrate_from(net, copy.deepcopy(small), samples()),
+        moved_from(net, small),
     ]
     nearest = min(others, key=lambda other: divergence(other, net, x))
     torch.testing.assert_close(small(x), nearest(x))
@@ -78,3 +84,18 @@ def test_of_a_network_without_statistics_only_weights_change():
     small = baked(quantize(net, samples(), 8, method=PostTraining()).model)
     changed = {n for n, v in net.state_dict().items() if not torch.equal(v, small.state_dict()[n])}
     assert changed == {"1.weight", "3.weight"}
+
+
+def test_data_with_fewer_classes_than_outputs_are_none_of_its_business():
+    torch.manual_seed(0)
+    net, few = preact_resnet(8, 10, 1), samples()
+    assert prune(net, few, 0.5).record["kept"] and quantize(net, few, 8).record["kept"]
+
+
+def test_statistics_that_are_not_finite_are_replaced(net):
+    broken = copy.deepcopy(net)
+    next(layer for layer in broken.modules() if isinstance(layer, nn.BatchNorm2d)).running_mean[
+        0
+    ] = torch.nan
+    small = prune(broken, samples(), 0.5).model
+    assert small(samples().x).isfinite().all()
