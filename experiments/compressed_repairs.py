@@ -27,7 +27,7 @@ from torch import nn
 from trained_networks import received, unseen_and_theirs
 
 from isthmus import BadInput, Data, inspect, repair, split
-from isthmus.evidence import compressions, provenance, woken
+from isthmus.evidence import compressions, provenance, waking
 from isthmus.evidence.compressing import RECALIBRATION, with_control
 from isthmus.evidence.record import Value
 from isthmus.metrics import Accuracy, AttackSuccess, as_records, measure
@@ -130,11 +130,11 @@ def cell(rows: list[dict[str, Any]], side: str, name: str) -> str:
     return " / ".join(values) * bool(whole) + f" ({refused} refused)" * bool(refused)
 
 
-def waking(rows: list[dict[str, Any]], side: str, name: str) -> str:
+def wakes(rows: list[dict[str, Any]], side: str, name: str) -> str:
     """Return in how many networks a compression wakes a backdoor, as a report would say it."""
     judged = [row[side] for row in rows if "refused" not in row[side][name]]
     found = [
-        woken(values[WHOLE], {small: each for small, each in values.items() if small != WHOLE})
+        waking(values[WHOLE], {small: each for small, each in values.items() if small != WHOLE})
         for values in (
             {
                 small: {which: Value.model_validate(value) for which, value in each.items()}
@@ -168,14 +168,13 @@ def table(jobs: list[dict[str, Any]]) -> str:
         for side in ("received", "repaired"):
             cells = " | ".join(cell(rows, side, name) for name in names)
             lines.append(f"| {images} | {sent} | {len(rows)} | {side} | {cells} |")
-    lines += ["", "Networks in which a compression wakes a backdoor: attack success is higher than"]
-    lines += ["after recalibration alone (which is compared with the whole network), the 95 %"]
-    lines += ["intervals being apart, and half of the accuracy or more is left.", ""]
+    lines += ["", "Networks in which a compression wakes a backdoor or a part of one, as a report"]
+    lines += ["says it (`isthmus/evidence/waking.py`).", ""]
     lines += [f"| images | network | side | {' | '.join(names[1:])} |"]
     lines += ["|---|---|---|" + "---|" * len(names[1:])]
     for (images, sent), rows in grouped(jobs, "images", "sent").items():
         for side in ("received", "repaired"):
-            cells = " | ".join(waking(rows, side, name) for name in names[1:])
+            cells = " | ".join(wakes(rows, side, name) for name in names[1:])
             lines.append(f"| {images} | {sent} | {side} | {cells} |")
     lines += ["", "Networks that `inspect` calls suspicious, of those it could judge.", ""]
     searched = [WHOLE, *compressions(), "repaired"]

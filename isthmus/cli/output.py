@@ -65,7 +65,7 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     say_health(rows)
     if report.landscape is not None:
         say_landscape(report.landscape)
-    for line in evidence.text.woken(report):
+    for line in evidence.text.reactivated(report):
         say(line)
     say(f"wrote {repaired}, {card}, {page.with_suffix('.json')} and {page}")
     for line in evidence.text.verdict_lines(report, evidence.typed_command()):

@@ -49,8 +49,8 @@ def prune_command(
     :param checkpoint: The network to prune.
     """
     method = compression.pruners()[pruning.method]
-    training = options.training()
-    steps = training.get("steps", 0)
+    trained = options.training()
+    steps = 0 if trained is None else trained.steps
     if steps < method.least_steps:
         raise BadInput(
             f"--steps {steps} for {pruning.method}",
@@ -59,7 +59,7 @@ def prune_command(
         )
     work = Compressing.of(checkpoint, options)
     loss = work.loss
-    work.announce(steps)
+    budget = work.budget(trained)
 
     def compress() -> Compressed:
         return compression.prune(
@@ -69,7 +69,7 @@ def prune_command(
             pruning.structure,
             method=method,
             loss=loss,
-            **training,
+            **budget,
         )
 
     work.deliver(compress, pruning)

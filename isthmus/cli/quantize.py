@@ -64,8 +64,7 @@ def quantize_command(
         )
     work = Compressing.of(checkpoint, options)
     loss = work.loss
-    training = options.training() if way.trains else {}
-    work.announce(training.get("steps", 0))
+    budget = work.budget(options.training() if way.trains else None)
 
     def compress() -> Compressed:
         return compression.quantize(
@@ -75,7 +74,7 @@ def quantize_command(
             method=way,
             layers=quantizing.layers,
             loss=loss,
-            **training,
+            **budget,
         )
 
     work.deliver(compress, quantizing)

@@ -276,7 +276,7 @@ def _step(inputs: _Inputs, options: _Options) -> list[Part]:
     if inputs.route is defenses.ALMOST or options.by_default:
         maker = defenses.unlearned_copy(inputs.networks[0], inputs.parts.whole, inputs.budget)
         cost = maker.gradients / inputs.budget.steps + (cost if options.by_default else 0)
-    attacked = training.gradients_of(route.objective()) - route.cost if route.bends else 0
+    attacked = training.gradients_per_step(route.objective()) - route.cost if route.bends else 0
     parts = [Part("training", trained=batch * (cost + attacked))]
     if options.report.compare:
         parts.append(Part("baselines", trained=batch * BASELINES * cost))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from isthmus.compression import Compressed
     from isthmus.data import Data
     from isthmus.evidence import Compression, Judge
+    from isthmus.training import Training
     from isthmus.types import Attack, Loss
 
 
@@ -74,12 +75,11 @@ class CompressionOptions:
     robust: RobustCompression = RobustCompression()
     budget: Budget = Budget()
 
-    def training(self) -> dict[str, Any]:
-        """Return the budget as options of `fit`; none where it has no steps."""
+    def training(self) -> Training | None:
+        """Return the training of the budget; None where it has no steps."""
         if self.budget.steps == 0:
-            return {}
-        whole = self.budget.training(training.Training(steps=400, lr=0.02))
-        return {field.name: getattr(whole, field.name) for field in fields(whole)}
+            return None
+        return self.budget.training(training.Training(steps=400, lr=0.02))
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,20 @@ class Compressing:
         """What is minimized."""
         return self.options.robust.objective(self.clean)
 
-    def announce(self, steps: int) -> None:
-        """Say how long training and measuring will take."""
-        each = self.options.budget.batch_size * training.gradients_of(self.loss)
-        questions = parts_of(self.judge.metrics(self.clean))
-        parts = [Part("training", trained=steps * each), together("measuring", questions).times(2)]
-        say_estimate(self.network, self.clean, parts)
+    def budget(self, trained: Training | None) -> dict[str, Any]:
+        """Return a training as options of `prune` and `quantize`, its precision decided, none for
+        None; say how long it and measuring will take, but for fitting weights to a grid.
+        """
+        self.network.to(runs.pick_device(self.options.budget.device))
+        measuring = together("measuring", parts_of(self.judge.metrics(self.clean))).times(2)
+        if trained is None:
+            say_estimate(self.network, self.clean, [measuring])
+            return {}
+        trained = training.with_decided_precision(trained, self.network, self.clean)
+        images = trained.steps * trained.batch_size * training.gradients_per_step(self.loss)
+        parts = [Part("training", trained=images), measuring]
+        say_estimate(self.network, self.clean, parts, training=trained)
+        return {field.name: getattr(trained, field.name) for field in fields(trained)}
 
     def deliver(self, compress: Callable[[], Compressed], method: Method) -> None:
         """Compress, measure the network before and after, write everything, and say what came of

@@ -66,7 +66,7 @@ def train_command(
     models.check_savable(network)  # before hours of training
     metrics.check_fits(network, samples)
     with runs.remembering(home, state):
-        cost = training.gradients_of(loss)
+        cost = training.gradients_per_step(loss)
         trained = _decided(_optimized(optimizer, budget), network, fitted, cost, limit, home)
         history = training.fit(
             network,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from isthmus.curves.curve import Curve
 from isthmus.curves.sharded import SharedCurve
-from isthmus.training.losses import gradients_of
+from isthmus.training.losses import gradients_per_step
 from isthmus.types import BadInput, Loss
 
 
@@ -48,7 +48,7 @@ class ExpectedOverT:
     @property
     def gradients(self) -> int:
         """How many gradients a step takes: those of the loss at one t."""
-        return gradients_of(self.loss)
+        return gradients_per_step(self.loss)
 
 
 def expected_over_t(

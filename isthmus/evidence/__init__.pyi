@@ -9,7 +9,6 @@ from .card import write_card as write_card
 from .certificate_record import Certificates as Certificates
 from .certificate_report import certificates as certificates
 from .compressing import compressions as compressions
-from .compressing import woken as woken
 from .compression_record import Compression as Compression
 from .compression_report import compression as compression
 from .detection_record import Detection as Detection
@@ -42,3 +41,4 @@ from .sweep_report import Finished as Finished
 from .sweep_report import sweep_table as sweep_table
 from .text import to_markdown as to_markdown
 from .verdict import decide as decide
+from .waking import waking as waking

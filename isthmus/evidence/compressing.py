@@ -10,7 +10,6 @@ stands beside them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,8 +17,6 @@ from torch import nn
 
 from isthmus.compression import PostTraining, baked, plain, prune, quantize
 from isthmus.data.dataset import Source
-from isthmus.evidence.record import Value
-from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS
 from isthmus.models.batchnorm import batchnorm_layers, recalibrate
 from isthmus.models.view import copied
 from isthmus.types import Defense
@@ -71,42 +68,6 @@ def compressions() -> dict[str, Defense]:
         "rounding to 8 bits": Rounded(8),
         "rounding to 4 bits": Rounded(4),
     }
-
-
-def woken(
-    whole: Mapping[str, Value],
-    compressed: Mapping[str, Mapping[str, Value]],
-    accuracy: str = ACCURACY,
-) -> tuple[str, ...]:
-    """Return the names of the compressions that wake a backdoor in a network.
-
-    Attack success after it lies above that of the `whole` network, their intervals apart, and above
-    that after recalibration alone, where this is among the `compressed`. And the accuracy is half
-    of the whole network's or more: one that gives a single answer to everything may seem to obey
-    the trigger. All are measures by name; what is not known, or not finite, wakes nothing.
-    """
-    control = compressed.get(RECALIBRATION, whole)
-    return tuple(
-        name
-        for name, small in compressed.items()
-        if _lies_above(small, whole)
-        and (name == RECALIBRATION or _lies_above(small, control))
-        and _keeps_half(small, whole, accuracy)
-    )
-
-
-def _lies_above(small: Mapping[str, Value], control: Mapping[str, Value]) -> bool:
-    raised, usual = small.get(ATTACK_SUCCESS), control.get(ATTACK_SUCCESS)
-    if raised is None or usual is None or raised.low is None or usual.high is None:
-        return False
-    return raised.low > usual.high
-
-
-def _keeps_half(small: Mapping[str, Value], whole: Mapping[str, Value], accuracy: str) -> bool:
-    left, had = small.get(accuracy), whole.get(accuracy)
-    if left is None or had is None or left.value is None or had.value is None:
-        return False
-    return left.value >= had.value / 2
 
 
 def with_control(network: nn.Module) -> dict[str, Defense]:

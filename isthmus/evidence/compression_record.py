@@ -116,5 +116,8 @@ class Compression(Document):
     before: Side
     after: Side
     """Measured on the network that was read back from its file."""
+    warnings: tuple[Text, ...] = ()
+    """Why the smaller network is not to be used, sentences with which the verdict opens; absent
+    from older records."""
     same: Value = Field(alias="same answers")
     """Share of samples with the same answer before and after."""

@@ -6,7 +6,7 @@ delivered: with ordinary weights, since what holds them to a mask or a grid take
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,10 +16,9 @@ from torch import nn
 
 from isthmus.compression import Compressed, multiply_adds, plain, sparsity
 from isthmus.data.dataset import Data
-from isthmus.evidence.compressing import woken
 from isthmus.evidence.compression_record import COMPRESSION, Compression, Side
 from isthmus.evidence.record import Origin, Value, values_of
-from isthmus.evidence.verdict import what_wakes
+from isthmus.evidence.waking import STILL_WORKS, waking
 from isthmus.evidence.words import format_value
 from isthmus.metrics.accuracy import Agreement, accuracy_and_chance
 from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY
@@ -27,7 +26,7 @@ from isthmus.metrics.question import measure
 from isthmus.models.checkpoint.writing import save_checkpoint
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 from isthmus.runs.devices import seconds_of
-from isthmus.types import BadInput, Metric
+from isthmus.types import Metric
 
 LIMITS = [
     "Accuracy under an attack holds against that attack. Fewer levels and fewer weights can hide "
@@ -54,12 +53,12 @@ def compression(
 
     `built` is the network as its factory builds it; `metrics` begin with clean accuracy. Raises
     BadInput where the file does not give the same network back, or a metric cannot be measured;
-    then no file is left, which would look like that of a run that is done.
+    then, as after any failure, no file is left, which would look like that of a run that is done.
     """
     file = compressed.save(folder / "compressed.safetensors")
     try:
         measured = _measured(model, file, built, data, metrics)
-    except BadInput:
+    except BaseException:  # Ctrl-C and full memory among them
         file.unlink()
         raise
     record = {
@@ -84,8 +83,10 @@ def _measured(
     before_side = _side(model, data, metrics, size)
     after_side = _side(after, data, metrics, file.stat().st_size)
     accuracy, chance = accuracy_and_chance(after, data)
+    warnings = _warnings(before_side, after_side, guesses=accuracy.low <= chance)
     return {
-        "verdict": _verdict(before_side, after_side, guesses=accuracy.low <= chance),
+        "verdict": _verdict(before_side, after_side, warnings),
+        "warnings": warnings,
         "before": before_side,
         "after": after_side,
         "same answers": Value.of(Agreement(model, data)(after)),
@@ -94,10 +95,11 @@ def _measured(
 
 def _size(model: nn.Module, folder: Path) -> int:
     """Return the bytes of the network in an ordinary file."""
-    whole = save_checkpoint(model, folder / "before.safetensors")
-    size = whole.stat().st_size
-    whole.unlink()
-    return size
+    whole = folder / "before.safetensors"
+    try:
+        return save_checkpoint(model, whole).stat().st_size
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def _side(model: nn.Module, data: Data, metrics: Mapping[str, Metric], size: int) -> Side:
@@ -126,9 +128,9 @@ def _milliseconds(model: nn.Module, data: Data, repeats: int = 15) -> float:
     return 1000 * median(times)
 
 
-def _verdict(before: Side, after: Side, *, guesses: bool) -> str:
-    """Return how much smaller the file is and what is left of accuracy, under attack too, and of
-    a backdoor; before that, what forbids to use the network.
+def _verdict(before: Side, after: Side, warnings: Sequence[str]) -> str:
+    """Return the warnings, how much smaller the file is, and what is left of accuracy, under attack
+    too, and of a backdoor.
     """
     names = {ROBUST_ACCURACY: "robust accuracy", ATTACK_SUCCESS: "attack success"}
     changes = [f"clean accuracy goes {_change(before.accuracy, after.accuracy)}"]
@@ -138,19 +140,27 @@ def _verdict(before: Side, after: Side, *, guesses: bool) -> str:
         if name in before.metrics
     ]
     size = f"The file is {size_in_words(before.bytes, after.bytes)}; {', '.join(changes)}."
-    return " ".join([*_warnings(before, after, guesses=guesses), size])
+    return " ".join([*warnings, size])
 
 
-def _warnings(before: Side, after: Side, *, guesses: bool) -> Iterator[str]:
+def _warnings(before: Side, after: Side, *, guesses: bool) -> list[str]:
+    """Return why the smaller network is not to be used, as sentences; none where nothing is known
+    that forbids it.
+    """
     if guesses:
-        yield (
-            "Do not use the smaller network: it answers no better than a guess. Keep more of it, "
-            "or train it longer."
-        )
-    elif woken(before.metrics, {"compression": after.metrics}):
-        what = what_wakes(after.metrics, ACCURACY)
-        if what:
-            yield f"Do not use the smaller network: compression {what}."
+        count = f"{after.accuracy.n:,} samples" if after.accuracy.n else "the samples"
+        return [
+            f"Do not use the smaller network: as far as {count} can tell it answers no better than "
+            "a guess. Keep more of it, train it longer, or measure it on more samples."
+        ]
+    old, new = ({**side.metrics, ACCURACY: side.accuracy} for side in (before, after))
+    what = waking(old, {"compression": new}).get("compression")
+    if what:
+        return [f"Do not use the smaller network: compression {what}."]
+    success = after.metrics.get(ATTACK_SUCCESS)
+    if success is not None and (success.low or 0.0) > STILL_WORKS:
+        return ["Do not use the smaller network: it obeys the trigger, as the one before it may."]
+    return []
 
 
 def _change(before: Value, after: Value) -> str:

@@ -141,7 +141,7 @@ class _Measurements:
 
     path: Path
     rivals: Sequence[ComparisonRow]
-    woken: Sequence[ComparisonRow]
+    reactivated: Sequence[ComparisonRow]
     compressed: tuple[Sequence[ComparisonRow], Sequence[ComparisonRow]]
     before: Network
     after: Network
@@ -158,7 +158,7 @@ class _Measurements:
         return [
             *_of_attacks(self.trace),
             *_of_health(self.before, self.after),
-            *_not_run([*self.rivals, *self.woken, *received, *repaired]),
+            *_not_run([*self.rivals, *self.reactivated, *received, *repaired]),
         ]
 
 
@@ -180,7 +180,7 @@ def _measured(
         return _Measurements(
             path=_along(repaired, judge.metrics(repaired.held_out), folder),
             rivals=beside(baselines, tampered),
-            woken=beside(_reactivations(judge), repaired.model),
+            reactivated=beside(_reactivations(judge), repaired.model),
             compressed=(
                 beside(with_control(tampered), tampered),
                 beside(with_control(repaired.model), repaired.model),
@@ -320,8 +320,8 @@ def _queried(repaired: Repair, judge: Judge, queries: int) -> QueriesPart | None
     search = QueryReactivation(judge.trigger, target, queries=queries)
     found = {}
     for name, attack in (("triggered", search), ("clean", replace(search, trigger=None))):
-        woken = attack(repaired.model, repaired.fitted)
-        found[name] = Value.of(AttackSuccess(judged, woken, target)(repaired.model))
+        obeying = attack(repaired.model, repaired.fitted)
+        found[name] = Value.of(AttackSuccess(judged, obeying, target)(repaired.model))
     return QueriesPart(queries=queries, images=search.images, eps=search.ball.eps, **found)
 
 
@@ -373,10 +373,10 @@ def _permanence(
     }
     if queries is not None:
         lasting["queries"] = queries
-    if measured.woken:
+    if measured.reactivated:
         lasting["reactivation"] = [
             Reactivation.model_validate({"images": images, **row.measures})
-            for images, row in zip(IMAGES, measured.woken, strict=True)
+            for images, row in zip(IMAGES, measured.reactivated, strict=True)
             if isinstance(row, Measured)
         ]
     return Permanence.model_validate(lasting)

@@ -194,7 +194,7 @@ def to_markdown(report: Report | Mapping[str, Any]) -> str:
         _markdown_table(report),
         ["Intervals are at 95 %."],
         [_chosen(report)],
-        woken(report),
+        reactivated(report),
         compressed(report),
         *_limits(report),
     ]
@@ -233,7 +233,7 @@ def _chosen(report: Report) -> str:
     return f"{where} {escaped(choice.reason.rstrip('.'))}."
 
 
-def woken(report: Report) -> list[str]:
+def reactivated(report: Report) -> list[str]:
     """Return a sentence on what retraining with triggered images brought back, if it was tried."""
     if report.permanence is None or not report.permanence.reactivation:
         return []

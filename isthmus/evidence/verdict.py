@@ -7,13 +7,13 @@ known, nobody has seen that a backdoor is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.evidence.commands import Step, next_command
-from isthmus.evidence.compressing import woken
 from isthmus.evidence.record import FindingPart, Report, Value, VerdictPart
+from isthmus.evidence.waking import COMES_BACK, STILL_WORKS, waking
 from isthmus.evidence.words import capital, points, sentence
 from isthmus.metrics.names import (
     ACCURACY,
@@ -30,12 +30,6 @@ Decision = Literal["use", "use with care", "do not use"]
 DECISIONS: tuple[Decision, ...] = ("use", "use with care", "do not use")
 """From the lightest to the gravest."""
 
-STILL_WORKS = 0.1
-"""The success rate above which tampering still works.
-
-Whole-image triggers mislead networks that were never poisoned at up to this rate: below it the
-figure no longer tells a backdoor from a hard image."""
-
 ACCEPTABLE = 0.05
 """The cost in accuracy up to which a network is used without more ado.
 
@@ -49,9 +43,6 @@ LOST = 0.5
 """The share of the accuracy that recovery has to reach.
 
 Below it the trigger no longer leads to the target, but still spoils most answers."""
-
-COMES_BACK = 0.5
-"""The attack success after retraining, or queries, from which on a backdoor counts as asleep."""
 
 UNSURE = 0.025
 """The half width of an interval above which the samples are called few: the cost is then known to
@@ -258,46 +249,20 @@ def _warnings(report: Report) -> Iterator[str]:
 def _woken_by_compression(report: Report) -> Iterator[str]:
     """Yield what compression wakes in a network that does not obey the trigger without it."""
     name = accuracy_name(report)
-    compressed = report.permanence.compressed if report.permanence else ()
-    sides = {"the repaired network": report.after, "the network as received": report.before}
-    for words, whole in sides.items():
-        if _value(whole.measures, ATTACK_SUCCESS) >= COMES_BACK:
-            continue
-        smaller = {
-            part.name: part.repaired if whole is report.after else part.received
-            for part in compressed
-        }
-        measures = {part: net.measures for part, net in smaller.items() if net is not None}
-        for part in woken(whole.measures, measures, name):
-            what = what_wakes(measures[part], name)
-            if what:
-                yield f"{capital(part)} {what} in {words}: {obeys(measures[part], name)}."
-
-
-def what_wakes(measures: Mapping[str, Value], accuracy: str) -> str:
-    """Return what a compression does that raises attack success to that of these measures: it
-    "wakes a backdoor", brings back a part of one, or, where mistakes explain the rise, nothing.
-
-    A part of a backdoor leads more images to the target than the network gets wrong without a
-    trigger, and than whole-image triggers mislead of any network.
-    """
-    success = measures[ATTACK_SUCCESS]
-    if _value(measures, ATTACK_SUCCESS) >= COMES_BACK:
-        return "wakes a backdoor"
-    wrong = 1 - _value(measures, accuracy)
-    return "brings back part of a backdoor" if (success.low or 0) > max(STILL_WORKS, wrong) else ""
-
-
-def obeys(measures: Mapping[str, Value], accuracy: str) -> str:
-    """Return in words how well a network obeys the trigger, and at which accuracy."""
-    success, right = _value(measures, ATTACK_SUCCESS), _value(measures, accuracy)
-    return f"attack success {percent(success)} at an accuracy of {percent(right)}"
-
-
-def _value(measures: Mapping[str, Value], name: str) -> float:
-    """Return a measure of a network, 0 where it is not known."""
-    value = measures.get(name)
-    return 0.0 if value is None or value.value is None else value.value
+    parts = report.permanence.compressed if report.permanence else ()
+    received = {part.name: part.received.measures for part in parts if part.received}
+    repaired = {part.name: part.repaired.measures for part in parts if part.repaired}
+    sides = {
+        "the repaired network": (report.after.measures, repaired),
+        "the network as received": (report.before.measures, received),
+    }
+    for words, (whole, compressed) in sides.items():
+        for part, what in waking(whole, compressed, name).items():
+            success, accuracy = (compressed[part][which].value for which in (ATTACK_SUCCESS, name))
+            yield (
+                f"{capital(part)} {what} in {words}: attack success {percent(success or 0.0)} at "
+                f"an accuracy of {percent(accuracy or 0.0)}."
+            )
 
 
 def _doubt(report: Report) -> str:

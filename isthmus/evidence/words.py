@@ -139,12 +139,14 @@ def _noted(words: Wording, health: HealthPart | None) -> Wording:
 
 def attack_in_words(identity: str) -> str:
     """Return an attack as a person reads it, from its identity in a record: what it is made of, in
-    which balls, and its steps where they are the same throughout.
+    which balls, and the steps of a single one. An identity of another form is returned as it is.
 
     >>> attack_in_words("PGD(restarts=1, seed=0, ball=Linf(eps=0.03137254901960784), steps=10)")
     'PGD in Linf of 0.0314, 10 steps'
     >>> attack_in_words("WorstOf(attacks=(FAB(ball=L2(eps=0.5)), Square(ball=L2(eps=0.5))))")
     'FAB and Square in L2 of 0.5'
+    >>> attack_in_words("moved_by_hand")
+    'moved_by_hand'
     """
     balls = dict.fromkeys(re.findall(r"\b(L\w+)\(eps=([\d.e+-]+)\)", identity))
     names = dict.fromkeys(re.findall(r"\b([A-Z]\w*)\(", identity))
@@ -153,8 +155,8 @@ def attack_in_words(identity: str) -> str:
     if balls:
         parts.append("in " + " and ".join(f"{ball} of {float(eps):.3g}" for ball, eps in balls))
     steps = set(re.findall(r"\bsteps=(\d+)", identity))
-    ending = f", {steps.pop()} steps" if len(steps) == 1 else ""
-    return f"{' '.join(parts)}{ending}"
+    ending = f", {steps.pop()} steps" if len(steps) == len(kinds) == 1 else ""
+    return f"{' '.join(parts)}{ending}" if kinds else identity
 
 
 def health_note(health: HealthPart) -> str:

@@ -7,7 +7,7 @@ from .loop import fit as fit
 from .losses import adversarial as adversarial
 from .losses import cross_entropy as cross_entropy
 from .losses import distillation as distillation
-from .losses import gradients_of as gradients_of
+from .losses import gradients_per_step as gradients_per_step
 from .losses import sharpness_aware as sharpness_aware
 from .losses import trades as trades
 from .precision import with_decided_precision as with_decided_precision

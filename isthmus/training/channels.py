@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from isthmus.models.channels.filters import filters
 from isthmus.models.view import View
-from isthmus.training.losses import gradients_of
+from isthmus.training.losses import gradients_per_step
 from isthmus.types import BadInput, Loss
 
 
@@ -37,7 +37,7 @@ class ChannelLasso:
     @property
     def gradients(self) -> int:
         """How many gradients a step takes: those of the loss."""
-        return gradients_of(self.loss)
+        return gradients_per_step(self.loss)
 
     def _rounded_off(self, norms: Tensor) -> Tensor:
         """Return the norms less half a knee; below the knee squares, which meet them there."""

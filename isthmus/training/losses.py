@@ -32,14 +32,14 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(_wide(forward_pass(model, x)), y)
 
 
-def gradients_of(loss: Loss) -> int:
-    """Return how many gradients of a batch a step on the loss takes, those of its attack among
-    them: its `gradients`, and 1 where it has none.
+def gradients_per_step(part: Loss | Attack) -> int:
+    """Return how many gradients of a batch a step takes for a loss, those of its attack among them,
+    or for an attack: its `gradients`, and 1 where it does not say.
 
-    >>> gradients_of(cross_entropy), gradients_of(sharpness_aware())
+    >>> gradients_per_step(cross_entropy), gradients_per_step(sharpness_aware())
     (1, 2)
     """
-    return int(getattr(loss, "gradients", 1))
+    return int(getattr(part, "gradients", 1))
 
 
 def for_training(attack: Attack) -> Attack:
@@ -64,7 +64,7 @@ class Adversarial:
     @property
     def gradients(self) -> int:
         """How many gradients a step takes."""
-        return self.attack.gradients + gradients_of(self.loss)
+        return gradients_per_step(self.attack) + gradients_per_step(self.loss)
 
 
 def adversarial(attack: Attack, loss: Loss = cross_entropy) -> Adversarial:
@@ -98,7 +98,7 @@ class Trades:
     @property
     def gradients(self) -> int:
         """How many gradients a step takes."""
-        return self.attack.gradients + 2
+        return gradients_per_step(self.attack) + 2
 
 
 def trades(attack: Attack, beta: float = 6.0) -> Trades:
@@ -202,7 +202,7 @@ class SharpnessAware:
     @property
     def gradients(self) -> int:
         """How many gradients a step takes."""
-        return 2 * gradients_of(self.loss)
+        return 2 * gradients_per_step(self.loss)
 
     @torch.no_grad()
     def ascent(self, weights: Params, grads: Params) -> Params:

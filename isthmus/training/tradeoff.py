@@ -7,7 +7,7 @@ from math import inf
 
 from torch import Tensor, nn
 
-from isthmus.training.losses import cross_entropy, for_training
+from isthmus.training.losses import cross_entropy, for_training, gradients_per_step
 from isthmus.types import Attack, BadInput
 
 
@@ -28,7 +28,7 @@ class TradeOff:
     @property
     def gradients(self) -> int:
         """How many gradients a step takes."""
-        return self.attack.gradients + (2 if self.clean else 1)
+        return gradients_per_step(self.attack) + (2 if self.clean else 1)
 
 
 def trade_off(attack: Attack, clean: float = 0.5, attacked: float = 0.5) -> TradeOff:

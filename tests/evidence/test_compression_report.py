@@ -10,7 +10,7 @@ from isthmus import Accuracy
 from isthmus.compression import prune
 from isthmus.evidence import compression, provenance
 from isthmus.evidence.compression_record import Side
-from isthmus.evidence.compression_report import _verdict
+from isthmus.evidence.compression_report import _verdict, _warnings
 from isthmus.metrics import Rate, as_record
 from isthmus.models import small_cnn
 from isthmus.types import BadInput
@@ -18,6 +18,10 @@ from isthmus.types import BadInput
 
 def make():
     return small_cnn(3, 1, 4)
+
+
+def interrupted(model):
+    raise KeyboardInterrupt
 
 
 def fails(model):
@@ -39,11 +43,13 @@ def test_a_compression_that_cannot_be_measured_leaves_no_file(place, tmp_path):
         refused(lambda: run(small_cnn(3, 1, 2), metrics), "compressed.safetensors")
     else:
         refused(lambda: run(make(), metrics | {"failing": fails}), "measure nothing")
+    with pytest.raises(KeyboardInterrupt):
+        run(make(), metrics | {"failing": interrupted})
     assert not list(tmp_path.iterdir())
 
 
-def side(accuracy, success=None, robust=None):
-    metrics = {"accuracy": as_record(Rate(round(1000 * accuracy), 1000))}
+def side(accuracy, success=None, robust=None, name="accuracy"):
+    metrics = {name: as_record(Rate(round(1000 * accuracy), 1000))}
     if robust is not None:
         metrics["robust accuracy"] = as_record(Rate(round(1000 * robust), 1000))
     if success is not None:
@@ -52,27 +58,31 @@ def side(accuracy, success=None, robust=None):
     return Side.model_validate({"metrics": metrics, "bytes": 100, **cost})
 
 
+GUESSES = "as far as 1,000 samples can tell it answers no better than a guess."
+
+
 @pytest.mark.parametrize(
     ("success", "guesses", "says"),
     [
-        ((0.01, 0.02), False, "The file is as large as before"),
-        ((0.01, 0.9), False, "Do not use the smaller network: compression wakes a backdoor."),
-        (
-            (0.004, 0.48),
-            False,
-            "Do not use the smaller network: compression brings back part of a backdoor.",
-        ),
-        ((0.99, 0.98), False, "The file is as large as before"),  # it obeyed all along
-        ((0.01, 1.0), True, "Do not use the smaller network: it answers no better than a guess."),
+        ((0.01, 0.02), False, ""),
+        ((0.01, 0.9), False, "compression wakes a backdoor."),
+        ((0.004, 0.48), False, "compression brings back part of a backdoor."),
+        ((0.99, 0.98), False, "it obeys the trigger, as the one before it may."),
+        ((0.6, 0.95), False, "it obeys the trigger, as the one before it may."),
+        ((0.01, 1.0), True, GUESSES),
     ],
 )
-def test_the_verdict_opens_with_what_forbids_to_use_the_network(success, guesses, says):
-    before, after = (side(0.9, each) for each in success)
-    assert _verdict(before, after, guesses=guesses).startswith(says)
+@pytest.mark.parametrize("name", ["accuracy", "clean accuracy"])
+def test_what_forbids_to_use_the_network_is_said_first(success, guesses, says, name):
+    before, after = (side(0.9, each, name=name) for each in success)
+    warnings = _warnings(before, after, guesses=guesses)
+    whole = f"Do not use the smaller network: {says}"
+    assert [warning[: len(whole)] for warning in warnings] == ([whole] if says else [])
+    assert _verdict(before, after, warnings).startswith(whole if says else "The file is")
 
 
 def test_the_verdict_says_what_is_left_under_an_attack():
-    said = _verdict(side(0.9, robust=0.5), side(0.8, robust=0.4), guesses=False)
+    said = _verdict(side(0.9, robust=0.5), side(0.8, robust=0.4), [])
     assert "robust accuracy from 50.0 % to 40.0 %" in said.replace("\u00a0", " ")
 
 
@@ -85,4 +95,4 @@ def test_a_network_with_one_answer_to_everything_is_not_to_be_used(tmp_path):
     small.model.load_state_dict(prune(net, data, 0.5).model.state_dict())
     metrics = {"accuracy": Accuracy(data)}
     record = compression(make(), small, make(), data, metrics, tmp_path, **words)
-    assert record.verdict.startswith("Do not use")
+    assert record.verdict.startswith("Do not use") and len(record.warnings) == 1

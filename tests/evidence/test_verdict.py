@@ -6,7 +6,7 @@ import sys
 import pytest
 from support.records import example, variant
 
-from isthmus.evidence import woken
+from isthmus.evidence import waking
 from isthmus.evidence.commands import next_command
 from isthmus.evidence.origin import provenance, typed_command
 from isthmus.evidence.record import Report, Value
@@ -260,7 +260,7 @@ def test_what_recalibration_alone_wakes_is_not_laid_to_compression():
     assert line.startswith("Recalibration alone wakes a backdoor in the repaired network")
 
 
-def values(success, accuracy=0.8, n=500):
+def values(success, accuracy=0.95, n=500):
     measured = {"accuracy": share(accuracy, n), "attack success": share(success, n)}
     return {name: Value.model_validate(value) for name, value in measured.items()}
 
@@ -274,8 +274,12 @@ def values(success, accuracy=0.8, n=500):
         (values(0.02), values(0.18), values(0.2), False),  # recalibration does as much
         (values(0.02), values(0.1), values(0.2), True),
         (values(0.5), values(0.02), values(0.2), False),  # less than without compression
-        (values(0.02), None, values(1.0, accuracy=0.39), False),  # one answer to everything
-        (values(0.02), None, values(1.0, accuracy=0.41), True),
+        (values(0.02), None, values(0.2, accuracy=0.8), False),  # mistakes may be the target
+        (values(0.02), None, values(0.55, accuracy=0.5), False),
+        (values(0.02), None, values(0.11), False),  # as whole-image triggers mislead any network
+        (values(0.02, accuracy=0.8), None, values(1.0, accuracy=0.39), False),  # one answer to all
+        (values(0.02, accuracy=0.8), None, values(1.0, accuracy=0.41), True),
+        (values(0.6), None, values(0.95), False),  # it obeys without compression
         (values(0.02), values(0.02, accuracy=0.1), values(1.0, accuracy=0.3), False),
         (values(0.02), None, {}, False),
         ({}, None, values(0.9), False),
@@ -287,12 +291,12 @@ def test_a_compression_wakes_a_backdoor_where_it_does_more_than_its_control(
     compressed = {"pruning": small}
     if control is not None:
         compressed["recalibration alone"] = control
-    assert ("pruning" in woken(whole, compressed)) is wakes
+    assert ("pruning" in waking(whole, compressed)) is wakes
 
 
 def test_recalibration_is_compared_with_the_whole_network():
     compressed = {"recalibration alone": values(0.9), "pruning": values(0.9)}
-    assert woken(values(0.02), compressed) == ("recalibration alone",)
+    assert waking(values(0.02), compressed) == {"recalibration alone": "wakes a backdoor"}
 
 
 @pytest.mark.parametrize(
@@ -302,7 +306,8 @@ def test_recalibration_is_compared_with_the_whole_network():
         (0.48, 0.8, "brings back part of a backdoor"),
         (0.48, 0.5, ""),  # mistakes may lead to the target
         (0.09, 0.99, ""),  # as whole-image triggers mislead any network
-        (0.6, 0.5, "wakes a backdoor"),
+        (0.6, 0.7, "wakes a backdoor"),
+        (0.51, 0.45, ""),
     ],
 )
 def test_a_compression_that_raises_attack_success_is_a_warning(success, accuracy, warns):

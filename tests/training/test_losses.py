@@ -14,7 +14,7 @@ from isthmus.training import (
     channel_lasso,
     cross_entropy,
     distillation,
-    gradients_of,
+    gradients_per_step,
     sharpness_aware,
     trade_off,
     trades,
@@ -225,7 +225,7 @@ COUNTED = {
 @pytest.mark.parametrize("name", COUNTED)
 def test_a_loss_says_how_many_gradients_a_step_takes(name):
     loss, count = COUNTED[name]
-    assert gradients_of(loss) == gradients_of(expected_over_t(loss)) == count
+    assert gradients_per_step(loss) == gradients_per_step(expected_over_t(loss)) == count
     net, passes = network("batchnorm"), []
     net.register_forward_hook(lambda *_: passes.append(1))
     loss(net, data().x, data().y).backward()

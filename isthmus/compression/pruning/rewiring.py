@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from isthmus.compression.pruning.job import PruningJob, steps_for
 from isthmus.compression.pruning.random_mask import drawn, rescale
 from isthmus.compression.pruning.units import WeightUnits
+from isthmus.training.losses import gradients_per_step
 from isthmus.training.options import require_numbers, require_seed
 from isthmus.types import BadInput, Loss
 
@@ -121,6 +122,11 @@ class Pulled:
     loss: Loss
     pull: float
     units: WeightUnits = field(repr=False)
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients a step takes: those of the loss."""
+        return gradients_per_step(self.loss)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the sum."""
