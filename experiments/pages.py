@@ -78,13 +78,31 @@ def matched(jobs: Iterable[Job], one: Job, other: Job, names: Iterable[str]) -> 
     return [(job, second[key]) for key, job in first.items() if key in second]
 
 
+def together(pairs: Pairs, names: Sequence[str]) -> list[Pairs]:
+    """Return the pairs in groups whose first jobs agree in these entries; one each without any.
+
+    >>> jobs = [{"seed": 0}, {"seed": 1}, {"seed": 0}]
+    >>> [len(group) for group in together([(job, job) for job in jobs], ["seed"])]
+    [2, 1]
+    """
+    if not names:
+        return [[pair] for pair in pairs]
+    groups: dict[tuple[Any, ...], Pairs] = {}
+    for one, other in pairs:
+        groups.setdefault(tuple(one[name] for name in names), []).append((one, other))
+    return list(groups.values())
+
+
 def contrasts(
     heads: Sequence[str],
     asked: Iterable[tuple[Sequence[str], Pairs]],
     measures: Mapping[str, Callable[[Job], float]],
+    *,
+    within: Sequence[str] = (),
 ) -> list[str]:
     """Return a table of differences: a row's first cells and the pairs that it is over. Rows
-    without pairs are left out.
+    without pairs are left out. Pairs that agree in the entries named `within` have a part of their
+    training in common: they count as one, their mean.
     """
     asked = [(cells, pairs) for cells, pairs in asked if pairs]
     count = len(asked) * len(measures)
@@ -96,13 +114,14 @@ def contrasts(
         "|---" * (len(heads) + 1 + len(measures)) + "|",
     ]
     for cells, pairs in asked:
+        independent = together(pairs, within)
         found = [
             paired(
-                [measure(one) for one, _ in pairs],
-                [measure(other) for _, other in pairs],
+                [fmean(measure(one) for one, _ in group) for group in independent],
+                [fmean(measure(other) for _, other in group) for group in independent],
                 comparisons=count,
             )
             for measure in measures.values()
         ]
-        lines.append(f"| {' | '.join([*cells, str(len(pairs)), *found])} |")
+        lines.append(f"| {' | '.join([*cells, str(len(independent)), *found])} |")
     return lines

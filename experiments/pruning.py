@@ -184,4 +184,5 @@ def differences(jobs: list[dict[str, Any]]) -> list[str]:
         if method != DEFAULT
     ]
     heads = ["compared", "minus", "images", "structure"]
-    return contrasts(heads, asked, MEASURES)
+    # networks of several densities are pruned from one dense training
+    return contrasts(heads, asked, MEASURES, within=("clean", "seed"))
