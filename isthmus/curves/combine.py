@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.data.mapped import gathered
+from isthmus.models.forward import device_of
 from isthmus.types import Params
 
 
@@ -64,7 +65,8 @@ _NARROW = (torch.float16, torch.bfloat16)
 
 
 def ends_of(layout: Layout, first: nn.Module, second: nn.Module, dtype: torch.dtype) -> Tensor:
-    """Return the parameters of two networks as the rows of a matrix (2, n), for a curve of `dtype`.
+    """Return the parameters of two networks as the rows of a matrix (2, n), for a curve of `dtype`,
+    on the device of the first one.
 
     They are kept as checkpoints store them: in half precision where that holds every value as it
     is. Beyond IN_MEMORY bytes they lie in a file that is mapped, whose pages the system takes back
@@ -76,7 +78,8 @@ def ends_of(layout: Layout, first: nn.Module, second: nn.Module, dtype: torch.dt
     parts = [part for side in values for part in side]
     exact = [kind for kind in _NARROW if all(_holds(kind, part) for part in parts)]
     kept = exact[0] if exact else dtype
-    chunks = (chunk.to(kept) for part in parts for chunk in part.split(_CHUNK))
+    device = device_of(first)
+    chunks = (chunk.to(device, kept) for part in parts for chunk in part.split(_CHUNK))
     return gathered(chunks, most=IN_MEMORY).view(2, -1)
 
 

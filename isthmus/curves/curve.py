@@ -24,18 +24,18 @@ from torch import Tensor, nn
 
 from isthmus.curves.combine import Combine, Layout, ends_of, pieces_of
 from isthmus.curves.sharded import sharded_curve
-from isthmus.models.forward import Wrapper, computing_type
+from isthmus.models.forward import Wrapper, computing_type, device_of
 from isthmus.models.parametrized import parametrized_in
 from isthmus.models.view import View, copied, places
 from isthmus.runs.wording import counted
 from isthmus.types import BadInput, Params
 
 
-def _uncombined(module: nn.Module) -> Params:
-    """Return copies of what no curve combines: buffers and integer parameters."""
+def _uncombined(module: nn.Module, device: torch.device) -> Params:
+    """Return copies, on a device, of what no curve combines: buffers and integer parameters."""
     integers = {name: p for name, p in module.named_parameters() if not p.is_floating_point()}
     tensors = {**integers, **dict(module.named_buffers())}
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    return {name: tensor.detach().to(device, copy=True) for name, tensor in tensors.items()}
 
 
 def _parts_of(net: nn.Module) -> dict[str, str]:
@@ -86,7 +86,7 @@ class Curve(Wrapper):
 
     The argument `bends` counts interior control points: 0 is the straight segment, 1 is what the
     papers' code calls num_bends=3. The attribute `bends` holds them. They start on the straight
-    segment. Neither network is changed: their values are copied.
+    segment. Neither network is changed: their values are copied, to the device of `start`.
 
     Raises BadInput where bends < 0, the architectures differ, a parameter is complex, or there is a
     bend and nothing is trainable.
@@ -129,8 +129,9 @@ class Curve(Wrapper):
         empty = torch.empty(bends, self.ends.shape[1], dtype=dtype, device=self.ends.device)
         self.bends = nn.Parameter(empty)
         self.straighten()
-        self._own = [_uncombined(start), _uncombined(end)]
-        self._scratch = [_uncombined(start), _uncombined(end)]
+        device = device_of(start)
+        self._own = [_uncombined(net, device) for net in (start, end)]
+        self._scratch = [_uncombined(net, device) for net in (start, end)]
         self._hide(copied(start))
         self.training = start.training
 

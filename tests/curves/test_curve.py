@@ -342,6 +342,15 @@ def test_a_curve_takes_the_mode_of_its_start_and_passes_a_new_one_on():
     assert not curve.eval().at(0.5).training
 
 
+def test_what_the_end_alone_has_is_on_the_device_of_the_start():
+    """A fine-tuned copy is on the GPU, and the network that it was made of where it was."""
+    start, end = (nn.Sequential(nn.BatchNorm2d(2, affine=False)) for _ in range(2))
+    curve = Bezier(start.to("meta"), end, bends=0)
+    for t in (0.0, 1.0):
+        assert {tensor.device.type for tensor in curve.uncombined(t).values()} == {"meta"}
+    assert {tensor.device.type for tensor in end.buffers()} == {"cpu"}
+
+
 def test_a_saved_curve_is_its_bends():
     start, end = pair("batchnorm")
     curve, again = scrambled(Bezier(start, end)), Bezier(start, end)

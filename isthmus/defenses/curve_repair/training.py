@@ -22,6 +22,7 @@ from isthmus.curves.networks import PathNetworks
 from isthmus.curves.route import Route
 from isthmus.data.dataset import Data
 from isthmus.models.forward import device_of, eval_mode
+from isthmus.runs.devices import pick_device
 from isthmus.runs.folder import state_file
 from isthmus.runs.notices import notice
 from isthmus.training.budget import History, Training
@@ -77,7 +78,8 @@ def trained_curve(
     A training has failed where its loss becomes NaN or infinite, or that of networks on its curve
     is more than half way from the ends' own to that of guessing, log(classes). The learning rate is
     then divided by 5 and `rho` by 4, at most `retries` times. `home` holds the states of unfinished
-    trainings. Raises BadInput as `connect` does, `Diverged` where no training ends with a loss, and
+    trainings. A straight curve, which is not trained, is on the device of the training as well.
+    Raises BadInput as `connect` does, `Diverged` where no training ends with a loss, and
     `Untrained` where all of them have failed.
     """
     losses: list[float] = []
@@ -96,6 +98,8 @@ def trained_curve(
             if losses == [inf] * (retries + 1):
                 raise
         else:
+            if history is None:
+                curve.to(pick_device(training.device))  # where `fit` leaves the others
             trained = TrainedCurve(curve, history, route, training)
             loss = failing_loss(trained, ends, fitted)
             if loss is None:  # a training that diverged counts as a whole one
