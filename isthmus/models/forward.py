@@ -257,6 +257,19 @@ def laid_out(module: nn.Module, x: Tensor) -> Iterator[bool]:
 
 
 @contextmanager
+def placed(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """Run a block with the module on a device; put it back on its own afterward.
+
+    For work on a network that belongs to a caller.
+    """
+    own = device_of(module)
+    try:
+        yield module.to(device)
+    finally:
+        module.to(own)
+
+
+@contextmanager
 def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
     """Run a block with every submodule in eval mode; put each one's own mode back afterward."""
     modes = [(part, part.training) for part in module.modules()]

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
-from isthmus.models.forward import device_of
+from isthmus.models.forward import placed
 from isthmus.models.memory import largest_pass
 from isthmus.models.precision import Exact, decided_precision
 from isthmus.models.recomputed import recomputed
@@ -47,14 +47,10 @@ def with_decided_precision(
     if training.precision != "auto":
         return training
     device = pick_device(training.device)
-    own = device_of(network)
 
     def decide() -> str:
-        try:
-            network.to(device)
+        with placed(network, device):
             return _of_this_process(training, network, data.x)
-        finally:
-            network.to(own)
 
     file = home / DECISIONS if home is not None else None
     return training.replace(precision=decided(file, "precision", decide))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path as File
 
 from torch import nn
@@ -84,8 +85,9 @@ class Candidate:
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
     way to be tried, and is empty where it is. Where this way is `bounded`, the next one is followed
-    even so: it says how much a repair may change the network. Where this way has not lost its
-    stand-ins, the next one is measured by them, too, and its rule `told` reads them.
+    even so: it says how much a repair may change the network. Where a `bounded` way has not lost
+    its stand-ins, the next one is measured by them, too, and its rule `told` reads them; after any
+    other way the next one is measured and read by its own selection.
     """
 
     other: nn.Module | Defense | Endpoint | None
@@ -139,23 +141,25 @@ def candidates(
     told = lowered(settled(UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
     unlearned = replace(only, other=copy, route=ALMOST, told=told)
     if given:
-        return [near(replace(only, training=suited), tampered, universal_stand_ins), unlearned]
+        watch = partial(universal_stand_ins, training=training)
+        return [near(replace(only, training=suited), tampered, watch), unlearned]
     try:
         permuted = free_endpoint(tampered, bonafide, training.seed)
     except BadInput:
         return [unlearned, only]
     curve = replace(only, other=permuted)
-    first = near(replace(curve, training=suited), tampered, odd_stand_ins_and_divergence)
+    watch = partial(odd_stand_ins_and_divergence, training=training)
+    first = near(replace(curve, training=suited), tampered, watch)
     first = replace(first, route=replace(first.route, high=FARTHER), bounded=True)
     return [first, unlearned, curve]
 
 
 def odd_stand_ins_and_divergence(
-    tampered: nn.Module, fitted: Data, held_out: Data
+    tampered: nn.Module, fitted: Data, held_out: Data, training: Training
 ) -> dict[str, Metric]:
     """Return `odd_stand_ins`, and how far answers are from those of the tampered network."""
     apart = Divergence(tampered, held_out)
-    return {**odd_stand_ins(tampered, fitted, held_out), DIVERGENCE: apart}
+    return {**odd_stand_ins(tampered, fitted, held_out, training), DIVERGENCE: apart}
 
 
 def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:

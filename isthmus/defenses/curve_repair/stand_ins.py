@@ -7,6 +7,7 @@ from statistics import median
 
 from torch import nn
 
+from isthmus.curves.route import CURVE_TRAINING
 from isthmus.data.dataset import Data
 from isthmus.defenses.inspection.found_triggers import (
     KINDS,
@@ -20,10 +21,11 @@ from isthmus.defenses.unlearning.perturbations import (
     UniversalPerturbations,
     universal_perturbations,
 )
-from isthmus.defenses.unlearning.unlearn import SHARE, UNLEARNING
+from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.metrics.names import STAND_INS as STAND_INS
 from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
 from isthmus.metrics.success import AttackSuccess
+from isthmus.training.budget import Training
 from isthmus.training.suited import suited_augmentation
 from isthmus.types import BadInput, Metric
 
@@ -69,28 +71,35 @@ def stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Me
     return {STAND_INS: InvertedSuccess(held_out, [oddest])}
 
 
-def universal_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
+def universal_stand_ins(
+    tampered: nn.Module, fitted: Data, held_out: Data, training: Training = CURVE_TRAINING
+) -> dict[str, Metric]:
     """Return a stand-in for the attack success rate that 100 gradients find: how well the oddest
     universal perturbations still work.
 
     They are found on the tampered network from the samples that train: fine, smooth and sparse
     ones, see `universal_perturbations`. They are applied to the held-out samples, `enlarged`, and
     the most successful counts: of those toward the suspect class that are odd, where a fine or a
-    smooth one is, and else of each kind that of the class which needs the smallest radius. Source:
-    ours; docs/experiments.md. Raises BadInput for fewer than two classes.
+    smooth one is, and else of each kind that of the class which needs the smallest radius.
+
+    `training` is that of a repair: the search has its batch size, seed, precision, device and the
+    like, and its augmentation, or without one that of `suited_augmentation`. Source: ours;
+    docs/experiments.md. Raises BadInput for fewer than two classes.
     """
-    found = _perturbations(tampered, fitted)
+    found = _perturbations(tampered, fitted, training)
     chosen = found.telling or list(enumerate(found.oddest))
     return {UNIVERSAL: _success(tampered, found, chosen, fitted, held_out)}
 
 
-def odd_stand_ins(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
+def odd_stand_ins(
+    tampered: nn.Module, fitted: Data, held_out: Data, training: Training = CURVE_TRAINING
+) -> dict[str, Metric]:
     """Return `universal_stand_ins` where a fine or a smooth one toward the suspect class is odd.
 
     Raises NothingOdd where none is: then they are no one's trigger, and nothing tells whether a
     curve has lost one.
     """
-    found = _perturbations(tampered, fitted)
+    found = _perturbations(tampered, fitted, training)
     if not found.telling:
         raise NothingOdd
     return {UNIVERSAL: _success(tampered, found, found.telling, fitted, held_out)}
@@ -106,9 +115,9 @@ def enlarged(oddness: float) -> float:
     return min(max(REACH, exp(oddness)), LARGEST)
 
 
-def _perturbations(tampered: nn.Module, fitted: Data) -> UniversalPerturbations:
-    augment = suited_augmentation(tampered, fitted)
-    search = UNLEARNING.replace(steps=SEARCH_STEPS, augment=augment)
+def _perturbations(tampered: nn.Module, fitted: Data, training: Training) -> UniversalPerturbations:
+    augment = training.augment or suited_augmentation(tampered, fitted)
+    search = training.replace(steps=SEARCH_STEPS, augment=augment)
     return universal_perturbations(tampered, fitted, search, share=SHARE)
 
 

@@ -28,8 +28,10 @@ from isthmus.data.balls import L1, L2, Ball
 from isthmus.data.dataset import Data
 from isthmus.models.forward import (
     as_input,
+    device_of,
     frozen,
     laid_out,
+    placed,
     precise_logits,
 )
 from isthmus.models.memory import GradientPasses
@@ -155,10 +157,11 @@ def universal_perturbations(
     to it, in a ball as small as that takes.
 
     Each of `training.steps` takes one gradient; batches, augmentation, precision and seed are those
-    of the training, and its rates do not count. Clean labels only say which samples are of another
-    class. A notice says where a perturbation has a sample in fewer than FEW_STEPS steps. Where
-    memory runs out, passes are halved. Raises BadInput where the share is not in (0, 1), there is
-    one class, the network returns no logits, or one sample is too many.
+    of the training, and its rates do not count. The network is back on its own device afterward.
+    Clean labels only say which samples are of another class. A notice says where a perturbation has
+    a sample in fewer than FEW_STEPS steps. Where memory runs out, passes are halved. Raises
+    BadInput where the share is not in (0, 1), there is one class, the network returns no logits, or
+    one sample is too many.
     """
     if bonafide.num_classes < 2 or not 0 < share < 1:
         raise BadInput(
@@ -167,8 +170,15 @@ def universal_perturbations(
             fix="pass share=0.9",
         )
     _tell_of_few_steps(training, bonafide.num_classes)
-    device = pick_device(training.device)
-    network.to(device)
+    with placed(network, pick_device(training.device)):
+        return _searched(network, bonafide, training, share)
+
+
+def _searched(
+    network: nn.Module, bonafide: Data, training: Training, share: float
+) -> UniversalPerturbations:
+    """Return the perturbations of a network, on the device that holds it."""
+    device = device_of(network)
     classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
     values = torch.zeros(len(PERTURBATION_KINDS), classes, *shape, device=device)
     change = torch.full((classes, *shape), FIRST_CHANGE, device=device)

@@ -43,7 +43,7 @@ from isthmus.defenses import (
     up_to,
 )
 from isthmus.defenses.curve_repair.candidates import FARTHER, LOST, Candidate, candidates
-from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd
+from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd, enlarged
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.curve_repair.ways import first_acceptable
 from isthmus.defenses.inspection.found_triggers import Perturbation
@@ -281,6 +281,68 @@ def test_universal_stand_ins_are_the_oddest_perturbations_on_the_held_out_sample
         ]
         assert stand_in(network) == pytest.approx(max(successes))
     assert stand_in(tampered[0]) > SHARE / 2
+
+
+def watched_by_default(tampered, samples, training):
+    """The perturbations that a repair of two networks watches with such a training."""
+    settings = {"training": training, "selection": Selection()}
+    first, _ = candidates(tampered[0], samples[0], tampered[1], None, **settings)
+    return first.selection.watch(tampered[0], *samples)[UNIVERSAL]
+
+
+def searched_for(tampered, samples, **options):
+    """Those that 100 gradients of unlearning find, as large as stand-ins are."""
+    fitted, _ = samples
+    augment = suited_augmentation(tampered[0], fitted)
+    search = UNLEARNING.replace(**{"steps": SEARCH_STEPS, "augment": augment, **options})
+    found = universal_perturbations(tampered[0], fitted, search, share=SHARE)
+    chosen = found.telling or list(enumerate(found.oddest))
+    return [
+        (target, enlarged(float(found.oddness[kind, target])) * found.values[kind, target])
+        for kind, target in chosen
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"seed": 1},
+        {"batch_size": 32},
+        {"precision": "bf16"},
+        {"augment": Augment(pad=1, flip=False)},
+    ],
+    ids=str,
+)
+def test_the_search_for_stand_ins_has_the_training_of_the_repair(options, tampered, samples):
+    """By default that changes nothing: it is the search of `UNLEARNING`."""
+    training = CURVE_TRAINING.replace(**{"precision": "fp32", **options})
+    seen = watched_by_default(tampered, samples, training)
+    expected = searched_for(tampered, samples, **{"precision": "fp32", **options})
+    plain = searched_for(tampered, samples, precision="fp32")
+    found = [(each.target, each.trigger.delta) for each in seen.inverted]
+
+    def same(first, second):
+        pairs = zip(first, second, strict=True)
+        return all(a[0] == b[0] and torch.allclose(a[1], b[1], atol=1e-5) for a, b in pairs)
+
+    assert same(found, expected)
+    assert same(found, plain) == (not options)
+
+
+def test_the_search_for_stand_ins_is_where_and_in_passes_that_the_repair_says(tampered, samples):
+    elsewhere = CURVE_TRAINING.replace(device="cuda:99")
+    refused(lambda: watched_by_default(tampered, samples, elsewhere), "cuda:99")
+    sizes = set()
+
+    def seen(network, given):
+        if given[0].requires_grad:
+            sizes.add(len(given[0]))
+
+    in_parts = CURVE_TRAINING.replace(microbatch=50, precision="fp32")
+    with tampered[0].register_forward_pre_hook(seen):
+        watched_by_default(tampered, samples, in_parts)
+    assert sizes and max(sizes) <= 50
 
 
 @pytest.fixture(scope="module")

@@ -157,6 +157,36 @@ def test_the_search_is_that_of_one_perturbation_at_a_time():
     assert found.typical_radii.tolist() == [sorted(kind.tolist())[1] for kind in found.radii]
 
 
+class Elsewhere(nn.Module):
+    """A network whose first parameter stands for all: it says which device they are on."""
+
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.empty(1, device="meta"))
+        self.inner = network()
+
+    def to(self, device):
+        self.place = nn.Parameter(torch.empty(1, device=device))
+        return self
+
+    def forward(self, x):
+        assert self.place.device == x.device
+        return self.inner(x)
+
+
+def test_a_search_leaves_the_network_on_its_own_device():
+    net = Elsewhere()
+    training = TRAINING.replace(device="cpu")
+    assert universal_perturbations(net, images(), training).values.device.type == "cpu"
+    assert net.place.device.type == "meta"
+    one_class = Data(images().x, torch.zeros(24).long(), 1)
+    refused(lambda: universal_perturbations(net, one_class, training), "1 classes")
+    wrong = Data(torch.rand(24, 3, 6, 6), images().y, 3)
+    with pytest.raises(RuntimeError):
+        universal_perturbations(net, wrong, training)
+    assert net.place.device.type == "meta"
+
+
 def test_a_planted_patch_is_odd_among_the_sparse_ones_alone():
     """A network that four pixels turn to class 2, which have the l2 norm of anyone's noise."""
     g = torch.Generator().manual_seed(0)
