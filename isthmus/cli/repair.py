@@ -143,18 +143,24 @@ def repair_command(
 
 def _repaired(inputs: _Inputs, options: _Options, out: File) -> Repair:
     """Repair the first network, along a curve to the second one where there is one."""
-    tampered, *given = inputs.networks
-    trained = inputs.budget
     return defenses.repair(
-        tampered,
+        inputs.networks[0],
         inputs.parts,
-        given[0] if given else options.curve.endpoint(tampered, inputs.parts.whole, trained, out),
+        _endpoint(inputs, options, out),
         route=inputs.route,
-        training=trained,
+        training=inputs.budget,
         selection=options.point.selection(inputs.route),
         after_step=options.trained.robust.check(inputs.parts.held_out),
         folder=out,
     )
+
+
+def _endpoint(inputs: _Inputs, options: _Options, out: File) -> nn.Module | Defense | None:
+    """Return the network at t = 1, or what makes it; None leaves it to `repair`."""
+    tampered, *given = inputs.networks
+    if given:
+        return given[0]
+    return options.curve.endpoint(tampered, inputs.parts.whole, inputs.budget, out)
 
 
 def _reported(
@@ -206,6 +212,8 @@ def _read(files: list[File], model: ModelSpec, clean: str, options: _Options) ->
             expected="another network",
             fix="leave OTHER out",
         )
+    if not budget.shard:  # the report's measurements are taken where the curve is trained
+        networks = [net.to(runs.pick_device(budget.device)) for net in networks]
     route = options.curve.chosen(loss)
     return _Inputs(model.model, networks, hashes, samples, parts, budget, route, judge, attack)
 
@@ -217,7 +225,7 @@ def _within(inputs: _Inputs, options: _Options, home: File) -> tuple[_Inputs, _O
     network, limit = inputs.networks[0], options.trained.limit
     budget = training.with_decided_precision(inputs.budget, network, inputs.samples, home)
     measured = pace_of(network, inputs.samples, budget)
-    step = _step(inputs, options)
+    step = _step(inputs, options, home)
     fixed, one_point = _beside(inputs, options)
     points, steps = options.point.points, budget.steps
     note = ""
@@ -264,22 +272,24 @@ def _allowed(
     return points, steps
 
 
-def _step(inputs: _Inputs, options: _Options) -> list[Part]:
+def _step(inputs: _Inputs, options: _Options, home: File) -> list[Part]:
     """Return the training, and that of the baselines, for a step of the budget.
 
-    Without a curve that is asked for, it is the unlearning, at all its rates, after the curve that
-    is tried first. The attack of a robust curve is no cost of the baselines, which have none.
+    It is that of the curve, none where the path is straight, and of what makes the network at its
+    end: where no curve is asked for the unlearning, at all its rates. The attack of a robust curve
+    is no cost of the baselines, which have none.
     """
     batch = inputs.budget.batch_size
     route = inputs.route or curves.DEFAULT_ROUTE
-    cost: float = route.cost or curves.DEFAULT_ROUTE.cost
-    if inputs.route is defenses.ALMOST or options.by_default:
-        maker = defenses.unlearned_copy(inputs.networks[0], inputs.parts.whole, inputs.budget)
-        cost = maker.gradients / inputs.budget.steps + (cost if options.by_default else 0)
+    end = _endpoint(inputs, options, home)
+    if options.by_default:
+        end = defenses.unlearned_copy(inputs.networks[0], inputs.parts.whole, inputs.budget)
+    spent = route.cost + defenses.gradients_of(end) / inputs.budget.steps
     attacked = training.gradients_per_step(route.objective()) - route.cost if route.bends else 0
-    parts = [Part("training", trained=batch * (cost + attacked))]
+    parts = [Part("training", trained=batch * (spent + attacked))]
     if options.report.compare:
-        parts.append(Part("baselines", trained=batch * BASELINES * cost))
+        granted = spent or curves.DEFAULT_ROUTE.cost  # as `_baselines` grants it
+        parts.append(Part("baselines", trained=batch * BASELINES * granted))
     return parts
 
 

@@ -61,6 +61,7 @@ from .rivals.tac import TAC as TAC
 from .rivals.tsc import TSC as TSC
 from .rivals.tuned import Tuned as Tuned
 from .rivals.ulrl import ULRL as ULRL
+from .spending import gradients_of as gradients_of
 from .unlearning.perturbations import UniversalPerturbations as UniversalPerturbations
 from .unlearning.perturbations import universal_perturbations as universal_perturbations
 from .unlearning.unlearn import UNLEARNING as UNLEARNING

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -110,6 +111,41 @@ def test_a_repair_in_minutes_takes_the_steps_and_points_that_fit(home, paced, tm
     assert record["curve"]["steps"] == steps
     again = isthmus("repair", "a.safetensors", *CLEAN, *options, "--resume", folder=home)
     assert again.returncode == 0 and f"allows {steps:,} of" in again.stderr, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        (("b.safetensors", "--bends", 0), {}),
+        (("b.safetensors", "--bends", 0, "--compare"), {"baselines": 4 * 40}),
+        (("b.safetensors", "--bends", 1), {"training": 40}),
+        (("--second", "permuted", "--rho", 0), {"training": 20}),
+        (("--second", "fine-tuned"), {"training": 20 + 40}),
+        (("--second", "fine-tuned", "--bends", 0), {"training": 20}),
+        (("--second", "averaged"), {"training": 3 * 13}),
+        (("--second", "unlearned"), {"training": 2 * 45}),
+    ],
+    ids=str,
+)
+def test_an_estimate_of_a_repair_counts_the_training_that_runs(
+    options, seconds, home, paced, tmp_path
+):
+    """A second for each gradient of a batch: of 20 steps, at two gradients by default."""
+    paced(1.0)  # for the 60 clean images that are timed
+    fixed = ("--steps", 20, "--batch-size", 60, "--lr", 0.05, "--precision", "fp32")
+    options = (*options, *fixed, "--points", 3, "--out", tmp_path / "repair")
+    done = isthmus("repair", "a.safetensors", *options, *CLEAN, folder=home)
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"[:,] (training|baselines) (\d+):(\d\d) min", done.stderr)
+    assert {name: 60 * int(minutes) + int(rest) for name, minutes, rest in told} == seconds
+
+
+def test_a_straight_path_leaves_its_minutes_to_the_points(home, paced, tmp_path):
+    paced(0.05)  # 200 steps of a curve would take 40 seconds
+    ends = ("repair", "a.safetensors", "b.safetensors", *CLEAN, "--bends", 0)
+    options = ("--minutes", 0.2, "--points", 3, "--out", tmp_path / "straight")
+    done = isthmus(*ends, *options, folder=home)
+    assert "allows 200 of 200 steps" in done.stderr, done.stderr
 
 
 def test_a_comparison_in_minutes_shares_the_steps(home, paced, tmp_path):
