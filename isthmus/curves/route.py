@@ -83,7 +83,9 @@ class Route:
 
     @property
     def cost(self) -> int:
-        """How many gradient evaluations a step of training takes: 0 where nothing is trained."""
+        """How many gradient evaluations by the weights a step of training takes: 0 where nothing is
+        trained. Those of an attack in the loss are not counted.
+        """
         if not self.bends:
             return 0
         return 2 if self.rho else 1

@@ -113,7 +113,8 @@ class PermutedCopy:
     """The same function far away: channels reordered, "least correlated" with their own places, or
     at "random".
 
-    Costs no training. The copy has the backdoor too; the networks between the two do not.
+    Costs no training. The copy has the backdoor too. Networks on a trained curve between the two
+    lose a patch; a pattern that is blended over the image may stay, see `NEAR`.
     """
 
     how: Literal["least correlated", "random"] = "least correlated"

@@ -58,18 +58,19 @@ def repair(
     it is the first one where stand-ins for a trigger have lost their effect (`NEAR`,
     `universal_stand_ins`); of one network it is tried where such a perturbation is oddly small. If
     they do not lose it, a straight path leads to `unlearned_copy`, which universal perturbations no
-    longer turn, to where the stand-ins that the curve has not lost are lost, at t = 0.9 at most
-    (`ALMOST`). Of one network that path is followed in any case: the curve is taken if, where it
-    lost them, its answers had changed by half as much or less (`BOUND`), and then on to a third
-    (`GOING_ON`); or if the other network kept them or lost too much accuracy beyond doubt. If
-    neither serves, a longer curve to a permuted copy follows. A call with a defense as `other`,
+    longer turn, to t = 0.9 at most (`ALMOST`): of one network to where the stand-ins that the curve
+    has not lost are lost, of two as far as accuracy lets it. Of one network that path is followed
+    in any case: the curve is taken if, where it lost them, its answers had changed by half as much
+    or less (`BOUND`), and then on to a third (`GOING_ON`); or if the other network kept them or
+    lost too much accuracy beyond doubt. If neither serves, a longer curve to a permuted copy
+    follows. A call with a defense as `other`,
     `after_step`, values of t, a rule or any field of `Route`, even at its default, takes the route
     and the rule that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take
     no `holdout`. `folder` holds what has been computed, so that the same call goes on after an
-    interruption.
+    interruption. `tampered` stays as it is, and on its own device.
 
     Raises BadInput where the samples are fewer than the classes, a network is at chance on them,
     the endpoints differ in architecture, or an option is unknown or out of range.

@@ -102,7 +102,9 @@ class Repair:
 
     @property
     def gradients(self) -> int:
-        """How many gradients were taken in all, by trainings: searches of a rule do not count."""
+        """How many gradients by the weights were taken in all, by trainings: searches of a rule are
+        not counted, nor are those of an attack in the loss.
+        """
         steps = self.history.steps if self.history is not None else 0
         return self.spent + steps * self.route.cost
 

@@ -150,7 +150,8 @@ def lowered(rule: Rule, tolerance: float = TOLERANCE) -> Rule:
     """Return the rule: the choice of another one, or the nearest point before it that the samples
     do not show to cost more than `tolerance`, as `up_to` takes it.
 
-    For a rule that does not read accuracy. Raises BadInput as `up_to` does.
+    For a rule that does not read accuracy. A choice that was lowered is never confident: it is
+    before the point that the other rule asked for. Raises BadInput as `up_to` does.
     """
     up_to(1.0, tolerance)  # a tolerance that is out of range is refused here
 

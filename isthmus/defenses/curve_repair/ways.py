@@ -29,8 +29,8 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
     """Return the repair by the first way without an objection, or else by the last; one that does
     not train, or that nothing could judge, is passed over.
 
-    A way that is `bounded` goes as far as the next one lets it. Stand-ins that it has not lost tell
-    how far to go on the next one.
+    A way that is `bounded` goes as far as the next one lets it. Stand-ins that such a way has not
+    lost tell how far to go on the next one; those of any other way tell nothing there.
     """
     rejected: list[Repair] = []
     metrics = None

@@ -156,7 +156,7 @@ class UniversalUnlearning(Trained):
             student = self._attempt(teacher, tampered, data, first, number)
             if number == len(self.rates) - 1 or self._has_unlearned(student, data, first):
                 break
-        runs = tuple(self._alone(number) for number in range(number + 1))
+        runs = tuple(map(self._alone, range(number + 1)))
         return Made(student.eval(), sum(run.gradients for run in runs), runs)
 
     def _alone(self, number: int) -> UniversalUnlearning:
