@@ -315,7 +315,7 @@ def searched_for(tampered, samples, **options):
     ids=str,
 )
 def test_the_search_for_stand_ins_has_the_training_of_the_repair(options, tampered, samples):
-    """By default that changes nothing: it is the search of `UNLEARNING`."""
+    """That of `UNLEARNING`, of which everything else stays."""
     training = CURVE_TRAINING.replace(**{"precision": "fp32", **options})
     seen = watched_by_default(tampered, samples, training)
     expected = searched_for(tampered, samples, **{"precision": "fp32", **options})
@@ -328,6 +328,14 @@ def test_the_search_for_stand_ins_has_the_training_of_the_repair(options, tamper
 
     assert same(found, expected)
     assert same(found, plain) == (not options)
+
+
+def test_the_search_for_stand_ins_of_a_repair_by_default_is_that_of_unlearning(tampered, samples):
+    """Measured figures of repairs by default rest on it."""
+    seen = watched_by_default(tampered, samples, CURVE_TRAINING).inverted
+    expected = searched_for(tampered, samples)
+    assert [each.target for each in seen] == [target for target, _ in expected]
+    assert all(torch.equal(a.trigger.delta, b) for a, (_, b) in zip(seen, expected, strict=True))
 
 
 def test_the_search_for_stand_ins_is_where_and_in_passes_that_the_repair_says(tampered, samples):
