@@ -22,8 +22,8 @@ from isthmus.models.view import copied
 def give_statistics(small: nn.Module, whole: nn.Module, data: Data) -> None:
     """Give a compressed network BatchNorm statistics, in place, by those of the whole one.
 
-    Where the answers of either network are not finite they are those of the data. Raises BadInput
-    as `recalibrate` does, or where the outputs are no tensor.
+    Where those of the whole network, or its answers, are not finite they are those of the data.
+    Raises BadInput as `recalibrate` does, or where the outputs are no tensor.
     """
     if not recalibrated_layers(small):
         return
@@ -31,6 +31,8 @@ def give_statistics(small: nn.Module, whole: nn.Module, data: Data) -> None:
     shift = Shift.between(whole, recalibrate(copied(whole), data))
     recalibrate(small, data)
     moved = shift.apply(copied(small))
+    if not all(value.isfinite().all() for value in moved.buffers()):
+        return
     if _divergence(outputs(moved, data.x), before) <= _divergence(outputs(small, data.x), before):
         pairs = zip(layers_with_statistics(small), layers_with_statistics(moved), strict=True)
         for layer, shifted in pairs:

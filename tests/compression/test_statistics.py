@@ -92,10 +92,12 @@ def test_data_with_fewer_classes_than_outputs_are_none_of_its_business():
     assert prune(net, few, 0.5).record["kept"] and quantize(net, few, 8).record["kept"]
 
 
-def test_statistics_that_are_not_finite_are_replaced(net):
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_statistics_that_are_not_finite_are_replaced(net, name, value):
     broken = copy.deepcopy(net)
-    next(layer for layer in broken.modules() if isinstance(layer, nn.BatchNorm2d)).running_mean[
-        0
-    ] = torch.nan
+    layer = next(part for part in broken.modules() if isinstance(part, nn.BatchNorm2d))
+    getattr(layer, name)[0] = value
     small = prune(broken, samples(), 0.5).model
+    assert all(buffer.isfinite().all() for buffer in small.buffers())
     assert small(samples().x).isfinite().all()
