@@ -157,9 +157,9 @@ def _warnings(before: Side, after: Side, *, guesses: bool) -> list[str]:
     what = waking(old, {"compression": new}).get("compression")
     if what:
         return [f"Do not use the smaller network: compression {what}."]
-    success = after.metrics.get(ATTACK_SUCCESS)
-    if success is not None and (success.low or 0.0) > STILL_WORKS:
-        return ["Do not use the smaller network: it obeys the trigger, as the one before it may."]
+    obeys = [side.metrics.get(ATTACK_SUCCESS) for side in (before, after)]
+    if all(success is not None and (success.low or 0.0) > STILL_WORKS for success in obeys):
+        return ["Do not use the smaller network: it obeys the trigger, as the one before it does."]
     return []
 
 

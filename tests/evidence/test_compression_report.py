@@ -67,14 +67,16 @@ GUESSES = "as far as 1,000 samples can tell it answers no better than a guess."
         ((0.01, 0.02), False, ""),
         ((0.01, 0.9), False, "compression wakes a backdoor."),
         ((0.004, 0.48), False, "compression brings back part of a backdoor."),
-        ((0.99, 0.98), False, "it obeys the trigger, as the one before it may."),
-        ((0.6, 0.95), False, "it obeys the trigger, as the one before it may."),
+        ((0.99, 0.98), False, "it obeys the trigger, as the one before it does."),
+        ((0.6, 0.95), False, "it obeys the trigger, as the one before it does."),
+        ((0.0, 0.14, 0.468), False, ""),  # mistakes of a network that never obeyed
         ((0.01, 1.0), True, GUESSES),
     ],
 )
 @pytest.mark.parametrize("name", ["accuracy", "clean accuracy"])
 def test_what_forbids_to_use_the_network_is_said_first(success, guesses, says, name):
-    before, after = (side(0.9, each, name=name) for each in success)
+    had, has, *left = success
+    before, after = side(0.9, had, name=name), side(*(left or [0.9]), has, name=name)
     warnings = _warnings(before, after, guesses=guesses)
     whole = f"Do not use the smaller network: {says}"
     assert [warning[: len(whole)] for warning in warnings] == ([whole] if says else [])
