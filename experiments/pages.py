@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from scipy.stats import t as student
+
+T = TypeVar("T")
 
 
 def ranged(shares: Sequence[float], digits: int = 2) -> str:
@@ -52,9 +54,13 @@ def medians(values: Sequence[float], digits: int = 3) -> str:
 
 def grouped(jobs: Iterable[dict[str, Any]], *names: str) -> dict[Any, list[dict[str, Any]]]:
     """Return the jobs by their values of these entries, in the order in which these appear."""
-    groups: dict[Any, list[dict[str, Any]]] = {}
-    for job in jobs:
-        groups.setdefault(tuple(job[name] for name in names), []).append(job)
+    return _grouped(jobs, lambda job: tuple(job[name] for name in names))
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], tuple[Any, ...]]) -> dict[Any, list[T]]:
+    groups: dict[Any, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
 
 
@@ -87,10 +93,7 @@ def together(pairs: Pairs, names: Sequence[str]) -> list[Pairs]:
     """
     if not names:
         return [[pair] for pair in pairs]
-    groups: dict[tuple[Any, ...], Pairs] = {}
-    for one, other in pairs:
-        groups.setdefault(tuple(one[name] for name in names), []).append((one, other))
-    return list(groups.values())
+    return list(_grouped(pairs, lambda pair: tuple(pair[0][name] for name in names)).values())
 
 
 def contrasts(

@@ -9,14 +9,14 @@ fit no longer. Which is which the answers say: those that are more like the ones
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from isthmus.data.dataset import Data
 from isthmus.models.batchnorm import layers_with_statistics, recalibrate, recalibrated_layers
 from isthmus.models.forward import outputs
 from isthmus.models.shift import Shift
 from isthmus.models.view import copied
+from isthmus.training.losses import divergence
 
 
 def give_statistics(small: nn.Module, whole: nn.Module, data: Data) -> None:
@@ -33,15 +33,8 @@ def give_statistics(small: nn.Module, whole: nn.Module, data: Data) -> None:
     moved = shift.apply(copied(small))
     if not all(value.isfinite().all() for value in moved.buffers()):
         return
-    if _divergence(outputs(moved, data.x), before) <= _divergence(outputs(small, data.x), before):
+    # NaN, of answers that are not finite, is no less than anything
+    if divergence(outputs(moved, data.x), before) <= divergence(outputs(small, data.x), before):
         pairs = zip(layers_with_statistics(small), layers_with_statistics(moved), strict=True)
         for layer, shifted in pairs:
             layer.load_state_dict(shifted.state_dict())
-
-
-def _divergence(after: Tensor, before: Tensor) -> Tensor:
-    """Return KL(before || after) of logits (n, classes), a mean over samples; NaN, which is no
-    better than anything, where they are not finite.
-    """
-    shares, wanted = after.log_softmax(1), before.log_softmax(1)
-    return F.kl_div(shares, wanted, reduction="batchmean", log_target=True)

@@ -4,8 +4,8 @@ Source: Garipov et al., NeurIPS 2018, and Zhao et al., ICLR 2020, whose code rec
 statistics at every t.
 
 Where we depart: recalibration on a few plain samples costs a network accuracy by itself, at every t
-but the ends (see `isthmus.models.shift`). So what recalibration alone does to the ends is
-taken back at each t, in proportion: near an end the network tends to that end as it was received.
+but the ends (see `isthmus.models.shift`). So what recalibration alone does to the ends is taken
+back at each t, in proportion: near an end the network tends to that end as it was received.
 """
 
 from __future__ import annotations

@@ -121,3 +121,21 @@ class Compression(Document):
     from older records."""
     same: Value = Field(alias="same answers")
     """Share of samples with the same answer before and after."""
+
+    @property
+    def counts(self) -> list[tuple[str, int, int]]:
+        """What is counted of the network before and after, and what a person reads for it; without
+        what records of older versions lack.
+        """
+        names = {
+            "bytes": "Bytes as safetensors",
+            "parameters": "Parameters",
+            "nonzero_parameters": "Of these not 0",
+            "multiply_adds": "Multiply-adds",
+            "nonzero": "Of these with a nonzero weight",
+        }
+        rows = [
+            (words, getattr(self.before, name), getattr(self.after, name))
+            for name, words in names.items()
+        ]
+        return [row for row in rows if None not in row]

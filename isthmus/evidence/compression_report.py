@@ -20,9 +20,10 @@ from isthmus.evidence.compression_record import COMPRESSION, Compression, Side
 from isthmus.evidence.record import Origin, Value, values_of
 from isthmus.evidence.waking import STILL_WORKS, waking
 from isthmus.evidence.words import format_value
-from isthmus.metrics.accuracy import Agreement, accuracy_and_chance
+from isthmus.metrics.accuracy import Accuracy, Agreement, Chance
 from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY
-from isthmus.metrics.question import measure
+from isthmus.metrics.passes import Passes
+from isthmus.metrics.question import measured
 from isthmus.models.checkpoint.writing import save_checkpoint
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 from isthmus.runs.devices import seconds_of
@@ -57,7 +58,7 @@ def compression(
     """
     file = compressed.save(folder / "compressed.safetensors")
     try:
-        measured = _measured(model, file, built, data, metrics)
+        found = _measured(model, file, built, data, metrics)
     except BaseException:  # Ctrl-C and full memory among them
         file.unlink()
         raise
@@ -68,7 +69,7 @@ def compression(
         "network": network,
         "compressed": compressed.record,
         "limits": LIMITS if ATTACK_SUCCESS in metrics else [*LIMITS, NO_TRIGGER],
-        **measured,
+        **found,
     }
     return Compression.read(record)
 
@@ -80,16 +81,17 @@ def _measured(
     after = plain(Compressed.load(file, built).model)
     size = _size(model, file.parent)
     model = plain(model)
-    before_side = _side(model, data, metrics, size)
-    after_side = _side(after, data, metrics, file.stat().st_size)
-    accuracy, chance = accuracy_and_chance(after, data)
+    before_side = _side(Passes(model), data, metrics, size)
+    passes = Passes(after)
+    after_side = _side(passes, data, metrics, file.stat().st_size)
+    accuracy, chance = Accuracy(data).answer(passes), Chance(data).answer(passes)
     warnings = _warnings(before_side, after_side, guesses=accuracy.low <= chance)
     return {
         "verdict": _verdict(before_side, after_side, warnings),
         "warnings": warnings,
         "before": before_side,
         "after": after_side,
-        "same answers": Value.of(Agreement(model, data)(after)),
+        "same answers": Value.of(Agreement(model, data).answer(passes)),
     }
 
 
@@ -102,12 +104,13 @@ def _size(model: nn.Module, folder: Path) -> int:
         whole.unlink(missing_ok=True)
 
 
-def _side(model: nn.Module, data: Data, metrics: Mapping[str, Metric], size: int) -> Side:
+def _side(passes: Passes, data: Data, metrics: Mapping[str, Metric], size: int) -> Side:
+    model = passes.model
     total, nonzero = multiply_adds(model, data.x[:1])
     zero = sparsity(model)
     shares = {"zero weights": zero.weights, "zero channels": zero.channels}
     side = {
-        "metrics": values_of({**measure(model, metrics), **shares}),
+        "metrics": values_of({**measured(passes, metrics), **shares}),
         "bytes": size,
         "parameters": sum(value.numel() for value in model.parameters()),
         "nonzero parameters": sum(int(value.count_nonzero()) for value in model.parameters()),

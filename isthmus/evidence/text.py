@@ -81,18 +81,7 @@ def compression_table(report: Compression) -> Table:
         (label(name), in_line(value), in_line(other.metrics[name]))
         for name, value in one.metrics.items()
     ]
-    counts = {
-        "Bytes as safetensors": (one.bytes, other.bytes),
-        "Parameters": (one.parameters, other.parameters),
-        "Of these not 0": (one.nonzero_parameters, other.nonzero_parameters),
-        "Multiply-adds": (one.multiply_adds, other.multiply_adds),
-        "Of these with a nonzero weight": (one.nonzero, other.nonzero),
-    }
-    rows += [
-        (name, f"{before:,}", f"{after:,}")
-        for name, (before, after) in counts.items()
-        if before is not None and after is not None  # in records of older versions
-    ]
+    rows += [(name, f"{before:,}", f"{after:,}") for name, before, after in report.counts]
     rows.append(("Time of one image, ms", digits(one.milliseconds), digits(other.milliseconds)))
     return terminal_table(("Measure", "Before", "After"), rows, caption="95 % intervals")
 

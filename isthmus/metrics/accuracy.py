@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from isthmus.data.dataset import Data, Source, as_data
 from isthmus.metrics.passes import Passes, logits
 from isthmus.metrics.question import Question, Value
-from isthmus.metrics.values import NATS, Mean, Rate
+from isthmus.metrics.values import NATS, SHARE, Mean, Quantity, Rate
 from isthmus.runs.devices import Precision
 from isthmus.types import BadInput
 
@@ -148,14 +148,33 @@ def per_class(model: nn.Module, data: Data, precision: Precision = "fp32") -> di
     return {name: Rate(int(h), int(n)) for name, h, n in zip(names, hits, counts, strict=True) if n}
 
 
+@dataclass(frozen=True, eq=False)
+class Chance(Question[Quantity]):
+    """How often a guess would be right that gives as many answers of each class as the network, as
+    a Quantity: a share.
+
+    That is how often its answers would be right on shuffled labels; if the network gives every
+    image the same answer, the share of this class. It is at least one in the number of classes.
+    """
+
+    precision: Precision = "fp32"
+
+    def answer(self, passes: Passes) -> Quantity:
+        data = self.samples
+        answers = passes.logits(data, self.precision).argmax(1)
+        shared = float(_shares(answers, data).dot(_shares(data.y, data)))
+        return Quantity(max(1 / data.num_classes, shared), SHARE)
+
+
 def check_above_chance(model: nn.Module, data: Source) -> Rate:
     """Return the network's accuracy on trusted data; refuse a network that does no better than a
     guess.
 
-    Raises BadInput where the lower end of the accuracy's interval is not above that of a guess
-    (`accuracy_and_chance`), or where the outputs are not finite.
+    Raises BadInput where the lower end of the accuracy's interval is not above `Chance`, or where
+    the outputs are not finite.
     """
-    accuracy, chance = accuracy_and_chance(model, data)
+    passes, samples = Passes(model), as_data(data)
+    accuracy, chance = Accuracy(samples).answer(passes), Chance(samples).answer(passes)
     if accuracy.low <= chance:
         raise BadInput(
             f"a network that is right on {accuracy.hits} of {accuracy.n} clean samples, "
@@ -165,20 +184,6 @@ def check_above_chance(model: nn.Module, data: Source) -> Rate:
             "the classes, and that there are enough samples",
         )
     return accuracy
-
-
-def accuracy_and_chance(model: nn.Module, data: Source) -> tuple[Rate, float]:
-    """Return the network's accuracy on data, and how often a guess would be right.
-
-    A guess is right as often as the same answers would be on shuffled labels; if the network gives
-    every image the same answer, that is the share of this class. It is at least one in the number
-    of classes. Raises BadInput where the outputs are not finite.
-    """
-    data = as_data(data)
-    answers = logits(model, data).argmax(1)
-    accuracy = Rate(int((answers == data.y).sum()), len(data))
-    chance = float(_shares(answers, data).dot(_shares(data.y, data)))
-    return accuracy, max(1 / data.num_classes, chance)
 
 
 def _shares(classes: Tensor, data: Data) -> Tensor:

@@ -71,6 +71,17 @@ def test_the_page_of_a_quantized_network_says_how_it_was_trained():
         assert words in text, words
 
 
+@pytest.mark.parametrize("absent", [("parameters",), ("nonzero parameters",), ()])
+def test_what_a_record_does_not_count_is_no_row(absent):
+    made = copy.deepcopy(COMPRESSION)
+    known = {"parameters": 4321, "nonzero parameters": 1234}
+    for side in ("before", "after"):
+        made[side] |= {name: None if name in absent else n for name, n in known.items()}
+    text = to_html(read_written(made))
+    for name, shown in (("parameters", "4,321"), ("nonzero parameters", "1,234")):
+        assert (shown in text) is (name not in absent)
+
+
 def test_a_record_of_before_training_and_choice_were_in_it_is_read():
     old = copy.deepcopy(RECORDS["quantized"])
     for name in ("training", "choice"):

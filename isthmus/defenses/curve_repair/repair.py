@@ -63,9 +63,8 @@ def repair(
     in any case: the curve is taken if, where it lost them, its answers had changed by half as much
     or less (`BOUND`), and then on to a third (`GOING_ON`); or if the other network kept them or
     lost too much accuracy beyond doubt. If neither serves, a longer curve to a permuted copy
-    follows. A call with a defense as `other`,
-    `after_step`, values of t, a rule or any field of `Route`, even at its default, takes the route
-    and the rule that it names.
+    follows. A call with a defense as `other`, `after_step`, values of t, a rule or any field of
+    `Route`, even at its default, takes the route and the rule that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take
