@@ -47,7 +47,7 @@ from isthmus.metrics import (
     from_record,
     measure,
 )
-from isthmus.metrics.accuracy import Error
+from isthmus.metrics.accuracy import Chance, Error
 from isthmus.metrics.robustness import EvasionSuccess, Nearby, WeightCurvature
 from isthmus.runs import identity_of
 
@@ -70,6 +70,7 @@ class Row:
 METRICS = {
     "accuracy": Row(Accuracy),
     "error": Row(Error),
+    "chance": Row(Chance, interval=False),
     "mean loss": Row(MeanLoss),
     "agreement": Row(lambda samples: Agreement(network("batchnorm", 5), samples)),
     "divergence": Row(lambda samples: Divergence(network("batchnorm", 5), samples)),
