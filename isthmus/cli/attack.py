@@ -97,9 +97,8 @@ def _attacked(
     values: dict[str, float] = {"accuracy": clean, "robust accuracy": robust}
     say(metric_table("network", [(checkpoint.name, values)]))
     say_health([(checkpoint.name, values)])
-    balls = [f"{type(ball).__name__} {ball.eps:.4g}" for ball in evasion.balls(samples)]
-    written = f"; wrote {out}" if out else ""
-    say(f"{name} within {' and '.join(balls)}{written}")
+    if out:
+        say(f"wrote {out}")
     return values, name
 
 

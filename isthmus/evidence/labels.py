@@ -9,6 +9,7 @@ from isthmus.metrics.names import (
     BONAFIDE_LOSS,
     DIVERGENCE,
     LOSS,
+    SPARSE,
     STAND_INS,
     UNIVERSAL,
 )
@@ -20,6 +21,7 @@ LABELS = {
     ATTACK_SUCCESS: "Attack success rate",
     STAND_INS: "Stand-in, inverted",
     UNIVERSAL: "Stand-in, universal",
+    SPARSE: "Stand-in, sparse",
     LOSS: "Clean loss",
     BONAFIDE_LOSS: "Bonafide loss",
     DIVERGENCE: "Divergence",

@@ -75,3 +75,6 @@ STAND_INS = "inverted trigger success"
 
 UNIVERSAL = "universal perturbation success"
 """How often the oddest universal perturbations work: a cheaper stand-in."""
+
+SPARSE = "sparse perturbation success"
+"""How often a universal perturbation of few pixels works, where no other kind is odd."""

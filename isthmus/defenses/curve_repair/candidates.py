@@ -17,13 +17,16 @@ from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
 from isthmus.defenses.curve_repair.rules import (
     Choice,
-    Rule,
     end_costs_too_much,
+    fixed,
     lowered,
     settled,
 )
 from isthmus.defenses.curve_repair.selection import Selection, Watched
-from isthmus.defenses.curve_repair.stand_ins import odd_stand_ins, universal_stand_ins
+from isthmus.defenses.curve_repair.stand_ins import (
+    stand_ins_if_any,
+    universal_stand_ins,
+)
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import Divergence, check_above_chance
 from isthmus.metrics.names import DIVERGENCE, UNIVERSAL
@@ -48,15 +51,6 @@ SETTLED = 0.05
 """The part of a stand-in's fall that may be left at the chosen point of a curve: fewer samples than
 that do not tell."""
 
-UNLEARNED = 0.01
-"""The same on the path to an unlearned copy: next to nothing, since the backdoor of an attacker who
-hardened it falls later than its stand-ins there (docs/experiments.md, where it was chosen)."""
-
-BOUND, GOING_ON = 1 / 2, 1 / 3
-"""The part of what unlearning changes the answers that a curve to a permuted copy may change them
-by until stand-ins are lost, and the part that it goes on to from there: docs/experiments.md, where
-they were chosen."""
-
 LOST = 0.15
 """The success of a stand-in that has lost its effect. It is counted on samples of other classes, so
 without any effect it is the share of them that the network takes for the target in error: a share
@@ -70,7 +64,9 @@ def costly_end(path: Path, _: Choice) -> str:
 
 
 def working_stand_ins(path: Path, t: Choice) -> str:
-    """Return an objection where stand-ins for a trigger still work at t."""
+    """Return an objection where stand-ins for a trigger still work at t, or there are none."""
+    if UNIVERSAL not in path.values:
+        return "lost no stand-in for a trigger, because none was found"
     success = path.at(float(t))[UNIVERSAL]
     if success <= LOST:
         return ""
@@ -84,10 +80,9 @@ class Candidate:
 
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
-    way to be tried, and is empty where it is. Where this way is `bounded`, the next one is followed
-    even so: it says how much a repair may change the network. Where a `bounded` way has not lost
-    its stand-ins, the next one is measured by them, too, and its rule `told` reads them; after any
-    other way the next one is measured and read by its own selection.
+    way to be tried, and is empty where it is. A way that is `near` the network is weighed against
+    the next one, an unlearned copy, see `decision`, and by another measure where it is `of_one`
+    network alone.
     """
 
     other: nn.Module | Defense | Endpoint | None
@@ -97,8 +92,8 @@ class Candidate:
     after_step: AfterStep | None = None
     home: File | None = None
     objection: Callable[[Path, Choice], str] = costly_end
-    bounded: bool = False
-    told: Rule | None = None
+    near: bool = False
+    of_one: bool = False
 
     def check(self, tampered: nn.Module, bonafide: Data) -> None:
         """Raise BadInput where networks, hook or augmentation do not fit; no work is done yet."""
@@ -127,7 +122,7 @@ def candidates(
     A `route`, a hook, or a rule or values of t in `selection` make it one way: to `other`, or to
     `default_endpoint`. A given defense is one way, too. Else the ways are `near` the tampered
     network on a curve to the given one, or to a permuted copy where there is one, the straight path
-    to `unlearned_copy`, which bounds a curve to a permuted copy, and, without a network, a curve to
+    to `unlearned_copy`, moved along that curve as well, and, without a network, a curve to
     `default_endpoint`.
     """
     only = Candidate(other, route or DEFAULT_ROUTE, training, selection, after_step, home)
@@ -138,8 +133,7 @@ def candidates(
     augment = training.augment or suited_augmentation(tampered, bonafide)
     suited = training.replace(augment=augment)
     copy = unlearned_copy(tampered, bonafide, suited, home=home)
-    told = lowered(settled(UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
-    unlearned = replace(only, other=copy, route=ALMOST, told=told)
+    unlearned = replace(only, other=copy, route=ALMOST)
     if given:
         watch = partial(universal_stand_ins, training=training)
         return [near(replace(only, training=suited), tampered, watch), unlearned]
@@ -148,18 +142,10 @@ def candidates(
     except BadInput:
         return [unlearned, only]
     curve = replace(only, other=permuted)
-    watch = partial(odd_stand_ins_and_divergence, training=training)
+    watch = partial(stand_ins_if_any, training=training)
     first = near(replace(curve, training=suited), tampered, watch)
-    first = replace(first, route=replace(first.route, high=FARTHER), bounded=True)
+    first = replace(first, route=replace(first.route, high=FARTHER), of_one=True)
     return [first, unlearned, curve]
-
-
-def odd_stand_ins_and_divergence(
-    tampered: nn.Module, fitted: Data, held_out: Data, training: Training
-) -> dict[str, Metric]:
-    """Return `odd_stand_ins`, and how far answers are from those of the tampered network."""
-    apart = Divergence(tampered, held_out)
-    return {**odd_stand_ins(tampered, fitted, held_out, training), DIVERGENCE: apart}
 
 
 def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
@@ -168,12 +154,26 @@ def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
     The curve is trained near the tampered end (`NEAR`) to answer as the tampered network does:
     labels of a few hundred images are learned by heart, which costs several points of accuracy
     (docs/results/trained.md). The point is the first one where the stand-ins for a trigger, which
-    `watch` finds, have lost their effect, or one before it that costs less.
+    `watch` finds, have lost their effect, or one before it that costs less. How far answers are
+    from those of the tampered network is measured as well.
     """
+
+    def watched(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
+        found = watch(tampered, fitted, held_out)
+        return {**found, DIVERGENCE: Divergence(tampered, held_out)}
+
     return replace(
         way,
         route=NEAR.replace(loss=distillation(tampered)),
-        selection=way.selection.watching(watch, lowered(settled(UNIVERSAL, SETTLED))),
+        selection=way.selection.watching(watched, lowered(where_lost)),
         home=None if way.home is None else way.home / "near",
         objection=working_stand_ins,
+        near=True,
     )
+
+
+def where_lost(path: Path) -> Choice:
+    """Return the first point where stand-ins are lost; the last one of a path without them."""
+    if UNIVERSAL in path.values:
+        return settled(UNIVERSAL, SETTLED)(path)
+    return fixed(max(t for t in path.t if t < 1))(path)

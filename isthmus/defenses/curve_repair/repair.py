@@ -22,10 +22,10 @@ from isthmus.curves.route import Route, route_and_training
 from isthmus.data.dataset import Source
 from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.candidates import candidates
+from isthmus.defenses.curve_repair.decision import first_acceptable
 from isthmus.defenses.curve_repair.preflight import preflight
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.selection import Selection
-from isthmus.defenses.curve_repair.ways import first_acceptable
 from isthmus.models.batchnorm import tell_of_frozen_statistics
 from isthmus.training.budget import Training
 from isthmus.training.hooks import AfterStep

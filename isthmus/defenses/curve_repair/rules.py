@@ -82,11 +82,12 @@ def default_rule(low: float, high: float, *, enough: bool) -> Rule:
 
 
 def end_costs_too_much(path: Path) -> bool:
-    """Return whether the samples show beyond doubt that the end of a path has lost more accuracy
-    than rules allow.
+    """Return whether the samples show beyond doubt that the last point before t = 1 has lost more
+    accuracy than rules allow.
     """
-    accuracies = path[BONAFIDE]
-    return least_drop(max(accuracies), accuracies[-1]) > TOLERANCE
+    accuracies = dict(zip(path.t, path[BONAFIDE], strict=True))
+    last = max(t for t in path.t if t < 1)
+    return least_drop(max(accuracies.values()), accuracies[last]) > TOLERANCE
 
 
 def fixed(t: float) -> Rule:

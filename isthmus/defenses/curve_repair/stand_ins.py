@@ -22,6 +22,7 @@ from isthmus.defenses.unlearning.perturbations import (
     universal_perturbations,
 )
 from isthmus.defenses.unlearning.unlearn import SHARE
+from isthmus.metrics.names import SPARSE as SPARSE
 from isthmus.metrics.names import STAND_INS as STAND_INS
 from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
 from isthmus.metrics.success import AttackSuccess
@@ -103,6 +104,21 @@ def odd_stand_ins(
     if not found.telling:
         raise NothingOdd
     return {UNIVERSAL: _success(tampered, found, found.telling, fitted, held_out)}
+
+
+def stand_ins_if_any(
+    tampered: nn.Module, fitted: Data, held_out: Data, training: Training = CURVE_TRAINING
+) -> dict[str, Metric]:
+    """Return `odd_stand_ins`; where none of them is odd, the sparse perturbation that is very odd,
+    by a name of its own, and nothing where there is no such thing.
+    """
+    found = _perturbations(tampered, fitted, training)
+    groups = {UNIVERSAL: found.telling, SPARSE: found.sparse_alone}
+    return {
+        name: _success(tampered, found, chosen, fitted, held_out)
+        for name, chosen in groups.items()
+        if chosen
+    }
 
 
 def enlarged(oddness: float) -> float:

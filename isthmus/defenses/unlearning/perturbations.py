@@ -68,6 +68,11 @@ median over classes. The target's is at 0.6 to 1.3 on a well-trained network wit
 smallest of any class at 0.1 to 0.5 on small networks whose patch they do not find."""
 
 
+VERY_ODD = 0.9
+"""The same where a sparse perturbation alone is odd, as that of most patches on networks that do
+not fit their data: 1.0 to 1.8, on clean networks 0.4 to 1.3 (docs/experiments.md)."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of perturbations: the unit ball of the norm that they are small in, and the filter
@@ -137,6 +142,15 @@ class UniversalPerturbations:
         if all(PERTURBATION_KINDS[i] is SPARSE for i in odd):
             return []
         return [(i, suspect) for i in odd]
+
+    @property
+    def sparse_alone(self) -> list[tuple[int, int]]:
+        """Kind and class of the sparse perturbation toward the suspect class where it is very odd,
+        and all others are usual.
+        """
+        kind, suspect = PERTURBATION_KINDS.index(SPARSE), self.suspect
+        very = self.oddness[kind, suspect] >= VERY_ODD
+        return [(kind, suspect)] if very and not self.telling else []
 
     @property
     def unlearning_radii(self) -> Tensor:

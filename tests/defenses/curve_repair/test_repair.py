@@ -16,7 +16,6 @@ from support.refusals import refused
 from isthmus import Bezier, Data, Linf, PolyChain, evaluate_path, fit, poison, repair
 from isthmus.attacks import PGD, Blend
 from isthmus.curves import CURVE_TRAINING, DEFAULT_ROUTE, Route
-from isthmus.curves.networks import PathNetworks
 from isthmus.data import Augment, Parts, hold_out, load_data, split
 from isthmus.defenses import (
     ALMOST,
@@ -42,17 +41,18 @@ from isthmus.defenses import (
     unlearned_copy,
     up_to,
 )
+from isthmus.defenses.curve_repair.both_moves import BOTH, PART, TOGETHER, summed
 from isthmus.defenses.curve_repair.candidates import FARTHER, LOST, Candidate, candidates
+from isthmus.defenses.curve_repair.decision import UNTOLD, first_acceptable
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd, enlarged
 from isthmus.defenses.curve_repair.training import Untrained
-from isthmus.defenses.curve_repair.ways import first_acceptable
 from isthmus.defenses.inspection.found_triggers import Perturbation
 from isthmus.defenses.unlearning.perturbations import ODD
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
 from isthmus.metrics import Accuracy, AttackSuccess, Divergence, Rate, measure
-from isthmus.metrics.names import DIVERGENCE
+from isthmus.metrics.names import DIVERGENCE, SPARSE
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
 from isthmus.training import Training, one_cycle, suited_augmentation
@@ -138,8 +138,14 @@ def test_where_nothing_can_be_permuted_the_copy_is_fine_tuned(samples):
     assert found.second.startswith("fine-tuned copy")
 
 
+def way_of(found, route):
+    """The repair along that route, handed over or not."""
+    (way,) = (way for way in (found, *found.rejected) if way.route == route)
+    return way
+
+
 def test_by_default_a_straight_path_leads_to_an_unlearned_copy(tampered, samples, tmp_path):
-    """The default is the call of `repair` that says it all; what it keeps in its folder changes
+    """It is that of the call of `repair` that says it all; what is kept in its folder changes
     nothing.
     """
     options = {**FAST, "steps": 10, "points": 3}
@@ -148,29 +154,34 @@ def test_by_default_a_straight_path_leads_to_an_unlearned_copy(tampered, samples
     said = repair(
         tampered[0], samples[0], end, bends=0, low=0.5, high=0.9, rule=up_to(0.9), **options
     )
-    assert found.second == end.description
-    assert found.t.rule.startswith("up_to(0.9")
-    assert found.path.t == said.path.t
-    assert found.gradients == end.gradients == 44
+    unlearned = way_of(found, ALMOST)
+    assert unlearned.endpoint.source == end.description
+    assert unlearned.t.rule.startswith("up_to(0.9")
+    assert unlearned.path.t == said.path.t
+    assert unlearned.gradients == said.gradients == end.gradients == 44
+    assert found.gradients == 44 + 10 * NEAR.cost
     stems = {file.stem for file in tmp_path.glob("*.state")}
     assert stems == {"unlearned", "unlearned-1"}
-    for again in (said, repair(tampered[0], samples[0], folder=tmp_path, **options)):
-        for name, value in again.model.state_dict().items():
-            assert torch.equal(value, found.model.state_dict()[name])
+    for name, value in said.model.state_dict().items():
+        assert torch.equal(value, unlearned.model.state_dict()[name])
+    again = repair(tampered[0], samples[0], folder=tmp_path, **options)
+    assert all(
+        torch.equal(v, again.model.state_dict()[name])
+        for name, v in found.model.state_dict().items()
+    )
 
 
-def test_where_the_samples_object_to_the_unlearned_copy_a_curve_follows(
+def test_where_the_samples_object_to_every_way_near_the_network_a_curve_follows(
     tampered, samples, tmp_path
 ):
-    """A learning rate at which nothing can be learned; the same call takes up both runs."""
+    """A learning rate at which nothing can be learned; the same call takes up every run."""
     options = {**FAST, "steps": 40, "lr": 100.0, "points": 3}
     found = repair(tampered[0], samples[0], folder=tmp_path, **options)
-    assert found.second.startswith("permuted copy, because unlearned copy")
+    assert found.second.startswith("permuted copy, because")
     assert found.history is not None
     assert found.path.t == (0.0, 0.1, 0.25, 0.4, 1.0)
     assert found.t.rule.startswith("up_to(0.28")
-    assert found.spent == 180
-    assert [repair.route for repair in found.rejected] == [ALMOST]
+    assert ALMOST in [way.route for way in found.rejected]
     assert found.gradients == found.spent + 2 * 40
     again = repair(tampered[0], samples[0], folder=tmp_path, **options)
     assert all(
@@ -373,10 +384,11 @@ def test_a_pattern_that_is_oddly_small_is_lost_near_the_network(blended):
     bonafide, unseen = split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
     judges = {"accuracy": Accuracy(unseen), "attack": AttackSuccess(unseen, trigger, 1)}
     found = repair(network, bonafide, points=7, precision="fp32")
-    near, other = sorted((found, *found.rejected), key=lambda repaired: -repaired.route.bends)
-    assert NEAR.low <= near.t <= FARTHER and "settled(" in near.t.rule and other.route == ALMOST
+    (near,) = (way for way in (found, *found.rejected) if way.route.bends)
+    unlearned = way_of(found, ALMOST)
+    assert NEAR.low <= near.t <= FARTHER and "settled(" in near.t.rule
     trained = near.trained.history.steps * near.route.cost
-    assert found.gradients == trained + other.endpoint.gradients
+    assert found.gradients == trained + unlearned.endpoint.gradients
     assert near.path.at(float(near.t))[UNIVERSAL] <= LOST < near.path.at(0.0)[UNIVERSAL]
     before, after = measure(network, judges), measure(found.model, judges)
     assert after["attack"] < 0.2 < 0.8 < before["attack"]  # 1 to 8 % over two seeds
@@ -513,33 +525,49 @@ def test_a_path_without_finite_outputs_is_one_that_diverged(tampered, samples):
     refused(lambda: first_acceptable([way], tampered[0], parts), *words)
 
 
-def bounded_ways(tampered, lost_at, *, left=0, accuracy=None):
-    """A straight path to a nudged copy, on which a rule that is sure stops at that t, and one to
-    t = 0.9 that bounds it; stand-ins keep `left` of 100 at its end.
-    """
-    other, draw = copy.deepcopy(tampered), torch.Generator().manual_seed(0)
-    for parameter in other.parameters():
-        noise = torch.randn(parameter.shape, generator=draw)
-        parameter.data.add_(0.5 * parameter.data.abs().mean() * noise)
+SURE = "sure"
 
-    def watched(tampered, fitted, held_out):
-        apart = Divergence(tampered, held_out)
-        far = apart(PathNetworks(Bezier(tampered, other, bends=0), fitted).at(0.9))
-        return {
-            DIVERGENCE: apart,
-            UNIVERSAL: lambda network: Rate(left if apart(network) > 0.9 * far else 0, 100),
-        }
+
+def two_ways(tampered, lost_at, *, watched=(UNIVERSAL,), kept=0, left=0):
+    """A straight path to a nudged copy, near the network, on which a rule that is sure stops at
+    that t and stand-ins keep `kept` of 100; and one to another copy, on which they keep `left`.
+    """
+    others = []
+    for seed, scale in enumerate((0.4, 0.2)):
+        other, draw = copy.deepcopy(tampered), torch.Generator().manual_seed(seed)
+        for parameter in other.parameters():
+            noise = torch.randn(parameter.shape, generator=draw)
+            parameter.data.add_(scale * parameter.data.abs().mean() * noise)
+        others.append(other.eval())
+    nearer = Bezier(tampered, others[0], bends=0)
+
+    def on_the_first(network):
+        weights = next(network.parameters())
+        return any(torch.allclose(weights, next(nearer.export(t).parameters())) for t in POINTS)
+
+    def stand_ins(network):
+        return Rate(kept if on_the_first(network) else left, 100)
+
+    def watch(tampered, fitted, held_out):
+        apart = {DIVERGENCE: Divergence(tampered, held_out)}
+        return {**apart, **dict.fromkeys(watched, stand_ins)}
 
     def sure(path):
         chosen = fixed(lost_at)(path)
-        return Choice(float(chosen), rule="sure", reason="lost here", confident=True)
+        return Choice(float(chosen), rule=SURE, reason="lost here", confident=True)
 
-    selection = Selection(points=9, rule=sure, watch=watched)
+    def kept_stand_ins(path, t):
+        return "left stand-ins" if UNIVERSAL in path.values and kept > 15 else ""
+
+    selection = Selection(points=9, rule=sure, watch=watch)
     route, training = Route(bends=0, low=0.1, high=0.9), Training(steps=1, lr=0.01)
-    nothing = {"objection": lambda path, t: ""}
-    first = Candidate(other, route, training, selection, bounded=True, **nothing)
-    second = replace(first, selection=Selection(points=9, rule=fixed(0.9)), bounded=False)
-    return [first, second]
+    first = Candidate(others[0], route, training, selection, objection=kept_stand_ins)
+    second = replace(first, other=others[1], route=ALMOST, objection=lambda path, t: "")
+    second = replace(second, selection=Selection(points=9, rule=fixed(0.9)))
+    return [replace(first, near=True, of_one=True), second]
+
+
+POINTS = [0.1 * k for k in range(11)]
 
 
 def changes_along(found, tampered):
@@ -547,101 +575,172 @@ def changes_along(found, tampered):
     return {t: apart(found.networks.at(t)) for t in found.path.t if 0 < t < 1}
 
 
-def test_a_bounded_way_goes_on_to_a_third_of_what_the_other_way_changes(tampered, samples):
+def unlearning(found):
+    """The repair by the second copy, wherever it ended."""
+    return next(way for way in (found, *found.rejected) if way.route == ALMOST)
+
+
+def test_a_curve_that_lost_its_stand_ins_goes_on_to_a_third_of_what_unlearning_changes(
+    tampered, samples
+):
     """By hand: to the farthest measured point whose answers differ by that."""
     parts = Parts.of(samples[0], 0.2)
-    found = first_acceptable(bounded_ways(tampered[0], 0.1), tampered[0], parts)
-    changes = changes_along(found, tampered[0])
-    far = max(t for t, change in changes.items() if change <= changes[0.9] / 3)
+    found = first_acceptable(two_ways(tampered[0], 0.1), tampered[0], parts)
+    whole = changes_along(unlearning(found), tampered[0])[0.9]
+    far = max(t for t, change in changes_along(found, tampered[0]).items() if change <= whole / 3)
     assert found.t == far > 0.1 and found.t.confident
     assert found.t.reason == f"went on to t = {far:g}, as far as it may: lost here"
-    (other,) = found.rejected
-    assert other.t == 0.9 and other.path[DIVERGENCE] == found.path[DIVERGENCE]
+    assert len(found.rejected) == 1 and unlearning(found).t == 0.9
 
 
-def test_a_bounded_way_that_changes_more_than_half_as_much_yields_and_says_so(tampered, samples):
+def moved_twice(found, tampered):
+    """Whether the repair is the sum of both moves, as far along as it may go, all by hand."""
+    both, unlearned, near = found, *found.rejected
+    whole = changes_along(unlearned, tampered)[0.9]
+    far = max(t for t, change in changes_along(near, tampered).items() if change <= PART * whole)
+    ends = [near.networks.at(far), unlearned.other]
+    starts = dict(tampered.named_parameters())
+    sums = {
+        name: start + sum(dict(end.named_parameters())[name] - start for end in ends)
+        for name, start in starts.items()
+    }
+    given = dict(both.other.named_parameters())
+    assert all(torch.allclose(given[name], value, atol=1e-6) for name, value in sums.items())
+    changes = changes_along(both, tampered)
+    assert both.t == max(t for t, change in changes.items() if change <= TOGETHER * whole)
+    assert both.route == BOTH and not both.t.confident and both.objection == ""
+    assert f"t = {far:g} of the curve" in both.second
+    return True
+
+
+def test_a_curve_that_changes_more_than_half_as_much_yields_to_both_moves_and_says_so(
+    tampered, samples
+):
     parts = Parts.of(samples[0], 0.2)
-    with pytest.warns(Notice, match="more than 50.0.% of .*; the other way is taken"):
-        found = first_acceptable(bounded_ways(tampered[0], 0.8), tampered[0], parts)
-    (other,) = found.rejected
-    assert found.t.rule == "fixed(0.9)" and not found.objection
-    assert re.search(r"changed answers by [\d.]+ nats before stand-ins were lost", other.objection)
+    with pytest.warns(Notice, match="more than 50.0.% of .*; another way is tried"):
+        found = first_acceptable(two_ways(tampered[0], 0.9), tampered[0], parts)
+    assert moved_twice(found, tampered[0])
+    assert re.search(r"changed answers by [\d.]+ nats before stand-ins were lost", found.second)
 
 
-def test_a_way_that_keeps_the_stand_ins_or_cannot_be_followed_bounds_nothing(tampered, samples):
-    """A copy that has unlearned nothing changes next to nothing."""
+def test_where_nothing_stands_in_for_a_trigger_the_network_makes_both_moves(tampered, samples):
     parts = Parts.of(samples[0], 0.2)
-    first, second = bounded_ways(tampered[0], 0.8, left=66)
+    found = first_acceptable(two_ways(tampered[0], 0.9, watched=()), tampered[0], parts)
+    assert moved_twice(found, tampered[0]) and "nothing tells" in found.t.reason
+
+
+def test_of_two_networks_whose_curve_keeps_stand_ins_the_network_makes_both_moves(
+    tampered, samples
+):
+    parts = Parts.of(samples[0], 0.2)
+    near, unlearned = two_ways(tampered[0], 0.9, kept=90)
+    found = first_acceptable([replace(near, of_one=False), unlearned], tampered[0], parts)
+    assert moved_twice(found, tampered[0])
+    near, unlearned = two_ways(tampered[0], 0.3)
+    found = first_acceptable([replace(near, of_one=False), unlearned], tampered[0], parts)
+    assert found.t.rule == SURE and found.t == 0.3 and found.rejected == ()
+
+
+def test_where_a_sparse_perturbation_alone_is_odd_the_curve_goes_half_as_far(tampered, samples):
+    parts = Parts.of(samples[0], 0.2)
+    found = first_acceptable(two_ways(tampered[0], 0.1, watched=[SPARSE]), tampered[0], parts)
+    (unlearned,) = found.rejected
+    whole = changes_along(unlearned, tampered[0])[0.9]
+    changes = changes_along(found, tampered[0])
+    assert found.t == max(t for t, change in changes.items() if change <= UNTOLD * whole)
+    assert not found.t.confident and "sparse" in found.t.reason and not found.objection
+    assert "loses few patches" in unlearned.objection
+
+
+def test_a_copy_that_keeps_the_stand_ins_or_cannot_be_followed_bounds_nothing(tampered, samples):
+    parts = Parts.of(samples[0], 0.2)
+    first, second = two_ways(tampered[0], 0.9, left=66)
     with pytest.warns(Notice, match="success of 66.0.%; the repair on the curve before it is kept"):
         found = first_acceptable([first, second], tampered[0], parts)
-    assert found.t.rule == "sure" and len(found.rejected) == 1
+    assert found.t.rule == SURE and len(found.rejected) == 1
     limitless = replace(second, route=Route(), training=Training(steps=1, lr=1e30))
     with pytest.warns(Notice, match="NaN or infinite.*is kept, without a bound"):
         found = first_acceptable([first, limitless], tampered[0], parts)
-    assert found.t.rule == "sure" and found.rejected == ()
+    assert found.t.rule == SURE and found.rejected == ()
     costly = replace(second, objection=lambda path, t: "cost too much accuracy")
     with pytest.warns(Notice, match="cost too much accuracy; the repair on the curve"):
         found = first_acceptable([first, costly], tampered[0], parts)
-    assert found.t.rule == "sure"
+    assert found.t.rule == SURE
     assert [way.objection for way in found.rejected] == ["cost too much accuracy"]
 
 
-def test_stand_ins_of_a_way_that_is_not_taken_tell_how_far_to_go_on_the_next(tampered, samples):
+def test_stand_ins_that_the_curve_kept_tell_how_far_to_unlearn(tampered, samples):
     parts = Parts.of(samples[0], 0.2)
-    first, second = bounded_ways(tampered[0], 0.1)
-    kept = replace(first, objection=lambda path, t: "left stand-ins")
-
-    def read(path):
-        return Choice(0.5, rule="read", reason=str(path[UNIVERSAL][-2]), confident=True)
-
-    told = replace(second, told=read)
+    ways = two_ways(tampered[0], 0.1, kept=90, left=5)
     with pytest.warns(Notice, match="left stand-ins; another way is tried"):
-        found = first_acceptable([kept, told], tampered[0], parts)
-    assert (
-        found.t.rule == "read" and found.path.values.keys() == found.rejected[0].path.values.keys()
-    )
-    with pytest.warns(Notice, match="left stand-ins; another way is tried"):
-        found = first_acceptable([replace(kept, bounded=False), told], tampered[0], parts)
-    assert found.t.rule == "fixed(0.9)"
-    with pytest.warns(Notice, match="the other way is taken"):
-        found = first_acceptable([bounded_ways(tampered[0], 0.8)[0], told], tampered[0], parts)
-    assert found.t.rule == "fixed(0.9)", "stand-ins that were lost too early tell nothing"
+        found = first_acceptable(ways, tampered[0], parts)
+    # they have fallen everywhere on the path, so it is left where it begins
+    assert found.route == ALMOST and found.t == 0.5 and found.t.confident
+    assert found.t.rule.startswith("settled(")
+    (near,) = found.rejected
+    assert near.objection == "left stand-ins"
+
+
+def test_where_neither_way_loses_the_stand_ins_the_network_makes_both_moves(tampered, samples):
+    parts = Parts.of(samples[0], 0.2)
+    ways = two_ways(tampered[0], 0.1, kept=90, left=60)
+    with pytest.warns(Notice, match="left universal perturbations a success of 60.0"):
+        found = first_acceptable(ways, tampered[0], parts)
+    assert moved_twice(found, tampered[0])
 
 
 def test_a_repair_does_not_go_on_where_it_could_not_tell_or_would_be_objected_to(tampered, samples):
     parts = Parts.of(samples[0], 0.2)
-    first, second = bounded_ways(tampered[0], 0.1)
+    first, second = two_ways(tampered[0], 0.1)
     unsure = replace(first, selection=replace(first.selection, rule=fixed(0.1)))
     found = first_acceptable([unsure, second], tampered[0], parts)
     assert found.t.rule == "fixed(0.1)"
     picky = replace(first, objection=lambda path, t: "too far" if t > 0.1 else "")
     found = first_acceptable([picky, second], tampered[0], parts)
-    assert found.t.rule == "sure" and not found.objection
+    assert found.t.rule == SURE and not found.objection
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_moves_are_added_in_fp32_at_least_and_buffers_are_those_of_the_first(dtype):
+    def network(weight, mean):
+        net = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
+        torch.nn.init.constant_(net[0].weight, weight)
+        net[1].running_mean.fill_(mean)
+        return net.to(dtype)
+
+    start, first, second = network(1.0, 0.0), network(1.5, 3.0), network(0.25, 7.0)
+    made = summed(start, first, second)
+    assert made[0].weight.item() == 0.75 and made[1].running_mean.item() == 3.0
+    assert made[0].weight.dtype == dtype and not made.training
+    assert start[0].weight.item() == 1.0 and first[0].weight.item() == 1.5
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (NothingOdd(), "nothing tells whether a curve loses a trigger"),
         (Untrained(2.4, guessing=2.3, trainings=1), "its loss is 2.40, and guessing has 2.30"),
         (Diverged("outputs that are NaN", expected="numbers", fix="lower lr"), "that are NaN"),
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
+@pytest.mark.parametrize("near", [False, True])
 def test_a_way_that_is_passed_over_says_what_came_of_it(
-    error, words, tampered, samples, monkeypatch
+    error, words, near, tampered, samples, monkeypatch
 ):
     """The advice of the refusal is for those who have no other way."""
 
     def fails(*given, **options):
         raise error
 
-    monkeypatch.setattr("isthmus.defenses.curve_repair.ways.follow", fails)
+    first, second = two_ways(tampered[0], 0.1)
+    monkeypatch.setattr("isthmus.defenses.curve_repair.decision.follow", fails)
     with (
         pytest.warns(Notice, match=f"{words}; another way is tried"),
         pytest.raises(type(error)),
     ):
-        first_acceptable(["one", "another"], tampered[0], Parts.of(samples[0], 0.2))
+        first_acceptable(
+            [replace(first, near=near), second], tampered[0], Parts.of(samples[0], 0.2)
+        )
 
 
 def test_a_rule_of_ones_own(tampered, samples):

@@ -1,0 +1,72 @@
+"""An unlearned copy that is moved along a curve as well: two repairs in one network.
+
+Unlearning loses patterns that universal perturbations resemble, such as those blended over the
+image. A curve to a permuted copy loses patches and waves within its first tenth, also where no
+perturbation shows it. Where nothing tells which of the two serves, the network moves by both, and
+less far by each than it would alone.
+
+Source: ours, measured in docs/experiments.md (two moves in one); networks that differ from one
+network are added by their differences as in Ilharco et al., Editing models with task arithmetic,
+ICLR 2023, section 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from isthmus.curves.route import Route
+from isthmus.defenses.curve_repair.endpoints import Endpoint
+from isthmus.defenses.curve_repair.repaired import Repair
+from isthmus.metrics.names import DIVERGENCE
+from isthmus.metrics.path import Path
+from isthmus.models.view import copied
+
+BOTH = Route(bends=0, low=0.2, high=0.9)
+"""The route to an unlearned copy that is moved along a curve."""
+
+PART, TOGETHER = 1 / 3, 0.6
+"""How much the point on the curve may change answers, and how much the repair by both moves may, as
+parts of what unlearning alone changes them: docs/experiments.md, where they were chosen."""
+
+
+def farthest_changing(path: Path, change: float) -> float:
+    """Return the farthest inner t of a path where answers differ by that change or less; the first
+    one where they differ by more everywhere.
+    """
+    inner = [(t, d) for t, d in zip(path.t, path[DIVERGENCE], strict=True) if 0 < t < 1]
+    return max([inner[0][0], *(t for t, d in inner if d <= change)])
+
+
+def moved_as_well(
+    unlearned: Endpoint, near: Repair, tampered: nn.Module, *, change: float
+) -> Endpoint:
+    """Return the unlearned copy, moved by what a point on the curve near the network differs from
+    it: the farthest one that changes answers by `PART` of the change, or less.
+
+    BatchNorm statistics are those of the point. What it took to make the copy is counted with the
+    copy itself.
+    """
+    t = farthest_changing(near.path, PART * change)
+    network = summed(tampered, near.networks.at(t), unlearned.network)
+    source = (
+        f"copy moved twice: it has unlearned universal perturbations, and t = {t:g} of the curve "
+        f"to {near.endpoint.spoken} is added"
+    )
+    return Endpoint(network, source, repaired=True)
+
+
+@torch.no_grad()
+def summed(start: nn.Module, first: nn.Module, second: nn.Module) -> nn.Module:
+    """Return a copy of the first network, moved by what leads from `start` to the second one, in
+    fp32 at least; its buffers are those of the first.
+    """
+    net = copied(first).eval()
+    ends = (dict(side.named_parameters()) for side in (start, second))
+    before, after = ends
+    for name, weights in net.named_parameters():
+        if weights.is_floating_point():
+            wide = torch.promote_types(weights.dtype, torch.float32)
+            old, new = (side[name].to(weights.device, wide) for side in (before, after))
+            weights.copy_(weights.to(wide) + (new - old))
+    return net

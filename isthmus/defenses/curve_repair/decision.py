@@ -1,0 +1,224 @@
+"""Which of the ways to repair a network is handed over.
+
+Near the network, on a curve to a permuted copy or to a second network, patches and waves are lost;
+by unlearning, patterns that are blended over the image. Stand-ins for a trigger, where there are
+any, tell which of the two serves, and where none tells the network moves by both. Measured in
+docs/experiments.md (two moves in one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from isthmus.data.splits import Parts
+from isthmus.defenses.curve_repair.both_moves import (
+    BOTH,
+    TOGETHER,
+    farthest_changing,
+    moved_as_well,
+)
+from isthmus.defenses.curve_repair.candidates import (
+    Candidate,
+    costly_end,
+    working_stand_ins,
+)
+from isthmus.defenses.curve_repair.repaired import Repair
+from isthmus.defenses.curve_repair.rules import (
+    Choice,
+    going_on,
+    lowered,
+    settled,
+    up_to,
+    without_confidence,
+)
+from isthmus.defenses.curve_repair.training import Untrained
+from isthmus.defenses.curve_repair.unlearned import ALMOST
+from isthmus.defenses.curve_repair.ways import follow
+from isthmus.metrics.names import DIVERGENCE, SPARSE, UNIVERSAL
+from isthmus.metrics.path import Path
+from isthmus.runs.notices import notice
+from isthmus.runs.wording import percent
+from isthmus.training.state import Diverged
+
+BOUND, GOING_ON = 1 / 2, 1 / 3
+"""The part of what unlearning changes the answers that a curve to a permuted copy may change them
+by until stand-ins are lost, and the part that it goes on to from there: docs/experiments.md, where
+they were chosen."""
+
+UNTOLD = 1.0
+"""The part that it goes to where a sparse perturbation alone is odd, which tells that a patch is
+there, and not where it is lost."""
+
+UNLEARNED = 0.01
+"""The part of a stand-in's fall that may be left on the path to an unlearned copy: next to nothing,
+since the backdoor of an attacker who hardened it falls later than its stand-ins there
+(docs/experiments.md, where it was chosen)."""
+
+
+def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Parts) -> Repair:
+    """Return the repair by the first way without an objection, or else by the last; one that does
+    not train is passed over. A way near the network and the next one are decided on together.
+    """
+    left, rejected = list(ways), list[Repair]()
+    while True:
+        way, *left = left
+        try:
+            if way.near and left:
+                repaired, *others = near_or_unlearned(way, left.pop(0), tampered, parts)
+            else:
+                repaired, *others = [follow(way, tampered, parts)]
+        except (Diverged, Untrained) as error:
+            if not left:
+                raise
+            notice(f"{error.got}; another way is tried")
+            continue
+        rejected += others
+        if not repaired.objection or not left:
+            return replace(repaired, rejected=tuple(rejected))
+        notice(f"{repaired.endpoint.spoken} {repaired.objection}; another way is tried")
+        rejected.append(repaired)
+
+
+def near_or_unlearned(
+    way: Candidate, after: Candidate, tampered: nn.Module, parts: Parts
+) -> list[Repair]:
+    """Return the repair by a way near the network, by an unlearned copy, or by both moves; then the
+    others that were followed, with what speaks against them.
+
+    Of two networks the curve between them is taken where it loses the stand-ins, and nothing else
+    is followed then. Raises `Diverged` or `Untrained` where no way trains.
+    """
+    try:
+        near = follow(way, tampered, parts)
+    except (Diverged, Untrained) as error:
+        notice(f"{error.got}; another way is tried")
+        return [follow(after, tampered, parts)]
+    if not way.of_one and not near.objection:
+        return [near]
+    if near.objection and UNIVERSAL in near.metrics:
+        notice(f"{near.endpoint.spoken} {near.objection}; another way is tried")
+    try:
+        unlearned = follow(after, tampered, parts, metrics=near.metrics)
+    except (Diverged, Untrained) as error:
+        if near.objection:
+            raise
+        notice(f"{error.got}; the repair on the curve before it is kept, without a bound")
+        return [near]
+    if way.of_one and UNIVERSAL in near.metrics:
+        if near.objection:
+            return where_unlearned(near, unlearned, after, tampered)
+        return bounded(near, unlearned, way, after, tampered)
+    if way.of_one and SPARSE in near.metrics:
+        return of_a_patch(near, unlearned)
+    return moved_by_both(near, unlearned, after, tampered)
+
+
+def bounded(
+    near: Repair, unlearned: Repair, way: Candidate, after: Candidate, tampered: nn.Module
+) -> list[Repair]:
+    """Return the repair on a curve that lost its stand-ins, as far as unlearning lets it go; the
+    one by both moves where the curve changes too much.
+
+    Where stand-ins for a trigger are lost, it may have changed the tampered network's answers by
+    `BOUND` of what unlearning changes them: a curve on which they are lost later may keep the
+    trigger, or costs more than it has to. Stand-ins are lost before the trigger itself, so it goes
+    on to `GOING_ON` of that change: docs/experiments.md. An unlearned copy that costs too much, or
+    does not lose the stand-ins itself, bounds nothing.
+    """
+    objection = unlearned.objection or working_stand_ins(unlearned.path, unlearned.t)
+    if objection:
+        notice(
+            f"{unlearned.endpoint.spoken} {objection}; the repair on the curve before it is kept"
+        )
+        return [near, replace(unlearned, objection=objection)]
+    here, changed = near.path.at(float(near.t))[DIVERGENCE], change_of(unlearned)
+    if here > BOUND * changed:
+        objection = (
+            f"changed answers by {here:.3g} nats before stand-ins were lost, more than "
+            f"{percent(BOUND)} of {changed:.3g} nats ({unlearned.endpoint.spoken})"
+        )
+        notice(f"{near.endpoint.spoken} {objection}; another way is tried")
+        return moved_by_both(replace(near, objection=objection), unlearned, after, tampered)
+    objection = f"changed answers by {changed:.3g} nats, and this one by {here:.3g} at first"
+    return [gone_on(near, way, GOING_ON * changed), replace(unlearned, objection=objection)]
+
+
+def where_unlearned(
+    near: Repair, unlearned: Repair, after: Candidate, tampered: nn.Module
+) -> list[Repair]:
+    """Return the repair at the point where unlearning loses the stand-ins that a curve has kept; by
+    both moves where it keeps them too: then they stand for no trigger that either of them loses.
+    """
+    told = lowered(settled(UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
+    unlearned = moved_to(unlearned, without_confidence(told(unlearned.path), near.parts))
+    objection = unlearned.objection or working_stand_ins(unlearned.path, unlearned.t)
+    if not objection:
+        return [unlearned, near]
+    notice(f"{unlearned.endpoint.spoken} {objection}; another way is tried")
+    return moved_by_both(near, replace(unlearned, objection=objection), after, tampered)
+
+
+def of_a_patch(near: Repair, unlearned: Repair) -> list[Repair]:
+    """Return the repair on a curve where a sparse perturbation alone is odd, as far as unlearning
+    lets it go, and the one by unlearning, which loses few such patches. Where the end of the curve
+    costs too much accuracy, what comes before it has lost nothing.
+    """
+    why = "a sparse perturbation alone is oddly small, as where a patch was trained in"
+    choice = as_far_as(near.path, change_of(unlearned), UNTOLD, why)
+    objection = "loses few patches that only a sparse perturbation resembles"
+    return [
+        replace(moved_to(near, choice), objection=costly_end(near.path, choice)),
+        replace(unlearned, objection=unlearned.objection or objection),
+    ]
+
+
+def moved_by_both(
+    near: Repair, unlearned: Repair, after: Candidate, tampered: nn.Module
+) -> list[Repair]:
+    """Return the repair by both moves, and the two that it is made of."""
+    change = change_of(unlearned)
+    end = moved_as_well(unlearned.endpoint, near, tampered, change=change)
+    way = replace(after, other=end, route=BOTH)
+    both = follow(way, tampered, near.parts, metrics=near.metrics)
+    choice = as_far_as(both.path, change, TOGETHER, "nothing tells which of two moves serves")
+    objection = unlearned.objection or "is one move of two, and nothing tells which of them serves"
+    return [moved_to(both, choice), replace(unlearned, objection=objection), near]
+
+
+def as_far_as(path: Path, change: float, part: float, why: str) -> Choice:
+    """Return the farthest point that changes answers by that part of a change or less, or one
+    before it that costs less; not confident: nothing that was measured says that it is far enough.
+    """
+    t = float(up_to(farthest_changing(path, part * change))(path))
+    share = "as much as" if part == 1 else f"{percent(part)} of what"
+    reason = f"t = {t:g} changes answers by {share} unlearning changes them, or less: {why}"
+    return Choice(t, rule=f"as_far_as({part:g})", reason=reason, confident=False)
+
+
+def change_of(unlearned: Repair) -> float:
+    """Return how far an unlearned copy moves answers, in nats, where the path to it is left."""
+    return float(unlearned.path.at(ALMOST.high)[DIVERGENCE])
+
+
+def gone_on(repaired: Repair, way: Candidate, change: float) -> Repair:
+    """Return the repair farther along its curve: at the farthest point whose answers differ by that
+    change or less, or the nearest before it that accuracy does not speak against.
+
+    It stays where it is if the samples could not tell, or the way objects to that point.
+    """
+    if not repaired.t.confident:
+        return repaired
+    path = repaired.path
+    far = max(float(repaired.t), farthest_changing(path, change))
+    t = going_on(repaired.t, float(up_to(far)(path)))
+    if t <= repaired.t or way.objection(path, t):
+        return repaired
+    return moved_to(repaired, t)
+
+
+def moved_to(repaired: Repair, t: Choice) -> Repair:
+    """Return the repair at another point of its path."""
+    return replace(repaired, t=t, model=repaired.networks.at(float(t)))
