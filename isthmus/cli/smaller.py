@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from isthmus.types import Attack, Loss
 
 
+LEAVES = ("before.safetensors", "compressed.safetensors", "network.safetensors")
+"""What a run writes before its report, and leaves where it is killed."""
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class RobustCompression(RobustTraining, Evasion):
@@ -102,7 +106,7 @@ class Compressing:
     @classmethod
     def of(cls, checkpoint: File, options: CompressionOptions) -> Compressing:
         """Read network and samples. Raises BadInput where one of them does not fit."""
-        unclaimed(options.out, resume=None)
+        unclaimed(options.out, resume=None, leaves=LEAVES)
         options.evaluation.check()
         if options.evaluation.data is None:
             raise BadInput(
@@ -142,11 +146,11 @@ class Compressing:
         it.
         """
         out = self.options.out
-        with runs.claimed(out, self._identity(method), resume=None):
+        with runs.claimed(out, self._identity(method), resume=None, leaves=LEAVES):
             small = compress()
             report = self._measured(small)
-            written, page = evidence.write_report(report, out)
             self._write_plain(small, metadata(report.provenance))
+            written, page = evidence.write_report(report, out)  # last: it says that all is there
         say(evidence.text.compression_table(report))
         say_health([("before", report.before.metrics), ("after", report.after.metrics)])
         say(report.verdict)
