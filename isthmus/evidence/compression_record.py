@@ -123,6 +123,12 @@ class Compression(Document):
     """Share of samples with the same answer before and after."""
 
     @property
+    def measures(self) -> list[tuple[str, Value | None, Value | None]]:
+        """What was measured before and after, by name; None where one of them lacks it."""
+        before, after = self.before.metrics, self.after.metrics
+        return [(name, before.get(name), after.get(name)) for name in {**before, **after}]
+
+    @property
     def counts(self) -> list[tuple[str, int, int]]:
         """What is counted of the network before and after, and what a person reads for it; without
         what records of older versions lack.

@@ -15,6 +15,7 @@ from isthmus.evidence.words import (
     digits,
     format_value,
     nats,
+    of_samples,
     sentence,
     time_taken,
     with_spread,
@@ -135,6 +136,7 @@ def environment() -> Environment:
         capital=capital,
         sentence=sentence,
         short=short,
+        of_samples=of_samples,
     )
     env.globals.update(
         digits=digits,
