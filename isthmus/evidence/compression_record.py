@@ -34,6 +34,7 @@ class Side(RecordPart):
     metrics: Annotated[dict[Text, Value], MinLen(1)]
     """Clean accuracy comes first."""
     bytes: Positive
+    """Before: of an ordinary file of the network, whatever it came in; after: of the packed one."""
     parameters: Count | None = None
     """All that the network holds; absent from older records, as is how many are not 0."""
     nonzero_parameters: Count | None = Field(None, alias="nonzero parameters")
