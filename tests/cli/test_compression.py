@@ -275,12 +275,23 @@ def test_quantizing(name, options, folder):
     assert record["same answers"]["value"] > (0.95 if name == "rounded" else 0.5)
 
 
+UNTRAINED = (("--density", 0.5, "--steps", 0), ("--method", "post-training"))
+
+
+@pytest.mark.parametrize("command, given", [("prune", UNTRAINED[0]), ("quantize", UNTRAINED[1])])
+def test_what_measures_has_an_effect_where_nothing_trains(command, given, folder):
+    measured = ("--attack", "pgd", "--eps", 0.05, "--attack-steps", 1, "--restarts", 1)
+    every = ("--seed", 3, "--device", "cpu", "--out", f"measured-{command}")
+    done = compressed(command, folder, *given, *measured, *every)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "options", "words"),
     [
         ("prune", ("--density", 0), "density = 0"),
         ("prune", ("--density", "nan"), "finite"),
-        ("prune", ("--density", 0.5, "--loss", "fast"), "--loss fast"),
+        ("prune", ("--density", 0.5, "--loss", "fast"), "--loss"),
         (
             "prune",
             ("--density", 0.5, "--method", "rewiring", "--steps", 0),
@@ -295,6 +306,14 @@ def test_quantizing(name, options, folder):
         ("quantize", ("--bits", "3"), "3"),
         ("quantize", ("--method", "post-training", "--steps", 5), "--steps 5"),
         ("quantize", ("--steps", 0), "--method post-training"),
+        ("quantize", (*UNTRAINED[1], "--loss", "adversarial"), "got --loss;"),
+        ("quantize", (*UNTRAINED[1], "--loss", "trades", "--eps", 0.1), "got --eps, --loss;"),
+        ("quantize", (*UNTRAINED[1], "--lr", 0.1, "--flip"), "got --lr, --flip;"),
+        ("prune", (*UNTRAINED[0], "--loss", "trades"), "got --loss;"),
+        ("prune", (*UNTRAINED[0], "--attack", "pgd", "--beta", 2), "got --beta;"),
+        ("prune", (*UNTRAINED[0], "--precision", "fp32"), "got --precision;"),
+        ("prune", ("--density", 0.5, "--attack", "pgd", "--beta", 2), "got --beta;"),
+        ("prune", ("--density", 0.5, "--loss", "trades", "--restarts", 2), "got --restarts;"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(command, options, words, folder):
