@@ -28,6 +28,7 @@ from isthmus.metrics.question import measured
 from isthmus.models.checkpoint.writing import save_checkpoint
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 from isthmus.runs.devices import seconds_of
+from isthmus.runs.wording import counted
 from isthmus.types import Metric
 
 LIMITS = [
@@ -37,6 +38,10 @@ LIMITS = [
 ]
 NO_TRIGGER = (
     "Whether compression wakes a backdoor, or undoes a repair, is not known: no trigger was given."
+)
+
+ONE_CLASS = (
+    "The samples are all of one class, of which anybody may guess: measure it on all classes."
 )
 
 
@@ -91,6 +96,7 @@ def _measured(
         before_side,
         after_side,
         guesses=accuracy.low <= chance,
+        one_class=len(data.y.unique()) == 1,
         answers=counted_changes(was, now, data.y),
     )
     return {
@@ -158,16 +164,24 @@ def _verdict(before: Side, after: Side, warnings: Sequence[str]) -> str:
 
 
 def _warnings(
-    before: Side, after: Side, *, guesses: bool, answers: AnswersPart | None = None
+    before: Side,
+    after: Side,
+    *,
+    guesses: bool,
+    one_class: bool = False,
+    answers: AnswersPart | None = None,
 ) -> list[str]:
     """Return why the smaller network is not to be used, as sentences; none where nothing is known
-    that forbids it. `answers` are those that compression changed, where they are counted.
+    that forbids it. `answers` are those that compression changed, where they are counted; of
+    samples that are all of `one_class` a guess is as good as any network.
     """
     if guesses:
-        count = f"{after.accuracy.n:,} samples" if after.accuracy.n else "the samples"
+        n = after.accuracy.n
+        count = counted(n, "sample", "samples") if n else "the samples"
+        better = "Keep more of it, train it longer, or measure it on more samples."
         return [
             f"Do not use the smaller network: as far as {count} can tell it answers no better than "
-            "a guess. Keep more of it, train it longer, or measure it on more samples."
+            f"a guess. {ONE_CLASS if one_class else better}"
         ]
     old, new = ({**side.metrics, ACCURACY: side.accuracy} for side in (before, after))
     reasons = [_of_tampering(old, new, attack) for attack in TAMPERING]

@@ -31,7 +31,7 @@ from isthmus.metrics.names import (
     LOSS,
     RECOVERY,
 )
-from isthmus.runs.wording import percent
+from isthmus.runs.wording import counted, percent
 
 EXPLAINED = {
     ACCURACY: "on evaluation data; higher is better",
@@ -137,6 +137,7 @@ def environment() -> Environment:
         sentence=sentence,
         short=short,
         of_samples=of_samples,
+        counted=counted,
     )
     env.globals.update(
         digits=digits,

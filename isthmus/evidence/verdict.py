@@ -22,7 +22,7 @@ from isthmus.metrics.names import (
     BONAFIDE_ACCURACY,
     RECOVERY,
 )
-from isthmus.runs.wording import percent
+from isthmus.runs.wording import counted, percent
 
 Decision = Literal["use", "use with care", "do not use"]
 
@@ -196,7 +196,7 @@ def _cost_in_words(report: Report) -> str:
         return "The cost in accuracy is not known: one of the two accuracies is not a number."
     low, high = interval
     where = "evaluation" if accuracy_name(report) == ACCURACY else "held-out bonafide"
-    samples = f" on {after.n:,} {where} samples" if after.n else ""
+    samples = f" on {counted(after.n, f'{where} sample', f'{where} samples')}" if after.n else ""
     return (
         f"{points(before.value - after.value)} of accuracy (95 % interval {points(low, unit=False)}"
         f" to {points(high, unit=False)}): {percent(before.value)} before, {percent(after.value)} "
@@ -216,7 +216,7 @@ def _warnings(report: Report) -> Iterator[str]:
             )
             break
     queries = permanence.queries if permanence else None
-    if queries is not None and queries.wakes:
+    if queries is not None and queries.wakes(report.after.measures.get(ATTACK_SUCCESS)):
         yield (
             f"Queries alone wake the trigger: within eps {queries.eps:.3g} they raise attack "
             f"success to {percent(queries.triggered.value or 0.0)}."

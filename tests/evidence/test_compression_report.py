@@ -120,6 +120,21 @@ def test_injected_errors_are_named_and_warned_of(had, has, says):
     assert "injection success from" in _verdict(before, after, warnings)
 
 
+@pytest.mark.parametrize(
+    ("one_class", "n", "says"),
+    [
+        (True, 1000, "all of one class, of which anybody may guess"),
+        (False, 1000, "as far as 1,000 samples can tell"),
+        (False, 1, "as far as 1 sample can tell"),
+    ],
+)
+def test_a_guess_says_how_to_tell_it_from_more(one_class, n, says):
+    after = side(0.9)
+    after.metrics["accuracy"] = Value(**as_record(Rate(n, n)))
+    (warning,) = _warnings(side(0.9), after, guesses=True, one_class=one_class)
+    assert says in warning and ("measure it on more samples" in warning) is not one_class
+
+
 def test_the_verdict_says_what_is_left_under_an_attack():
     said = _verdict(side(0.9, robust=0.5), side(0.8, robust=0.4), [])
     assert "robust accuracy from 50.0 % to 40.0 %" in said.replace("\u00a0", " ")
