@@ -74,7 +74,8 @@ def attack_health(
 
 
 def _verdict(robust: Rate, health: Health) -> str:
-    share = f"Robust accuracy of {percent(robust)} ({robust.hits:,} of {counted(robust.n, 'sample', 'samples')})"
+    samples = counted(robust.n, "sample", "samples")
+    share = f"Robust accuracy of {percent(robust)} ({robust.hits:,} of {samples})"
     if health.trustworthy:
         return f"{share}: nothing in the attack speaks against it."
     count = sum(finding.fired and finding.decisive for finding in health.findings)
