@@ -1,7 +1,7 @@
 """The application: its commands, how a run starts, and how it ends.
 
-Every error that a user can cause ends in one line on standard error and exit status 2; an interrupt
-ends in status 130.
+Every error that a user can cause ends in one line on standard error and exit status 2; Ctrl-C ends
+in status 130, and SIGTERM, which is heeded alike, in 143.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import inspect
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +21,7 @@ from cyclopts.help.formatters import DefaultFormatter
 
 from isthmus import runs
 from isthmus.cli.checks import finite
+from isthmus.cli.signals import ignore, signal_of, terminable
 from isthmus.cli.terminal import flushed, leave, write_any_text
 from isthmus.runs.notices import plain_notices
 from isthmus.runs.progress import shown
@@ -38,9 +38,11 @@ TRAIN = Group("Train and tamper", sort_key=2)
 MEASURE = Group("Measure", sort_key=3)
 LOOK = Group("Look", sort_key=4)
 
-BROKEN_PIPE = 141
-"""What shells say of a process that ended because nobody reads its output any more: 128 + SIGPIPE.
-"""
+SHELLS = 128
+"""What shells add to the number of the signal that ended a process."""
+
+BROKEN_PIPE = SHELLS + 13
+"""The status of a process that ended because nobody reads its output any more, as of SIGPIPE."""
 
 RESUMES = "the same command with --resume goes on from the last save, if there was one"
 KEEPS_POINTS = "the same command goes on from the points that were measured"
@@ -53,7 +55,7 @@ class Command:
     """A row of the help page: the command `name` is `isthmus.cli.name:name_command`.
 
     `summary` is its line in the overview, the first sentence of its docstring; `interrupted` says
-    how to go on after Ctrl-C.
+    how to go on after Ctrl-C or SIGTERM.
     """
 
     name: str
@@ -188,9 +190,15 @@ def _how_to_go_on(chosen: str | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process: status 0, 2 for input that cannot be used or
-    output that cannot be written, 130 when interrupted, 141 where the reader of the output left.
+    output that cannot be written, 130 when interrupted, 143 when terminated, 141 where the reader
+    of the output left.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with terminable():
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(words: list[str]) -> None:
+    """Run the command line, and leave the process where it does not end well."""
     chosen = words[0] if words else None
     write_any_text()
     try:
@@ -202,9 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         leave(2, str(error))
     except CycloptsError as error:
         leave(2, _reason(error, chosen))
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one changes nothing
-        leave(130, f"interrupted; {_how_to_go_on(chosen)}")
+    except KeyboardInterrupt as error:
+        ignore(error)
+        leave(SHELLS + signal_of(error), f"interrupted; {_how_to_go_on(chosen)}")
     except BrokenPipeError:
         leave(BROKEN_PIPE)
     except OSError as error:

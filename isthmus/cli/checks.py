@@ -6,12 +6,13 @@ Each check is a cyclopts validator, `(type, value) -> None`; `main` prints what 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path as File
 from tempfile import TemporaryFile
 from typing import Any
 
+from isthmus import runs
 from isthmus.runs.locks import check_vacant, is_there
 from isthmus.runs.wording import absent, first_line
 from isthmus.types import BadInput
@@ -126,16 +127,17 @@ def without_effect(names: Iterable[str], *, on: str, fix: str = "leave them out"
         raise BadInput(given, expected=f"options that have an effect on {on}", fix=fix)
 
 
-def unclaimed(out: File, *, resume: bool | None) -> None:
+def unclaimed(out: File, *, resume: bool | None, leaves: Collection[str] = ()) -> None:
     """Refuse an output folder that holds other files, or a run without --resume. Raises BadInput.
 
-    `resume` is None for a command without --resume, which refuses any run.
+    `resume` is None for a command without --resume, which refuses any run but one that was killed
+    (`runs.cut_off`, with the files that the command `leaves`): it starts over.
 
-    Whether it is the same run that --resume would go on with is left to `claimed`.
+    Whether it is the same run is left to `claimed`.
     """
     if not (out / "run.json").exists():
         check_vacant(out)
-    elif not resume:
+    elif not resume and not (resume is None and runs.cut_off(out, leaves)):
         way_on = "" if resume is None else ", or pass --resume to go on with the same run"
         raise BadInput(
             f"{out}, which holds a run already",

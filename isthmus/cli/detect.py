@@ -31,6 +31,9 @@ Value = TypeVar("Value")
 ScoreName = Literal["knn", "linf", "kde", "lle", "tangent", "mahalanobis", "inconsistency"]
 IndexName = Literal["exact", "approximate"]
 
+LEAVES = ("detector.safetensors",)
+"""What fit writes before its report, and leaves where it is killed."""
+
 CALIBRATING = 0.25
 """The share of the clean samples that sets the threshold; the others are the reference."""
 
@@ -140,7 +143,8 @@ def detect_command(
     _check_used(action, given, made, evasion)
     match action:
         case "fit":
-            _fit(checkpoint, model, _given(clean, "--clean"), _folder(out), made)
+            folder = _folder(out, LEAVES)
+            _fit(checkpoint, model, _given(clean, "--clean"), folder, made)
         case "score":
             held = _loaded(checkpoint, model, _given(detector, "--detector"))
             _score(held, _given(samples, "--data"))
@@ -173,10 +177,12 @@ def _given(value: Value | None, name: str) -> Value:
     return value
 
 
-def _folder(out: File | None) -> File:
-    """Return the folder of --out. Raises BadInput where it was left out, or holds anything."""
+def _folder(out: File | None, leaves: Sequence[str] = ()) -> File:
+    """Return the folder of --out. Raises BadInput where it was left out, or holds anything but what
+    a killed run `leaves`.
+    """
     folder = _given(out, "--out")
-    checks.unclaimed(folder, resume=None)
+    checks.unclaimed(folder, resume=None, leaves=leaves)
     return folder
 
 
@@ -195,7 +201,7 @@ def _fit(
         "clean": samples.sha256,
         **vars(made),
     }
-    with runs.claimed(out, identity, resume=None):
+    with runs.claimed(out, identity, resume=None, leaves=LEAVES):
         detector = made.fitted(samples, network_if_given(model, checkpoint))
         report = evidence.detection(
             detector,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from isthmus import compression, data, evidence, models, runs
 from isthmus.cli.output import say
 from isthmus.runs.notices import notice
+from isthmus.runs.wording import counted
 
 if TYPE_CHECKING:
     from pathlib import Path as File
@@ -68,7 +69,7 @@ def load_samples(spec: str) -> Data:
     drawn = re.search(r"#(?:.*seed=(\d+))?", spec)
     if drawn and "#" in spec and any(key in spec.rpartition("#")[2] for key in ("n=", "skip=")):
         order = f"drawn at random with seed {drawn[1] or 0}, not in the order of the source"
-        say(f"{spec}: {len(samples):,} samples, {order}")
+        say(f"{spec}: {counted(len(samples), 'sample', 'samples')}, {order}")
     return samples
 
 

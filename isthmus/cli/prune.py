@@ -57,6 +57,7 @@ def prune_command(
             expected=f"{method.least_steps} or more",
             fix="raise --steps, or pass --method magnitude",
         )
+    options.check_used(trained=trained is not None)
     work = Compressing.of(checkpoint, options)
     loss = work.loss
     budget = work.budget(trained)

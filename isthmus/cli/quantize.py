@@ -62,6 +62,7 @@ def quantize_command(
             expected="nothing to train",
             fix="leave --steps out, or pass --method binary-relax",
         )
+    options.check_used(trained=way.trains)
     work = Compressing.of(checkpoint, options)
     loss = work.loss
     budget = work.budget(options.training() if way.trains else None)

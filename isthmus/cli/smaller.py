@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cyclopts import Parameter
 
 from isthmus import compression, evidence, metrics, models, runs, training
 from isthmus.cli import words  # noqa: F401  (cyclopts reads inherited types in this module)
-from isthmus.cli.checks import unclaimed
+from isthmus.cli.checks import changed, unclaimed, without_effect
 from isthmus.cli.estimate import Part, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_zeros
 from isthmus.cli.options import (
@@ -38,19 +38,42 @@ if TYPE_CHECKING:
     from isthmus.types import Attack, Loss
 
 
+LEAVES = ("before.safetensors", "compressed.safetensors", "network.safetensors")
+"""What a run writes before its report, and leaves where it is killed."""
+
+
+MEASURING = ("steps", "seed", "device")
+"""What of a budget has an effect where nothing is trained: no steps, and how it is measured."""
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class RobustCompression(RobustTraining, Evasion):
-    """What is minimized, and the attack that both networks are measured under."""
+    """What is minimized, and the attack that both networks are measured under.
+
+    :param loss: cross-entropy, or a loss against an attack: adversarial (PGD; MSD for several
+        norms), trade-off (clean and attacked inputs together) or trades.
+    """
+
+    loss: Literal["cross-entropy", "adversarial", "trade-off", "trades"] = "cross-entropy"
+
+    def unused(self, *, trained: bool) -> list[str]:
+        """Return the names of the options that are given for nothing: those of a loss where nothing
+        is trained, and those of an attack that nobody runs.
+        """
+        names = []
+        if self.attack is None:
+            names += ["restarts", "straight_through"]
+            if not trained:
+                names += ["norm", "eps", "attack_steps"]
+        if not trained:
+            names += ["loss", "beta"]
+        elif self.loss == "cross-entropy":
+            names += ["beta"]
+        return [name for name in changed(self) if name in names]
 
     def objective(self, samples: Data, *, landscape: bool = False) -> Loss:
         """Return the loss on such samples. Raises BadInput if an option does not apply to it."""
-        if self.loss == "fast":
-            raise BadInput(
-                "--loss fast, which needs samples to be watched on",
-                expected="cross-entropy, adversarial, trade-off or trades",
-                fix="pass --loss adversarial",
-            )
         if self.attack is not None and self.loss == "cross-entropy":
             return training.cross_entropy
         return super().objective(samples, landscape=landscape)
@@ -81,6 +104,16 @@ class CompressionOptions:
             return None
         return self.budget.training(training.Training(steps=400, lr=0.02))
 
+    def check_used(self, *, trained: bool) -> None:
+        """Refuse options that have no effect on a network that is trained, or is not. Raises
+        BadInput.
+        """
+        names = self.robust.unused(trained=trained)
+        names += [] if trained else [n for n in changed(self.budget) if n not in MEASURING]
+        what = f"trained on {self.robust.loss}" if trained else "not trained"
+        under = "" if self.robust.attack else ", with no --attack to measure it under"
+        without_effect(names, on=f"a network that is {what}{under}")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -102,7 +135,7 @@ class Compressing:
     @classmethod
     def of(cls, checkpoint: File, options: CompressionOptions) -> Compressing:
         """Read network and samples. Raises BadInput where one of them does not fit."""
-        unclaimed(options.out, resume=None)
+        unclaimed(options.out, resume=None, leaves=LEAVES)
         options.evaluation.check()
         if options.evaluation.data is None:
             raise BadInput(
@@ -142,11 +175,11 @@ class Compressing:
         it.
         """
         out = self.options.out
-        with runs.claimed(out, self._identity(method), resume=None):
+        with runs.claimed(out, self._identity(method), resume=None, leaves=LEAVES):
             small = compress()
             report = self._measured(small)
-            written, page = evidence.write_report(report, out)
             self._write_plain(small, metadata(report.provenance))
+            written, page = evidence.write_report(report, out)  # last: it says that all is there
         say(evidence.text.compression_table(report))
         say_health([("before", report.before.metrics), ("after", report.after.metrics)])
         say(report.verdict)

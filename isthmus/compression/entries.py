@@ -61,6 +61,10 @@ class GridEntry(_Described):
 Entry = Annotated[MaskEntry | GridEntry, Field(discriminator="kind")]
 
 
+LONGEST = len(repr(-1.7976931348623157e308))
+"""Characters of the longest number with a decimal point."""
+
+
 class Description(_Described):
     """The JSON in the metadata of a packed file."""
 
@@ -70,7 +74,10 @@ class Description(_Described):
 
     @classmethod
     def written(cls, packed: dict[str, Entry], record: dict[str, Any], sha256: str) -> str:
-        """Return the text of a description. Raises BadInput where the record is no plain JSON."""
+        """Return the text of a description, as long for any time that the record says was taken, so
+        that no clock decides how many bytes a file has. Raises BadInput where the record is no
+        plain JSON.
+        """
         try:
             said = cls(packed=packed, record=record, sha256=sha256)
             text = json.dumps(said.model_dump(), sort_keys=True, allow_nan=False)
@@ -82,7 +89,7 @@ class Description(_Described):
                 expected="a dict of text, finite numbers, lists and dicts, with text for its keys",
                 fix="pass the record that prune or quantize has made",
             ) from error
-        return text
+        return text + " " * (LONGEST - len(repr(record.get("seconds", 0.0))))
 
     @classmethod
     def read(cls, text: str) -> Self:

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
+from isthmus.evidence.cost import counted_changes
 from isthmus.evidence.judge import Judge
 from isthmus.evidence.pictures import png
 from isthmus.evidence.record import AnswersPart, ExamplePart
@@ -26,7 +27,7 @@ def changed_answers(
     was, now = (logits(network, samples).argmax(1) for network in (before, after))
     lost = (was == samples.y) & (now != samples.y)
     gained = (was != samples.y) & (now == samples.y)
-    counts = AnswersPart(n=len(samples), lost=int(lost.sum()), gained=int(gained.sum()))
+    counts = counted_changes(was, now, samples.y)
     examples = [
         *_examples("lost", samples, lost, was, now),
         *_examples("gained", samples, gained, was, now),

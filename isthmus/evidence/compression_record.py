@@ -34,6 +34,7 @@ class Side(RecordPart):
     metrics: Annotated[dict[Text, Value], MinLen(1)]
     """Clean accuracy comes first."""
     bytes: Positive
+    """Before: of an ordinary file of the network, whatever it came in; after: of the packed one."""
     parameters: Count | None = None
     """All that the network holds; absent from older records, as is how many are not 0."""
     nonzero_parameters: Count | None = Field(None, alias="nonzero parameters")
@@ -121,6 +122,12 @@ class Compression(Document):
     from older records."""
     same: Value = Field(alias="same answers")
     """Share of samples with the same answer before and after."""
+
+    @property
+    def measures(self) -> list[tuple[str, Value | None, Value | None]]:
+        """What was measured before and after, by name; None where one of them lacks it."""
+        before, after = self.before.metrics, self.after.metrics
+        return [(name, before.get(name), after.get(name)) for name in {**before, **after}]
 
     @property
     def counts(self) -> list[tuple[str, int, int]]:

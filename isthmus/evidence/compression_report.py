@@ -17,8 +17,9 @@ from torch import nn
 from isthmus.compression import Compressed, multiply_adds, plain, sparsity
 from isthmus.data.dataset import Data
 from isthmus.evidence.compression_record import COMPRESSION, Compression, Side
-from isthmus.evidence.record import Origin, Value, values_of
-from isthmus.evidence.waking import STILL_WORKS, waking
+from isthmus.evidence.cost import COSTLY, beyond, counted_changes, drop_interval
+from isthmus.evidence.record import AnswersPart, Origin, Value, values_of
+from isthmus.evidence.waking import TAMPERING, obedience, waking
 from isthmus.evidence.words import format_value
 from isthmus.metrics.accuracy import Accuracy, Agreement, Chance
 from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY
@@ -27,6 +28,7 @@ from isthmus.metrics.question import measured
 from isthmus.models.checkpoint.writing import save_checkpoint
 from isthmus.models.forward import as_input, device_of, eval_mode, forward_pass
 from isthmus.runs.devices import seconds_of
+from isthmus.runs.wording import counted
 from isthmus.types import Metric
 
 LIMITS = [
@@ -36,6 +38,10 @@ LIMITS = [
 ]
 NO_TRIGGER = (
     "Whether compression wakes a backdoor, or undoes a repair, is not known: no trigger was given."
+)
+
+ONE_CLASS = (
+    "The samples are all of one class, of which anybody may guess: measure it on all classes."
 )
 
 
@@ -81,11 +87,18 @@ def _measured(
     after = plain(Compressed.load(file, built).model)
     size = _size(model, file.parent)
     model = plain(model)
-    before_side = _side(Passes(model), data, metrics, size)
-    passes = Passes(after)
+    whole, passes = Passes(model), Passes(after)
+    before_side = _side(whole, data, metrics, size)
     after_side = _side(passes, data, metrics, file.stat().st_size)
     accuracy, chance = Accuracy(data).answer(passes), Chance(data).answer(passes)
-    warnings = _warnings(before_side, after_side, guesses=accuracy.low <= chance)
+    was, now = (each.logits(data).argmax(1) for each in (whole, passes))
+    warnings = _warnings(
+        before_side,
+        after_side,
+        guesses=accuracy.low <= chance,
+        one_class=len(data.y.unique()) == 1,
+        answers=counted_changes(was, now, data.y),
+    )
     return {
         "verdict": _verdict(before_side, after_side, warnings),
         "warnings": warnings,
@@ -96,7 +109,9 @@ def _measured(
 
 
 def _size(model: nn.Module, folder: Path) -> int:
-    """Return the bytes of the network in an ordinary file."""
+    """Return the bytes of the network in an ordinary file, which the one that it came from need not
+    be: it may be packed.
+    """
     whole = folder / "before.safetensors"
     try:
         return save_checkpoint(model, whole).stat().st_size
@@ -133,37 +148,53 @@ def _milliseconds(model: nn.Module, data: Data, repeats: int = 15) -> float:
 
 def _verdict(before: Side, after: Side, warnings: Sequence[str]) -> str:
     """Return the warnings, how much smaller the file is, and what is left of accuracy, under attack
-    too, and of a backdoor.
+    too, of a backdoor and of injected errors.
     """
-    names = {ROBUST_ACCURACY: "robust accuracy", ATTACK_SUCCESS: "attack success"}
+    names = {ROBUST_ACCURACY: "robust accuracy"}
+    names |= {name: figure for name, (figure, _) in TAMPERING.items()}
     changes = [f"clean accuracy goes {_change(before.accuracy, after.accuracy)}"]
     changes += [
         f"{words} {_change(before.metrics[name], after.metrics[name])}"
         for name, words in names.items()
         if name in before.metrics
     ]
-    size = f"The file is {size_in_words(before.bytes, after.bytes)}; {', '.join(changes)}."
+    size = size_in_words(before.bytes, after.bytes)
+    size = f"The file is {size} the ordinary file of the network before; {', '.join(changes)}."
     return " ".join([*warnings, size])
 
 
-def _warnings(before: Side, after: Side, *, guesses: bool) -> list[str]:
+def _warnings(
+    before: Side,
+    after: Side,
+    *,
+    guesses: bool,
+    one_class: bool = False,
+    answers: AnswersPart | None = None,
+) -> list[str]:
     """Return why the smaller network is not to be used, as sentences; none where nothing is known
-    that forbids it.
+    that forbids it. `answers` are those that compression changed, where they are counted; of
+    samples that are all of `one_class` a guess is as good as any network.
     """
     if guesses:
-        count = f"{after.accuracy.n:,} samples" if after.accuracy.n else "the samples"
+        n = after.accuracy.n
+        count = counted(n, "sample", "samples") if n else "the samples"
+        better = "Keep more of it, train it longer, or measure it on more samples."
         return [
             f"Do not use the smaller network: as far as {count} can tell it answers no better than "
-            "a guess. Keep more of it, train it longer, or measure it on more samples."
+            f"a guess. {ONE_CLASS if one_class else better}"
         ]
     old, new = ({**side.metrics, ACCURACY: side.accuracy} for side in (before, after))
-    what = waking(old, {"compression": new}).get("compression")
-    if what:
-        return [f"Do not use the smaller network: compression {what}."]
-    obeys = [side.metrics.get(ATTACK_SUCCESS) for side in (before, after)]
-    if all(success is not None and (success.low or 0.0) > STILL_WORKS for success in obeys):
-        return ["Do not use the smaller network: it obeys the trigger, as the one before it does."]
-    return []
+    reasons = [_of_tampering(old, new, attack) for attack in TAMPERING]
+    drop = drop_interval(before.accuracy, after.accuracy, answers)
+    if drop is not None and drop[0] > COSTLY:
+        reasons.append(beyond(COSTLY))
+    return [f"Do not use the smaller network: {reason}." for reason in reasons if reason]
+
+
+def _of_tampering(old: Mapping[str, Value], new: Mapping[str, Value], attack: str) -> str:
+    """Return what is left of an attack, or what compression brings back of it; nothing for none."""
+    what = waking(old, {"compression": new}, attack=attack).get("compression")
+    return f"compression {what}" if what else obedience(old, new, attack)
 
 
 def _change(before: Value, after: Value) -> str:
@@ -172,12 +203,12 @@ def _change(before: Value, after: Value) -> str:
 
 
 def size_in_words(before: int, after: int) -> str:
-    """Return how large a file of `after` bytes is beside one of `before` bytes.
+    """Return how large a file of `after` bytes is beside one of `before` bytes, to precede it.
 
     >>> size_in_words(400, 100), size_in_words(90, 100), size_in_words(101, 100)
-    ('4.0 times smaller', '1.1 times larger', 'as large as before')
+    ('4.0 times smaller than', '1.1 times larger than', 'as large as')
     """
     smaller, larger = f"{before / after:.1f}", f"{after / before:.1f}"
     if smaller == larger == "1.0":
-        return "as large as before"
-    return f"{smaller} times smaller" if before > after else f"{larger} times larger"
+        return "as large as"
+    return f"{smaller} times smaller than" if before > after else f"{larger} times larger than"

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from isthmus.attacks.backdoors.queries import QUERIES, QueryReactivation
-from isthmus.attacks.backdoors.reactivation import IMAGES, Reactivate
+from isthmus.attacks.backdoors.reactivation import IMAGES, RETUNING, Reactivate
 from isthmus.attacks.inputs.trace import Trace, recorded
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.repaired import Repair
@@ -180,7 +180,7 @@ def _measured(
         return _Measurements(
             path=_along(repaired, judge.metrics(repaired.held_out), folder),
             rivals=beside(baselines, tampered),
-            reactivated=beside(_reactivations(judge), repaired.model),
+            reactivated=beside(_reactivations(repaired, judge), repaired.model),
             compressed=(
                 beside(with_control(tampered), tampered),
                 beside(with_control(repaired.model), repaired.model),
@@ -300,12 +300,17 @@ def _errors(judge: Judge) -> ErrorsPart | None:
     return None if judge.errors is None else ErrorsPart(n=len(judge.errors), note=_AFTERWARD)
 
 
-def _reactivations(judge: Judge) -> dict[str, Defense]:
-    """Ways to wake the backdoor, for a judge who holds the trigger."""
+def _reactivations(repaired: Repair, judge: Judge) -> dict[str, Defense]:
+    """Ways to wake the backdoor, for a judge who holds the trigger: trained where the repair was,
+    in the precision that it decided, so that no clock decides a figure of the report.
+    """
     if judge.trigger is None or judge.target is None:
         return {}
+    like = repaired.training
+    retuning = RETUNING.replace(precision=like.precision, device=like.device)
     return {
-        f"re-activation with {k} images": Reactivate(judge.trigger, judge.target, k) for k in IMAGES
+        f"re-activation with {k} images": Reactivate(judge.trigger, judge.target, k, retuning)
+        for k in IMAGES
     }
 
 

@@ -29,7 +29,7 @@ from isthmus.metrics.health import Health
 from isthmus.metrics.passes import Passes
 from isthmus.metrics.values import Rate, RobustRate
 from isthmus.runs.identity import identity_of
-from isthmus.runs.wording import percent
+from isthmus.runs.wording import counted, percent
 from isthmus.types import Attack
 
 LIMITS = (
@@ -74,7 +74,8 @@ def attack_health(
 
 
 def _verdict(robust: Rate, health: Health) -> str:
-    share = f"Robust accuracy of {percent(robust)} ({robust.hits:,} of {robust.n:,} samples)"
+    samples = counted(robust.n, "sample", "samples")
+    share = f"Robust accuracy of {percent(robust)} ({robust.hits:,} of {samples})"
     if health.trustworthy:
         return f"{share}: nothing in the attack speaks against it."
     count = sum(finding.fired and finding.decisive for finding in health.findings)

@@ -440,15 +440,17 @@ class QueriesPart(RecordPart):
     clean: Value
     """Attack success of a perturbation without the trigger: what needs no backdoor."""
 
-    @property
-    def wakes(self) -> bool:
-        """Whether the trigger is behind most of what comes back, beyond doubt: with it half of the
-        inputs or more are led to the target, and more than without it.
+    def wakes(self, alone: Value | None) -> bool:
+        """Return whether queries wake the trigger beyond doubt: with both, half of the inputs or
+        more are led to the target, and more than with queries without the trigger, and than with
+        the trigger `alone`, whose attack success that is.
         """
-        with_it, without_it = self.triggered, self.clean
-        if with_it.value is None or with_it.low is None or without_it.high is None:
+        both = self.triggered
+        if both.value is None or both.low is None or both.value < 0.5 or alone is None:
             return False
-        return with_it.value >= 0.5 and with_it.low > without_it.high
+        return all(
+            single.high is not None and both.low > single.high for single in (self.clean, alone)
+        )
 
 
 class CompressedNetwork(Measures):

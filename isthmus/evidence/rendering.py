@@ -15,6 +15,7 @@ from isthmus.evidence.words import (
     digits,
     format_value,
     nats,
+    of_samples,
     sentence,
     time_taken,
     with_spread,
@@ -30,7 +31,7 @@ from isthmus.metrics.names import (
     LOSS,
     RECOVERY,
 )
-from isthmus.runs.wording import percent
+from isthmus.runs.wording import counted, percent
 
 EXPLAINED = {
     ACCURACY: "on evaluation data; higher is better",
@@ -135,6 +136,8 @@ def environment() -> Environment:
         capital=capital,
         sentence=sentence,
         short=short,
+        of_samples=of_samples,
+        counted=counted,
     )
     env.globals.update(
         digits=digits,

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.evidence.commands import Step, next_command
+from isthmus.evidence.cost import COSTLY, beyond, drop_interval
 from isthmus.evidence.record import FindingPart, Report, Value, VerdictPart
-from isthmus.evidence.waking import COMES_BACK, STILL_WORKS, waking
+from isthmus.evidence.waking import COMES_BACK, STILL_WORKS, TAMPERING, waking
 from isthmus.evidence.words import capital, points, sentence
 from isthmus.metrics.names import (
     ACCURACY,
     ATTACK_SUCCESS,
     BONAFIDE_ACCURACY,
-    INJECTION_SUCCESS,
     RECOVERY,
 )
-from isthmus.metrics.values import from_record, least_drop, paired_drop
-from isthmus.runs.wording import percent
+from isthmus.runs.wording import counted, percent
 
 Decision = Literal["use", "use with care", "do not use"]
 
@@ -36,9 +35,6 @@ ACCEPTABLE = 0.05
 Published repairs lose 1 to 4 points with 1 to 5 % of the training data; who loses more can do
 better, with another defense or more samples."""
 
-COSTLY = 0.1
-"""The cost in accuracy beyond which a network is not used: one answer in ten has become wrong."""
-
 LOST = 0.5
 """The share of the accuracy that recovery has to reach.
 
@@ -47,12 +43,6 @@ Below it the trigger no longer leads to the target, but still spoils most answer
 UNSURE = 0.025
 """The half width of an interval above which the samples are called few: the cost is then known to
 no better than half of what is acceptable."""
-
-TAMPERING = {
-    ATTACK_SUCCESS: ("attack success", "the backdoor"),
-    INJECTION_SUCCESS: ("injection success", "the injected errors"),
-}
-"""What is measured of an attack, and what it stands for."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +92,10 @@ def accuracy_name(report: Report) -> str:
 
 
 def cost_interval(report: Report) -> tuple[float, float] | None:
-    """Return the 95 % interval of the drop in accuracy; None where an accuracy is not finite.
-
-    From the answers that changed where they are on record, else from the two accuracies as if they
-    came from samples of their own, which is wider.
+    """Return the 95 % interval of the drop in accuracy (`drop_interval`); None where an accuracy is
+    not finite.
     """
-    before, after = _accuracies(report)
-    if before.value is None or after.value is None:
-        return None
-    if report.answers is not None:
-        return paired_drop(report.answers.lost, report.answers.gained, report.answers.n)
-    was, now = (from_record(value.record()) for value in (before, after))
-    return least_drop(was, now), -least_drop(now, was)
+    return drop_interval(*_accuracies(report), report.answers)
 
 
 # ── grounds ───────────────────────────────────────────────────────────────────────────────────────
@@ -128,11 +110,9 @@ def _of_accuracy(report: Report) -> Iterator[Ground]:
     if after.low is not None and after.low <= chance:
         yield Ground("do not use", "it may answer no better than a guess", "compare")
     elif low > COSTLY:
-        reason = f"it costs more than {points(COSTLY)} of accuracy, beyond doubt"
-        yield Ground("do not use", reason, "compare")
+        yield Ground("do not use", beyond(COSTLY), "compare")
     elif low > ACCEPTABLE:
-        reason = f"it costs more than {points(ACCEPTABLE)} of accuracy, beyond doubt"
-        yield Ground("use with care", reason, "compare")
+        yield Ground("use with care", beyond(ACCEPTABLE), "compare")
     elif before.value - after.value > ACCEPTABLE:
         reason = f"it seems to cost more than {points(ACCEPTABLE)} of accuracy"
         yield Ground("use with care", reason, "compare")
@@ -216,7 +196,7 @@ def _cost_in_words(report: Report) -> str:
         return "The cost in accuracy is not known: one of the two accuracies is not a number."
     low, high = interval
     where = "evaluation" if accuracy_name(report) == ACCURACY else "held-out bonafide"
-    samples = f" on {after.n:,} {where} samples" if after.n else ""
+    samples = f" on {counted(after.n, f'{where} sample', f'{where} samples')}" if after.n else ""
     return (
         f"{points(before.value - after.value)} of accuracy (95 % interval {points(low, unit=False)}"
         f" to {points(high, unit=False)}): {percent(before.value)} before, {percent(after.value)} "
@@ -236,7 +216,7 @@ def _warnings(report: Report) -> Iterator[str]:
             )
             break
     queries = permanence.queries if permanence else None
-    if queries is not None and queries.wakes:
+    if queries is not None and queries.wakes(report.after.measures.get(ATTACK_SUCCESS)):
         yield (
             f"Queries alone wake the trigger: within eps {queries.eps:.3g} they raise attack "
             f"success to {percent(queries.triggered.value or 0.0)}."
@@ -257,12 +237,13 @@ def _woken_by_compression(report: Report) -> Iterator[str]:
         "the network as received": (report.before.measures, received),
     }
     for words, (whole, compressed) in sides.items():
-        for part, what in waking(whole, compressed, name).items():
-            success, accuracy = (compressed[part][which].value for which in (ATTACK_SUCCESS, name))
-            yield (
-                f"{capital(part)} {what} in {words}: attack success {percent(success or 0.0)} at "
-                f"an accuracy of {percent(accuracy or 0.0)}."
-            )
+        for attack, (figure, _) in TAMPERING.items():
+            for part, what in waking(whole, compressed, name, attack).items():
+                success, accuracy = (compressed[part][which].value for which in (attack, name))
+                yield (
+                    f"{capital(part)} {what} in {words}: {figure} {percent(success or 0.0)} at an "
+                    f"accuracy of {percent(accuracy or 0.0)}."
+                )
 
 
 def _doubt(report: Report) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from isthmus.evidence.record import HealthPart, Value
 from isthmus.metrics.values import NATS, SHARE
 from isthmus.runs.progress import duration
-from isthmus.runs.wording import percent
+from isthmus.runs.wording import counted, percent
 
 NO_BREAK_SPACE = "\u00a0"
 """Stands between a number and its unit, which stay on one line."""
@@ -82,6 +82,15 @@ def points(share: float, *, unit: bool = True) -> str:
     if not unit:
         return number
     return f"{number} point{'' if number.lstrip(_MINUS) == '1.0' else 's'}"
+
+
+def of_samples(value: Value) -> str:
+    """Return of how many samples a value is, where the record says it.
+
+    >>> of_samples(Value(value=0.5, n=1234)), of_samples(Value(value=0.5))
+    ('of 1,234 samples', 'of the samples')
+    """
+    return "of the samples" if value.n is None else f"of {counted(value.n, 'sample', 'samples')}"
 
 
 # ── values in words ───────────────────────────────────────────────────────────────────────────────

@@ -180,10 +180,19 @@ def check_above_chance(model: nn.Module, data: Source) -> Rate:
             f"a network that is right on {accuracy.hits} of {accuracy.n} clean samples, "
             "no better than chance",
             expected=f"an accuracy above {chance:.1%} beyond doubt",
-            fix="check that normalization is in the network (inputs are in [0, 1]), the order of "
-            "the classes, and that there are enough samples",
+            fix=_way_above(samples),
         )
     return accuracy
+
+
+def _way_above(samples: Data) -> str:
+    """Return what to do about a network that is no better than a guess on such samples."""
+    if len(samples.y.unique()) == 1:
+        return "give samples of all classes: these are of one, which anybody may guess"
+    return (
+        "check that normalization is in the network (inputs are in [0, 1]), the order of the "
+        "classes, and that there are enough samples"
+    )
 
 
 def _shares(classes: Tensor, data: Data) -> Tensor:

@@ -9,6 +9,7 @@ from .files import read_json as read_json
 from .files import write_json as write_json
 from .files import write_text as write_text
 from .folder import claimed as claimed
+from .folder import cut_off as cut_off
 from .folder import remembering as remembering
 from .identity import identity_of as identity_of
 from .identity import sha256_of as sha256_of

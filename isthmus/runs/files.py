@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from isthmus.runs.locks import making_folders
 from isthmus.runs.wording import first_line, unwritten
 from isthmus.types import BadInput
 
@@ -40,6 +41,11 @@ def write_atomically(path: Path | str, write: Callable[[Path], Any]) -> Path:
     path = Path(path)
     if "\0" in str(path):
         raise unwritten(repr(str(path)), ValueError("a zero byte in its name"))
+    with making_folders(path):
+        return _put_in_place(path, write)
+
+
+def _put_in_place(path: Path, write: Callable[[Path], Any]) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

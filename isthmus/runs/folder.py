@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ from isthmus.runs.decisions import DECISIONS
 from isthmus.runs.files import read_json, recorded_writes, write_json
 from isthmus.runs.locks import alone, check_vacant, is_there, lock_of
 from isthmus.runs.processes import ranks
+from isthmus.runs.wording import unwritten
 from isthmus.types import BadInput
 
 MARKER = "run.json"
 """The file of a folder that says which run it holds."""
+
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
+"""What `write_atomically` leaves of a file when it is killed."""
 
 
 def differing(
@@ -37,19 +42,37 @@ def state_file(folder: Path | None, name: str) -> Path | None:
     return None if folder is None else folder / f"{name}.state"
 
 
+def cut_off(folder: Path, leaves: Collection[str] = ()) -> bool:
+    """Return whether a folder with a run.json holds nothing else but what a run has there that was
+    killed before its report: what it decided, its lock, the files it `leaves`, by name, and parts
+    of files.
+    """
+    own = {MARKER, DECISIONS, lock_of(folder / MARKER).name, *leaves}
+    parts = own | {"report.json"}
+    return all(each.name in own or _part_of(each.name) in parts for each in folder.iterdir())
+
+
+def _part_of(name: str) -> str | None:
+    """Return the name of the file that a temporary one was to become; None for other files."""
+    match = _TEMPORARY.fullmatch(name)
+    return match[1] if match else None
+
+
 def claim_folder(
     folder: Path | str,
     identity: dict[str, Any],
     *,
     resume: bool | None,
     defaults: dict[str, Any] | None = None,
+    leaves: Collection[str] = (),
 ) -> Path:
     """Claim `folder` for the run with this identity, by a file run.json in it, and return it.
 
     A new or empty folder is made; with `resume`, so is one of the same run, which may be older
-    than some options: those have their `defaults`. None is for runs that cannot be resumed. Nothing
-    is ever deleted. Raises BadInput where the folder holds another run, the same one without
-    `resume`, or other files.
+    than some options: those have their `defaults`. None is for runs that cannot be resumed: where
+    the same one was killed (`cut_off`, with the files that it `leaves`), what is left of it is
+    deleted, and it starts over. Nothing else is ever deleted. Raises BadInput where the folder
+    holds another run, the same one without `resume`, or other files.
     """
     folder = Path(folder)
     marker = folder / MARKER
@@ -67,7 +90,9 @@ def claim_folder(
                 expected="a new folder or one of the same run",
                 fix="choose another --out",
             )
-        if not resume:
+        if resume is None and cut_off(folder, leaves):
+            _clear(folder)
+        elif not resume:
             raise BadInput(
                 f"{folder}, which holds this run already",
                 expected="a new folder",
@@ -79,6 +104,18 @@ def claim_folder(
     return folder
 
 
+def _clear(folder: Path) -> None:
+    """Delete what a killed run left, but for its lock, which is taken. Raises BadInput where the
+    folder cannot be written.
+    """
+    for each in folder.iterdir():
+        if each != lock_of(folder / MARKER):
+            try:
+                each.unlink()
+            except OSError as error:
+                raise unwritten(each, error) from error
+
+
 @contextmanager
 def claimed(
     folder: Path | str,
@@ -86,15 +123,17 @@ def claimed(
     *,
     resume: bool | None,
     defaults: dict[str, Any] | None = None,
+    leaves: Collection[str] = (),
 ) -> Iterator[Path]:
     """Claim a folder and run a block in it; if the block fails before it writes a file, undo the
     claim. What a run decides before its work is no such file.
 
-    A run that cannot be resumed (`resume` None) and is interrupted starts over, and so gives back
-    what it wrote itself, too; with anything else in the folder it leaves all as it is. False is the
-    first run of one that can: what it saved is what it goes on from. Among several processes
-    the first one claims it for all. Raises BadInput as `claim_folder` does, and where another run
-    works in the folder.
+    A run that cannot be resumed (`resume` None) and is interrupted or refused, as by a full disk,
+    starts over, and so gives back what it wrote itself, too; with anything else in the folder it
+    leaves all as it is. Where it was killed, the files that it `leaves`, by name, are in nobody's
+    way. False is the first run of one that can: what it saved is what it goes on from. Among
+    several processes the first one claims it for all. Raises BadInput as `claim_folder` does, and
+    where another run works in the folder.
     """
     folder = Path(folder)
     if not ranks().first:
@@ -106,11 +145,11 @@ def claimed(
     ours = fresh  # what is in a folder that was there belongs to others until it is claimed
     with alone(folder / MARKER, str(folder)), recorded_writes() as written:
         try:
-            claim_folder(folder, identity, resume=resume, defaults=defaults)
+            claim_folder(folder, identity, resume=resume, defaults=defaults, leaves=leaves)
             ours = True
             yield folder
         except BaseException as error:
-            starts_over = isinstance(error, KeyboardInterrupt) and resume is None
+            starts_over = resume is None and isinstance(error, (KeyboardInterrupt, BadInput))
             if ours:
                 _give_back(folder, written if starts_over else (), fresh=fresh)
             raise

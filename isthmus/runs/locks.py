@@ -7,6 +7,7 @@ process loses it at once.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,21 @@ def is_there(path: Path) -> bool:
     return path.is_symlink() or path.exists()
 
 
+@contextmanager
+def making_folders(path: Path) -> Iterator[None]:
+    """Run a block that may make the folders which a path lies in; where it fails, take away those
+    that it made and left empty.
+    """
+    absent = [folder for folder in path.absolute().parents if not os.path.lexists(folder)]
+    try:
+        yield
+    except BaseException:
+        for folder in absent:
+            with suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
+        raise
+
+
 def vacant(folder: Path) -> bool:
     """Return whether a folder holds nothing, or nothing but what killed processes have locked."""
     return all(file.name.startswith(".") and file.suffix == ".lock" for file in folder.iterdir())
@@ -53,7 +69,8 @@ def check_vacant(folder: Path) -> None:
 
 @contextmanager
 def alone(file: Path | str, what: str) -> Iterator[None]:
-    """Run a block that no other process runs for the same file at the same time.
+    """Run a block that no other process runs for the same file at the same time; folders that were
+    made for the lock alone go where the block fails.
 
     Where the file system has no locks the block runs all the same, and a notice says so. Raises
     BadInput where another process has the lock, and says that it works on `what`, or where nothing
@@ -63,13 +80,14 @@ def alone(file: Path | str, what: str) -> Iterator[None]:
 
     file = Path(file)
     lock = FileLock(lock_of(file), thread_local=False)
-    _acquire(lock, file, what)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # open files stay on Windows
-            lock_of(file).unlink()
-        lock.release()
+    with making_folders(file):
+        _acquire(lock, file, what)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # open files stay on Windows
+                lock_of(file).unlink()
+            lock.release()
 
 
 def _acquire(lock: BaseFileLock, file: Path, what: str) -> None:

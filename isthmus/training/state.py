@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isthmus.models.batchnorm import layers_with_statistics
 from isthmus.models.forward import explain_single_sample_batch
 from isthmus.models.memory import GradientPasses
 from isthmus.runs.devices import Precision, autocast
@@ -207,7 +208,7 @@ class TrainingRun:
         self.step += 1
         self.since += 1
         if self.step == self.training.steps:
-            self._check_weights()
+            self._check_result()
         if self.step * 10 // self.training.steps > len(self.history.losses):
             self.note()
         if self.after_step is not None:
@@ -226,17 +227,25 @@ class TrainingRun:
             after_backward()
         return value.detach()
 
-    def _check_weights(self) -> None:
-        """Raise Diverged where the last step, whose loss nobody computes, has left the numbers."""
+    def _check_result(self) -> None:
+        """Raise Diverged where the last step, whose loss nobody computes, has left the numbers, or
+        what BatchNorm saw of any step has: it trains with the batch's own statistics, and the loss
+        may stay finite.
+        """
         trained = [p.detach() for p in self.module.parameters() if p.requires_grad]
         mine = [p.to_local() if hasattr(p, "to_local") else p for p in trained]  # a shard's part
-        finite = all(bool(p.isfinite().all()) for p in mine)
-        if not all(gathered(finite)):
-            raise Diverged(
-                "weights that are NaN or infinite after the last step",
-                expected="finite weights",
-                fix=f"lower lr (now {self.training.lr:g}), or pass precision='fp32'",
-            )
+        seen = [value for layer in layers_with_statistics(self.module) for value in layer.buffers()]
+        for what, values in (("weights", mine), ("statistics of BatchNorm", seen)):
+            if not all(gathered(all(bool(value.isfinite().all()) for value in values))):
+                raise Diverged(
+                    f"{what} that are NaN or infinite after the last step",
+                    expected=f"finite {what}",
+                    fix=self._way_out(),
+                )
+
+    def _way_out(self) -> str:
+        exact = "" if self.training.precision == "fp32" else ", or pass precision='fp32'"
+        return f"lower lr (now {self.training.lr:g}){exact}"
 
     def note(self) -> None:
         """Add the mean loss since the last note. Raises BadInput where training has left the
@@ -248,7 +257,7 @@ class TrainingRun:
             raise Diverged(
                 f"a loss of {mean} before step {self.step}",
                 expected="a finite loss",
-                fix=f"lower lr (now {self.training.lr:g}), or pass precision='fp32'",
+                fix=self._way_out(),
             )
         self.history.losses.append(mean)
         self.total = torch.zeros_like(self.total)

@@ -13,6 +13,7 @@ from isthmus.compression import Compressed, quantize
 from isthmus.evidence.schema import schema
 from isthmus.models import load_checkpoint, model_factory, save_checkpoint
 from isthmus.runs import file_sha256
+from isthmus.types import BadInput
 
 TRADED = ("--loss", "trade-off", "--beta", 3, "--eps", 0.05, "--attack-steps", 1)
 NET = "isthmus.models:small_cnn,channels=1,width=8"
@@ -105,6 +106,43 @@ def test_channels_leave_a_smaller_network(folder):
     assert record["after"]["multiply-adds"] < 0.6 * record["before"]["multiply-adds"]
     assert not (folder / "channels/network.safetensors").exists()
     assert "no channels/network.safetensors is written" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["prune", "quantize"])
+def test_a_training_that_diverged_says_so_and_writes_nothing(command, folder):
+    given = ("--density", 0.2) if command == "prune" else ("--bits", 4)
+    lost = ("--steps", 8, "--lr", 1e6, "--out", f"lost/{command}")
+    done = compressed(command, folder, *given, *lost)
+    assert done.returncode == 2 and "lower lr (now 1e+06)" in done.stderr, done.stderr
+    assert not (folder / "lost").exists()
+
+
+def test_a_run_that_was_killed_or_refused_is_in_nobodys_way(folder, monkeypatch):
+    """Killed before its report, then on a disk that is full at the page, then whole; what is the
+    user's stays, and with it the run is refused.
+    """
+
+    def full(path, text):
+        raise BadInput(f"{path}, which could not be written", expected="room", fix="free some")
+
+    options = ("--bits", 4, "--method", "post-training", "--out", "cut")
+    assert compressed("quantize", folder, *options).returncode == 0
+    whole = sorted(each.name for each in (folder / "cut").iterdir())
+    for name in ("report.json", "report.html"):
+        (folder / "cut" / name).unlink()
+    (folder / "cut/before.safetensors").touch()
+    (folder / "cut/mine.safetensors").touch()
+    assert "holds a run already" in compressed("quantize", folder, *options).stderr
+    (folder / "cut/mine.safetensors").unlink()
+    other = compressed("quantize", folder, "--bits", 8, *options[2:])
+    assert "bits: '4' there, '8' now" in other.stderr
+    with monkeypatch.context() as patched:
+        patched.setattr("isthmus.evidence.page.write_text", full)
+        done = compressed("quantize", folder, *options)
+    assert done.returncode == 2 and "could not be written" in done.stderr
+    assert not list((folder / "cut").iterdir())
+    assert compressed("quantize", folder, *options).returncode == 0
+    assert sorted(each.name for each in (folder / "cut").iterdir()) == whole
 
 
 @pytest.fixture(scope="module")
@@ -237,12 +275,23 @@ def test_quantizing(name, options, folder):
     assert record["same answers"]["value"] > (0.95 if name == "rounded" else 0.5)
 
 
+UNTRAINED = (("--density", 0.5, "--steps", 0), ("--method", "post-training"))
+
+
+@pytest.mark.parametrize("command, given", [("prune", UNTRAINED[0]), ("quantize", UNTRAINED[1])])
+def test_what_measures_has_an_effect_where_nothing_trains(command, given, folder):
+    measured = ("--attack", "pgd", "--eps", 0.05, "--attack-steps", 1, "--restarts", 1)
+    every = ("--seed", 3, "--device", "cpu", "--out", f"measured-{command}")
+    done = compressed(command, folder, *given, *measured, *every)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "options", "words"),
     [
         ("prune", ("--density", 0), "density = 0"),
         ("prune", ("--density", "nan"), "finite"),
-        ("prune", ("--density", 0.5, "--loss", "fast"), "--loss fast"),
+        ("prune", ("--density", 0.5, "--loss", "fast"), "--loss"),
         (
             "prune",
             ("--density", 0.5, "--method", "rewiring", "--steps", 0),
@@ -257,6 +306,14 @@ def test_quantizing(name, options, folder):
         ("quantize", ("--bits", "3"), "3"),
         ("quantize", ("--method", "post-training", "--steps", 5), "--steps 5"),
         ("quantize", ("--steps", 0), "--method post-training"),
+        ("quantize", (*UNTRAINED[1], "--loss", "adversarial"), "got --loss;"),
+        ("quantize", (*UNTRAINED[1], "--loss", "trades", "--eps", 0.1), "got --eps, --loss;"),
+        ("quantize", (*UNTRAINED[1], "--lr", 0.1, "--flip"), "got --lr, --flip;"),
+        ("prune", (*UNTRAINED[0], "--loss", "trades"), "got --loss;"),
+        ("prune", (*UNTRAINED[0], "--attack", "pgd", "--beta", 2), "got --beta;"),
+        ("prune", (*UNTRAINED[0], "--precision", "fp32"), "got --precision;"),
+        ("prune", ("--density", 0.5, "--attack", "pgd", "--beta", 2), "got --beta;"),
+        ("prune", ("--density", 0.5, "--loss", "trades", "--restarts", 2), "got --restarts;"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(command, options, words, folder):

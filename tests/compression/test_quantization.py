@@ -455,6 +455,19 @@ def test_the_same_network_gives_the_same_file(net, tmp_path):
     assert one == other
 
 
+@pytest.mark.parametrize("seconds", [0.0, 9.5, 123.45678901234567, 1.2345678901234567e-05])
+def test_no_clock_decides_how_large_a_file_is(seconds, net, tmp_path):
+    """Its size is a figure of a report, which two runs of one command have in common."""
+    small = quantize(net, samples(), 4)
+    sizes = []
+    for taken in (1.0, seconds):
+        small.record["seconds"] = taken
+        file = small.save(tmp_path / f"{taken}.st")
+        assert Compressed.load(file, make()).record["seconds"] == taken
+        sizes.append(file.stat().st_size)
+    assert sizes[0] == sizes[1]
+
+
 def test_a_compressed_record_as_a_checkpoint_is_refused_with_the_way_out(net, tmp_path):
     """Its plain twin, which the command line writes beside it, or `Compressed.load`."""
     small = quantize(net, samples(64), bits=4, method=PostTraining())

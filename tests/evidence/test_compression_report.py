@@ -11,6 +11,7 @@ from isthmus.compression import prune
 from isthmus.evidence import compression, provenance
 from isthmus.evidence.compression_record import Side
 from isthmus.evidence.compression_report import _verdict, _warnings
+from isthmus.evidence.record import AnswersPart, Value
 from isthmus.metrics import Rate, as_record
 from isthmus.models import small_cnn
 from isthmus.types import BadInput
@@ -58,6 +59,7 @@ def side(accuracy, success=None, robust=None, name="accuracy"):
     return Side.model_validate({"metrics": metrics, "bytes": 100, **cost})
 
 
+COSTS = "it costs more than 10.0 points of accuracy, beyond doubt."
 GUESSES = "as far as 1,000 samples can tell it answers no better than a guess."
 
 
@@ -69,7 +71,10 @@ GUESSES = "as far as 1,000 samples can tell it answers no better than a guess."
         ((0.004, 0.48), False, "compression brings back part of a backdoor."),
         ((0.99, 0.98), False, "it obeys the trigger, as the one before it does."),
         ((0.6, 0.95), False, "it obeys the trigger, as the one before it does."),
-        ((0.0, 0.14, 0.468), False, ""),  # mistakes of a network that never obeyed
+        ((0.0, 0.14, 0.468), False, COSTS),  # mistakes of a network that never obeyed
+        ((0.0, 0.14, 0.85), False, ""),
+        ((0.02, 0.95, 0.44), False, "it obeys the trigger, which the one before it does not."),
+        ((0.09, 0.14, 0.89), False, ""),
         ((0.01, 1.0), True, GUESSES),
     ],
 )
@@ -79,8 +84,55 @@ def test_what_forbids_to_use_the_network_is_said_first(success, guesses, says, n
     before, after = side(0.9, had, name=name), side(*(left or [0.9]), has, name=name)
     warnings = _warnings(before, after, guesses=guesses)
     whole = f"Do not use the smaller network: {says}"
-    assert [warning[: len(whole)] for warning in warnings] == ([whole] if says else [])
+    assert [warning[: len(whole)] for warning in warnings[:1]] == ([whole] if says else [])
+    costs = [warning for warning in warnings if warning.endswith(COSTS)]
+    assert len(costs) == (1 if left and left[0] < 0.5 else 0)
+    assert len(warnings) == len({*warnings[:1], *costs})
     assert _verdict(before, after, warnings).startswith(whole if says else "The file is")
+
+
+@pytest.mark.parametrize(
+    ("after", "lost", "says"),
+    [(0.775, None, False), (0.775, 125, True), (0.79, 110, False), (0.75, None, True)],
+)
+def test_a_loss_of_more_than_ten_points_beyond_doubt_forbids_to_use_it(after, lost, says):
+    """Paired where the answers that changed are counted, which is narrower."""
+    answers = None if lost is None else AnswersPart(n=1000, lost=lost, gained=0)
+    warnings = _warnings(side(0.9), side(after), guesses=False, answers=answers)
+    assert warnings == ([f"Do not use the smaller network: {COSTS}"] if says else [])
+
+
+@pytest.mark.parametrize(
+    ("had", "has", "says"),
+    [
+        (0, 16, "compression brings back injected errors."),
+        (0, 8, "compression brings back part of the injected errors."),
+        (16, 15, "it shows the injected errors, as the one before it does."),
+        (0, 1, ""),
+    ],
+)
+def test_injected_errors_are_named_and_warned_of(had, has, says):
+    before, after = side(0.9), side(0.9)
+    before.metrics["injection success"] = Value(**as_record(Rate(had, 16)))
+    after.metrics["injection success"] = Value(**as_record(Rate(has, 16)))
+    warnings = _warnings(before, after, guesses=False)
+    assert warnings == ([f"Do not use the smaller network: {says}"] if says else [])
+    assert "injection success from" in _verdict(before, after, warnings)
+
+
+@pytest.mark.parametrize(
+    ("one_class", "n", "says"),
+    [
+        (True, 1000, "all of one class, of which anybody may guess"),
+        (False, 1000, "as far as 1,000 samples can tell"),
+        (False, 1, "as far as 1 sample can tell"),
+    ],
+)
+def test_a_guess_says_how_to_tell_it_from_more(one_class, n, says):
+    after = side(0.9)
+    after.metrics["accuracy"] = Value(**as_record(Rate(n, n)))
+    (warning,) = _warnings(side(0.9), after, guesses=True, one_class=one_class)
+    assert says in warning and ("measure it on more samples" in warning) is not one_class
 
 
 def test_the_verdict_says_what_is_left_under_an_attack():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from jsonschema import Draft202012Validator
+from markupsafe import Markup
 from support.documents import CERTIFICATES, COMPRESSION, DETECTION, RECORDS
 from support.networks import data, network
 from torch.nn.utils import parametrize
@@ -23,6 +24,7 @@ from isthmus.evidence import (
 )
 from isthmus.evidence import schema as schemas
 from isthmus.evidence.record import Value
+from isthmus.evidence.text import compression_table
 from isthmus.metrics.area import Area
 from isthmus.metrics.values import Rate
 from isthmus.models import save_checkpoint
@@ -80,6 +82,65 @@ def test_what_a_record_does_not_count_is_no_row(absent):
     text = to_html(read_written(made))
     for name, shown in (("parameters", "4,321"), ("nonzero parameters", "1,234")):
         assert (shown in text) is (name not in absent)
+
+
+def _places(part, at=()):
+    """Every place in a record, those within others after them; of a list the first, and its like
+    are taken to be alike.
+    """
+    inside = part.items() if isinstance(part, dict) else list(enumerate(part))[:1]
+    for key, value in inside:
+        yield (*at, key)
+        if isinstance(value, dict | list):
+            yield from _places(value, (*at, key))
+
+
+def _without(record, at, instead):
+    """The record with another value in one place; with none at all for `...`."""
+    made = copy.deepcopy(record)
+    part = made
+    for key in at[:-1]:
+        part = part[key]
+    part[at[-1]] = instead
+    if instead is ...:
+        del part[at[-1]]
+    return made
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_what_a_record_may_lack_has_a_page_without_it(kind, monkeypatch):
+    """Every entry that may be absent, null or empty, in turn; figures are drawn, and not written
+    out.
+    """
+
+    def drawn(draw, *_):
+        draw()
+        return Markup("")
+
+    monkeypatch.setattr("isthmus.evidence.page._twice", drawn)
+    seen = to_html(read_written(RECORDS[kind])).count("None")
+    for at in _places(RECORDS[kind]):
+        for instead in (..., None, [], {}):
+            try:
+                document = read_written(_without(RECORDS[kind], at, instead))
+            except BadInput:
+                continue  # it has to be there
+            assert to_html(document).count("None") <= seen, (at, instead)
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("name", ["loss", "robust accuracy"])
+def test_what_was_measured_on_one_side_alone_says_so(side, name):
+    made = copy.deepcopy(COMPRESSION)
+    for each in ("before", "after"):
+        made[each]["metrics"].pop(name, None)
+    made[side]["metrics"][name] = {"value": 0.321, "unit": "nats"}
+    report = read_written(made)
+    (cells,) = [pair for which, *pair in report.measures if which == name]
+    assert [value is None for value in cells] == [side == "after", side == "before"]
+    assert "not measured" in to_html(report) and "0.321" in to_html(report)
+    table = compression_table(report)
+    assert sum("not measured" in cell for column in table.columns for cell in column.cells) == 1
 
 
 def test_a_record_of_before_training_and_choice_were_in_it_is_read():

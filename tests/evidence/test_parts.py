@@ -10,6 +10,7 @@ from matplotlib.image import imread
 from support.networks import data, network
 
 from isthmus import Data, Patch, fit, repair
+from isthmus.attacks.backdoors.reactivation import IMAGES, RETUNING
 from isthmus.curves import Route
 from isthmus.defenses import Averaged, FineTune, UniversalUnlearning, averaged_repairs, inspect
 from isthmus.defenses.unlearning import unlearn
@@ -145,6 +146,25 @@ def test_the_trigger_of_an_inspection_is_shown(tampered):
     assert part.kind == seen.oddest.kind and part.reason == seen.reason
     assert part.png == picture_of(seen.oddest.trigger, (3, 8, 8))
     assert report.permanence.queries is None and not report.permanence.reactivation
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_retuning_takes_the_precision_and_the_device_of_the_repair(
+    precision, tampered, monkeypatch
+):
+    """No clock decides a figure of the report: two runs in one precision agree."""
+    seen = []
+
+    def spying(net, samples, *, training, **words):
+        seen.append((training.precision, training.device, training.steps))
+        return fit(net, samples, training=training.replace(steps=1), **words)
+
+    monkeypatch.setattr("isthmus.attacks.backdoors.reactivation.fit", spying)
+    budget = TRAINING.replace(precision=precision, device="cpu")
+    found = repair(tampered, data(200), training=budget, points=3, steps=4, bends=1)
+    judge = Judge(data(80, seed=5), Patch(size=2), 1)
+    evidence(found, tampered, judge, queries=0)
+    assert seen == [(precision, "cpu", RETUNING.steps)] * len(IMAGES)
 
 
 def test_samples_unlike_all_others_are_found_where_they_are_more_than_usual():

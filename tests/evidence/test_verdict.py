@@ -218,11 +218,20 @@ def test_a_backdoor_that_comes_back_is_a_warning_with_the_fewest_images():
 
 
 @pytest.mark.parametrize(
-    ("triggered", "clean", "wakes"),
-    [(0.9, 0.2, True), (0.9, 0.9, False), (0.3, 0.0, False), (0.9, 0.89, False)],
+    ("triggered", "clean", "alone", "wakes"),
+    [
+        (0.9, 0.2, 0.01, True),
+        (0.9, 0.9, 0.01, False),
+        (0.3, 0.0, 0.01, False),
+        (0.9, 0.89, 0.01, False),
+        (0.556, 0.1, 0.565, False),  # the trigger does it without queries
+        (0.556, 0.1, 0.54, False),
+        (0.556, 0.1, 0.3, True),
+    ],
 )
-def test_queries_wake_a_trigger_where_they_do_more_than_without_it(triggered, clean, wakes):
-    made = record()
+def test_queries_wake_a_trigger_where_they_do_more_than_without_it(triggered, clean, alone, wakes):
+    """And more than it does without them."""
+    made = record(success=(0.99, alone))
     made["permanence"]["queries"] = {
         "queries": 300,
         "images": 50,

@@ -291,6 +291,14 @@ def test_a_constant_answer_is_chance_however_common_the_class():
     assert check_above_chance(Quarters(), uneven) == 1.0
 
 
+def test_samples_of_one_class_are_what_is_wrong_where_they_are():
+    asked = data(400)
+    one = asked[asked.y == 2]
+    assert Accuracy(one)(Quarters()) == 1.0
+    with pytest.raises(BadInput, match="samples of all classes: these are of one"):
+        check_above_chance(Quarters(), one)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -20,7 +20,7 @@ from isthmus.runs import claimed, file_sha256, read_json, remembering, write_jso
 from isthmus.runs import folder as folder_room
 from isthmus.runs.files import write_atomically
 from isthmus.runs.folder import claim_folder, differing
-from isthmus.runs.locks import vacant
+from isthmus.runs.locks import alone, vacant
 
 WRITERS = {
     "text": lambda path: path.write_text("x" * 300_000),
@@ -198,6 +198,74 @@ def test_an_interrupted_run_that_starts_over_gives_back_what_it_wrote(
     else:
         with claimed(folder, RUN, resume=None):
             pass
+
+
+REFUSED = BadInput("a full disk", expected="room", fix="free some space")
+
+
+@pytest.mark.parametrize("resume", [None, False])
+def test_a_refused_run_that_starts_over_gives_back_what_it_wrote(resume, tmp_path):
+    """As on a disk that is full at its last file; one that goes on keeps what it saved."""
+    with pytest.raises(BadInput, match="full disk"), claimed(tmp_path / "out", RUN, resume=resume):
+        write_json(tmp_path / "out/report.json", 1)
+        raise REFUSED
+    assert (tmp_path / "out").exists() == (resume is not None)
+
+
+PARTS = ("one.safetensors", "decisions.json", ".run.json.lock", ".report.json.77.tmp")
+
+
+def test_a_killed_run_that_starts_over_is_in_nobodys_way(tmp_path):
+    folder = folder_holding(tmp_path / "out", "this run")
+    for name in PARTS:
+        (folder / name).touch()
+    with claimed(folder, RUN, resume=None, leaves=PARTS[:1]):
+        assert {each.name for each in folder.iterdir()} == {"run.json", ".run.json.lock"}
+        write_json(folder / "report.json", 1)
+    refused(lambda: begin(folder, RUN), "holds this run already")
+    assert sorted(each.name for each in folder.iterdir()) == ["report.json", "run.json"]
+
+
+@pytest.mark.parametrize(
+    "run, mine, words",
+    [
+        ({**RUN, "seed": 1}, None, "seed: 1 there, 0 now"),
+        ({**RUN, "command": "certify"}, None, "different run"),
+        (RUN, "two.safetensors", "holds this run already"),
+        (RUN, "one.safetensors.txt", "holds this run already"),
+        (RUN, ".mine.1.tmp", "holds this run already"),
+        (RUN, "report.json", "holds this run already"),
+    ],
+)
+def test_only_what_the_same_killed_run_left_is_deleted(run, mine, words, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(run))
+    for name in (*PARTS, *([mine] if mine else [])):
+        (folder / name).touch()
+    refused(lambda: begin(folder, RUN), words)
+    assert {*PARTS, "run.json", *([mine] if mine else [])} - {".run.json.lock"} == {
+        each.name for each in folder.iterdir()
+    }
+
+
+def begin(folder, run):
+    with claimed(folder, run, resume=None, leaves=PARTS[:1]):
+        pass
+
+
+@pytest.mark.parametrize("there", [(), ("a",), ("a", "a/b")], ids=["none", "one", "all"])
+def test_folders_that_were_made_for_nothing_go_where_a_run_fails(there, tmp_path):
+    """They stay where they were before."""
+    for name in there:
+        (tmp_path / name).mkdir()
+    with pytest.raises(RuntimeError), claimed(tmp_path / "a/b/c", RUN, resume=False):
+        raise RuntimeError
+    with pytest.raises(BadInput), alone(tmp_path / "a/b/file", "it"):
+        raise REFUSED
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "a/b/file", lambda path: 1 / 0)
+    assert {str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*")} == set(there)
 
 
 def failing(folder, error, files, *progress):

@@ -266,6 +266,11 @@ def test_batches_are_endless_epochs_shared_out_among_ranks(n, size, world, seed)
             {"lr": 1e38, "steps": 1, "loss": lambda *args: 1e5 * cross_entropy(*args)},
             "weights that are NaN or infinite after the last step",
         ),
+        (
+            "batchnorm",
+            {"lr": 1e5, "steps": 3, "schedule": constant, "precision": "fp32"},
+            "statistics of BatchNorm that are NaN or infinite.*; lower lr \\(now 100000\\)$",
+        ),
         ("linear", {"lr": 1e39}, "lr = 1e[+]39"),
         ("nothing", {}, "nothing to train"),
     ],
