@@ -24,6 +24,7 @@ from isthmus.defenses.curve_repair.rules import (
 )
 from isthmus.defenses.curve_repair.selection import Selection, Watched
 from isthmus.defenses.curve_repair.stand_ins import (
+    odd_stand_ins,
     stand_ins_if_any,
     universal_stand_ins,
 )
@@ -31,6 +32,7 @@ from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import Divergence, check_above_chance
 from isthmus.metrics.names import DIVERGENCE, UNIVERSAL
 from isthmus.metrics.path import Path
+from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.wording import percent
 from isthmus.training.budget import Training
 from isthmus.training.hooks import AfterStep
@@ -142,7 +144,9 @@ def candidates(
     except BadInput:
         return [unlearned, only]
     curve = replace(only, other=permuted)
-    watch = partial(stand_ins_if_any, training=training)
+    # without BatchNorm a network whose stand-ins do not tell is unlearned alone, see `both_moves`
+    searched = stand_ins_if_any if recalibrated_layers(tampered) else odd_stand_ins
+    watch = partial(searched, training=training)
     first = near(replace(curve, training=suited), tampered, watch)
     first = replace(first, route=replace(first.route, high=FARTHER), of_one=True)
     return [first, unlearned, curve]

@@ -34,11 +34,13 @@ from isthmus.defenses.curve_repair.rules import (
     up_to,
     without_confidence,
 )
+from isthmus.defenses.curve_repair.stand_ins import NothingOdd
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.curve_repair.unlearned import ALMOST
 from isthmus.defenses.curve_repair.ways import follow
 from isthmus.metrics.names import DIVERGENCE, SPARSE, UNIVERSAL
 from isthmus.metrics.path import Path
+from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import percent
 from isthmus.training.state import Diverged
@@ -93,7 +95,7 @@ def near_or_unlearned(
     """
     try:
         near = follow(way, tampered, parts)
-    except (Diverged, Untrained) as error:
+    except (Diverged, Untrained, NothingOdd) as error:
         notice(f"{error.got}; another way is tried")
         return [follow(after, tampered, parts)]
     if not way.of_one and not near.objection:
@@ -178,7 +180,12 @@ def of_a_patch(near: Repair, unlearned: Repair) -> list[Repair]:
 def moved_by_both(
     near: Repair, unlearned: Repair, after: Candidate, tampered: nn.Module
 ) -> list[Repair]:
-    """Return the repair by both moves, and the two that it is made of."""
+    """Return the repair by both moves, and the two that it is made of; that by unlearning alone
+    where the network has no BatchNorm, see `both_moves`.
+    """
+    if not recalibrated_layers(tampered):
+        costly = after.objection(unlearned.path, unlearned.t)
+        return [replace(unlearned, objection=costly), near]
     change = change_of(unlearned)
     end = moved_as_well(unlearned.endpoint, near, tampered, change=change)
     way = replace(after, other=end, route=BOTH)

@@ -7,7 +7,7 @@ Where we depart: the curve is trained as `connect` does, and t is drawn where th
 the point is chosen by a rule on bonafide samples that the curve was not trained on, instead of by a
 fixed t or by the attacker's trigger; with one checkpoint the second endpoint is made: a permuted
 copy, and a repaired network itself, which has unlearned universal perturbations, and to which the
-path is straight, and which says how far the curve may go.
+path is straight; which of them serves, or both together, is decided in `decision`.
 """
 
 from __future__ import annotations
@@ -54,15 +54,16 @@ def repair(
     `Selection` (rule, watch, points, holdout) and of `Training` (steps, lr, augment, seed, ...), in
     place of those of `route`, `selection` and `training`.
 
-    By default a curve leads to a permuted copy, or to the network that is given, and the point on
-    it is the first one where stand-ins for a trigger have lost their effect (`NEAR`,
-    `universal_stand_ins`); of one network it is tried where such a perturbation is oddly small. If
-    they do not lose it, a straight path leads to `unlearned_copy`, which universal perturbations no
-    longer turn, to t = 0.9 at most (`ALMOST`): of one network to where the stand-ins that the curve
-    has not lost are lost, of two as far as accuracy lets it. Of one network that path is followed
-    in any case: the curve is taken if, where it lost them, its answers had changed by half as much
-    or less (`BOUND`), and then on to a third (`GOING_ON`); or if the other network kept them or
-    lost too much accuracy beyond doubt. If neither serves, a longer curve to a permuted copy
+    By default a curve leads to a permuted copy, or to the network that is given, trained near the
+    tampered one (`NEAR`), and a straight path to `unlearned_copy`, which universal perturbations no
+    longer turn (`ALMOST`). Stand-ins for a trigger, `universal_stand_ins`, tell which of the two
+    serves. Where the curve loses them, the repair is the first point on it where they are lost; of
+    one network at most where its answers have changed by half as much as unlearning changes them
+    (`BOUND`), and from there on to a third (`GOING_ON`). Where unlearning alone loses them, it is
+    the point of the straight path where they are lost. Where neither does, or one network has none
+    that is oddly small, it makes both moves (`both_moves`). A network whose sparse perturbations
+    alone are odd goes along the curve (`UNTOLD`). A network without BatchNorm is unlearned alone
+    where nothing tells. If the samples object to all of that, a longer curve to a permuted copy
     follows. A call with a defense as `other`, `after_step`, values of t, a rule or any field of
     `Route`, even at its default, takes the route and the rule that it names.
 

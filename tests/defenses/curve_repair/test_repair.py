@@ -641,7 +641,18 @@ def test_of_two_networks_whose_curve_keeps_stand_ins_the_network_makes_both_move
     assert found.t.rule == SURE and found.t == 0.3 and found.rejected == ()
 
 
-def test_where_a_sparse_perturbation_alone_is_odd_the_curve_goes_half_as_far(tampered, samples):
+def test_a_network_without_batchnorm_is_unlearned_alone_where_nothing_tells(samples):
+    net = mlp(10, channels=1, size=8)
+    fit(net, samples[0], steps=60, lr=0.1)
+    near, unlearned = two_ways(net, 0.9, watched=())
+    found = first_acceptable([near, unlearned], net, Parts.of(samples[0], 0.2))
+    assert found.route == ALMOST and found.t.rule == "fixed(0.9)" and not found.objection
+    assert [way.route for way in found.rejected] == [near.route]
+
+
+def test_where_a_sparse_perturbation_alone_is_odd_the_curve_changes_as_much_as_unlearning(
+    tampered, samples
+):
     parts = Parts.of(samples[0], 0.2)
     found = first_acceptable(two_ways(tampered[0], 0.1, watched=[SPARSE]), tampered[0], parts)
     (unlearned,) = found.rejected
@@ -649,6 +660,7 @@ def test_where_a_sparse_perturbation_alone_is_odd_the_curve_goes_half_as_far(tam
     changes = changes_along(found, tampered[0])
     assert found.t == max(t for t, change in changes.items() if change <= UNTOLD * whole)
     assert not found.t.confident and "sparse" in found.t.reason and not found.objection
+    assert found.route == unlearned.route.replace(low=0.1)
     assert "loses few patches" in unlearned.objection
 
 
