@@ -103,12 +103,11 @@ def repair_command(
 ) -> None:
     """Repair a checkpoint with clean samples.
 
-    A curve leads to OTHER, or to a permuted copy of TAMPERED, to a point at which universal
-    perturbations have lost their effect. Where none has, where none is oddly small, and where the
-    curve to a permuted copy changes answers too much until then, the path leads straight to a copy
-    that they no longer turn (--second unlearned). Where that costs too much accuracy, the curve
-    before it is kept, or a longer one to a permuted copy follows. An option that describes a curve,
-    a rule or t asks for that curve alone.
+    Two ways are followed: a curve near TAMPERED, to OTHER or to a permuted copy, and the straight
+    path to a copy that universal perturbations no longer turn (--second unlearned). Perturbations
+    that are oddly small tell which of them serves; where none does, what both change is added.
+    Where all that costs too much accuracy, a longer curve to a permuted copy follows. An option
+    that describes a curve, a rule or t asks for that curve alone.
 
     Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
     The curve is trained and measured where the point is sought, at t in [--low, --high]; t = 0 is
@@ -307,7 +306,9 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     # both the network as received and the repaired one
     small = 2 * len(evidence.compressing.with_control(inputs.networks[0]))
     fixed.append(together("compression", questions).times(small))
-    points = [Part("choice of t", len(samples)), together("report", questions)]
+    followed = 3 if options.by_default else 1  # the curve, the unlearned copy, and both moves
+    choice = Part("choice of t", followed * len(samples))
+    points = [choice, together("report", questions)]
     if inputs.attack is not None:
         few = inputs.judge.samples(samples)[: report.landscape.samples]
         points.append(

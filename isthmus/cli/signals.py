@@ -33,7 +33,7 @@ def terminable() -> Iterator[None]:
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     plain = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not (in_main_thread and plain and int(os.environ.get("RANK", 0)) == 0):
+    if not (in_main_thread and plain and os.environ.get("RANK", "0") in ("", "0")):
         yield
         return
     raising = _Raising()

@@ -79,8 +79,8 @@ def read_written(record: Written | Mapping[str, Any]) -> Written:
 
 
 def write_report(report: Written | Mapping[str, Any], folder: Path | str) -> tuple[Path, Path]:
-    """Write `report.json` and `report.html` into the folder and return their paths; each is whole
-    or not there.
+    """Write `report.html` and then `report.json` into the folder, and return the paths of record
+    and page; each is whole or not there.
 
     `report` is what `evidence`, `certificates`, `detection`, `compression` or `attack_health` made,
     or a record read from JSON. Raises BadInput where the record is none of these or the folder
@@ -88,8 +88,8 @@ def write_report(report: Written | Mapping[str, Any], folder: Path | str) -> tup
     """
     report = read_written(report)
     page = to_html(report)
-    data = write_json(Path(folder) / "report.json", report.record())
-    return data, write_text(Path(folder) / "report.html", page)
+    written = write_text(Path(folder) / "report.html", page)
+    return write_json(Path(folder) / "report.json", report.record()), written  # a run's last file
 
 
 def to_html(report: Written | Mapping[str, Any]) -> str:

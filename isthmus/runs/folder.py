@@ -44,10 +44,10 @@ def state_file(folder: Path | None, name: str) -> Path | None:
 
 def cut_off(folder: Path, leaves: Collection[str] = ()) -> bool:
     """Return whether a folder with a run.json holds nothing else but what a run has there that was
-    killed before its report: what it decided, its lock, the files it `leaves`, by name, and parts
-    of files.
+    killed before its record: what it decided, its lock, the page, the files it `leaves`, by name,
+    and parts of files.
     """
-    own = {MARKER, DECISIONS, lock_of(folder / MARKER).name, *leaves}
+    own = {MARKER, DECISIONS, lock_of(folder / MARKER).name, "report.html", *leaves}
     parts = own | {"report.json"}
     return all(each.name in own or _part_of(each.name) in parts for each in folder.iterdir())
 

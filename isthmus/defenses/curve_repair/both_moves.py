@@ -23,12 +23,13 @@ from isthmus.metrics.names import DIVERGENCE
 from isthmus.metrics.path import Path
 from isthmus.models.view import copied
 
-BOTH = Route(bends=0, low=0.2, high=0.9)
-"""The route to an unlearned copy that is moved along a curve."""
+BOTH = Route(bends=0, low=0.5, high=0.9)
+"""The route to an unlearned copy that is moved along a curve; before its middle a backdoor mostly
+is where it was."""
 
-PART, TOGETHER = 1 / 3, 0.6
-"""How much the point on the curve may change answers, and how much the repair by both moves may, as
-parts of what unlearning alone changes them: docs/experiments.md, where they were chosen."""
+PART = 1 / 3
+"""How much the point on the curve may change answers, as a part of what unlearning alone changes
+them: docs/experiments.md, where it was chosen."""
 
 
 def farthest_changing(path: Path, change: float) -> float:
@@ -63,8 +64,7 @@ def summed(start: nn.Module, first: nn.Module, second: nn.Module) -> nn.Module:
     fp32 at least; its buffers are those of the first.
     """
     net = copied(first).eval()
-    ends = (dict(side.named_parameters()) for side in (start, second))
-    before, after = ends
+    before, after = (dict(side.named_parameters()) for side in (start, second))
     for name, weights in net.named_parameters():
         if weights.is_floating_point():
             wide = torch.promote_types(weights.dtype, torch.float32)

@@ -30,7 +30,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
 )
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import Divergence, check_above_chance
-from isthmus.metrics.names import DIVERGENCE, UNIVERSAL
+from isthmus.metrics.names import DIVERGENCE, SPARSE, UNIVERSAL
 from isthmus.metrics.path import Path
 from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.wording import percent
@@ -124,8 +124,7 @@ def candidates(
     A `route`, a hook, or a rule or values of t in `selection` make it one way: to `other`, or to
     `default_endpoint`. A given defense is one way, too. Else the ways are `near` the tampered
     network on a curve to the given one, or to a permuted copy where there is one, the straight path
-    to `unlearned_copy`, moved along that curve as well, and, without a network, a curve to
-    `default_endpoint`.
+    to `unlearned_copy`, and, without a network, a curve to `default_endpoint`.
     """
     only = Candidate(other, route or DEFAULT_ROUTE, training, selection, after_step, home)
     chosen = (route, after_step, selection.rule, selection.values_of_t)
@@ -159,8 +158,15 @@ def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
     labels of a few hundred images are learned by heart, which costs several points of accuracy
     (docs/results/trained.md). The point is the first one where the stand-ins for a trigger, which
     `watch` finds, have lost their effect, or one before it that costs less. How far answers are
-    from those of the tampered network is measured as well.
+    from those of the tampered network is measured as well. Metrics of these names that the caller
+    watches are left out, since the decision between ways reads them.
     """
+    also = way.selection.watch
+    read = {UNIVERSAL, SPARSE, DIVERGENCE}
+
+    def others(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
+        seen = also(tampered, fitted, held_out) if also is not None else {}
+        return {name: metric for name, metric in seen.items() if name not in read}
 
     def watched(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
         found = watch(tampered, fitted, held_out)
@@ -169,7 +175,7 @@ def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
     return replace(
         way,
         route=NEAR.replace(loss=distillation(tampered)),
-        selection=way.selection.watching(watched, lowered(where_lost)),
+        selection=replace(way.selection, watch=others).watching(watched, lowered(where_lost)),
         home=None if way.home is None else way.home / "near",
         objection=working_stand_ins,
         near=True,

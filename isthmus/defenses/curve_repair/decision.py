@@ -16,7 +16,6 @@ from torch import nn
 from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.both_moves import (
     BOTH,
-    TOGETHER,
     farthest_changing,
     moved_as_well,
 )
@@ -28,6 +27,7 @@ from isthmus.defenses.curve_repair.candidates import (
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.rules import (
     Choice,
+    fixed,
     going_on,
     lowered,
     settled,
@@ -39,7 +39,6 @@ from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.curve_repair.unlearned import ALMOST
 from isthmus.defenses.curve_repair.ways import follow
 from isthmus.metrics.names import DIVERGENCE, SPARSE, UNIVERSAL
-from isthmus.metrics.path import Path
 from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import percent
@@ -50,9 +49,13 @@ BOUND, GOING_ON = 1 / 2, 1 / 3
 by until stand-ins are lost, and the part that it goes on to from there: docs/experiments.md, where
 they were chosen."""
 
-UNTOLD = 1.0
-"""The part that it goes to where a sparse perturbation alone is odd, which tells that a patch is
-there, and not where it is lost."""
+UNTOLD = 0.6
+"""The part that a repair goes to, on a curve or by both moves, where nothing tells how far is far
+enough."""
+
+LEAST = 0.1
+"""The t on a curve that it goes to at least where a sparse perturbation alone is odd: it tells that
+a patch is there, and before that t most patches are not lost (docs/experiments.md)."""
 
 UNLEARNED = 0.01
 """The part of a stand-in's fall that may be left on the path to an unlearned copy: next to nothing,
@@ -105,9 +108,10 @@ def near_or_unlearned(
     try:
         unlearned = follow(after, tampered, parts, metrics=near.metrics)
     except (Diverged, Untrained) as error:
-        if near.objection:
+        if near.objection and not way.of_one:
             raise
-        notice(f"{error.got}; the repair on the curve before it is kept, without a bound")
+        kept = "another way is tried" if near.objection else "the curve is kept, without a bound"
+        notice(f"{error.got}; {kept}")
         return [near]
     if way.of_one and UNIVERSAL in near.metrics:
         if near.objection:
@@ -143,7 +147,9 @@ def bounded(
             f"{percent(BOUND)} of {changed:.3g} nats ({unlearned.endpoint.spoken})"
         )
         notice(f"{near.endpoint.spoken} {objection}; another way is tried")
-        return moved_by_both(replace(near, objection=objection), unlearned, after, tampered)
+        near = replace(near, objection=objection)
+        why = "stand-ins are lost on a curve that changes too much by itself"
+        return moved_by_both(near, unlearned, after, tampered, why)
     objection = f"changed answers by {changed:.3g} nats, and this one by {here:.3g} at first"
     return [gone_on(near, way, GOING_ON * changed), replace(unlearned, objection=objection)]
 
@@ -155,12 +161,13 @@ def where_unlearned(
     both moves where it keeps them too: then they stand for no trigger that either of them loses.
     """
     told = lowered(settled(UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
-    unlearned = moved_to(unlearned, without_confidence(told(unlearned.path), near.parts))
-    objection = unlearned.objection or working_stand_ins(unlearned.path, unlearned.t)
+    there = moved_to(unlearned, without_confidence(told(unlearned.path), near.parts))
+    objection = there.objection or working_stand_ins(there.path, there.t)
     if not objection:
-        return [unlearned, near]
-    notice(f"{unlearned.endpoint.spoken} {objection}; another way is tried")
-    return moved_by_both(near, replace(unlearned, objection=objection), after, tampered)
+        return [there, near]
+    notice(f"{there.endpoint.spoken} {objection}")
+    why = "neither move alone loses the stand-ins"
+    return moved_by_both(near, unlearned, after, tampered, why)
 
 
 def of_a_patch(near: Repair, unlearned: Repair) -> list[Repair]:
@@ -169,7 +176,7 @@ def of_a_patch(near: Repair, unlearned: Repair) -> list[Repair]:
     costs too much accuracy, what comes before it has lost nothing.
     """
     why = "a sparse perturbation alone is oddly small, as where a patch was trained in"
-    choice = as_far_as(near.path, change_of(unlearned), UNTOLD, why)
+    choice = as_far_as(near, change_of(unlearned), why, LEAST)
     objection = "loses few patches that only a sparse perturbation resembles"
     return [
         replace(moved_to(near, choice), objection=costly_end(near.path, choice)),
@@ -178,31 +185,50 @@ def of_a_patch(near: Repair, unlearned: Repair) -> list[Repair]:
 
 
 def moved_by_both(
-    near: Repair, unlearned: Repair, after: Candidate, tampered: nn.Module
+    near: Repair,
+    unlearned: Repair,
+    after: Candidate,
+    tampered: nn.Module,
+    why: str = "nothing shows which of two moves serves",
 ) -> list[Repair]:
     """Return the repair by both moves, and the two that it is made of; that by unlearning alone
-    where the network has no BatchNorm, see `both_moves`.
+    where the network has no BatchNorm, see `both_moves`, or their sum has no finite outputs.
     """
+    alone = [replace(unlearned, objection=after.objection(unlearned.path, unlearned.t)), near]
     if not recalibrated_layers(tampered):
-        costly = after.objection(unlearned.path, unlearned.t)
-        return [replace(unlearned, objection=costly), near]
+        return alone
     change = change_of(unlearned)
     end = moved_as_well(unlearned.endpoint, near, tampered, change=change)
     way = replace(after, other=end, route=BOTH)
-    both = follow(way, tampered, near.parts, metrics=near.metrics)
-    choice = as_far_as(both.path, change, TOGETHER, "nothing tells which of two moves serves")
-    objection = unlearned.objection or "is one move of two, and nothing tells which of them serves"
-    return [moved_to(both, choice), replace(unlearned, objection=objection), near]
+    try:
+        both = follow(way, tampered, near.parts, metrics=near.metrics)
+    except (Diverged, Untrained) as error:
+        notice(f"{error.got}; {unlearned.endpoint.spoken} is taken")
+        return alone
+    objection = unlearned.objection or "is one move of two"
+    return [
+        moved_to(both, as_far_as(both, change, why)),
+        replace(unlearned, objection=objection),
+        near,
+    ]
 
 
-def as_far_as(path: Path, change: float, part: float, why: str) -> Choice:
-    """Return the farthest point that changes answers by that part of a change or less, or one
-    before it that costs less; not confident: nothing that was measured says that it is far enough.
+def as_far_as(repaired: Repair, change: float, why: str, least: float = 0.0) -> Choice:
+    """Return the farthest point of a repair's path that changes answers by `UNTOLD` of a change or
+    less, but `least` at least, or one before it that costs less.
+
+    Not confident: nothing that was measured says that it is far enough.
     """
-    t = float(up_to(farthest_changing(path, part * change))(path))
-    share = "as much as" if part == 1 else f"{percent(part)} of what"
-    reason = f"t = {t:g} changes answers by {share} unlearning changes them, or less: {why}"
-    return Choice(t, rule=f"as_far_as({part:g})", reason=reason, confident=False)
+    path, parts = repaired.path, repaired.parts
+    far = max(farthest_changing(path, UNTOLD * change), least)
+    cheap = up_to(far)(path) if parts.disjoint else fixed(far)(path)
+    here = path.at(float(cheap))[DIVERGENCE]
+    taken = cheap.reason if parts.disjoint else f"took t = {cheap.t:g}"
+    changes = f"it changes answers by {here:.3g} nats, and unlearning by {change:.3g}"
+    reason = f"cannot tell: {why}; {taken}; {changes}"
+    rule = f"as_far_as({UNTOLD:g})"
+    doubted = without_confidence(Choice(cheap.t, rule=rule, reason=reason, confident=True), parts)
+    return Choice(cheap.t, rule=rule, reason=doubted.reason, confident=False)
 
 
 def change_of(unlearned: Repair) -> float:

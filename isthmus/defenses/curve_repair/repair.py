@@ -59,13 +59,14 @@ def repair(
     longer turn (`ALMOST`). Stand-ins for a trigger, `universal_stand_ins`, tell which of the two
     serves. Where the curve loses them, the repair is the first point on it where they are lost; of
     one network at most where its answers have changed by half as much as unlearning changes them
-    (`BOUND`), and from there on to a third (`GOING_ON`). Where unlearning alone loses them, it is
-    the point of the straight path where they are lost. Where neither does, or one network has none
-    that is oddly small, it makes both moves (`both_moves`). A network whose sparse perturbations
-    alone are odd goes along the curve (`UNTOLD`). A network without BatchNorm is unlearned alone
-    where nothing tells. If the samples object to all of that, a longer curve to a permuted copy
-    follows. A call with a defense as `other`, `after_step`, values of t, a rule or any field of
-    `Route`, even at its default, takes the route and the rule that it names.
+    (`BOUND`), and from there on to a third (`GOING_ON`). Where unlearning alone loses those of one
+    network, it is the point of the straight path where they are lost. Else the network makes both
+    moves (`both_moves`): where neither way loses them, the curve changes too much, or nothing is
+    oddly small; one with a sparse perturbation that alone is odd goes along the curve (`UNTOLD`).
+    A network without BatchNorm is unlearned alone in these cases. If the samples object to all of
+    that, a longer curve to a permuted copy follows. A call with a defense as `other`, `after_step`,
+    values of t, a rule or any field of `Route`, even at its default, takes the route and the rule
+    that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take

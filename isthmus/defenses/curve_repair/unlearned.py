@@ -1,4 +1,4 @@
-"""The second endpoint of a repair by default: a copy that has unlearned universal perturbations."""
+"""A copy that has unlearned universal perturbations, which a repair makes by default."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class UniversalPerturbations:
     @property
     def sparse_alone(self) -> list[tuple[int, int]]:
         """Kind and class of the sparse perturbation toward the suspect class where it is very odd,
-        and all others are usual.
+        and the others toward that class are usual.
         """
         kind, suspect = PERTURBATION_KINDS.index(SPARSE), self.suspect
         very = self.oddness[kind, suspect] >= VERY_ODD

@@ -31,7 +31,7 @@ _LOOKS = {
     ATTACK_SUCCESS: Look("attack", "-", "s"),
     RECOVERY: Look("third", (0, (1, 1)), "^"),
     UNIVERSAL: Look("fourth", (0, (5, 1, 1, 1)), "v"),
-    SPARSE: Look("fourth", (0, (5, 1, 1, 1)), "v"),
+    SPARSE: Look("fourth", (0, (2, 1)), "v"),
     BONAFIDE_ACCURACY: Look("bonafide", (0, (4, 1.6)), "D"),
     LOSS: Look("clean", "-", "o"),
     BONAFIDE_LOSS: Look("bonafide", (0, (4, 1.6)), "D"),
