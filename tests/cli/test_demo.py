@@ -9,7 +9,6 @@ def test_the_demo_removes_its_backdoor_and_tells_the_same_story_again(tmp_path):
     accuracy = Accuracy(story.evaluation)
     success = AttackSuccess(story.evaluation, story.judge.trigger, TARGET)
     assert accuracy(story.tampered) > 0.95 and success(story.tampered) > 0.9
-    assert accuracy(story.found.model) > 0.9 and success(story.found.model) < 0.1
-    assert story.found.t.confident, story.found.t.reason
+    assert accuracy(story.found.model) > 0.95 and success(story.found.model) < 0.05
     again = tell(0, tmp_path).found
     assert again.t == story.found.t and accuracy(again.model) == accuracy(story.found.model)

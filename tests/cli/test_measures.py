@@ -116,7 +116,9 @@ def test_an_attacked_network_and_the_attacked_images_say_the_same(home):
         folder=home,
     )
     assert (
-        found.returncode == 0 and "robust accuracy" in found.stdout and "Linf 0.1" in found.stdout
+        found.returncode == 0
+        and "robust accuracy" in found.stdout
+        and "Linf of 0.1" in found.stdout
     ), found.stderr
     for name, arguments in {
         "under": ("digits:test", "--attack", "pgd", *threat),

@@ -56,8 +56,11 @@ def test_one_checkpoint_is_enough(second, says, home):
     record = report_of(home / f"alone-{second}")
     kind = record["provenance"]["other"]["kind"]
     assert says in kind and str(home) not in kind
-    taken = {None: 0.9, "unlearned": 0.9, "averaged": 1.0}
-    assert record["choice"]["t"] == taken.get(second, 0.25)
+    taken = {"unlearned": 0.9, "averaged": 1.0}
+    if second is None:  # one of several ways, see the tests of the decision
+        assert record["choice"]["t"] in record["path"]["t"][1:-1]
+    else:
+        assert record["choice"]["t"] == taken.get(second, 0.25)
 
 
 def test_a_folder_is_never_overwritten_and_resume_goes_on(home):

@@ -16,16 +16,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from isthmus.curves.route import Route
 from isthmus.defenses.curve_repair.endpoints import Endpoint
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.metrics.names import DIVERGENCE
 from isthmus.metrics.path import Path
 from isthmus.models.view import copied
-
-BOTH = Route(bends=0, low=0.5, high=0.9)
-"""The route to an unlearned copy that is moved along a curve; before its middle a backdoor mostly
-is where it was."""
 
 PART = 1 / 3
 """How much the point on the curve may change answers, as a part of what unlearning alone changes

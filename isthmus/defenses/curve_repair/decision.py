@@ -14,11 +14,7 @@ from dataclasses import replace
 from torch import nn
 
 from isthmus.data.splits import Parts
-from isthmus.defenses.curve_repair.both_moves import (
-    BOTH,
-    farthest_changing,
-    moved_as_well,
-)
+from isthmus.defenses.curve_repair.both_moves import farthest_changing, moved_as_well
 from isthmus.defenses.curve_repair.candidates import (
     Candidate,
     costly_end,
@@ -199,9 +195,8 @@ def moved_by_both(
         return alone
     change = change_of(unlearned)
     end = moved_as_well(unlearned.endpoint, near, tampered, change=change)
-    way = replace(after, other=end, route=BOTH)
     try:
-        both = follow(way, tampered, near.parts, metrics=near.metrics)
+        both = follow(replace(after, other=end), tampered, near.parts, metrics=near.metrics)
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; {unlearned.endpoint.spoken} is taken")
         return alone
