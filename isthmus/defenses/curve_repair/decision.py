@@ -171,7 +171,7 @@ def of_a_patch(near: Repair, unlearned: Repair) -> list[Repair]:
     lets it go, and the one by unlearning, which loses few such patches. Where the end of the curve
     costs too much accuracy, what comes before it has lost nothing.
     """
-    why = "a sparse perturbation alone is oddly small, as where a patch was trained in"
+    why = "a sparse perturbation alone is odd, which shows a patch, and not where it is lost"
     choice = as_far_as(near, change_of(unlearned), why, LEAST)
     objection = "loses few patches that only a sparse perturbation resembles"
     return [
