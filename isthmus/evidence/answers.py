@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
-from isthmus.evidence.cost import counted_changes
+from isthmus.evidence.cost import changes, counted_changes
 from isthmus.evidence.judge import Judge
 from isthmus.evidence.pictures import png
 from isthmus.evidence.record import AnswersPart, ExamplePart
@@ -25,9 +25,7 @@ def changed_answers(
     examples: answers lost, answers gained, and triggered images where the judge has a trigger.
     """
     was, now = (logits(network, samples).argmax(1) for network in (before, after))
-    lost = (was == samples.y) & (now != samples.y)
-    gained = (was != samples.y) & (now == samples.y)
-    counts = counted_changes(was, now, samples.y)
+    lost, gained = changes(was, now, samples.y)
     examples = [
         *_examples("lost", samples, lost, was, now),
         *_examples("gained", samples, gained, was, now),
@@ -37,7 +35,7 @@ def changed_answers(
         shown = RecoveryAccuracy(first, judge.trigger, judge.target).samples
         was, now = (logits(network, shown).argmax(1) for network in (before, after))
         examples += _examples("triggered", shown, was != now, was, now)
-    return counts, tuple(examples)
+    return counted_changes(lost, gained), tuple(examples)
 
 
 def _examples(

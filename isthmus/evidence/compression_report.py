@@ -17,7 +17,7 @@ from torch import nn
 from isthmus.compression import Compressed, multiply_adds, plain, sparsity
 from isthmus.data.dataset import Data
 from isthmus.evidence.compression_record import COMPRESSION, Compression, Side
-from isthmus.evidence.cost import COSTLY, beyond, counted_changes, drop_interval
+from isthmus.evidence.cost import COSTLY, beyond, changes, counted_changes, drop_interval
 from isthmus.evidence.record import AnswersPart, Origin, Value, values_of
 from isthmus.evidence.waking import TAMPERING, obedience, waking
 from isthmus.evidence.words import format_value
@@ -97,7 +97,7 @@ def _measured(
         after_side,
         guesses=accuracy.low <= chance,
         one_class=len(data.y.unique()) == 1,
-        answers=counted_changes(was, now, data.y),
+        answers=counted_changes(*changes(was, now, data.y)),
     )
     return {
         "verdict": _verdict(before_side, after_side, warnings),

@@ -39,9 +39,13 @@ def beyond(cost: float) -> str:
     return f"it costs more than {points(cost)} of accuracy, beyond doubt"
 
 
-def counted_changes(was: Tensor, now: Tensor, y: Tensor) -> AnswersPart:
-    """Return how many samples are answered rightly by one of two networks alone, from the answers
-    (n,) of both and the labels (n,).
+def changes(was: Tensor, now: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which samples the first of two networks alone answers rightly, and which the second
+    alone, (n,) bool, from the answers (n,) of both and the labels (n,).
     """
-    lost, gained = (was == y) & (now != y), (was != y) & (now == y)
-    return AnswersPart(n=len(y), lost=int(lost.sum()), gained=int(gained.sum()))
+    return (was == y) & (now != y), (was != y) & (now == y)
+
+
+def counted_changes(lost: Tensor, gained: Tensor) -> AnswersPart:
+    """Return how many samples `changes` marks, as a part of a record."""
+    return AnswersPart(n=len(lost), lost=int(lost.sum()), gained=int(gained.sum()))

@@ -164,18 +164,16 @@ def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
     also = way.selection.watch
     read = {UNIVERSAL, SPARSE, DIVERGENCE}
 
-    def others(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
-        seen = also(tampered, fitted, held_out) if also is not None else {}
-        return {name: metric for name, metric in seen.items() if name not in read}
-
     def watched(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
-        found = watch(tampered, fitted, held_out)
-        return {**found, DIVERGENCE: Divergence(tampered, held_out)}
+        seen = also(tampered, fitted, held_out) if also is not None else {}
+        others = {name: metric for name, metric in seen.items() if name not in read}
+        apart = {DIVERGENCE: Divergence(tampered, held_out)}
+        return {**others, **watch(tampered, fitted, held_out), **apart}
 
     return replace(
         way,
         route=NEAR.replace(loss=distillation(tampered)),
-        selection=replace(way.selection, watch=others).watching(watched, lowered(where_lost)),
+        selection=replace(way.selection, watch=watched, rule=lowered(where_lost)),
         home=None if way.home is None else way.home / "near",
         objection=working_stand_ins,
         near=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -57,17 +57,6 @@ class Selection:
                 fix="leave holdout out, or pass the samples before they are split",
             )
         return bonafide
-
-    def watching(self, watch: Watched, rule: Rule) -> Selection:
-        """Return a copy with this rule, and what it reads watched besides what is watched here."""
-        also = self.watch
-        if also is None:
-            return replace(self, watch=watch, rule=rule)
-
-        def both(tampered: nn.Module, fitted: Data, held_out: Data) -> Mapping[str, Metric]:
-            return {**also(tampered, fitted, held_out), **watch(tampered, fitted, held_out)}
-
-        return replace(self, watch=both, rule=rule)
 
     @property
     def values_of_t(self) -> Sequence[float] | None:

@@ -100,10 +100,10 @@ def odd_stand_ins(
     Raises NothingOdd where none is: then they are no one's trigger, and nothing tells whether a
     curve has lost one.
     """
-    found = _perturbations(tampered, fitted, training)
-    if not found.telling:
+    found = stand_ins_if_any(tampered, fitted, held_out, training)
+    if UNIVERSAL not in found:
         raise NothingOdd
-    return {UNIVERSAL: _success(tampered, found, found.telling, fitted, held_out)}
+    return found
 
 
 def stand_ins_if_any(
