@@ -137,7 +137,7 @@ def candidates(
     unlearned = replace(only, other=copy, route=ALMOST)
     if given:
         watch = partial(universal_stand_ins, training=training)
-        return [near(replace(only, training=suited), tampered, watch), unlearned]
+        return [near_the_network(replace(only, training=suited), tampered, watch), unlearned]
     try:
         permuted = free_endpoint(tampered, bonafide, training.seed)
     except BadInput:
@@ -146,12 +146,12 @@ def candidates(
     # without BatchNorm a network whose stand-ins do not tell is unlearned alone, see `both_moves`
     searched = stand_ins_if_any if recalibrated_layers(tampered) else odd_stand_ins
     watch = partial(searched, training=training)
-    first = near(replace(curve, training=suited), tampered, watch)
+    first = near_the_network(replace(curve, training=suited), tampered, watch)
     first = replace(first, route=replace(first.route, high=FARTHER), of_one=True)
     return [first, unlearned, curve]
 
 
-def near(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
+def near_the_network(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
     """Return the way that is tried first where nothing else is said.
 
     The curve is trained near the tampered end (`NEAR`) to answer as the tampered network does:

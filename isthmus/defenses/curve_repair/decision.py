@@ -22,7 +22,9 @@ from isthmus.defenses.curve_repair.candidates import (
 )
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.rules import (
+    TRAINED_TOO,
     Choice,
+    Rule,
     fixed,
     going_on,
     lowered,
@@ -35,6 +37,7 @@ from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.curve_repair.unlearned import ALMOST
 from isthmus.defenses.curve_repair.ways import follow
 from isthmus.metrics.names import DIVERGENCE, SPARSE, UNIVERSAL
+from isthmus.metrics.path import Path
 from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.notices import notice
 from isthmus.runs.wording import percent
@@ -45,7 +48,7 @@ BOUND, GOING_ON = 1 / 2, 1 / 3
 by until stand-ins are lost, and the part that it goes on to from there: docs/experiments.md, where
 they were chosen."""
 
-UNTOLD = 0.6
+UNGUIDED = 0.6
 """The part that a repair goes to, on a curve or by both moves, where nothing tells how far is far
 enough."""
 
@@ -156,8 +159,7 @@ def where_unlearned(
     """Return the repair at the point where unlearning loses the stand-ins that a curve has kept; by
     both moves where it keeps them too: then they stand for no trigger that either of them loses.
     """
-    told = lowered(settled(UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
-    there = moved_to(unlearned, without_confidence(told(unlearned.path), near.parts))
+    there = moved_by(unlearned, lowered(settled(UNIVERSAL, UNLEARNED, otherwise=ALMOST.high)))
     objection = there.objection or working_stand_ins(there.path, there.t)
     if not objection:
         return [there, near]
@@ -172,10 +174,11 @@ def of_a_patch(near: Repair, unlearned: Repair) -> list[Repair]:
     costs too much accuracy, what comes before it has lost nothing.
     """
     why = "a sparse perturbation alone is odd, which shows a patch, and not where it is lost"
-    choice = as_far_as(near, change_of(unlearned), why, LEAST)
+    rule = as_far_as(UNGUIDED * change_of(unlearned), why, near.parts, least=LEAST)
+    there = moved_by(near, rule)
     objection = "loses few patches that only a sparse perturbation resembles"
     return [
-        replace(moved_to(near, choice), objection=costly_end(near.path, choice)),
+        replace(there, objection=costly_end(near.path, there.t)),
         replace(unlearned, objection=unlearned.objection or objection),
     ]
 
@@ -195,35 +198,34 @@ def moved_by_both(
         return alone
     change = change_of(unlearned)
     end = moved_as_well(unlearned.endpoint, near, tampered, change=change)
+    rule = as_far_as(UNGUIDED * change, why, near.parts)
+    sum_of_both = replace(after, other=end, selection=replace(after.selection, rule=rule))
     try:
-        both = follow(replace(after, other=end), tampered, near.parts, metrics=near.metrics)
+        both = follow(sum_of_both, tampered, near.parts, metrics=near.metrics)
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; {unlearned.endpoint.spoken} is taken")
         return alone
     objection = unlearned.objection or "is one move of two"
-    return [
-        moved_to(both, as_far_as(both, change, why)),
-        replace(unlearned, objection=objection),
-        near,
-    ]
+    return [both, replace(unlearned, objection=objection), near]
 
 
-def as_far_as(repaired: Repair, change: float, why: str, least: float = 0.0) -> Choice:
-    """Return the farthest point of a repair's path that changes answers by `UNTOLD` of a change or
-    less, but `least` at least, or one before it that costs less.
+def as_far_as(change: float, why: str, parts: Parts, *, least: float = 0.0) -> Rule:
+    """Return the rule: the farthest point of a path that changes answers by that much or less, but
+    `least` at least, or one before it that costs less.
 
     Not confident: nothing that was measured says that it is far enough.
     """
-    path, parts = repaired.path, repaired.parts
-    far = max(farthest_changing(path, UNTOLD * change), least)
-    cheap = up_to(far)(path) if parts.disjoint else fixed(far)(path)
-    here = path.at(float(cheap))[DIVERGENCE]
-    taken = cheap.reason if parts.disjoint else f"took t = {cheap.t:g}"
-    changes = f"it changes answers by {here:.3g} nats, and unlearning by {change:.3g}"
-    reason = f"cannot tell: {why}; {taken}; {changes}"
-    rule = f"as_far_as({UNTOLD:g})"
-    doubted = without_confidence(Choice(cheap.t, rule=rule, reason=reason, confident=True), parts)
-    return Choice(cheap.t, rule=rule, reason=doubted.reason, confident=False)
+
+    def rule(path: Path) -> Choice:
+        far = max(farthest_changing(path, change), least)
+        cheap = up_to(far)(path) if parts.disjoint else fixed(far)(path)
+        here = path.at(float(cheap))[DIVERGENCE]
+        taken = cheap.reason if parts.disjoint else f"took t = {cheap.t:g}; {TRAINED_TOO}"
+        changes = f"it changes answers by {here:.3g} nats, and may by {change:.3g}"
+        reason = f"cannot tell: {why}; {taken}; {changes}"
+        return Choice(cheap.t, rule=f"as_far_as({change:.3g})", reason=reason, confident=False)
+
+    return rule
 
 
 def change_of(unlearned: Repair) -> float:
@@ -245,6 +247,11 @@ def gone_on(repaired: Repair, way: Candidate, change: float) -> Repair:
     if t <= repaired.t or way.objection(path, t):
         return repaired
     return moved_to(repaired, t)
+
+
+def moved_by(repaired: Repair, rule: Rule) -> Repair:
+    """Return the repair at the point of its path that another rule takes."""
+    return moved_to(repaired, without_confidence(rule(repaired.path), repaired.parts))
 
 
 def moved_to(repaired: Repair, t: Choice) -> Repair:

@@ -62,7 +62,7 @@ def repair(
     (`BOUND`), and from there on to a third (`GOING_ON`). Where unlearning alone loses those of one
     network, it is the point of the straight path where they are lost. Else the network makes both
     moves (`both_moves`): where neither way loses them, the curve changes too much, or nothing is
-    oddly small; one with a sparse perturbation that alone is odd goes along the curve (`UNTOLD`).
+    oddly small; one with a sparse perturbation that alone is odd goes along the curve (`UNGUIDED`).
     A network without BatchNorm is unlearned alone in these cases. If the samples object to all of
     that, a longer curve to a permuted copy follows. A call with a defense as `other`, `after_step`,
     values of t, a rule or any field of `Route`, even at its default, takes the route and the rule

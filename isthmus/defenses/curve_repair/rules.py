@@ -24,6 +24,9 @@ BONAFIDE = BONAFIDE_ACCURACY
 FAR = 0.28
 """The t on a curve with the smallest worst-case regret: docs/results/rules.md."""
 
+TRAINED_TOO = "the samples that chose it trained the path as well"
+"""Why a choice claims nothing where no samples are held out."""
+
 TOLERANCE = 0.08
 """How much of it a repair may cost, beyond doubt, before a rule objects."""
 
@@ -59,7 +62,7 @@ def without_confidence(choice: Choice, parts: Parts) -> Choice:
     """
     doubts = []
     if choice.confident and not parts.disjoint:
-        doubts.append("the samples that chose it trained the path as well")
+        doubts.append(TRAINED_TOO)
     if parts.missing:
         doubts.append(f"no bonafide sample of {abbreviated(parts.missing)}")
     if not doubts:

@@ -43,7 +43,7 @@ from isthmus.defenses import (
 )
 from isthmus.defenses.curve_repair.both_moves import PART, summed
 from isthmus.defenses.curve_repair.candidates import FARTHER, LOST, Candidate, candidates
-from isthmus.defenses.curve_repair.decision import LEAST, UNTOLD, first_acceptable
+from isthmus.defenses.curve_repair.decision import LEAST, UNGUIDED, first_acceptable
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd, enlarged
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.inspection.found_triggers import Perturbation
@@ -533,10 +533,12 @@ SURE = "sure"
 def two_ways(tampered, lost_at, *, watched=(UNIVERSAL,), kept=0, left=0):
     """A straight path to a nudged copy, near the network, on which a rule that is sure stops at
     that t and stand-ins keep `kept` of 100; and one to another copy, on which they keep `left`.
+
+    The other copy lies in the same direction, so that on every CPU answers change less toward it.
     """
     others = []
-    for seed, scale in enumerate((0.4, 0.2)):
-        other, draw = copy.deepcopy(tampered), torch.Generator().manual_seed(seed)
+    for scale in (0.4, 0.77 * 0.4):
+        other, draw = copy.deepcopy(tampered), torch.Generator().manual_seed(0)
         for parameter in other.parameters():
             noise = torch.randn(parameter.shape, generator=draw)
             parameter.data.add_(scale * parameter.data.abs().mean() * noise)
@@ -609,7 +611,7 @@ def moved_twice(found, tampered):
     given = dict(both.other.named_parameters())
     assert all(torch.allclose(given[name], value, atol=1e-6) for name, value in sums.items())
     changes = changes_along(both, tampered)
-    inside = [t for t, change in changes.items() if change <= UNTOLD * whole]
+    inside = [t for t, change in changes.items() if change <= UNGUIDED * whole]
     assert both.t == max([ALMOST.low, *inside])
     assert both.route == ALMOST and not both.t.confident and both.objection == ""
     assert f"t = {far:g} of the curve" in both.second
@@ -660,7 +662,7 @@ def test_where_a_sparse_perturbation_alone_is_odd_the_curve_is_followed(tampered
     (unlearned,) = found.rejected
     whole = changes_along(unlearned, tampered[0])[0.9]
     changes = changes_along(found, tampered[0])
-    inside = [t for t, change in changes.items() if change <= UNTOLD * whole]
+    inside = [t for t, change in changes.items() if change <= UNGUIDED * whole]
     assert found.t == max([LEAST, *inside])
     assert not found.t.confident and "sparse" in found.t.reason and not found.objection
     assert found.route == unlearned.route.replace(low=0.1)
