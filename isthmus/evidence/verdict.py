@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from isthmus.curves.route import CURVE_TRAINING
 from isthmus.evidence.commands import Step, next_command
 from isthmus.evidence.cost import COSTLY, beyond, drop_interval
 from isthmus.evidence.record import FindingPart, Report, Value, VerdictPart
@@ -39,6 +40,9 @@ LOST = 0.5
 """The share of the accuracy that recovery has to reach.
 
 Below it the trigger no longer leads to the target, but still spoils most answers."""
+
+BRIEF = 0.5
+"""The part of the default number of steps below which a training is called short."""
 
 UNSURE = 0.025
 """The half width of an interval above which the samples are called few: the cost is then known to
@@ -222,8 +226,20 @@ def _warnings(report: Report) -> Iterator[str]:
             f"success to {percent(queries.triggered.value or 0.0)}."
         )
     yield from _woken_by_compression(report)
+    yield from _trained_briefly(report)
     if ACCURACY in report.after.measures and not report.choice.confident:
         yield sentence(f"the bonafide samples did not support the choice of t: {_doubt(report)}")
+
+
+def _trained_briefly(report: Report) -> Iterator[str]:
+    """Yield the shortest training, if it is far shorter than the default: --minutes may ask it."""
+    brief = [part for part in report.trainings if part.steps < BRIEF * CURVE_TRAINING.steps]
+    if brief:
+        least = min(brief, key=lambda part: part.steps)
+        yield (
+            f"Training was cut short: {least.name} took {counted(least.steps, 'step', 'steps')}, "
+            f"where the default is {CURVE_TRAINING.steps}. More may remove more and cost less."
+        )
 
 
 def _woken_by_compression(report: Report) -> Iterator[str]:

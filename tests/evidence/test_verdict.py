@@ -208,6 +208,22 @@ def test_what_is_not_known_is_said():
     assert any("no clean networks" in line for line in decided(made).unknown)
 
 
+@pytest.mark.parametrize(("steps", "brief"), [((200, 225), False), ((12, 225), True)])
+def test_a_training_that_was_cut_short_is_a_warning(steps, brief):
+    made = record()
+    row = {
+        "gradients": 400,
+        "lr": 0.05,
+        "batch_size": 128,
+        "weight_decay": 0.0,
+        "precision": "fp32",
+    }
+    made["trainings"] = [{"name": f"training {n}", "steps": n, **row} for n in steps]
+    found = decided(made)
+    assert any("took 12 steps" in line for line in found.warnings) is brief
+    assert found.decision == "use"
+
+
 def test_a_backdoor_that_comes_back_is_a_warning_with_the_fewest_images():
     made = record()
     for row, value in zip(made["permanence"]["reactivation"], (0.1, 0.56, 0.9), strict=True):
