@@ -44,7 +44,7 @@ SHELLS = 128
 BROKEN_PIPE = SHELLS + 13
 """The status of a process that ended because nobody reads its output any more, as of SIGPIPE."""
 
-RESUMES = "the same command with --resume goes on from the last save, if there was one"
+RESUMES = "the same command with --resume goes on from what was saved, if anything was"
 KEEPS_POINTS = "the same command goes on from the points that were measured"
 KEEPS_BATCHES = "with --out, the same command goes on from the batches that were attacked"
 STARTS_OVER = "nothing was written; the same command starts over"

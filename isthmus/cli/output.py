@@ -50,16 +50,32 @@ def say_landscape(part: Landscape) -> None:
         say(f"- {caveat}")
 
 
+REPAIRED = "repaired.safetensors"
+"""The file of a repaired network in its folder."""
+
+
 def deliver(found: Repair, report: Report, out: File) -> None:
-    """Write the repaired network, its card and the report into the folder; print the table and,
-    last, the verdict.
-    """
-    repaired = out / "repaired.safetensors"
-    models.save_checkpoint(found.model, repaired, metadata(report.provenance))
-    _, page = evidence.write_report(report, out)
-    card = evidence.write_card(report, out)
+    """Write the repaired network, its report and its card, last, into the folder; announce them."""
+    models.save_checkpoint(found.model, out / REPAIRED, metadata(report.provenance))
+    evidence.write_report(report, out)
+    evidence.write_card(report, out)
     for state in out.rglob("*.state"):
         state.unlink()
+    announce(report, out)
+
+
+def announced_again(out: File) -> bool:
+    """Return whether the folder holds a repair that was delivered; if so, announce it once more."""
+    files = [out / REPAIRED, out / runs.REPORT, out / evidence.CARD]
+    if not all(file.exists() for file in files):
+        return False
+    say(f"the repair in {out} is finished; nothing is left to do")
+    announce(evidence.read_report(out / runs.REPORT), out)
+    return True
+
+
+def announce(report: Report, out: File) -> None:
+    """Print the table of a repair, where its files are and, last, the verdict."""
     say(evidence.text.table(report))
     rows = [("as received", report.before.measures), ("repaired", report.after.measures)]
     say_health(rows)
@@ -67,6 +83,7 @@ def deliver(found: Repair, report: Report, out: File) -> None:
         say_landscape(report.landscape)
     for line in evidence.text.reactivated(report):
         say(line)
-    say(f"wrote {repaired}, {card}, {page.with_suffix('.json')} and {page}")
+    page = out / runs.PAGE
+    say(f"wrote {out / REPAIRED}, {out / evidence.CARD}, {out / runs.REPORT} and {page}")
     for line in evidence.text.verdict_lines(report, evidence.typed_command()):
         say(line)

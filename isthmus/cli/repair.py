@@ -14,7 +14,7 @@ from isthmus.cli.inputs import load_plain_network, load_samples, warn_of_foreign
 from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import Clean, InputFile, ModelSpec
 from isthmus.cli.options.repair import PointOptions, RepairCurve, ReportOptions, TrainingOptions
-from isthmus.cli.output import deliver
+from isthmus.cli.output import announced_again, deliver
 from isthmus.types import BadInput
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ def repair_command(
     }
     plain = _Options().identity(landscape=inputs.attack is not None)
     with runs.claimed(out, identity, resume=resume, defaults=plain):
+        if resume and announced_again(out):
+            return
         inputs, options = _within(inputs, options, out)
         found = _repaired(inputs, options, out)
         written = _reported(found, inputs, options, files, out)

@@ -4,6 +4,7 @@ from . import figures as figures
 from . import tables as tables
 from . import text as text
 from . import words as words
+from .card import CARD as CARD
 from .card import to_card as to_card
 from .card import write_card as write_card
 from .certificate_record import Certificates as Certificates

@@ -33,6 +33,7 @@ from isthmus.evidence.summary import (
 )
 from isthmus.evidence.verdict import decide, without_decision
 from isthmus.evidence.words import STRAIGHT, digits, format_value
+from isthmus.runs.folder import PAGE, REPORT
 from isthmus.runs.files import write_json, write_text
 from isthmus.types import BadInput
 
@@ -88,8 +89,8 @@ def write_report(report: Written | Mapping[str, Any], folder: Path | str) -> tup
     """
     report = read_written(report)
     page = to_html(report)
-    written = write_text(Path(folder) / "report.html", page)
-    return write_json(Path(folder) / "report.json", report.record()), written  # a run's last file
+    written = write_text(Path(folder) / PAGE, page)
+    return write_json(Path(folder) / REPORT, report.record()), written  # a run's last file
 
 
 def to_html(report: Written | Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from .files import file_sha256 as file_sha256
 from .files import read_json as read_json
 from .files import write_json as write_json
 from .files import write_text as write_text
+from .folder import PAGE as PAGE
+from .folder import REPORT as REPORT
 from .folder import claimed as claimed
 from .folder import cut_off as cut_off
 from .folder import remembering as remembering

@@ -19,6 +19,9 @@ from isthmus.types import BadInput
 MARKER = "run.json"
 """The file of a folder that says which run it holds."""
 
+REPORT, PAGE = "report.json", "report.html"
+"""The files that a run ends with."""
+
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 """What `write_atomically` leaves of a file when it is killed."""
 
@@ -47,8 +50,8 @@ def cut_off(folder: Path, leaves: Collection[str] = ()) -> bool:
     killed before its record: what it decided, its lock, the page, the files it `leaves`, by name,
     and parts of files.
     """
-    own = {MARKER, DECISIONS, lock_of(folder / MARKER).name, "report.html", *leaves}
-    parts = own | {"report.json"}
+    own = {MARKER, DECISIONS, lock_of(folder / MARKER).name, PAGE, *leaves}
+    parts = own | {REPORT}
     return all(each.name in own or _part_of(each.name) in parts for each in folder.iterdir())
 
 

@@ -37,6 +37,10 @@ from isthmus.training.state import TrainingRun, held_precision
 from isthmus.types import BadInput, Loss
 
 
+SAVED_WITHIN = 30.0
+"""The seconds of work that an interruption may cost at most, but for the step it comes in."""
+
+
 @joined_ranks()
 def fit(
     module: nn.Module,
@@ -47,7 +51,7 @@ def fit(
     after_step: AfterStep | None = None,
     progress: str = "training",
     checkpoint: str | Path | None = None,
-    checkpoint_every: int = 200,
+    checkpoint_every: int = 50,
     **options: Any,
 ) -> History:
     """Minimize `loss(module, x, y)` over the module's trainable parameters, in place.
@@ -67,8 +71,9 @@ def fit(
     the whole batch; only BatchNorm takes its statistics from each half. Several processes, which
     would wait for each other, refuse instead.
 
-    With `checkpoint`, the state is saved there every `checkpoint_every` steps and at the end, and a
-    later call with the same arguments goes on from it to the identical result.
+    With `checkpoint`, the state is saved there every `checkpoint_every` steps, in a single process
+    every half minute as well, and at the end; a later call with the same arguments goes on from it
+    to the identical result.
 
     Raises BadInput where an option is unknown or out of range, nothing trains, the loss stops being
     finite, precision or device is unknown, the checkpoint is of another run or another process is
@@ -129,19 +134,32 @@ def _train(
     save: Callable[[], None] | None,
     every: int,
 ) -> None:
-    """Take the steps that are left, and save the state after each `every` of them and the last."""
+    """Take the steps that are left, and save the state where it is `_due`."""
     training = run.training
-    began = time.perf_counter() - run.history.seconds
+    saved = time.perf_counter()
+    began = saved - run.history.seconds
     with (
         compiled(run.module, training.compile),
         recomputed(run.module, data.x, training.recompute),
     ):
         while run.step < training.steps:
             _step(run, data, channels_last)
-            run.history.seconds = time.perf_counter() - began
-            if save and (run.step % every == 0 or run.step == training.steps):
+            now = time.perf_counter()
+            run.history.seconds = now - began
+            if save and _due(run, every, now - saved):
                 save()
+                saved = now
             advance(f"loss {run.history.losses[-1]:.3f}" if run.history.losses else "")
+
+
+def _due(run: TrainingRun, every: int, seconds: float) -> bool:
+    """Return whether the state is to be saved, that many seconds after it was last: after each
+    `every` steps and the last, and in time. Clocks of several processes differ, and they save
+    together.
+    """
+    if run.step % every == 0 or run.step == run.training.steps:
+        return True
+    return ranks().world == 1 and seconds > SAVED_WITHIN
 
 
 def _placed(module: nn.Module, data: Data, training: Training) -> Training:

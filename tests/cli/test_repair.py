@@ -63,16 +63,31 @@ def test_one_checkpoint_is_enough(second, says, home):
         assert record["choice"]["t"] == taken.get(second, 0.25)
 
 
-def test_a_folder_is_never_overwritten_and_resume_goes_on(home):
+def files_of(folder):
+    """What is in a folder, but for the claim to it, and when it was written."""
+    files = {file for file in folder.rglob("*") if file.is_file() and file.name != "run.json"}
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+def test_a_folder_is_never_overwritten_and_a_finished_repair_is_shown_again(home):
     repair = (*REPAIR, *FAST, "--points", 3, "--out", "one")
-    done(home, *repair)
-    first = (home / "one/repaired.safetensors").read_bytes()
+    said = done(home, *repair)
+    written = files_of(home / "one")
     assert "--resume" in refused(home, *repair)
     assert "bends" in refused(home, *repair, "--bends", 2, "--resume")
-    done(home, *repair, "--resume")
-    again = load_file(home / "one/repaired.safetensors")
-    (home / "first.safetensors").write_bytes(first)
-    assert all(torch.equal(v, again[k]) for k, v in load_file(home / "first.safetensors").items())
+    shown = done(home, *repair, "--resume")
+    assert "is finished" in shown and files_of(home / "one") == written
+    assert said.splitlines()[-3:-1] == shown.splitlines()[-3:-1]  # last, the command as typed
+
+
+def test_a_repair_that_lacks_a_file_is_resumed(home):
+    repair = (*REPAIR, *FAST, "--points", 3, "--out", "lacking")
+    done(home, *repair)
+    first = load_file(home / "lacking/repaired.safetensors")
+    (home / "lacking/README.md").unlink()
+    assert "is finished" not in done(home, *repair, "--resume")
+    again = load_file(home / "lacking/repaired.safetensors")
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
 
 
 def test_control_c_loses_nothing(home):

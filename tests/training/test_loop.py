@@ -305,6 +305,20 @@ def test_a_killed_run_goes_on_to_the_identical_result(kind, tmp_path):
     assert same(state(finished), state(through))
 
 
+def test_slow_steps_are_saved_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("isthmus.training.loop.SAVED_WITHIN", 0.0)
+    file, steps = tmp_path / "state", []
+
+    def interrupt(module):
+        steps.append(module)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(next(iter(ZOO))), data(), checkpoint=file, after_step=interrupt, **BASE)
+    assert torch.load(file, weights_only=True)["step"] == 3
+
+
 def double(x):
     return x
 

@@ -183,7 +183,6 @@ class UniversalUnlearning(Trained):
             training=training,
             progress="unlearning",
             checkpoint=_state_of_attempt(self.checkpoint, number),
-            checkpoint_every=50,
         )
         return student.inner
 
