@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from isthmus.data.dataset import Data
 from isthmus.detection.trusted import screen_trusted
+from isthmus.metrics.values import Rate
 
 SCREENED = 5000
 """How many samples are compared with each other, at most."""
@@ -19,8 +20,8 @@ FEWEST = 100
 
 @lru_cache(maxsize=2)
 def foreign_samples(samples: Data) -> tuple[int, ...]:
-    """Return the places of samples that are far from all others, in pixels, where they are more
-    than a clean set has; nothing where there are too few samples to say.
+    """Return the places of samples that are far from all others, in pixels, where they are beyond
+    doubt more than a clean set has; nothing where there are too few samples to say.
 
     Looks at the first SCREENED samples, once for each set.
     """
@@ -28,4 +29,4 @@ def foreign_samples(samples: Data) -> tuple[int, ...]:
         return ()
     screened = samples[:SCREENED]
     foreign = screen_trusted(screened).foreign.nonzero().squeeze(1).tolist()
-    return tuple(foreign) if len(foreign) > EXPECTED * len(screened) else ()
+    return tuple(foreign) if Rate(len(foreign), len(screened)).low > EXPECTED else ()

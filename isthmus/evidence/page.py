@@ -33,8 +33,8 @@ from isthmus.evidence.summary import (
 )
 from isthmus.evidence.verdict import decide, without_decision
 from isthmus.evidence.words import STRAIGHT, digits, format_value
-from isthmus.runs.folder import PAGE, REPORT
 from isthmus.runs.files import write_json, write_text
+from isthmus.runs.folder import PAGE, REPORT
 from isthmus.types import BadInput
 
 EXAMPLE_KINDS = {

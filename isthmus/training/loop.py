@@ -36,7 +36,6 @@ from isthmus.training.sharding import shared_out
 from isthmus.training.state import TrainingRun, held_precision
 from isthmus.types import BadInput, Loss
 
-
 SAVED_WITHIN = 30.0
 """The seconds of work that an interruption may cost at most, but for the step it comes in."""
 

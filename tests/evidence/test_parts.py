@@ -167,6 +167,16 @@ def test_retuning_takes_the_precision_and_the_device_of_the_repair(
     assert seen == [(precision, "cpu", RETUNING.steps)] * len(IMAGES)
 
 
+def test_few_more_odd_samples_than_usual_are_no_doubt_of_a_set():
+    """Four digits of 250, as a clean set may have: more than one in a hundred, by chance."""
+    samples = data(250)
+    noise = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)).round()
+    for odd, told in ((4, 0), (8, 8)):
+        x = samples.x.clone()
+        x[:odd] = noise[:odd]
+        assert len(foreign_samples(Data(x, samples.y, 4))) == told
+
+
 def test_samples_unlike_all_others_are_found_where_they_are_more_than_usual():
     samples = data(200)
     x = samples.x.clone()
