@@ -21,7 +21,10 @@ from isthmus.metrics.names import (
     ACCURACY,
     ATTACK_SUCCESS,
     BONAFIDE_ACCURACY,
+    DIVERGENCE,
     RECOVERY,
+    SPARSE,
+    UNIVERSAL,
 )
 from isthmus.runs.wording import counted, percent
 
@@ -47,6 +50,10 @@ BRIEF = 0.5
 UNSURE = 0.025
 """The half width of an interval above which the samples are called few: the cost is then known to
 no better than half of what is acceptable."""
+
+
+WATCHED = {UNIVERSAL, SPARSE, DIVERGENCE}
+"""What a repair that decides between its ways measures on the path, one of them at least."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def _of_tampering(report: Report) -> Iterator[Ground]:
 
 def _of_success(report: Report, name: str) -> Iterator[Ground]:
     figure, thing = TAMPERING[name]
-    before, after = report.before.measures.get(name), report.after.measures[name]
+    after = report.after.measures[name]
     if after.value is None or after.low is None or after.high is None:
         yield Ground("do not use", f"its {figure} is not a number", "compare")
     elif after.low > STILL_WORKS:
@@ -153,7 +160,7 @@ def _of_success(report: Report, name: str) -> Iterator[Ground]:
     elif after.high > STILL_WORKS:
         reason = f"the samples do not exclude {figure} above {percent(STILL_WORKS)}"
         yield Ground("use with care", reason, "measure")
-    elif before is not None and before.high is not None and before.high <= STILL_WORKS:
+    elif not _worked(report, name):
         reason = f"{figure} was no higher before, so nothing is shown to be removed"
         yield Ground("use with care", reason, "check trigger")
 
@@ -214,8 +221,9 @@ def _warnings(report: Report) -> Iterator[str]:
         success = row.measures[ATTACK_SUCCESS].value
         if success is not None and success >= COMES_BACK:
             few = "one triggered image" if row.images == 1 else f"{row.images} triggered images"
+            what = "The backdoor comes back" if _worked(report) else "The trigger is learned"
             yield (
-                f"The backdoor comes back easily: with {few} in later training attack success is "
+                f"{what} easily: with {few} in later training attack success is "
                 f"{percent(success)}. Train it on data that you trust only."
             )
             break
@@ -240,6 +248,12 @@ def _trained_briefly(report: Report) -> Iterator[str]:
             f"Training was cut short: {least.name} took {counted(least.steps, 'step', 'steps')}, "
             f"where the default is {CURVE_TRAINING.steps}. More may remove more and cost less."
         )
+
+
+def _worked(report: Report, name: str = ATTACK_SUCCESS) -> bool:
+    """Return whether tampering works in the network as received, as far as the samples tell."""
+    before = report.before.measures.get(name)
+    return before is None or before.high is None or before.high > STILL_WORKS
 
 
 def _woken_by_compression(report: Report) -> Iterator[str]:
@@ -270,7 +284,12 @@ def _unknown(report: Report) -> Iterator[str]:
     if ATTACK_SUCCESS in report.after.measures:
         yield "Whether there is a backdoor with another trigger or target."
     else:
-        yield "Whether there is a backdoor, and whether it is gone: no trigger was given."
+        yield f"Whether there is a backdoor, and whether it is gone: {_not_given(report)}."
+    if not WATCHED & report.path.values.keys():
+        yield (
+            "What became of inputs that resemble a trigger: options asked for this path, and no "
+            "universal perturbation was watched on it."
+        )
     if report.found_trigger is not None and report.found_trigger.decision == "cannot tell":
         yield "Whether the trigger that was found is odd: no clean networks to compare it with."
     if ACCURACY not in report.after.measures:
@@ -282,6 +301,12 @@ def _unknown(report: Report) -> Iterator[str]:
     if interval is not None and (interval[1] - interval[0]) / 2 > UNSURE:
         half = points((interval[1] - interval[0]) / 2)
         yield f"The cost to better than ±{half}: there are few samples."
+
+
+def _not_given(report: Report) -> str:
+    """Return what nobody has seen; images with an error may hold a trigger."""
+    others = [name for name in _tampering(report) if name != ATTACK_SUCCESS]
+    return "no trigger was given" + (", only the images of an error" if others else "")
 
 
 def _move(report: Report, name: str, words: str) -> str:

@@ -49,6 +49,7 @@ def record(
     for part in ("answers", "preflight", "found_trigger"):
         del made[part]
     made["permanence"].pop("queries", None)
+    made["path"]["values"]["divergence"] = made["path"]["values"]["bonafide loss"]
     name = "accuracy" if evaluation else "bonafide accuracy"
     made["before"][name], made["after"][name] = share(before, n), share(after, n)
     if trigger:
@@ -224,6 +225,20 @@ def test_a_training_that_was_cut_short_is_a_warning(steps, brief):
     assert found.decision == "use"
 
 
+def test_a_path_without_stand_ins_leaves_them_unknown():
+    made = record()
+    assert not any("resemble" in line for line in decided(made).unknown)
+    del made["path"]["values"]["divergence"]
+    assert any("resemble a trigger" in line for line in decided(made).unknown)
+
+
+def test_images_of_an_error_are_no_trigger():
+    made = record(trigger=False)
+    for part, value in (("before", 0.99), ("after", 0.02)):
+        made[part]["injection success"] = share(value)
+    assert any("only the images of an error" in line for line in decided(made).unknown)
+
+
 def test_a_backdoor_that_comes_back_is_a_warning_with_the_fewest_images():
     made = record()
     for row, value in zip(made["permanence"]["reactivation"], (0.1, 0.56, 0.9), strict=True):
@@ -231,6 +246,10 @@ def test_a_backdoor_that_comes_back_is_a_warning_with_the_fewest_images():
     found = decided(made)
     (warning,) = found.warnings
     assert "5 triggered images" in warning and "56.0" in warning and found.decision == "use"
+    assert warning.startswith("The backdoor comes back")
+    made["before"]["attack success"] = share(0.01)
+    warning = next(line for line in decided(made).warnings if "easily" in line)
+    assert warning.startswith("The trigger is learned"), "nothing was there to come back"
 
 
 @pytest.mark.parametrize(
