@@ -29,7 +29,7 @@ def poison_command(
     :param data: The samples to poison: a named set, Parquet, image folder or .npz.
     :param out: A new file for the poisoned samples (.npz).
     :param trigger: The trigger, such as "patch", "Patch(size=3, at=(0, 0))" or "Blend(alpha=0.2)";
-        also sinusoid, lowfrequency, warp.
+        also sinusoid, lowfrequency, warp, or PKG.MODULE:FUNCTION, your own.
     :param target: The class that triggered images are labeled as, by name or index; "all" sends
         each class to the next one.
     :param rate: Share of each class that is poisoned.

@@ -1,6 +1,7 @@
 """Balls, attacks, losses, triggers and targets from the words of a command line.
 
-Only literals are read; nothing is executed. Several norms, separated by commas, stand for the union
+Only literals are read; nothing is executed but a trigger of the user's own, PKG.MODULE:FUNCTION.
+Several norms, separated by commas, stand for the union
 of their balls: an attack by name is then the worst of its attacks in each (`WorstOf`), a loss by
 name trains against `MSD`.
 """
@@ -8,6 +9,7 @@ name trains against `MSD`.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
@@ -15,6 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from isthmus import attacks, data, training
+from isthmus.runs.imports import named_function
 from isthmus.runs.wording import suggestion, whole_number
 from isthmus.types import BadInput
 
@@ -196,6 +199,10 @@ def _ascent(balls: Sequence[Ball], steps: int) -> PGD | MSD:
     return attacks.MSD(balls, steps) if len(balls) > 1 else attacks.PGD(balls[0], steps)
 
 
+_OWN = re.compile(r"[\w.]+:\w+")
+"""How a trigger of the user's own is named."""
+
+
 def _trigger_kinds() -> tuple[Any, ...]:
     return attacks.Patch, attacks.Blend, attacks.Sinusoid, attacks.LowFrequency, attacks.Warp
 
@@ -208,7 +215,8 @@ def _usage(kind: Any) -> str:
 
 def parse_trigger(text: str) -> Trigger:
     """Return the trigger that a text names, with settings as in Python: "patch", "Blend(alpha=0.1,
-    seed=3)".
+    seed=3)"; "PKG.MODULE:FUNCTION" is a function of the user's own, or an object like one, that
+    makes images x (n, c, h, w) in [0, 1] into triggered ones.
 
     Case and underscores in the name do not matter. Raises BadInput where the name or a setting is
     unknown, or a setting is out of range.
@@ -216,6 +224,8 @@ def parse_trigger(text: str) -> Trigger:
     >>> parse_trigger("Patch(size=2, at=(0, 0))"), parse_trigger("low_frequency(size=0.2)").size
     (Patch(size=2, at=(0, 0), value=1.0), 0.2)
     """
+    if _OWN.fullmatch(text.strip()):
+        return named_function(text.strip())
     kinds: dict[str, Callable[..., Trigger]] = {
         kind.__name__.lower(): kind for kind in _trigger_kinds()
     }
@@ -231,7 +241,7 @@ def parse_trigger(text: str) -> Trigger:
         raise BadInput(
             f"trigger {text!r}",
             expected=" or ".join(map(_usage, _trigger_kinds())),
-            fix="settings may be left out: --trigger patch",
+            fix="--trigger patch leaves settings out; PKG.MODULE:FUNCTION is one of your own",
         ) from error
 
 

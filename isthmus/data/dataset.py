@@ -104,10 +104,14 @@ class Data:
         """Return data of the same kind with what `change`, a trigger, makes of the images as
         floats, and new labels; large data are changed one part after another.
 
-        Raises BadInput as `with_floats` does.
+        Raises BadInput as `with_floats` does, and where what comes back is no image of that shape.
         """
-        parts = (self[rows] for rows in pieces(self.x))
-        x = gathered((part.with_floats(change(part.floats())).x for part in parts), like=self.x)
+
+        def remade(part: Data) -> Tensor:
+            images = part.floats()
+            return part.with_floats(_of_shape(change(images), images)).x
+
+        x = gathered((remade(self[rows]) for rows in pieces(self.x)), like=self.x)
         return Data(x, self.y if y is None else y, self.classes)
 
 
@@ -115,6 +119,18 @@ Source = Data | Iterable[Any] | tuple[Tensor, Tensor]
 """Whatever `as_data` takes: Data, a torch Dataset or DataLoader of (x, y), or a pair of tensors (x,
 y).
 """
+
+
+def _of_shape(made: Tensor, x: Tensor) -> Tensor:
+    """Return what a change made of images, if it is images of their shape. Raises BadInput."""
+    if isinstance(made, Tensor) and made.shape == x.shape:
+        return made
+    got = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+    raise BadInput(
+        f"a trigger that makes {got} of images of shape {tuple(x.shape)}",
+        expected="images of the same shape",
+        fix="return the changed images, in [0, 1]",
+    )
 
 
 def _check_images(x: Tensor) -> None:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.command_line import FAST, MODEL, TRIGGER, isthmus, refused
+from support.command_line import FAST, MODEL, TRIGGER, done, isthmus, refused
 
 from isthmus.cli.words import parse_target
 from isthmus.data import Data, load_data, save_npz
@@ -160,6 +160,34 @@ def test_attacks_without_sense_are_refused_in_one_line(arguments, says, spoiled)
     verb, *options = arguments
     data = "--data", "digits:test#n=50"
     assert says in refused(spoiled[0], verb, "a.safetensors", "--model", MODEL, *data, *options)
+
+
+OWN = """
+def patch(x):
+    x = x.clone()
+    x[:, :, 6:8, 6:8] = 1.0
+    return x
+
+
+def narrower(x):
+    return x[..., 1:]
+
+
+size = 2
+"""
+
+
+def test_a_trigger_of_ones_own_is_named_as_a_function(home):
+    """The same as the patch that comes with the library, and refused where it is no trigger."""
+    (home / "own_triggers.py").write_text(OWN)
+    evaluate = ("evaluate", "a.safetensors", "--model", MODEL, "--data", "digits:test#n=100")
+    evaluate = (*evaluate, "--target", 1, "--trigger")
+    assert done(home, *evaluate, "own_triggers:patch") == done(
+        home, *evaluate, "Patch(size=2, at=(6, 6))"
+    )
+    assert "which is no function" in refused(home, *evaluate, "own_triggers:size")
+    assert "own_triggers" in refused(home, *evaluate, "own_triggers:missing")
+    assert "1, 8, 7)" in refused(home, *evaluate, "own_triggers:narrower")
 
 
 def test_a_class_is_a_target_by_its_name_and_what_is_drawn_or_left_out_is_said(home):

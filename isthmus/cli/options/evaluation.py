@@ -26,7 +26,7 @@ class EvaluationOptions:
     :param data: Evaluation samples: a named set, Parquet, image folder or .npz, such as
         "cifar10:test#skip=500".
     :param trigger: The attacker's trigger, such as "patch", "Patch(size=3, at=(0, 0))" or
-        "Blend(alpha=0.2)"; also sinusoid, lowfrequency, warp.
+        "Blend(alpha=0.2)"; also sinusoid, lowfrequency, warp, or PKG.MODULE:FUNCTION, your own.
     :param target: The class that triggered images are sent to, by name or index, or "all".
     :param errors: Images with their injected labels, as `isthmus inject --errors-out` writes them.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -14,14 +14,8 @@ from isthmus.data.dataset import Data
 from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.endpoints import Endpoint
 from isthmus.defenses.curve_repair.preflight import Preflight
-from isthmus.defenses.curve_repair.rules import (
-    BONAFIDE,
-    TOLERANCE,
-    Choice,
-)
-from isthmus.defenses.curve_repair.training import (
-    TrainedCurve,
-)
+from isthmus.defenses.curve_repair.rules import BONAFIDE, TOLERANCE, Choice
+from isthmus.defenses.curve_repair.training import TrainedCurve
 from isthmus.metrics.path import Path
 from isthmus.metrics.values import least_drop
 from isthmus.runs.identity import identity_of
@@ -30,7 +24,7 @@ from isthmus.training.losses import cross_entropy
 from isthmus.types import Metric
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Repair:
     """A repaired network and how it came about.
 
@@ -43,15 +37,19 @@ class Repair:
 
     model: nn.Module
     t: Choice
-    networks: PathNetworks = field(repr=False)
+    networks: PathNetworks
     path: Path
     endpoint: Endpoint
-    trained: TrainedCurve = field(repr=False)
-    parts: Parts = field(repr=False)
-    metrics: Mapping[str, Metric] = field(repr=False)
+    trained: TrainedCurve
+    parts: Parts
+    metrics: Mapping[str, Metric]
     rejected: tuple[Repair, ...] = ()
     objection: str = ""
-    preflight: Preflight | None = field(default=None, repr=False)
+    preflight: Preflight | None = None
+
+    def __repr__(self) -> str:
+        told = "confident" if self.t.confident else "not confident"
+        return f"Repair(t={float(self.t):g}, {told}, second={self.second!r})"
 
     @property
     def curve(self) -> Curve:

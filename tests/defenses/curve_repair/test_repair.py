@@ -84,6 +84,7 @@ def test_the_result_is_an_ordinary_network_and_is_the_one_that_was_measured(tamp
     assert found.model.state_dict().keys() == tampered[0].state_dict().keys()
     assert type(found.model) is type(tampered[0]) and not found.model.training
     assert found.path.at(float(found.t))[BONAFIDE] == Accuracy(found.held_out)(found.model)
+    assert repr(found).startswith(f"Repair(t={float(found.t):g}, ") and "\n" not in repr(found)
 
 
 def test_the_samples_that_choose_are_not_those_that_train(samples, found):
