@@ -92,3 +92,15 @@ def _made(report: Report) -> Iterator[str]:
     yield f"Time: {time_taken(origin.seconds)}; seed {origin.seed}; isthmus {version}."
     if origin.command:
         yield f"Command: {code(origin.command)}"
+        yield from _again(report, origin.command)
+
+
+def _again(report: Report, command: str) -> Iterator[str]:
+    """Yield how the command makes this network again where it timed the precisions."""
+    taken = {training.precision for training in report.trainings}
+    if len(taken) == 1 and " repair " in command and "--precision" not in command:
+        (precision,) = taken
+        yield (
+            f"For this very network again add `--precision {escaped(precision)}`: without it a "
+            "timing of the machine decides, and may decide otherwise."
+        )

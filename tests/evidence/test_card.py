@@ -83,3 +83,12 @@ def test_a_card_is_written_beside_the_network(tmp_path):
     assert file == tmp_path / "README.md" and file.read_text() == to_card(example())
     with pytest.raises(BadInput):
         write_card({"schema": "none"}, tmp_path)
+
+
+def test_a_network_whose_precision_was_timed_says_how_it_is_made_again():
+    record = example()
+    for training in record["trainings"]:
+        training["precision"] = "bf16"
+    assert "add `--precision bf16`" in to_card(record)
+    record["provenance"]["command"] += " --precision bf16"
+    assert "again add" not in to_card(record)
