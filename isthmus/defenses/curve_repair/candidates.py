@@ -68,7 +68,7 @@ def costly_end(path: Path, _: Choice) -> str:
 def working_stand_ins(path: Path, t: Choice) -> str:
     """Return an objection where stand-ins for a trigger still work at t, or there are none."""
     if UNIVERSAL not in path.values:
-        return "lost no stand-in for a trigger, because none was found"
+        return "lost nothing that resembles a trigger, because nothing was found"
     success = path.at(float(t))[UNIVERSAL]
     if success <= LOST:
         return ""

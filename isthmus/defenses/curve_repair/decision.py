@@ -142,12 +142,12 @@ def bounded(
     here, changed = near.path.at(float(near.t))[DIVERGENCE], change_of(unlearned)
     if here > BOUND * changed:
         objection = (
-            f"changed answers by {here:.3g} nats before stand-ins were lost, more than "
-            f"{percent(BOUND)} of {changed:.3g} nats ({unlearned.endpoint.spoken})"
+            f"changed answers by {here:.3g} nats until universal perturbations had lost their "
+            f"effect, more than {percent(BOUND)} of the {changed:.3g} nats that unlearning takes"
         )
         notice(f"{near.endpoint.spoken} {objection}; another way is tried")
         near = replace(near, objection=objection)
-        why = "stand-ins are lost on a curve that changes too much by itself"
+        why = "a curve that loses universal perturbations changes too much by itself"
         return moved_by_both(near, unlearned, after, tampered, why)
     objection = f"changed answers by {changed:.3g} nats, and this one by {here:.3g} at first"
     return [gone_on(near, way, GOING_ON * changed), replace(unlearned, objection=objection)]
@@ -164,7 +164,7 @@ def where_unlearned(
     if not objection:
         return [there, near]
     notice(f"{there.endpoint.spoken} {objection}")
-    why = "neither move alone loses the stand-ins"
+    why = "neither move alone loses the universal perturbations"
     return moved_by_both(near, unlearned, after, tampered, why)
 
 
@@ -205,7 +205,7 @@ def moved_by_both(
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; {unlearned.endpoint.spoken} is taken")
         return alone
-    objection = unlearned.objection or "is one move of two"
+    objection = unlearned.objection or "is one of the two moves"
     return [both, replace(unlearned, objection=objection), near]
 
 

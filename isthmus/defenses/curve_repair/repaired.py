@@ -90,7 +90,7 @@ class Repair:
     def second(self) -> str:
         """Where the network at t = 1 comes from, in words."""
         rejected = [f"{repair.endpoint.spoken} {repair.objection}" for repair in self.rejected]
-        return ", because ".join([self.endpoint.source, *rejected])
+        return "; ".join([self.endpoint.source, *rejected])
 
     @property
     def spent(self) -> int:
