@@ -109,7 +109,8 @@ def say_estimate(
     now: bool = False,
 ) -> None:
     """Say on standard error what the parts will take together, and each of them; with a `training`,
-    whose precision is decided, also where and in which precision; and then the note.
+    whose precision is decided, also where and in which precision, if a part trains; and then the
+    note.
 
     The pace is timed here where it is not `measured`. The line is said `now`, or once work has
     begun that shows its progress. Raises BadInput where the network cannot read the samples.
@@ -117,7 +118,8 @@ def say_estimate(
     measured = measured or pace_of(network, samples, training)
     seconds = [measured.seconds(part) for part in parts]
     line = in_words([part.name for part in parts], seconds)
-    runs.announce(f"{line}{place_in_words(training)}{note}", now=now)
+    place = place_in_words(training) if any(part.trained for part in parts) else ""
+    runs.announce(f"{line}{place}{note}", now=now)
 
 
 def pace_of(network: nn.Module, samples: Data, training: Training | None = None) -> Pace:

@@ -106,6 +106,16 @@ def test_a_command_of_several_parts_says_first_how_long_it_takes(command, home):
     assert re.match(LINE, done.stderr), done.stderr
 
 
+@pytest.mark.parametrize("bends", [0, 1])
+def test_where_a_training_runs_is_said_where_there_is_one(bends, home):
+    repair = ("repair", "a.safetensors", "b.safetensors", "--model", MODEL, "--points", 3)
+    options = ("--clean", "digits:test#n=200", "--steps", 3, "--bends", bends)
+    done = isthmus(*repair, *options, "--out", f"bends{bends}", folder=home)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "in all" in line]
+    assert ("; training on" in line) == bool(bends)
+
+
 def test_an_inspection_says_first_what_it_can_answer(home):
     options = ("inspect", "a.safetensors", "--clean", "digits:test#n=20", "--steps", 2)
     done = isthmus(*options, "--model", MODEL, folder=home)
