@@ -1,8 +1,8 @@
 """A compressed network with its record, and the small file it is saved in.
 
-The file is safetensors: masked weights as values and positions, quantized ones as packed levels and
-a scale, all other tensors as they are. What was done, and how to unpack it, are JSON in the
-metadata. No pickle is read or written.
+The file is safetensors: masked weights as values and places, quantized ones as packed levels and a
+scale, with places too where many are 0, all other tensors as they are. What was done, and how to
+unpack it, are JSON in the metadata. No pickle is read or written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from isthmus.compression.entries import Description, GridEntry, MaskEntry
 from isthmus.compression.network import baked, part_of
-from isthmus.compression.packing import pack_codes, pack_mask, unpack_grid, unpack_mask
+from isthmus.compression.packing import pack_grid, pack_mask, unpack_grid, unpack_mask
 from isthmus.compression.pruning.mask import held_in, masked
 from isthmus.compression.pruning.smaller import resized
 from isthmus.compression.quantization.rounded import round_weight, rounded_in
@@ -48,18 +48,14 @@ class Compressed:
         for name, held in held_in(self.model).items():
             value = tensors.pop(name)
             parts = pack_mask(value, held.mask.mask)
-            packed[name] = MaskEntry(shape=tuple(value.shape), parts=_both(parts))
+            packed[name] = MaskEntry(shape=tuple(value.shape), parts=tuple(sorted(parts)))
             tensors |= {_part(name, key): part for key, part in parts.items()}
         for name, (rounded, original) in rounded_in(self.model).items():
             value = tensors.pop(name)
             grid, fitted = rounded.grid, rounded.fitted(original)
-            codes = (fitted.levels.cpu().long() + grid.top) // grid.step
-            scale = fitted.scale.cpu().to(value.dtype)
-            parts = {"codes": pack_codes(codes, len(grid.levels)), "scale": scale}
-            entry = GridEntry(
-                shape=tuple(value.shape), parts=_both(parts), top=grid.top, step=grid.step
-            )
-            packed[name] = entry
+            parts = pack_grid(fitted.levels, fitted.scale.to(value.dtype), grid.levels)
+            shape, named = tuple(value.shape), tuple(sorted(parts))
+            packed[name] = GridEntry(shape=shape, parts=named, top=grid.top, step=grid.step)
             tensors |= {_part(name, key): part for key, part in parts.items()}
         text = Description.written(packed, self.record, _state_sha256(state))
         return write_tensors(tensors, Path(path), {COMPRESSED: text})
@@ -125,12 +121,6 @@ def _part(name: str, part: str) -> str:
     return name + _SEPARATOR + part
 
 
-def _both(parts: Params) -> tuple[str, str]:
-    """Return the names of the two parts of a packed tensor, in order."""
-    first, second = sorted(parts)
-    return first, second
-
-
 def _read(path: Path) -> tuple[Params, Description]:
     """Return the tensors of a file and what it says of them. Raises BadInput for another file."""
     tensors, text = read_packed(path)
@@ -169,7 +159,7 @@ def _unpacked(path: Path, tensors: Params, said: Description) -> tuple[Params, P
         missing = [key for key in entry.parts if _part(name, key) not in whole]
         if missing:
             raise _foreign(path, f"where {name} lacks {abbreviated(missing)}")
-        parts = {key: whole.pop(_part(name, key)) for key in set(entry.parts)}
+        parts = {key: whole.pop(_part(name, key)) for key in entry.parts}
         if name in whole:
             raise _foreign(path, f"where {name} is both packed and not")
         try:
