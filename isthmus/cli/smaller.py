@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from isthmus import compression, evidence, metrics, models, runs, training
 from isthmus.cli import words  # noqa: F401  (cyclopts reads inherited types in this module)
 from isthmus.cli.checks import changed, unclaimed, without_effect
-from isthmus.cli.estimate import Part, parts_of, say_estimate, together
+from isthmus.cli.estimate import Part, note_on, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_zeros
 from isthmus.cli.options import (
     Budget,
@@ -161,13 +161,14 @@ class Compressing:
         """
         self.network.to(runs.pick_device(self.options.budget.device))
         measuring = together("measuring", parts_of(self.judge.metrics(self.clean))).times(2)
+        note = note_on(self.judge.attack)
         if trained is None:
-            say_estimate(self.network, self.clean, [measuring])
+            say_estimate(self.network, self.clean, [measuring], note=note)
             return {}
         trained = training.with_decided_precision(trained, self.network, self.clean)
         images = trained.steps * trained.batch_size * training.gradients_per_step(self.loss)
         parts = [Part("training", trained=images), measuring]
-        say_estimate(self.network, self.clean, parts, training=trained)
+        say_estimate(self.network, self.clean, parts, training=trained, note=note)
         return {field.name: getattr(trained, field.name) for field in fields(trained)}
 
     def deliver(self, compress: Callable[[], Compressed], method: Method) -> None:
@@ -177,6 +178,7 @@ class Compressing:
         out = self.options.out
         with runs.claimed(out, self._identity(method), resume=None, leaves=LEAVES):
             small = compress()
+            runs.begin()  # where nothing was trained: what is refused by then leaves one line
             report = self._measured(small)
             self._write_plain(small, metadata(report.provenance))
             written, page = evidence.write_report(report, out)  # last: it says that all is there

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 
 import pytest
 import torch
@@ -284,6 +285,9 @@ def test_what_measures_has_an_effect_where_nothing_trains(command, given, folder
     every = ("--seed", 3, "--device", "cpu", "--out", f"measured-{command}")
     done = compressed(command, folder, *given, *measured, *every)
     assert done.returncode == 0, done.stderr
+    first, *others = done.stderr.splitlines()
+    assert re.match(r"isthmus: about \d+:\d\d min in all.*; sooner where the attack", first)
+    assert any(re.match(r"isthmus: attacking samples: \d+ of 100", line) for line in others)
 
 
 @pytest.mark.parametrize(
