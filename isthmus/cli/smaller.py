@@ -121,6 +121,10 @@ class Method:
 
     command: ClassVar[str]
 
+    def keeps_zeros(self, *, trained: bool) -> bool:
+        """Return whether weights that are 0 stay 0, given whether the network is `trained`."""
+        return not trained
+
 
 @dataclass(frozen=True)
 class Compressing:
@@ -133,8 +137,11 @@ class Compressing:
     judge: Judge
 
     @classmethod
-    def of(cls, checkpoint: File, options: CompressionOptions) -> Compressing:
-        """Read network and samples. Raises BadInput where one of them does not fit."""
+    def of(cls, checkpoint: File, options: CompressionOptions, *, zeros_stay: bool) -> Compressing:
+        """Read network and samples; warn of zeros, unless what is done leaves them.
+
+        Raises BadInput where one of them does not fit.
+        """
         unclaimed(options.out, resume=None, leaves=LEAVES)
         options.evaluation.check()
         if options.evaluation.data is None:
@@ -146,7 +153,8 @@ class Compressing:
         assert judge.evaluation is not None
         judge = replace(judge, attack=options.robust.chosen(judge.evaluation))
         network = load_network(options.model, checkpoint)
-        warn_of_zeros(network, checkpoint)
+        if not zeros_stay:
+            warn_of_zeros(network, checkpoint)
         metrics.check_fits(network, samples)
         return cls(checkpoint, options, network, samples, judge)
 
@@ -228,5 +236,6 @@ class Compressing:
             self.judge.metrics(self.clean),
             options.out,
             network=self.checkpoint.name,
+            passed=self.checkpoint.stat().st_size,
             provenance=evidence.network_provenance(options.budget.seed, data, self.checkpoint),
         )
