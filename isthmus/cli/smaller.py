@@ -55,6 +55,8 @@ class RobustCompression(RobustTraining, Evasion):
         norms), trade-off (clean and attacked inputs together) or trades.
     """
 
+    alone: ClassVar = "measure under an attack: --attack pgd, or train: --loss adversarial"
+
     loss: Literal["cross-entropy", "adversarial", "trade-off", "trades"] = "cross-entropy"
 
     def unused(self, *, trained: bool) -> list[str]:
@@ -112,7 +114,11 @@ class CompressionOptions:
         names += [] if trained else [n for n in changed(self.budget) if n not in MEASURING]
         what = f"trained on {self.robust.loss}" if trained else "not trained"
         under = "" if self.robust.attack else ", with no --attack to measure it under"
-        without_effect(names, on=f"a network that is {what}{under}")
+        measurable = {"norm", "eps", "attack_steps", "restarts", "straight_through"}
+        fix = "leave them out"
+        if self.robust.attack is None and measurable.intersection(names):
+            fix += ", or measure under an attack: --attack pgd"
+        without_effect(names, on=f"a network that is {what}{under}", fix=fix)
 
 
 @dataclass(frozen=True)

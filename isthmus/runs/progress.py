@@ -196,7 +196,7 @@ class Gauge:
 
     @contextmanager
     def batch(self, size: int) -> Iterator[None]:
-        """Run a block that works on so many samples; within another one it changes nothing."""
+        """Run a block that works on `size` samples; within another one it changes nothing."""
         if self._size:
             yield
             return
@@ -209,8 +209,8 @@ class Gauge:
         self.reach(self._before)
 
     def look(self, standing: int, cost: float) -> None:
-        """Note that each sample of the batch which is not done has cost so much more, and how many
-        of them are left.
+        """Note that every sample of the batch which is not done has cost this much more, and that
+        `standing` of them are left.
         """
         self._spent += cost
         left = standing * (1 - self._spent / self._cost) if self._cost else standing
