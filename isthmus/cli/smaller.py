@@ -14,13 +14,13 @@ from isthmus.cli.checks import changed, unclaimed, without_effect
 from isthmus.cli.estimate import Part, note_on, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_zeros
 from isthmus.cli.options import (
-    Budget,
     Clean,
     EvaluationOptions,
     Evasion,
     ModelSpec,
     Number,  # noqa: F401  (the same)
     RobustTraining,
+    SmallBudget,
     Whole,  # noqa: F401  (the same)
 )
 from isthmus.cli.output import metadata, say, say_health
@@ -98,7 +98,7 @@ class CompressionOptions:
     out: File
     evaluation: EvaluationOptions = EvaluationOptions()
     robust: RobustCompression = RobustCompression()
-    budget: Budget = Budget()
+    budget: SmallBudget = SmallBudget()
 
     def training(self) -> Training | None:
         """Return the training of the budget; None where it has no steps."""
