@@ -82,8 +82,8 @@ def compression_table(report: Compression) -> Table:
         (label(name), in_line(before), in_line(after)) for name, before, after in report.measures
     ]
     rows += [(name, f"{before:,}", f"{after:,}") for name, before, after in report.counts]
-    times = (with_quartiles(side.milliseconds, side.quartiles) for side in (one, other))
-    rows.append(("Time of one image, ms", *times))
+    was, now = (with_quartiles(side.milliseconds, side.quartiles) for side in (one, other))
+    rows.append(("Time of one image, ms", was, now))
     caption = "95 % intervals; bytes before: an ordinary file of the network"
     caption += f"; {report.about_time}" if report.about_time else ""
     return terminal_table(("Measure", "Before", "After"), rows, caption=caption)

@@ -104,6 +104,12 @@ def test_the_zeros_of_a_sparse_network_are_not_lost_in_silence(folder):
         out = ("--out", f"sparse-{i}")
         done = isthmus(command, *start, *clean, *given, *out, folder=folder)
         assert done.returncode == 0 and (words in done.stderr) is told, (options, done.stderr)
+    for command in (
+        ("align", "net.safetensors", *start, *clean[:2], "--out", "sparse-aligned.safetensors"),
+        ("flip", *start, "--flips", 1, "--clamp", "--out", "sparse-flipped.safetensors"),
+    ):
+        done = isthmus(*command, folder=folder)
+        assert done.returncode == 0 and "are 0" not in done.stderr, done.stderr
     more = ("--init", "sparse.safetensors", "--steps", 1, "--out", "dense.safetensors")
     done = isthmus("train", "--model", NET, "--data", "digits:train", *more, folder=folder)
     assert done.returncode == 0 and words in done.stderr
