@@ -48,6 +48,14 @@ class MaskEntry(_Packed):
     kind: Literal["mask"] = "mask"
 
 
+class ZerosEntry(_Packed):
+    """An ordinary tensor of which many values are 0, which nothing holds there: the other values,
+    and their places as bits or gaps.
+    """
+
+    kind: Literal["zeros"] = "zeros"
+
+
 class GridEntry(_Packed):
     """A tensor on a grid: codes of levels, and the scale; where zeros have no code, also the places
     of what has one, as bits or gaps.
@@ -69,7 +77,7 @@ class GridEntry(_Packed):
         return self
 
 
-Entry = Annotated[MaskEntry | GridEntry, Field(discriminator="kind")]
+Entry = Annotated[MaskEntry | ZerosEntry | GridEntry, Field(discriminator="kind")]
 
 
 LONGEST = len(repr(-1.7976931348623157e308))

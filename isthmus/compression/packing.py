@@ -20,6 +20,15 @@ def pack_mask(value: Tensor, mask: Tensor) -> Params:
     return {"values": value.detach().cpu().flatten()[on].clone(), **_pack_places(on)}
 
 
+def pack_zeros(value: Tensor) -> Params | None:
+    """Return the values that are not 0, and their places; None where that takes no fewer bytes."""
+    if not value.is_floating_point():
+        return None
+    on = (value != 0) | value.signbit()  # -0 is another number to a hash
+    parts = pack_mask(value, on)
+    return parts if _size(parts) + 2 * _NAMED < value.nbytes else None
+
+
 def unpack_mask(parts: Params, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return values, 0 off the mask, and mask. Raises BadInput where the parts do not fit.
 

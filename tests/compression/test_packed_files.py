@@ -23,8 +23,10 @@ from isthmus.runs.identity import sha256_of
 WEIGHT = "features.1.0.weight"
 """A layer that is masked, and on a grid, in the files here."""
 
-KINDS = ("mask", "grid", "sparse")
-"""How it is packed: values and places, codes, or codes and places."""
+KINDS = ("mask", "grid", "sparse", "zeros")
+"""How it is packed: by values and places, codes, codes and places, and values and places again, of
+zeros that nothing holds.
+"""
 
 
 def make():
@@ -41,6 +43,7 @@ def files(tmp_path_factory):
         "mask": prune(net, samples(), 0.5),
         "grid": quantize(net, samples(), 4),
         "sparse": quantize(few, samples(), 4),
+        "zeros": quantize(few, samples(), 4, layers=["features.3.0"]),
     }
     with pytest.MonkeyPatch.context() as patched:  # as if the layers here were large
         patched.setattr("isthmus.compression.packing._NAMED", 0)
@@ -91,6 +94,7 @@ def test_a_description_without_an_entry_or_with_an_odd_one_is_refused(entry, fil
         *[("mask", key) for key in ("kind", "shape", "parts")],
         *[("grid", key) for key in ("kind", "shape", "parts", "top", "step")],
         *[("sparse", key) for key in ("kind", "shape", "parts", "top", "step")],
+        *[("zeros", key) for key in ("kind", "shape", "parts")],
     ],
 )
 def test_a_packed_tensor_that_is_described_oddly_is_refused(kind, key, files):

@@ -34,6 +34,7 @@ from isthmus.compression.packing import (
     pack_codes,
     pack_grid,
     pack_mask,
+    pack_zeros,
     unpack_codes,
     unpack_grid,
     unpack_mask,
@@ -420,18 +421,37 @@ def test_levels_are_packed_exactly_and_zeros_without_codes_where_that_is_smaller
     assert size <= min(most * share, stay * share + min(most / 8, 1.2 * stay + 20) + 150) + 8
 
 
-def test_rounding_makes_the_file_of_a_pruned_network_smaller(tmp_path):
+@pytest.mark.parametrize("layers", ["all", "inner"])
+def test_rounding_makes_the_file_of_a_pruned_network_smaller(layers, tmp_path):
+    """Also where the first and the last layer are not rounded, and nothing holds their zeros."""
     torch.manual_seed(0)
-    wide = nn.Sequential(nn.Flatten(), nn.Linear(36, 300), nn.ReLU(), nn.Linear(300, 3))
+    wide = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(36, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU()),
+        nn.Linear(100, 3),
+    )
+    for weight in wide.parameters():  # so that all layers keep as much
+        nn.init.normal_(weight, std=0.1)
     few = prune(wide, samples(), 0.1)
     files = {"pruned": few.save(tmp_path / "pruned.safetensors")}
     for bits in (8, 4, "ternary"):
-        small = quantize(baked(few.model), samples(), bits, layers="all")
+        small = quantize(baked(few.model), samples(), bits, layers=layers)
         files[bits] = small.save(tmp_path / f"{bits}.safetensors")
         loaded = Compressed.load(files[bits], wide)
         assert torch.equal(loaded.model(samples().x), small.model(samples().x))
     sizes = [file.stat().st_size for file in files.values()]
     assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_zeros_that_nothing_holds_are_packed_exactly(kind):
+    value = torch.zeros(60, 70, dtype=kind)
+    value[::7, ::5] = torch.randn(9, 14).to(kind)
+    value[1, 1] = -0.0
+    parts = pack_zeros(value)
+    assert sum(part.nbytes for part in parts.values()) < value.nbytes / 4
+    again, _ = unpack_mask(parts, (60, 70))
+    assert torch.equal(again, value) and torch.equal(again.signbit(), value.signbit())
+    assert pack_zeros(torch.ones(60, 70)) is None and pack_zeros(torch.zeros(3)) is None
 
 
 def test_files_are_as_small_as_their_bits(tmp_path):
