@@ -23,7 +23,7 @@ class Attack(Protocol):
     """Adversarial inputs: `(model, x, y) -> x_adv`, of the shape of x and within [0, 1].
 
     `gradients` is how many gradients in the input a sample costs that is never fooled, a query as a
-    third of one: what `cli/estimate.py` counts with.
+    third of one: what `cli/estimate.py` and progress count with.
     """
 
     @property

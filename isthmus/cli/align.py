@@ -33,8 +33,8 @@ def align_command(
     :param details: List what cannot be permuted, with the reasons.
     """
     samples = load_samples(clean)
-    first = load_plain_network(model, reference)
-    second = load_plain_network(model, network)
+    first = load_plain_network(model, reference, zeros_stay=True)
+    second = load_plain_network(model, network, zeros_stay=True)
     aligned = models.align(first, second, samples, by=by, seed=seed)
     done = {"aligned to": str(reference), "by": by}
     origin = evidence.provenance(seed, {"clean": samples}, **done)

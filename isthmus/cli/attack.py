@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from isthmus import attacks, metrics, runs
 from isthmus import data as data_room
-from isthmus.cli.estimate import Part, pace_of, say_estimate
+from isthmus.cli.estimate import Part, note_on, pace_of, say_estimate
 from isthmus.cli.gate import Check, Pipeline
 from isthmus.cli.inputs import load_network, load_samples
 from isthmus.cli.minutes import TimeLimit
@@ -125,7 +125,7 @@ def _within(
         if count < whole:
             order = torch.randperm(whole, generator=torch.Generator().manual_seed(seed))
             samples = samples[order[:count].sort().values]
-    note = limit.words("samples", len(samples), whole)
+    note = limit.words("samples", len(samples), whole) + note_on(attack)
     part = one.times(len(samples))
     say_estimate(network, samples, [part], measured=measured, note=note, now=True)
     return samples

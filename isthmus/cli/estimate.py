@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from isthmus.data import Data
     from isthmus.runs import Precision
     from isthmus.training import Training
-    from isthmus.types import Metric
+    from isthmus.types import Attack, Metric
 
 BATCH = 64
 """Images of the batch that is timed, at most."""
+
+SOONER = "; sooner where the attack fools samples early"
+"""A note on what an attack costs: a sample that is fooled is attacked no longer."""
 
 SHORT = 0.5
 """Seconds up to which a batch is timed again."""
@@ -61,6 +64,13 @@ class Pace:
         123
         """
         return part.plain * self.plain + part.graded * self.graded + part.trained * self.trained
+
+
+def note_on(attack: Attack | None) -> str:
+    """Return what is to be said of the time that measuring under this attack takes; nothing for
+    none.
+    """
+    return "" if attack is None else SOONER
 
 
 def parts_of(questions: Mapping[str, Metric]) -> list[Part]:

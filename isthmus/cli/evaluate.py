@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from isthmus import evidence, metrics, runs
-from isthmus.cli.estimate import parts_of, say_estimate
+from isthmus.cli.estimate import note_on, parts_of, say_estimate
 from isthmus.cli.inputs import load_network
 from isthmus.cli.options import EvaluationOptions, Evasion, InputFile, ModelSpec, NewFile
 from isthmus.cli.output import metric_table, say, say_health
@@ -41,7 +41,8 @@ def evaluate_command(
     network = load_network(model, checkpoint)
     evasion.check_layers(network)
     if len(questions) > 1:
-        say_estimate(network, samples, parts_of(questions), now=True)
+        note = note_on(judge.attack)
+        say_estimate(network, samples, parts_of(questions), note=note, now=True)
     values = metrics.measure(network, questions)
     if out:
         origin = evidence.provenance(0, judge.data())

@@ -36,7 +36,7 @@ def flip_command(
     :param seed: Seed of the draw of bits.
     """
     faults = attacks.BitFlips(flips, rate, dtype, tuple(layer or ()), clamp, seed)
-    faulty = faults(load_plain_network(model, checkpoint))
+    faulty = faults(load_plain_network(model, checkpoint, zeros_stay=True))
     origin = evidence.provenance(seed, {}, faults=faulty.record())
     models.save_checkpoint(faulty.network, out, metadata(origin))
     say(

@@ -35,14 +35,18 @@ def load_network(model: ModelSpec, checkpoint: File) -> nn.Module:
     return models.load_checkpoint(checkpoint, built)
 
 
-def load_plain_network(model: ModelSpec, checkpoint: File) -> nn.Module:
-    """Return the network of an ordinary checkpoint, of which the command makes another file.
+def load_plain_network(
+    model: ModelSpec, checkpoint: File, *, zeros_stay: bool = False
+) -> nn.Module:
+    """Return the network of an ordinary checkpoint, of which the command makes another file; warn
+    of zeros, unless what is done leaves them.
 
     Raises BadInput for a packed file, as channels may be gone: the factory could not read what is
     made of it.
     """
     network = models.load_checkpoint(checkpoint, models.model_factory(model.spec)())
-    warn_of_zeros(network, checkpoint)
+    if not zeros_stay:
+        warn_of_zeros(network, checkpoint)
     return network
 
 

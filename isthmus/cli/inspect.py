@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from isthmus.data import Data
     from isthmus.defenses import Inverted, Outlook, References
     from isthmus.defenses.inspection.inspect import Inspection
+    from isthmus.metrics import Rate
     from isthmus.types import Defense
 
 
@@ -79,7 +80,8 @@ def inspect_command(
     :param references: What clean networks gave (isthmus references); by default the references that
         come with isthmus.
     :param compressed: Search the network pruned by 90 % and rounded to 8 and 4 bits as well: a
-        backdoor may sleep until then. Each takes as long as the network itself.
+        backdoor may sleep until then. Each takes as long as the network itself, and is tested by
+        itself, so that one of the four is called suspicious by chance more often.
     :param out: A new file for the record (.json); records of clean networks make references.
     :param fail_on: suspicious, or doubt for all but "not suspicious".
     """
@@ -100,13 +102,38 @@ def inspect_command(
 
 
 @dataclass(frozen=True, eq=False)
+class _Smaller:
+    """What was found in a compressed network, and its accuracy on the clean samples."""
+
+    found: Inspection
+    accuracy: Rate
+
+    def record(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return {**self.found.record(), "accuracy": metrics.as_record(self.accuracy)}
+
+    def words(self, before: Rate) -> str:
+        """Return what was found, beside the accuracy of the network `before` and this one's."""
+        was, now = (evidence.Value.of(rate) for rate in (before, self.accuracy))
+        old, new = (evidence.words.format_value(value).main for value in (was, now))
+        line = f"{self.found.decision}: {self.found.reason}; accuracy {new} ({old} before)"
+        drop = evidence.cost.drop_interval(was, now, None)
+        if drop is None or drop[0] <= evidence.cost.COSTLY:
+            return line
+        costs = evidence.cost.beyond(evidence.cost.COSTLY)
+        return f"{line}: {costs}, and a network as inaccurate may look suspicious without a trigger"
+
+
+@dataclass(frozen=True, eq=False)
 class _Inspected:
     """What was found in a network, and in what each compression makes of it, or why that cannot be
-    inspected; `classes` are the names of the classes, `origin` is where the result comes from.
+    inspected; `accuracy` is the network's on the clean samples, `classes` are the names of the
+    classes, `origin` is where the result comes from.
     """
 
     whole: Inspection
-    compressed: Mapping[str, Inspection | BadInput]
+    accuracy: Rate
+    compressed: Mapping[str, _Smaller | BadInput]
     parameters: int
     classes: Sequence[str]
     origin: Mapping[str, Any]
@@ -115,10 +142,12 @@ class _Inspected:
         """Return the first inspection with a decision that a gate refuses; that of the network
         where there is none.
         """
+        return next((each for each in self._found() if each.decision in refused), self.whole)
+
+    def _found(self) -> list[Inspection]:
+        """Return the inspections of the network and of its compressed forms."""
         smaller = [each for each in self.compressed.values() if not isinstance(each, BadInput)]
-        return next(
-            (each for each in (self.whole, *smaller) if each.decision in refused), self.whole
-        )
+        return [self.whole, *(each.found for each in smaller)]
 
     def record(self) -> dict[str, Any]:
         """Return all of it as plain JSON."""
@@ -135,10 +164,16 @@ class _Inspected:
         say(_table(self.whole.found, self.classes))
         say(f"{self.whole.decision}: {self.whole.reason}")
         for name, each in self.compressed.items():
-            found = str(each)
-            if not isinstance(each, BadInput):
-                found = f"{each.decision}: {each.reason}"
+            found = str(each) if isinstance(each, BadInput) else each.words(self.accuracy)
             say(f"after {name}: {found}")
+        judged = sum(each.p is not None for each in self._found())
+        if judged > 1:
+            say(
+                f"each of the {judged} networks is tested by itself, at a false-alarm rate of "
+                f"{runs.percent(defenses.LEVEL)}: of {judged} forms of a clean network one or more "
+                f"may be called suspicious in up to {runs.percent(judged * defenses.LEVEL)} of "
+                "cases"
+            )
 
 
 def _inspected(
@@ -153,7 +188,7 @@ def _inspected(
     """Inspect the network, and where it is asked for its compressed forms."""
     samples = load_samples(clean)
     network = load_network(model, checkpoint)
-    metrics.check_above_chance(network, samples)
+    accuracy = metrics.check_above_chance(network, samples)
     known = defenses.read_references(references)[0] if references else None
     ways = evidence.compressions() if compressed else {}
     search = _announced(network, samples, known, options, 1 + len(ways))
@@ -163,7 +198,8 @@ def _inspected(
     }
     origin = evidence.provenance(options.seed, {"clean": samples}).record()
     origin = {**origin, "checkpoint": runs.file_sha256(checkpoint)}
-    return _Inspected(whole, smaller, defenses.parameters_of(network), samples.names, origin)
+    size = defenses.parameters_of(network)
+    return _Inspected(whole, accuracy, smaller, size, samples.names, origin)
 
 
 def _after(
@@ -172,12 +208,12 @@ def _after(
     samples: Data,
     known: References | None,
     search: dict[str, Any],
-) -> Inspection | BadInput:
+) -> _Smaller | BadInput:
     """Return what is found in the compressed network, or why it cannot be inspected."""
     try:
         small = compress(network, samples)
-        metrics.check_above_chance(small, samples)
-        return defenses.inspect(small, samples, clean=known, **search)
+        accuracy = metrics.check_above_chance(small, samples)
+        return _Smaller(defenses.inspect(small, samples, clean=known, **search), accuracy)
     except BadInput as refusal:
         return refusal
 

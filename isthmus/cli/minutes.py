@@ -26,7 +26,7 @@ class TimeLimit:
     """How long a command may take.
 
     :param minutes: Do what fits into this time. The network is timed first, which decides how many
-        steps, points or samples that is; --resume keeps that number.
+        steps, points or samples that is; a run that is resumed keeps that number.
     """
 
     minutes: Annotated[float | None, Parameter(validator=checks.finite)] = None

@@ -58,7 +58,8 @@ def prune_command(
             fix="raise --steps, or pass --method magnitude",
         )
     options.check_used(trained=trained is not None)
-    work = Compressing.of(checkpoint, options)
+    zeros_stay = pruning.keeps_zeros(trained=trained is not None)
+    work = Compressing.of(checkpoint, options, zeros_stay=zeros_stay)
     loss = work.loss
     budget = work.budget(trained)
 

@@ -33,6 +33,15 @@ class Quantizing(Method):
     method: Literal["binary-relax", "straight-through", "post-training"] = "binary-relax"
     layers: Literal["inner", "all"] | None = None
 
+    @property
+    def levels(self) -> Bits:
+        """The bits as `compression.quantize` takes them."""
+        return cast("Bits", int(self.bits) if self.bits.isdecimal() else self.bits)
+
+    def keeps_zeros(self, *, trained: bool) -> bool:
+        """Return whether weights that are 0 stay 0: where nothing trains and the grid has a 0."""
+        return not trained and compression.grid_of(self.levels).lowest == 0
+
 
 def quantize_command(
     checkpoint: InputFile,
@@ -47,7 +56,6 @@ def quantize_command(
 
     :param checkpoint: The network to quantize.
     """
-    bits = quantizing.bits
     way = compression.quantizers()[quantizing.method]
     steps = options.budget.steps
     if way.trains and steps == 0:
@@ -63,7 +71,8 @@ def quantize_command(
             fix="leave --steps out, or pass --method binary-relax",
         )
     options.check_used(trained=way.trains)
-    work = Compressing.of(checkpoint, options)
+    zeros_stay = quantizing.keeps_zeros(trained=way.trains)
+    work = Compressing.of(checkpoint, options, zeros_stay=zeros_stay)
     loss = work.loss
     budget = work.budget(options.training() if way.trains else None)
 
@@ -71,7 +80,7 @@ def quantize_command(
         return compression.quantize(
             work.network,
             work.clean,
-            cast("Bits", int(bits) if bits.isdecimal() else bits),
+            quantizing.levels,
             method=way,
             layers=quantizing.layers,
             loss=loss,

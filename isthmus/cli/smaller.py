@@ -11,16 +11,16 @@ from cyclopts import Parameter
 from isthmus import compression, evidence, metrics, models, runs, training
 from isthmus.cli import words  # noqa: F401  (cyclopts reads inherited types in this module)
 from isthmus.cli.checks import changed, unclaimed, without_effect
-from isthmus.cli.estimate import Part, parts_of, say_estimate, together
+from isthmus.cli.estimate import Part, note_on, parts_of, say_estimate, together
 from isthmus.cli.inputs import load_network, load_samples, warn_of_zeros
 from isthmus.cli.options import (
-    Budget,
     Clean,
     EvaluationOptions,
     Evasion,
     ModelSpec,
     Number,  # noqa: F401  (the same)
     RobustTraining,
+    SmallBudget,
     Whole,  # noqa: F401  (the same)
 )
 from isthmus.cli.output import metadata, say, say_health
@@ -54,6 +54,8 @@ class RobustCompression(RobustTraining, Evasion):
     :param loss: cross-entropy, or a loss against an attack: adversarial (PGD; MSD for several
         norms), trade-off (clean and attacked inputs together) or trades.
     """
+
+    alone: ClassVar = "measure under an attack: --attack pgd, or train: --loss adversarial"
 
     loss: Literal["cross-entropy", "adversarial", "trade-off", "trades"] = "cross-entropy"
 
@@ -96,7 +98,7 @@ class CompressionOptions:
     out: File
     evaluation: EvaluationOptions = EvaluationOptions()
     robust: RobustCompression = RobustCompression()
-    budget: Budget = Budget()
+    budget: SmallBudget = SmallBudget()
 
     def training(self) -> Training | None:
         """Return the training of the budget; None where it has no steps."""
@@ -112,7 +114,11 @@ class CompressionOptions:
         names += [] if trained else [n for n in changed(self.budget) if n not in MEASURING]
         what = f"trained on {self.robust.loss}" if trained else "not trained"
         under = "" if self.robust.attack else ", with no --attack to measure it under"
-        without_effect(names, on=f"a network that is {what}{under}")
+        measurable = {"norm", "eps", "attack_steps", "restarts", "straight_through"}
+        fix = "leave them out"
+        if self.robust.attack is None and measurable.intersection(names):
+            fix += ", or measure under an attack: --attack pgd"
+        without_effect(names, on=f"a network that is {what}{under}", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,10 @@ class Method:
     """How a command makes networks smaller: its options, which a run is recognized by."""
 
     command: ClassVar[str]
+
+    def keeps_zeros(self, *, trained: bool) -> bool:
+        """Return whether weights that are 0 stay 0, given whether the network is `trained`."""
+        return not trained
 
 
 @dataclass(frozen=True)
@@ -133,8 +143,11 @@ class Compressing:
     judge: Judge
 
     @classmethod
-    def of(cls, checkpoint: File, options: CompressionOptions) -> Compressing:
-        """Read network and samples. Raises BadInput where one of them does not fit."""
+    def of(cls, checkpoint: File, options: CompressionOptions, *, zeros_stay: bool) -> Compressing:
+        """Read network and samples; warn of zeros, unless what is done leaves them.
+
+        Raises BadInput where one of them does not fit.
+        """
         unclaimed(options.out, resume=None, leaves=LEAVES)
         options.evaluation.check()
         if options.evaluation.data is None:
@@ -146,7 +159,8 @@ class Compressing:
         assert judge.evaluation is not None
         judge = replace(judge, attack=options.robust.chosen(judge.evaluation))
         network = load_network(options.model, checkpoint)
-        warn_of_zeros(network, checkpoint)
+        if not zeros_stay:
+            warn_of_zeros(network, checkpoint)
         metrics.check_fits(network, samples)
         return cls(checkpoint, options, network, samples, judge)
 
@@ -161,13 +175,14 @@ class Compressing:
         """
         self.network.to(runs.pick_device(self.options.budget.device))
         measuring = together("measuring", parts_of(self.judge.metrics(self.clean))).times(2)
+        note = note_on(self.judge.attack)
         if trained is None:
-            say_estimate(self.network, self.clean, [measuring])
+            say_estimate(self.network, self.clean, [measuring], note=note)
             return {}
         trained = training.with_decided_precision(trained, self.network, self.clean)
         images = trained.steps * trained.batch_size * training.gradients_per_step(self.loss)
         parts = [Part("training", trained=images), measuring]
-        say_estimate(self.network, self.clean, parts, training=trained)
+        say_estimate(self.network, self.clean, parts, training=trained, note=note)
         return {field.name: getattr(trained, field.name) for field in fields(trained)}
 
     def deliver(self, compress: Callable[[], Compressed], method: Method) -> None:
@@ -177,6 +192,7 @@ class Compressing:
         out = self.options.out
         with runs.claimed(out, self._identity(method), resume=None, leaves=LEAVES):
             small = compress()
+            runs.begin()  # where nothing was trained: what is refused by then leaves one line
             report = self._measured(small)
             self._write_plain(small, metadata(report.provenance))
             written, page = evidence.write_report(report, out)  # last: it says that all is there
@@ -226,5 +242,6 @@ class Compressing:
             self.judge.metrics(self.clean),
             options.out,
             network=self.checkpoint.name,
+            passed=self.checkpoint.stat().st_size,
             provenance=evidence.network_provenance(options.budget.seed, data, self.checkpoint),
         )

@@ -12,9 +12,9 @@ from isthmus.cli.estimate import Part, pace_of, say_estimate
 from isthmus.cli.inputs import load_plain_network, load_samples
 from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options import (
-    Budget,
     InputFile,
     ModelSpec,
+    NetworkBudget,
     NewFile,
     RobustTraining,
     Samples,
@@ -38,7 +38,7 @@ def train_command(
     init: InputFile | None = None,
     optimizer: Literal["sgd", "adamw"] = "sgd",
     robust: RobustTraining = RobustTraining(),
-    budget: Budget = Budget(),
+    budget: NetworkBudget = NetworkBudget(),
     limit: TimeLimit = TimeLimit(),
     resume: bool = False,
 ) -> None:
@@ -47,8 +47,7 @@ def train_command(
     :param data: Training samples: a named set, Parquet, image folder or .npz.
     :param out: A new file for the network (.safetensors).
     :param init: Start from this checkpoint instead of random weights.
-    :param optimizer: sgd, with Nesterov's momentum, or adamw, which transformers want and whose
-        --lr is 0.001 by default.
+    :param optimizer: sgd, with Nesterov's momentum, or adamw, which transformers want.
     :param resume: Go on with an interrupted run of the same command.
     """
     import torch
@@ -87,7 +86,7 @@ def train_command(
     )
 
 
-def _optimized(optimizer: str, budget: Budget) -> Training:
+def _optimized(optimizer: str, budget: NetworkBudget) -> Training:
     """Return the budget as a training by this optimizer."""
     import torch
 

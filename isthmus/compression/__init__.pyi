@@ -12,6 +12,7 @@ from .pruning.rewiring import Rewiring as Rewiring
 from .pruning.run import prune as prune
 from .pruning.table import pruners as pruners
 from .pruning.zeros import hold_zeros as hold_zeros
+from .quantization.grids import grid_of as grid_of
 from .quantization.run import quantize as quantize
 from .quantization.table import quantizers as quantizers
 from .quantization.ways import BinaryRelax as BinaryRelax

@@ -1,8 +1,9 @@
 """A compressed network with its record, and the small file it is saved in.
 
-The file is safetensors: masked weights as values and positions, quantized ones as packed levels and
-a scale, all other tensors as they are. What was done, and how to unpack it, are JSON in the
-metadata. No pickle is read or written.
+The file is safetensors: weights that are masked, or have many zeros, as values and places,
+quantized ones as packed levels and a scale, with places too where many are 0, all other tensors as
+they are. What was done, and how to unpack it, are JSON in the metadata. No pickle is read or
+written.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.compression.entries import Description, GridEntry, MaskEntry
+from isthmus.compression.entries import Description, Entry, GridEntry, MaskEntry, ZerosEntry
 from isthmus.compression.network import baked, part_of
-from isthmus.compression.packing import pack_codes, pack_mask, unpack_grid, unpack_mask
+from isthmus.compression.packing import pack_grid, pack_mask, pack_zeros, unpack_grid, unpack_mask
 from isthmus.compression.pruning.mask import held_in, masked
 from isthmus.compression.pruning.smaller import resized
 from isthmus.compression.quantization.rounded import round_weight, rounded_in
@@ -42,25 +43,28 @@ class Compressed:
 
         Raises BadInput where the file cannot be written, or the record is no plain JSON.
         """
-        state = plain_state(self.model)
+        net = baked(self.model).cpu()
+        state = _state(net)
         tensors = dict(state)
-        packed: dict[str, MaskEntry | GridEntry] = {}
+        packed: dict[str, Entry] = {}
         for name, held in held_in(self.model).items():
             value = tensors.pop(name)
             parts = pack_mask(value, held.mask.mask)
-            packed[name] = MaskEntry(shape=tuple(value.shape), parts=_both(parts))
+            packed[name] = MaskEntry(shape=tuple(value.shape), parts=tuple(sorted(parts)))
             tensors |= {_part(name, key): part for key, part in parts.items()}
         for name, (rounded, original) in rounded_in(self.model).items():
             value = tensors.pop(name)
             grid, fitted = rounded.grid, rounded.fitted(original)
-            codes = (fitted.levels.cpu().long() + grid.top) // grid.step
-            scale = fitted.scale.cpu().to(value.dtype)
-            parts = {"codes": pack_codes(codes, len(grid.levels)), "scale": scale}
-            entry = GridEntry(
-                shape=tuple(value.shape), parts=_both(parts), top=grid.top, step=grid.step
-            )
-            packed[name] = entry
+            parts = pack_grid(fitted.levels, fitted.scale.to(value.dtype), grid.levels)
+            shape, named = tuple(value.shape), tuple(sorted(parts))
+            packed[name] = GridEntry(shape=shape, parts=named, top=grid.top, step=grid.step)
             tensors |= {_part(name, key): part for key, part in parts.items()}
+        for name, _ in net.named_parameters():
+            few = pack_zeros(tensors[name]) if name in tensors else None
+            if few is not None:
+                value = tensors.pop(name)
+                packed[name] = ZerosEntry(shape=tuple(value.shape), parts=tuple(sorted(few)))
+                tensors |= {_part(name, key): part for key, part in few.items()}
         text = Description.written(packed, self.record, _state_sha256(state))
         return write_tensors(tensors, Path(path), {COMPRESSED: text})
 
@@ -84,7 +88,7 @@ class Compressed:
             part, leaf = part_of(net, name)
             if isinstance(entry, MaskEntry):
                 masked(part, leaf).keep(masks[name])
-            else:
+            elif isinstance(entry, GridEntry):
                 round_weight(part, entry.grid)
         if _state_sha256(plain_state(net)) != said.sha256:
             raise _foreign(path, "whose tensors are not those of its hash")
@@ -125,12 +129,6 @@ def _part(name: str, part: str) -> str:
     return name + _SEPARATOR + part
 
 
-def _both(parts: Params) -> tuple[str, str]:
-    """Return the names of the two parts of a packed tensor, in order."""
-    first, second = sorted(parts)
-    return first, second
-
-
 def _read(path: Path) -> tuple[Params, Description]:
     """Return the tensors of a file and what it says of them. Raises BadInput for another file."""
     tensors, text = read_packed(path)
@@ -169,14 +167,15 @@ def _unpacked(path: Path, tensors: Params, said: Description) -> tuple[Params, P
         missing = [key for key in entry.parts if _part(name, key) not in whole]
         if missing:
             raise _foreign(path, f"where {name} lacks {abbreviated(missing)}")
-        parts = {key: whole.pop(_part(name, key)) for key in set(entry.parts)}
+        parts = {key: whole.pop(_part(name, key)) for key in entry.parts}
         if name in whole:
             raise _foreign(path, f"where {name} is both packed and not")
         try:
-            if isinstance(entry, MaskEntry):
-                whole[name], masks[name] = unpack_mask(parts, entry.shape)
-            else:
+            if isinstance(entry, GridEntry):
                 whole[name] = unpack_grid(parts, entry.grid.levels, entry.shape)
+            else:
+                whole[name], mask = unpack_mask(parts, entry.shape)
+                masks |= {name: mask} if isinstance(entry, MaskEntry) else {}
         except BadInput as error:
             raise error.within(f"{path}, {name}") from error
     return whole, masks

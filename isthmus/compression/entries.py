@@ -29,22 +29,41 @@ class _Described(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class MaskEntry(_Described):
-    """A masked tensor: its values, and their positions as bits or gaps."""
+class _Packed(_Described):
+    """A tensor in several parts, each of which stands in the file once."""
+
+    shape: Shape
+    parts: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _has_each_part_once(self) -> Self:
+        if len(set(self.parts)) < len(self.parts):
+            raise ValueError("a part is named twice")
+        return self
+
+
+class MaskEntry(_Packed):
+    """A masked tensor: its values, and their places as bits or gaps."""
 
     kind: Literal["mask"] = "mask"
-    shape: Shape
-    parts: tuple[str, str]
 
 
-class GridEntry(_Described):
-    """A tensor on a grid: the code of each level, and the scale."""
+class ZerosEntry(_Packed):
+    """An ordinary tensor of which many values are 0, which nothing holds there: the other values,
+    and their places as bits or gaps.
+    """
+
+    kind: Literal["zeros"] = "zeros"
+
+
+class GridEntry(_Packed):
+    """A tensor on a grid: codes of levels, and the scale; where zeros have no code, also the places
+    of what has one, as bits or gaps.
+    """
 
     kind: Literal["grid"] = "grid"
-    shape: Shape
     top: int
     step: int
-    parts: tuple[str, str]
 
     @property
     def grid(self) -> Grid:
@@ -58,7 +77,7 @@ class GridEntry(_Described):
         return self
 
 
-Entry = Annotated[MaskEntry | GridEntry, Field(discriminator="kind")]
+Entry = Annotated[MaskEntry | ZerosEntry | GridEntry, Field(discriminator="kind")]
 
 
 LONGEST = len(repr(-1.7976931348623157e308))

@@ -11,19 +11,22 @@ from torch import Tensor
 from isthmus.types import BadInput, Params
 
 _TRITS = 5  # of three levels, in a byte: 3^5 = 243
+_NAMED = 150  # bytes, about, in which a file names one more part
 
 
 def pack_mask(value: Tensor, mask: Tensor) -> Params:
-    """Return the values that are on, and their positions by whichever takes fewer bytes.
-
-    Positions are a bit for each value, or a byte for each step from one to the next.
-    """
+    """Return the values that are on, and their places."""
     on = mask.flatten().cpu()
-    bits = torch.from_numpy(np.packbits(on.numpy()))
-    gaps = _gaps(on)
-    parts = {"values": value.detach().cpu().flatten()[on].clone()}
-    parts |= {"gaps": gaps} if len(gaps) < len(bits) else {"bits": bits}
-    return parts
+    return {"values": value.detach().cpu().flatten()[on].clone(), **_pack_places(on)}
+
+
+def pack_zeros(value: Tensor) -> Params | None:
+    """Return the values that are not 0, and their places; None where that takes no fewer bytes."""
+    if not value.is_floating_point():
+        return None
+    on = (value != 0) | value.signbit()  # -0 is another number to a hash
+    parts = pack_mask(value, on)
+    return parts if _size(parts) + 2 * _NAMED < value.nbytes else None
 
 
 def unpack_mask(parts: Params, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -37,16 +40,36 @@ def unpack_mask(parts: Params, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         raise _damaged(f"a mask of {', '.join(sorted(parts)) or 'no parts'}")
     if values.ndim != 1 or not values.is_floating_point():
         raise _damaged(f"masked values of shape {tuple(values.shape)} and type {values.dtype}")
-    if "bits" in parts:
-        bits = np.unpackbits(_bytes(parts["bits"], -(-size // 8)))[:size]
-        on = torch.from_numpy(bits.astype(bool))
-    else:
-        on = _from_gaps(_bytes(parts["gaps"]), size)
+    on = _unpack_places(parts, size)
     if int(on.sum()) != len(values):
         raise _damaged(f"{len(values)} values at {int(on.sum())} of {size} places")
-    flat = torch.zeros(size, dtype=values.dtype)
+    return _placed(values, on).view(shape), on.view(shape)
+
+
+def _placed(values: Tensor, on: Tensor) -> Tensor:
+    """Return values at the places that are on, and 0 at all others, in a row."""
+    flat = torch.zeros(len(on), dtype=values.dtype)
     flat[on] = values
-    return flat.view(shape), on.view(shape)
+    return flat
+
+
+def _pack_places(on: Tensor) -> Params:
+    """Return which places of a row are on, by whichever takes fewer bytes: a bit for each place, or
+    a byte for each step from one that is on to the next.
+    """
+    bits = torch.from_numpy(np.packbits(on.numpy()))
+    gaps = _gaps(on)
+    return {"gaps": gaps} if len(gaps) < len(bits) else {"bits": bits}
+
+
+def _unpack_places(parts: Params, size: int) -> Tensor:
+    """Return which of `size` places are on. Raises BadInput where the parts do not say it."""
+    if "bits" in parts:
+        bits = np.unpackbits(_bytes(parts["bits"], -(-size // 8)))[:size]
+        return torch.from_numpy(bits.astype(bool))
+    if "gaps" in parts:
+        return _from_gaps(_bytes(parts["gaps"]), size)
+    raise _damaged(f"no places among {', '.join(sorted(parts))}")
 
 
 def _bytes(part: Tensor, count: int | None = None) -> np.ndarray:
@@ -108,14 +131,44 @@ def unpack_codes(packed: Tensor, levels: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(flat).view(shape)
 
 
-def unpack_grid(parts: Params, levels: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the level of each code times the scale. Raises BadInput where the parts do not fit."""
-    if parts.keys() != {"codes", "scale"}:
+def pack_grid(levels: Tensor, scale: Tensor, known: Tensor) -> Params:
+    """Return a tensor on a grid, from its levels and their scale (): a code for each level, its
+    number among the `known` ones, which are in order. Where that takes fewer bytes, as after
+    pruning, zeros have no code: what is packed are the places of the others, and their codes.
+    """
+    flat = levels.flatten().cpu().to(known)
+    on, others = flat != 0, known[known != 0]
+    dense = {"codes": _codes(flat, known)}
+    sparse = {"codes": _codes(flat[on], others), **_pack_places(on)}
+    shorter = _size(sparse) + _NAMED < _size(dense)
+    return {**(sparse if shorter else dense), "scale": scale.cpu()}
+
+
+def _codes(levels: Tensor, known: Tensor) -> Tensor:
+    return pack_codes(torch.searchsorted(known, levels), len(known))
+
+
+def _size(parts: Params) -> int:
+    """Return how many bytes parts take."""
+    return sum(part.nbytes for part in parts.values())
+
+
+def unpack_grid(parts: Params, known: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the level of each code times the scale, and 0 where zeros have no code.
+
+    Raises BadInput where the parts do not fit.
+    """
+    places = {name: part for name, part in parts.items() if name not in ("codes", "scale")}
+    if len(parts) - len(places) != 2 or len(places) > 1:
         raise _damaged(f"a tensor on a grid of {', '.join(sorted(parts)) or 'no parts'}")
-    scale = parts["scale"]
+    codes, scale = parts["codes"], parts["scale"]
     if scale.ndim or scale.dtype not in (torch.float32, torch.float64):
         raise _damaged(f"a scale of shape {tuple(scale.shape)} and type {scale.dtype}")
-    return levels.to(scale)[unpack_codes(parts["codes"], len(levels), shape)] * scale
+    if not places:
+        return known.to(scale)[unpack_codes(codes, len(known), shape)] * scale
+    on, others = _unpack_places(places, math.prod(shape)), known[known != 0]
+    coded = unpack_codes(codes, len(others), (int(on.sum()),))
+    return _placed(others.to(scale)[coded] * scale, on).view(shape)
 
 
 def _base(levels: int) -> tuple[int, int]:

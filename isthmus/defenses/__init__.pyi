@@ -30,6 +30,7 @@ from .curve_repair.unlearned import unlearned_copy as unlearned_copy
 from .inspection.found_triggers import KINDS as KINDS
 from .inspection.found_triggers import Inverted as Inverted
 from .inspection.found_triggers import InvertedSuccess as InvertedSuccess
+from .inspection.inspect import LEVEL as LEVEL
 from .inspection.inspect import Outlook as Outlook
 from .inspection.inspect import anomaly_index as anomaly_index
 from .inspection.inspect import inspect as inspect

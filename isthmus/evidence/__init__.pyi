@@ -1,5 +1,6 @@
 from . import comparison as comparison
 from . import compressing as compressing
+from . import cost as cost
 from . import figures as figures
 from . import tables as tables
 from . import text as text

@@ -28,7 +28,7 @@ class Side(RecordPart):
     """A network before or after: its metrics by name, its file, and what a pass of one image costs.
 
     `milliseconds` is the median time of that pass on this machine, in PyTorch, which skips no
-    zeros.
+    zeros; both networks take turns.
     """
 
     metrics: Annotated[dict[Text, Value], MinLen(1)]
@@ -41,6 +41,8 @@ class Side(RecordPart):
     multiply_adds: Count = Field(alias="multiply-adds")
     nonzero: Count = Field(alias="multiply-adds with a nonzero weight")
     milliseconds: Seconds
+    quartiles: tuple[Finite, Finite] | None = Field(None, alias="milliseconds quartiles")
+    """Between them lies the middle half of the times; absent from older records."""
 
     @property
     def accuracy(self) -> Value:
@@ -79,6 +81,11 @@ class ReducedPart(RecordPart):
     attack in the loss takes, are not counted.
     """
     seconds: Seconds
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything was trained: if not, the loss was minimized by nobody."""
+        return self.gradients > 0
 
 
 class PrunedPart(ReducedPart):
@@ -122,6 +129,8 @@ class Compression(Document):
     from older records."""
     same: Value = Field(alias="same answers")
     """Share of samples with the same answer before and after."""
+    passed: Positive | None = Field(None, alias="bytes of the file passed")
+    """Of the file that the network came in, packed or not; absent from older records."""
 
     @property
     def measures(self) -> list[tuple[str, Value | None, Value | None]]:
@@ -145,4 +154,16 @@ class Compression(Document):
             (words, getattr(self.before, name), getattr(self.after, name))
             for name, words in names.items()
         ]
+        rows.insert(1, ("Bytes of the file passed", self.passed, self.after.bytes))
         return [row for row in rows if None not in row]
+
+    @property
+    def about_time(self) -> str:
+        """What is to be said of the times of an image; nothing where they have no quartiles."""
+        before, after = self.before.quartiles, self.after.quartiles
+        if before is None or after is None:
+            return ""
+        how = "time: median of passes in turn, and their middle half"
+        if before[0] <= after[1] and after[0] <= before[1]:
+            return f"{how}; these halves meet, so no difference in time is shown"
+        return how

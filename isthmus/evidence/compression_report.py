@@ -7,8 +7,9 @@ delivered: with ordinary weights, since what holds them to a mask or a grid take
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 from typing import Any
 
 import torch
@@ -55,16 +56,18 @@ def compression(
     *,
     network: str,
     provenance: Origin,
+    passed: int | None = None,
 ) -> Compression:
     """Write the packed file into the folder, read it back, and measure before and after.
 
-    `built` is the network as its factory builds it; `metrics` begin with clean accuracy. Raises
-    BadInput where the file does not give the same network back, or a metric cannot be measured;
-    then, as after any failure, no file is left, which would look like that of a run that is done.
+    `built` is the network as its factory builds it; `metrics` begin with clean accuracy; `passed`
+    is the size in bytes of the file that the network came in, where it came in one. Raises BadInput
+    where the file does not give the same network back, or a metric cannot be measured; then, as
+    after any failure, no file is left, which would look like that of a run that is done.
     """
     file = compressed.save(folder / "compressed.safetensors")
     try:
-        found = _measured(model, file, built, data, metrics)
+        found = _measured(model, file, built, data, metrics, passed)
     except BaseException:  # Ctrl-C and full memory among them
         file.unlink()
         raise
@@ -81,15 +84,21 @@ def compression(
 
 
 def _measured(
-    model: nn.Module, file: Path, built: nn.Module, data: Data, metrics: Mapping[str, Metric]
+    model: nn.Module,
+    file: Path,
+    built: nn.Module,
+    data: Data,
+    metrics: Mapping[str, Metric],
+    passed: int | None,
 ) -> dict[str, Any]:
     """Return what is measured of the network and of the one in the file, and the verdict."""
-    after = plain(Compressed.load(file, built).model)
+    after = plain(Compressed.load(file, built).model).to(device_of(model))
     size = _size(model, file.parent)
     model = plain(model)
     whole, passes = Passes(model), Passes(after)
-    before_side = _side(whole, data, metrics, size)
-    after_side = _side(passes, data, metrics, file.stat().st_size)
+    times = _times(model, after, data)
+    before_side = _side(whole, data, metrics, size, times[0])
+    after_side = _side(passes, data, metrics, file.stat().st_size, times[1])
     accuracy, chance = Accuracy(data).answer(passes), Chance(data).answer(passes)
     was, now = (each.logits(data).argmax(1) for each in (whole, passes))
     warnings = _warnings(
@@ -100,8 +109,9 @@ def _measured(
         answers=counted_changes(*changes(was, now, data.y)),
     )
     return {
-        "verdict": _verdict(before_side, after_side, warnings),
+        "verdict": _verdict(before_side, after_side, warnings, passed),
         "warnings": warnings,
+        **({} if passed is None else {"bytes of the file passed": passed}),
         "before": before_side,
         "after": after_side,
         "same answers": Value.of(Agreement(model, data).answer(passes)),
@@ -119,10 +129,17 @@ def _size(model: nn.Module, folder: Path) -> int:
         whole.unlink(missing_ok=True)
 
 
-def _side(passes: Passes, data: Data, metrics: Mapping[str, Metric], size: int) -> Side:
+def _side(
+    passes: Passes,
+    data: Data,
+    metrics: Mapping[str, Metric],
+    size: int,
+    times: Sequence[float],
+) -> Side:
     model = passes.model
     total, nonzero = multiply_adds(model, data.x[:1])
     zero = sparsity(model)
+    low, middle, high = quantiles(times, n=4, method="inclusive")
     shares = {"zero weights": zero.weights, "zero channels": zero.channels}
     side = {
         "metrics": values_of({**measured(passes, metrics), **shares}),
@@ -131,24 +148,37 @@ def _side(passes: Passes, data: Data, metrics: Mapping[str, Metric], size: int) 
         "nonzero parameters": sum(int(value.count_nonzero()) for value in model.parameters()),
         "multiply-adds": total,
         "multiply-adds with a nonzero weight": nonzero,
-        "milliseconds": _milliseconds(model, data),
+        "milliseconds": middle,
+        "milliseconds quartiles": (low, high),
     }
     return Side.model_validate(side)
 
 
 @torch.no_grad()
-def _milliseconds(model: nn.Module, data: Data, repeats: int = 15) -> float:
-    """Return the median time of a pass of one image."""
-    device = device_of(model)
+def _times(
+    one: nn.Module, other: nn.Module, data: Data, rounds: int = 25
+) -> tuple[list[float], list[float]]:
+    """Return the times of passes of one image through two networks, in milliseconds.
+
+    They take turns, and each goes first as often as the other, so that what slows the machine down
+    slows both; the first round, which is slower than all others, is left out.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    device = device_of(one)
     x = as_input(data.x[:1], device, channels_last=False)
-    with eval_mode(model):
-        times = [seconds_of(lambda: forward_pass(model, x), device) for _ in range(repeats)]
-    return 1000 * median(times)
+    with eval_mode(one), eval_mode(other):
+        turns = [(one, times[0]), (other, times[1])]
+        for _ in range(rounds + 1):
+            for model, taken in turns:
+                taken.append(1000 * seconds_of(partial(forward_pass, model, x), device))
+            turns.reverse()
+    return times[0][1:], times[1][1:]
 
 
-def _verdict(before: Side, after: Side, warnings: Sequence[str]) -> str:
-    """Return the warnings, how much smaller the file is, and what is left of accuracy, under attack
-    too, of a backdoor and of injected errors.
+def _verdict(before: Side, after: Side, warnings: Sequence[str], passed: int | None = None) -> str:
+    """Return the warnings, how much smaller the file is, also than the one that was `passed` where
+    that is no ordinary one, and what is left of accuracy, under attack too, of a backdoor and of
+    injected errors.
     """
     names = {ROBUST_ACCURACY: "robust accuracy"}
     names |= {name: figure for name, (figure, _) in TAMPERING.items()}
@@ -159,7 +189,10 @@ def _verdict(before: Side, after: Side, warnings: Sequence[str]) -> str:
         if name in before.metrics
     ]
     size = size_in_words(before.bytes, after.bytes)
-    size = f"The file is {size} the ordinary file of the network before; {', '.join(changes)}."
+    beside = f"{size} the ordinary file of the network before"
+    if passed is not None and (words := size_in_words(passed, after.bytes)) != size:
+        beside += f" and {words} the file that was passed"
+    size = f"The file is {beside}; {', '.join(changes)}."
     return " ".join([*warnings, size])
 
 

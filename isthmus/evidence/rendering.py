@@ -18,6 +18,7 @@ from isthmus.evidence.words import (
     of_samples,
     sentence,
     time_taken,
+    with_quartiles,
     with_spread,
 )
 from isthmus.metrics.names import (
@@ -141,6 +142,7 @@ def environment() -> Environment:
     )
     env.globals.update(
         digits=digits,
+        with_quartiles=with_quartiles,
         with_spread=with_spread,
         format_value=format_value,
         change=change,

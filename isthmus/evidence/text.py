@@ -24,6 +24,7 @@ from isthmus.evidence.words import (
     in_line,
     sentence,
     time_taken,
+    with_quartiles,
     with_spread,
 )
 from isthmus.metrics.names import ACCURACY, ATTACK_SUCCESS, BONAFIDE_ACCURACY
@@ -81,8 +82,10 @@ def compression_table(report: Compression) -> Table:
         (label(name), in_line(before), in_line(after)) for name, before, after in report.measures
     ]
     rows += [(name, f"{before:,}", f"{after:,}") for name, before, after in report.counts]
-    rows.append(("Time of one image, ms", digits(one.milliseconds), digits(other.milliseconds)))
+    was, now = (with_quartiles(side.milliseconds, side.quartiles) for side in (one, other))
+    rows.append(("Time of one image, ms", was, now))
     caption = "95 % intervals; bytes before: an ordinary file of the network"
+    caption += f"; {report.about_time}" if report.about_time else ""
     return terminal_table(("Measure", "Before", "After"), rows, caption=caption)
 
 

@@ -40,6 +40,17 @@ def digits(number: float | None) -> str:
     return "not finite" if number is None else f"{number:.3g}".replace("-", _MINUS)
 
 
+def with_quartiles(number: float | None, quartiles: tuple[float, float] | None) -> str:
+    """Return a median with the quartiles beside it, where they are known.
+
+    >>> with_quartiles(0.1562, (0.15, 0.2)), with_quartiles(2.0, None)
+    ('0.156 (0.15 to 0.2)', '2')
+    """
+    if number is None or quartiles is None:
+        return digits(number)
+    return f"{digits(number)} ({digits(quartiles[0])} to {digits(quartiles[1])})"
+
+
 def time_taken(seconds: float | None) -> str:
     """Return a time that was measured, in tenths of a second below a minute, and from then on as
     `runs.duration` says it.

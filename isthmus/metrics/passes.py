@@ -32,6 +32,7 @@ from isthmus.models.noise import DrawnLogits, drawn_logits, is_random, seeded_dr
 from isthmus.runs.devices import Precision
 from isthmus.runs.files import write_atomically
 from isthmus.runs.identity import identity_of, sha256_of
+from isthmus.runs.progress import gauged
 from isthmus.types import Attack, BadInput
 
 
@@ -232,9 +233,15 @@ def attacked_and_watched(
     """
     check_fits(model, data)
     files = _files(model, data, attack, folder)
-    with laid_out(model, data.x) as channels_last, watched(attack) as whole:
+    cost = getattr(attack, "gradients", 0)
+    with (
+        laid_out(model, data.x) as channels_last,
+        watched(attack) as whole,
+        gauged("attacking samples", len(data), cost) as gauge,
+    ):
 
         def moved() -> Iterator[Tensor]:
+            done = 0
             for (x, y), file in zip(_batches(data, device_of(model)), files, strict=False):
                 state = _stored(file)
                 if state is None:
@@ -243,6 +250,8 @@ def attacked_and_watched(
                 points = state.pop("points")
                 if whole is not None:
                     whole.add(state)
+                done += len(x)
+                gauge.reach(done)
                 yield points
 
         return Data(gathered(moved()), data.y, data.classes), whole

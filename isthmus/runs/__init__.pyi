@@ -18,6 +18,7 @@ from .identity import sha256_of as sha256_of
 from .processes import joined_ranks as joined_ranks
 from .processes import ranks as ranks
 from .progress import announce as announce
+from .progress import begin as begin
 from .progress import duration as duration
 from .progress import shown as shown
 from .slurm import submit_array as submit_array

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,6 +22,13 @@ FIRST_PAUSE = 2.0
 
 LONGEST_SILENCE = 30.0
 """Seconds after which a line is due before another tenth of the work is done."""
+
+
+class Advance(Protocol):
+    """A function to call as work is done."""
+
+    def __call__(self, note: str = "", by: int = 1) -> None:
+        """Tell that `by` more units are done, with a short note on how it goes."""
 
 
 class Log:
@@ -57,18 +64,20 @@ class Log:
         return silence >= pause and (tenth or silence >= LONGEST_SILENCE)
 
     @contextmanager
-    def part(self, label: str, total: int, done: int) -> Iterator[Callable[[str], None]]:
-        """Yield a function to call once per unit of work, as `bar` does."""
+    def part(self, label: str, total: int, done: int) -> Iterator[Advance]:
+        """Yield a function to call as work is done, as `bar` does."""
         began = self.clock()
         before = done
         told = 10 * done // max(total, 1)
+        first = True
 
-        def advance(note: str = "") -> None:
-            nonlocal done, told
+        def advance(note: str = "", by: int = 1) -> None:
+            nonlocal done, told, first
             self.begin()
-            done += 1
+            done += by
             tenths = 10 * done // max(total, 1)
-            if self.due(tenth=tenths > told or done == before + 1):
+            begun, first = first, False
+            if self.due(tenth=tenths > told or begun):
                 told = tenths
                 left = (self.clock() - began) / (done - before) * (total - done)
                 words = [f"{label}: {done:,} of {total:,}", f"about {duration(left)} left", note]
@@ -125,33 +134,116 @@ def shown() -> Iterator[None]:
         _shown.reset(token)
 
 
-@contextmanager
-def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
-    """Yield a function to call once per unit of work, with a short note on how it goes.
+def begin() -> None:
+    """Write the line that was announced now that work which shows no progress has begun."""
+    log = _shown.get()
+    if log is not None:
+        log.begin()
 
-    Under `torchrun` the first process alone shows it.
+
+_is_open: ContextVar[bool] = ContextVar("a bar is open", default=False)
+
+
+@contextmanager
+def bar(label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Yield a function to call as work is done: once per unit, or with a number of units.
+
+    Work that is a part of other work which has a bar shows none. Under `torchrun` the first process
+    alone shows it.
     """
     from isthmus.runs.processes import ranks
 
     log = _shown.get()
-    if log is None or not ranks().first:
+    if log is None or _is_open.get() or not ranks().first:
         yield _silent
-    elif not sys.stderr.isatty():
-        with log.part(label, total, done) as tell:
-            yield tell
-    else:
-        with _columns() as progress:
-            task = progress.add_task(label, total=total, completed=done, note="")
+        return
+    token = _is_open.set(True)
+    try:
+        if not sys.stderr.isatty():
+            with log.part(label, total, done) as tell:
+                yield tell
+        else:
+            with _columns() as progress:
+                task = progress.add_task(label, total=total, completed=done, note="")
 
-            def advance(note: str = "") -> None:
-                log.begin()
-                progress.update(task, advance=1, note=note)
+                def advance(note: str = "", by: int = 1) -> None:
+                    log.begin()
+                    progress.update(task, advance=by, note=note)
 
-            yield advance
+                yield advance
+    finally:
+        _is_open.reset(token)
 
 
-def _silent(note: str = "") -> None:
+def _silent(note: str = "", by: int = 1) -> None:
     """Show nothing."""
+
+
+class Gauge:
+    """How much of the work on samples is done, as those see it who do it, at any depth of calls.
+
+    Samples come in batches. A sample is done when it needs no more work, at the latest when it has
+    cost `cost`, in any unit; `advance` is told of whole samples.
+    """
+
+    def __init__(self, cost: float, advance: Advance) -> None:
+        self._cost = cost
+        self._advance = advance
+        self._told = 0
+        self._before = 0
+        self._size = 0
+        self._spent = 0.0
+
+    @contextmanager
+    def batch(self, size: int) -> Iterator[None]:
+        """Run a block that works on `size` samples; within another one it changes nothing."""
+        if self._size:
+            yield
+            return
+        self._size, self._spent = size, 0.0
+        try:
+            yield
+        finally:
+            self._before += size
+            self._size = 0
+        self.reach(self._before)
+
+    def look(self, standing: int, cost: float) -> None:
+        """Note that every sample of the batch which is not done has cost this much more, and that
+        `standing` of them are left.
+        """
+        self._spent += cost
+        left = standing * (1 - self._spent / self._cost) if self._cost else standing
+        self.reach(self._before + self._size - max(0.0, left))
+
+    def reach(self, done: float) -> None:
+        """Tell of the samples up to this number; what was told before stays."""
+        new = int(done) - self._told
+        if new > 0:
+            self._told += new
+            self._advance(by=new)
+
+
+_gauge: ContextVar[Gauge | None] = ContextVar("the gauge of the work around", default=None)
+
+
+def gauge() -> Gauge | None:
+    """Return the gauge of the work around, None where nothing shows it."""
+    return _gauge.get()
+
+
+@contextmanager
+def gauged(label: str, total: int, cost: float) -> Iterator[Gauge]:
+    """Run a block whose work on `total` samples, each of which costs `cost` at the most, is shown
+    as its `gauge` says.
+    """
+    with bar(label, total) as advance:
+        meter = Gauge(cost, advance)
+        token = _gauge.set(None if advance is _silent else meter)
+        try:
+            yield meter
+        finally:
+            _gauge.reset(token)
 
 
 def _columns() -> Progress:

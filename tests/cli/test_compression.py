@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 
 import pytest
 import torch
@@ -87,14 +88,53 @@ def test_the_zeros_of_a_sparse_network_are_not_lost_in_silence(folder):
     words = "80.0\xa0% of the weights of sparse.safetensors are 0, and nothing holds them there"
     start = ("sparse.safetensors", "--model", NET)
     clean = ("--clean", "digits:train#n=100", "--data", "digits:test#n=50")
-    rounding = ("--method", "post-training", "--out", "sparse-rounded")
-    done = isthmus("quantize", *start, *clean, *rounding, folder=folder)
-    assert words in done.stderr
+    rounding = ("--method", "post-training", "--layers", "all", "--bits")
+    for i, (options, told) in enumerate(
+        [
+            (("quantize", *rounding, 8), False),
+            (("quantize", *rounding, "ternary"), False),
+            (("quantize", *rounding, 2), True),  # levels without a 0
+            (("quantize", *rounding, 1), True),
+            (("quantize", "--steps", 1), True),
+            (("prune", "--density", 0.1, "--steps", 0), False),
+            (("prune", "--density", 0.5, "--steps", 1), True),
+        ]
+    ):
+        command, *given = options
+        out = ("--out", f"sparse-{i}")
+        done = isthmus(command, *start, *clean, *given, *out, folder=folder)
+        assert done.returncode == 0 and (words in done.stderr) is told, (options, done.stderr)
+    for command in (
+        ("align", "net.safetensors", *start, *clean[:2], "--out", "sparse-aligned.safetensors"),
+        ("flip", *start, "--flips", 1, "--clamp", "--out", "sparse-flipped.safetensors"),
+    ):
+        done = isthmus(*command, folder=folder)
+        assert done.returncode == 0 and "are 0" not in done.stderr, done.stderr
     more = ("--init", "sparse.safetensors", "--steps", 1, "--out", "dense.safetensors")
     done = isthmus("train", "--model", NET, "--data", "digits:train", *more, folder=folder)
     assert done.returncode == 0 and words in done.stderr
     done = isthmus("prune", "net.safetensors", *start[1:], *clean, "--density", 2, folder=folder)
     assert "are 0" not in done.stderr
+
+
+def test_rounding_what_was_pruned_makes_its_file_smaller_and_says_so(folder):
+    pruned = ("--density", 0.1, "--steps", 10, "--out", "pruned")
+    assert compressed("prune", folder, *pruned).returncode == 0
+    file = folder / "pruned/compressed.safetensors"
+    done = isthmus(
+        *("quantize", file, "--model", NET, "--method", "post-training", "--bits", 8),
+        *("--clean", "digits:train#n=400", "--data", "digits:test#n=100", "--out", "pruned-8"),
+        folder=folder,
+    )
+    assert done.returncode == 0 and "are 0" not in done.stderr, done.stderr
+    record = json.loads((folder / "pruned-8/report.json").read_text())
+    passed, after = record["bytes of the file passed"], record["after"]["bytes"]
+    assert passed == file.stat().st_size and after < passed
+    beside = f"and {passed / after:.1f} times smaller than the file that was passed"
+    assert beside in record["verdict"] and beside in " ".join(done.stdout.split())
+    page = (folder / "pruned-8/report.html").read_text()
+    assert beside in page and f"{passed:,}" in page
+    assert "nothing was trained" in page and "cross_entropy" not in page
 
 
 def test_channels_leave_a_smaller_network(folder):
@@ -284,6 +324,9 @@ def test_what_measures_has_an_effect_where_nothing_trains(command, given, folder
     every = ("--seed", 3, "--device", "cpu", "--out", f"measured-{command}")
     done = compressed(command, folder, *given, *measured, *every)
     assert done.returncode == 0, done.stderr
+    first, *others = done.stderr.splitlines()
+    assert re.match(r"isthmus: about \d+:\d\d min in all.*; sooner where the attack", first)
+    assert any(re.match(r"isthmus: attacking samples: \d+ of 100", line) for line in others)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +345,10 @@ def test_what_measures_has_an_effect_where_nothing_trains(command, given, folder
         ("prune", (*CHANNELS, "--method", "rewiring", "--steps", 20), "--method magnitude"),
         ("prune", (*CHANNELS, "--method", "learned-scores", "--steps", 20), "--method magnitude"),
         ("prune", ("--density", 0.5, "--beta", 3), "--beta"),
+        ("prune", ("--density", 0.5, "--eps", 0.1), "--attack pgd, or train: --loss"),
+        ("prune", ("--density", 0.5, "--norm", "l2"), "measure under an attack: --attack pgd"),
+        ("quantize", ("--eps", 0.1), "measure under an attack: --attack pgd"),
+        ("quantize", (*UNTRAINED[1], "--eps", 0.1), "measure under an attack: --attack pgd"),
         ("prune", ("--density", 0.5, "--loss", "trade-off", "--beta", 0), "beta = 0"),
         ("quantize", ("--bits", "3"), "3"),
         ("quantize", ("--method", "post-training", "--steps", 5), "--steps 5"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.command_line import MODEL, isthmus
 
-from isthmus.attacks import PGD, Square, WorstOf
+from isthmus.attacks import APGD, FAB, PGD, Square, WorstOf
 from isthmus.cli.estimate import Part, in_words, pace, pace_with_gradients, parts_of, together
 from isthmus.data import Data, Linf, load_data
 from isthmus.metrics import Accuracy, MeanLoss, RobustAccuracy, measure
@@ -61,6 +61,19 @@ def test_no_attack_takes_more_gradients_than_the_estimate(restarts):
     assert 0.5 * most < network.graded <= most
     assert Square(ball, queries=300).gradients == 100
     assert WorstOf([attack, attack]).gradients == 2 * attack.gradients
+
+
+@pytest.mark.parametrize(
+    "attack", [APGD(Linf(1e-6), "targeted", steps=5), FAB(Linf(1e-6), steps=5)], ids=["APGD", "FAB"]
+)
+def test_every_target_is_in_the_estimate(attack):
+    network = Counted()
+    with torch.no_grad():
+        answers = network(TEST.floats()).argmax(1)
+    network.plain = 0
+    RobustAccuracy(Data(TEST.x, answers, TEST.classes), attack)(network)
+    most = len(TEST) * attack.gradients
+    assert 0.8 * most < network.graded + network.plain / 3 <= 1.3 * most
 
 
 def test_what_metrics_share_counts_once():

@@ -5,9 +5,12 @@ import json
 import pytest
 from support.command_line import FAST, MODEL, TRIGGER, done, isthmus, refused
 
+from isthmus.cli.inspect import _Inspected, _Smaller
 from isthmus.cli.words import parse_target
 from isthmus.data import Data, load_data, save_npz
-from isthmus.defenses import all_rivals
+from isthmus.defenses import Inverted, all_rivals
+from isthmus.defenses.inspection.inspect import Inspection
+from isthmus.metrics import Rate
 from isthmus.training import Training
 from isthmus.types import BadInput
 
@@ -74,6 +77,39 @@ def test_compressed_networks_are_inspected_as_well(home):
     assert list(compressed) == names and all(f"after {name}: " in done.stdout for name in names)
     assert compressed[names[1]]["decision"] == "cannot tell"
     assert all(len(part["triggers"]) == 22 for part in compressed.values() if "refused" not in part)
+    words = " ".join(done.stdout.split())
+    assert words.count("; accuracy ") == sum("p" in p for p in compressed.values())
+    assert 0 < compressed[names[1]]["accuracy"]["value"] <= 1
+    assert "tested by itself" not in words  # without references nothing is tested
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """An inspection of four networks of which two are called suspicious, one far less accurate."""
+    trigger = Inverted.__new__(Inverted)
+    parts = {"index": {}, "statistics": {}, "settings": {}, "found": (), "oddest": trigger}
+    monkeypatch.setattr("isthmus.cli.inspect._table", lambda found, classes: "triggers")
+
+    def one(decision, p):
+        return Inspection(decision, "as odd as 1 of 60", p, 3, **parts)
+
+    smaller = {
+        "pruning by 90 %": _Smaller(one("suspicious", 0.02), Rate(80, 200)),
+        "rounding to 8 bits": _Smaller(one("not suspicious", 0.4), Rate(187, 200)),
+        "rounding to 4 bits": BadInput("a network", expected="another", fix="leave it"),
+    }
+    return _Inspected(one("suspicious", 0.05), Rate(190, 200), smaller, 10, ("a",), {})
+
+
+def test_accuracy_stands_beside_each_verdict_and_chance_below_all(judged, capsys):
+    judged.show()
+    lines = " ".join(capsys.readouterr().out.replace("\xa0", " ").split())
+    assert "; accuracy 93.5 % (95.0 % before)" in lines
+    far = "; accuracy 40.0 % (95.0 % before): it costs more than 10.0 points"
+    assert far in lines and lines.count("may look suspicious without a trigger") == 1
+    assert lines.count("each of the 3 networks is tested by itself") == 1
+    assert "in up to 15.0 % of cases" in lines
+    assert judged.first_of({"not suspicious"}).decision == "not suspicious"
 
 
 def test_nothing_is_claimed_of_a_network_without_references(inspected):

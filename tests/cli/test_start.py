@@ -4,6 +4,7 @@ Asserted by names of modules and not by a clock.
 """
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import is_dataclass
@@ -50,6 +51,18 @@ def test_the_help_of_every_command_imports_nothing_heavy(command, tmp_path):
     assert status == 0
     assert f"isthmus {command}" in text
     assert not heavy
+    own, said = options_in(text)
+    assert said <= own | {"--errors-out"}  # of `isthmus inject`, which is named with it
+    if command in ("train", "prune", "quantize"):
+        assert "curve" not in text
+
+
+def options_in(text):
+    """The options that a help lists, and those that its descriptions name."""
+    lines = [line for line in text.splitlines() if line.startswith("│")]
+    heads = [re.match(r"│ (?:\*  |   |     )?(?:[A-Z-]+ )?(--.*?)(?:  |│)", line) for line in lines]
+    own = " ".join(head[1] for head in heads if head)
+    return tuple(set(re.findall(r"--[a-z][a-z-]*", part)) for part in (own, " ".join(lines)))
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,19 @@ from support.rows import samples
 from torch import nn
 
 from isthmus.compression import Compressed, baked, prune, quantize
+from isthmus.compression.packing import pack_codes
+from isthmus.compression.quantization.rounded import rounded_in
 from isthmus.models import small_cnn
 from isthmus.models.checkpoint.reading import COMPRESSED
 from isthmus.runs.identity import sha256_of
 
 WEIGHT = "features.1.0.weight"
 """A layer that is masked, and on a grid, in the files here."""
+
+KINDS = ("mask", "grid", "sparse", "zeros")
+"""How it is packed: by values and places, codes, codes and places, and values and places again, of
+zeros that nothing holds.
+"""
 
 
 def make():
@@ -31,8 +38,16 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     torch.manual_seed(0)
     net = make()
-    small = {"mask": prune(net, samples(), 0.5), "grid": quantize(net, samples(), 4)}
-    return {kind: one.save(folder / f"{kind}.safetensors") for kind, one in small.items()}
+    few = baked(prune(net, samples(), 0.05).model)
+    small = {
+        "mask": prune(net, samples(), 0.5),
+        "grid": quantize(net, samples(), 4),
+        "sparse": quantize(few, samples(), 4),
+        "zeros": quantize(few, samples(), 4, layers=["features.3.0"]),
+    }
+    with pytest.MonkeyPatch.context() as patched:  # as if the layers here were large
+        patched.setattr("isthmus.compression.packing._NAMED", 0)
+        return {kind: one.save(folder / f"{kind}.safetensors") for kind, one in small.items()}
 
 
 def opened(file):
@@ -78,6 +93,8 @@ def test_a_description_without_an_entry_or_with_an_odd_one_is_refused(entry, fil
     [
         *[("mask", key) for key in ("kind", "shape", "parts")],
         *[("grid", key) for key in ("kind", "shape", "parts", "top", "step")],
+        *[("sparse", key) for key in ("kind", "shape", "parts", "top", "step")],
+        *[("zeros", key) for key in ("kind", "shape", "parts")],
     ],
 )
 def test_a_packed_tensor_that_is_described_oddly_is_refused(kind, key, files):
@@ -89,7 +106,7 @@ def test_a_packed_tensor_that_is_described_oddly_is_refused(kind, key, files):
         refusal(files[kind], changed, tensors)
 
 
-@pytest.mark.parametrize("kind", ["mask", "grid"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_memory_is_taken_for_a_shape_that_is_no_layers(kind, files):
     described, tensors = opened(files[kind])
     for shape in ([10**12], [10**6, 10**6, 1, 1], [2**40] * 4, [4, 4, 3], [4, 4, 0, 3]):
@@ -97,7 +114,7 @@ def test_no_memory_is_taken_for_a_shape_that_is_no_layers(kind, files):
         refusal(files[kind], described, tensors, WEIGHT)
 
 
-@pytest.mark.parametrize("kind", ["mask", "grid"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_parts_that_are_missing_or_odd_are_refused(kind, files):
     described, tensors = opened(files[kind])
     for part in [name for name in tensors if name.startswith(f"{WEIGHT}//")]:
@@ -111,18 +128,50 @@ def test_parts_that_are_missing_or_odd_are_refused(kind, files):
     refusal(files[kind], described, {**tensors, "more": torch.zeros(1)}, "more")
 
 
-@pytest.mark.parametrize("kind", ["mask", "grid"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_parts_that_are_named_twice_or_not_at_all_are_refused(kind, files):
     described, tensors = opened(files[kind])
     entry = described["packed"][WEIGHT]
-    one, other = entry["parts"]
-    for parts in ([], [one], [one, one], [one, other, "more"], ["", other], [one + "//", other]):
+    one, *others = entry["parts"]
+    for parts in (
+        *([], [one], [one, one], [one, one, *others], [one, *others, "more"], ["", *others]),
+        *([one + "//", *others], others, [*others, others[0]]),
+    ):
         changed = {**described["packed"], WEIGHT: {**entry, "parts": parts}}
         refusal(files[kind], {**described, "packed": changed}, tensors)
 
 
+def test_places_and_codes_that_do_not_fit_are_refused(files):
+    described, tensors = opened(files["sparse"])
+    gaps, codes = (tensors[f"{WEIGHT}//{part}"] for part in ("gaps", "codes"))
+    for part, odd in (
+        ("gaps", gaps[:0]),
+        ("gaps", torch.cat([gaps, gaps])),
+        ("gaps", torch.full_like(gaps, 254)),  # beyond the last weight
+        ("codes", codes[:-1]),
+        ("codes", torch.cat([codes, codes])),
+        ("codes", torch.full_like(codes, 255)),  # 15, where 14 levels are other than 0
+    ):
+        refusal(files["sparse"], described, {**tensors, f"{WEIGHT}//{part}": odd}, WEIGHT)
+
+
+def test_files_whose_zeros_have_codes_are_read_as_before(files):
+    described, tensors = opened(files["sparse"])
+    loaded = Compressed.load(files["sparse"], make())
+    assert set(described["packed"][WEIGHT]["parts"]) == {"codes", "gaps", "scale"}
+    rounded, original = rounded_in(loaded.model)[WEIGHT]
+    del tensors[f"{WEIGHT}//gaps"]
+    levels = rounded.fitted(original).levels
+    tensors[f"{WEIGHT}//codes"] = pack_codes(levels.long() + rounded.grid.top, 15)
+    described["packed"][WEIGHT]["parts"] = ["codes", "scale"]
+    older = files["sparse"].with_name("older.safetensors")
+    save_file(tensors, older, {COMPRESSED: json.dumps(described)})
+    again = Compressed.load(older, make())
+    assert torch.equal(again.model(samples().x), loaded.model(samples().x))
+
+
 def test_what_is_packed_has_to_be_a_weight(files):
-    for kind in ("mask", "grid"):
+    for kind in KINDS:
         described, tensors = opened(files[kind])
         entry = described["packed"].pop(WEIGHT)
         for name in ("features.0.1.running_mean", "", "nothing.weight", "features"):

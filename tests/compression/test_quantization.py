@@ -30,7 +30,15 @@ from isthmus.compression import (
     quantize,
     quantizers,
 )
-from isthmus.compression.packing import pack_codes, pack_mask, unpack_codes, unpack_mask
+from isthmus.compression.packing import (
+    pack_codes,
+    pack_grid,
+    pack_mask,
+    pack_zeros,
+    unpack_codes,
+    unpack_grid,
+    unpack_mask,
+)
 from isthmus.compression.quantization.grids import Grid, grid_of
 from isthmus.compression.quantization.rounded import RoundedWeight, round_weight, rounded_in
 from isthmus.data import Linf
@@ -397,6 +405,53 @@ def test_masks_are_packed_exactly(density):
     assert sum(p.nbytes for p in parts.values()) <= 4 * int(mask.sum()) + 60 * 70 / 8
     again, on = unpack_mask(parts, (60, 70))
     assert torch.equal(on, mask) and torch.equal(again, value * mask)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.01, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("bits", BITS)
+def test_levels_are_packed_exactly_and_zeros_without_codes_where_that_is_smaller(bits, density):
+    grid, generator = grid_of(bits), torch.Generator().manual_seed(2)
+    weight = torch.randn(70, 60, generator=generator)
+    level, scale = grid.fit(weight * (torch.rand(70, 60, generator=generator) < density))
+    parts = pack_grid(level.to(torch.int8), scale.float(), grid.levels)
+    assert torch.equal(unpack_grid(parts, grid.levels, (70, 60)), (level * scale).float())
+    share = {1: 1, "ternary": 1.6}.get(bits, bits) / 8
+    stay, most = int(level.count_nonzero()), len(weight.flatten())
+    size = sum(part.nbytes for part in parts.values())
+    assert size <= min(most * share, stay * share + min(most / 8, 1.2 * stay + 20) + 150) + 8
+
+
+@pytest.mark.parametrize("layers", ["all", "inner"])
+def test_rounding_makes_the_file_of_a_pruned_network_smaller(layers, tmp_path):
+    """Also where the first and the last layer are not rounded, and nothing holds their zeros."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(36, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU()),
+        nn.Linear(100, 3),
+    )
+    for weight in wide.parameters():  # so that all layers keep as much
+        nn.init.normal_(weight, std=0.1)
+    few = prune(wide, samples(), 0.1)
+    files = {"pruned": few.save(tmp_path / "pruned.safetensors")}
+    for bits in (8, 4, "ternary"):
+        small = quantize(baked(few.model), samples(), bits, layers=layers)
+        files[bits] = small.save(tmp_path / f"{bits}.safetensors")
+        loaded = Compressed.load(files[bits], wide)
+        assert torch.equal(loaded.model(samples().x), small.model(samples().x))
+    sizes = [file.stat().st_size for file in files.values()]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_zeros_that_nothing_holds_are_packed_exactly(kind):
+    value = torch.zeros(60, 70, dtype=kind)
+    value[::7, ::5] = torch.randn(9, 14).to(kind)
+    value[1, 1] = -0.0
+    parts = pack_zeros(value)
+    assert sum(part.nbytes for part in parts.values()) < value.nbytes / 4
+    again, _ = unpack_mask(parts, (60, 70))
+    assert torch.equal(again, value) and torch.equal(again.signbit(), value.signbit())
+    assert pack_zeros(torch.ones(60, 70)) is None and pack_zeros(torch.zeros(3)) is None
 
 
 def test_files_are_as_small_as_their_bits(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.breaking import Stopped
 from support.refusals import refused
 from support.rows import samples
 from torch import nn
@@ -47,6 +48,24 @@ def test_a_compression_that_cannot_be_measured_leaves_no_file(place, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(make(), metrics | {"failing": interrupted})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_smaller_network_is_measured_where_the_other_one_is(monkeypatch, tmp_path):
+    """A packed file is read on the CPU, which a time on a GPU was compared with."""
+    module, places = "isthmus.evidence.compression_report", []
+
+    def times(*networks):
+        places.extend(next(net.parameters()).device.type for net in networks[:2])
+        raise Stopped
+
+    monkeypatch.setattr(f"{module}._size", lambda *_: 1)
+    monkeypatch.setattr(f"{module}._times", times)
+    net, metrics = make(), {"accuracy": Accuracy(samples())}
+    small = prune(net, samples(), 0.5)
+    with pytest.raises(Stopped):
+        words = {"network": "net", "provenance": {}}
+        compression(net.to("meta"), small, make(), samples(), metrics, tmp_path, **words)
+    assert places == ["meta", "meta"]
 
 
 def side(accuracy, success=None, robust=None, name="accuracy"):

@@ -1,6 +1,7 @@
 """The records of certificates, detectors and compressions: what is read, refused and drawn."""
 
 import copy
+import itertools
 import re
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from isthmus.evidence import (
     write_report,
 )
 from isthmus.evidence import schema as schemas
+from isthmus.evidence.compression_report import _times
 from isthmus.evidence.record import Value
 from isthmus.evidence.text import compression_table
 from isthmus.metrics.area import Area
@@ -148,6 +150,42 @@ def test_a_record_of_before_training_and_choice_were_in_it_is_read():
     for name in ("training", "choice"):
         del old["compressed"][name]
     assert read_written(old).record() == old
+
+
+@pytest.mark.parametrize(("after", "meet"), [((0.2, 0.3), True), ((0.31, 0.4), False)])
+def test_a_difference_in_time_within_what_was_seen_is_not_called_one(after, meet):
+    made = copy.deepcopy(COMPRESSION)
+    made["before"] |= {"milliseconds": 0.25, "milliseconds quartiles": [0.2, 0.3]}
+    made["after"] |= {"milliseconds": 0.35, "milliseconds quartiles": list(after)}
+    report = read_written(made)
+    says = "no difference in time is shown"
+    caption = compression_table(report).caption
+    for text in (to_html(report), caption):
+        assert (says in text) is meet and "their middle half" in text
+    assert "0.25 (0.2 to 0.3)" in to_html(report)
+    assert "middle half" not in to_html(read_written(COMPRESSION))  # an older record
+
+
+def test_both_networks_are_timed_in_turn(monkeypatch):
+    """What slows the machine down slows both of them, and the first passes are left out."""
+    clock = itertools.count(1.0)
+
+    def taken(work, device):
+        work()
+        return next(clock)
+
+    monkeypatch.setattr("isthmus.evidence.compression_report.seconds_of", taken)
+    one, other = _times(network("batchnorm"), network("batchnorm"), data(2), rounds=4)
+    assert one == [4000.0, 5000.0, 8000.0, 9000.0] and other == [3000.0, 6000.0, 7000.0, 10000.0]
+
+
+def test_a_training_that_never_was_is_not_described():
+    made = copy.deepcopy(COMPRESSION)
+    assert "cross_entropy" in to_html(read_written(made))
+    made["compressed"] |= {"gradients": 0, "seconds": 0.0}
+    page = to_html(read_written(made))
+    assert "nothing was trained" in page
+    assert "cross_entropy" not in page and "gradients" not in page
 
 
 def test_what_is_measured_of_a_compression_has_ordinary_weights(tmp_path):

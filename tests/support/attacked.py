@@ -45,13 +45,12 @@ class Case:
     """One attack as the laws meet it: `make(ball, **options)`, and the balls that it takes.
 
     `leaves`: how many times the ball's radius its points may be away. `weaker`: it may return a
-    point that fools less than the input. `targeted`: it climbs toward each of several classes."""
+    point that fools less than the input."""
 
     make: Callable[..., Any]
     balls: tuple[Any, ...] = BALLS
     leaves: float = 1.0
     weaker: bool = False
-    targeted: bool = False
 
 
 CASES: dict[str, Case] = {
@@ -66,13 +65,9 @@ CASES: dict[str, Case] = {
     "MIFGSM, random": Case(lambda ball: MIFGSM(ball, steps=3, random_start=True, returns="worst")),
     "APGD, ce": Case(lambda ball: APGD(ball, "ce", steps=8), EUCLIDEAN),
     "APGD, dlr": Case(lambda ball: APGD(ball, "dlr", steps=8), EUCLIDEAN),
-    "APGD, targeted": Case(
-        lambda ball: APGD(ball, "targeted", steps=8, targets=2), EUCLIDEAN, targeted=True
-    ),
-    "FAB": Case(lambda ball: FAB(ball, steps=3, targets=2), EUCLIDEAN, targeted=True),
-    "FAB, restarts": Case(
-        lambda ball: FAB(ball, steps=3, restarts=2, targets=2), EUCLIDEAN, targeted=True
-    ),
+    "APGD, targeted": Case(lambda ball: APGD(ball, "targeted", steps=8, targets=2), EUCLIDEAN),
+    "FAB": Case(lambda ball: FAB(ball, steps=3, targets=2), EUCLIDEAN),
+    "FAB, restarts": Case(lambda ball: FAB(ball, steps=3, restarts=2, targets=2), EUCLIDEAN),
     "Square": Case(lambda ball: Square(ball, queries=12), EUCLIDEAN),
     "auto_attack": Case(
         lambda ball: WorstOf(
@@ -82,7 +77,6 @@ CASES: dict[str, Case] = {
             ]
         ),
         EUCLIDEAN,
-        targeted=True,
     ),
     "MSD": Case(lambda balls: MSD(balls, steps=3), (BALLS,)),
     "MSD, worst": Case(lambda balls: MSD(balls, steps=3, restarts=2, returns="worst"), (BALLS,)),

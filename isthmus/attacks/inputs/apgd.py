@@ -172,10 +172,11 @@ class APGD(TrialAttack):
 
     @property
     def gradients(self) -> int:
-        """How many gradients a sample costs that is never fooled, counting one target alone: most
-        samples need no more.
+        """How many gradients a sample costs that is never fooled, with all targets, of which a
+        network of few classes has fewer.
         """
-        return self.steps * self.restarts
+        targets = self.targets if self.objective == "targeted" else 1
+        return self.steps * self.restarts * targets
 
     @property
     def random(self) -> bool:

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import ranked, toward
-from isthmus.attacks.inputs.search import Rows, Trial, TrialAttack, Visit, per_sample
+from isthmus.attacks.inputs.search import QUERIES, Rows, Trial, TrialAttack, Visit, per_sample
 from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import Ball, Linf
 from isthmus.runs.devices import Precision
@@ -100,10 +101,11 @@ class FAB(TrialAttack):
 
     @property
     def gradients(self) -> int:
-        """How many gradients a sample costs that is never fooled, counting one target alone: most
-        samples need no more.
+        """How many gradients a sample costs that is never fooled, with all targets, of which a
+        network of few classes has fewer, and the query that each step takes.
         """
-        return self.steps * self.restarts
+        steps = self.steps * self.restarts * self.targets
+        return steps + ceil(steps / QUERIES)
 
     @property
     def random(self) -> bool:

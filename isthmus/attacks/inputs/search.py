@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
@@ -24,6 +24,10 @@ from isthmus.attacks.inputs.victim import Victim, check_inputs, generator_of, me
 from isthmus.models.forward import device_of, pass_size
 from isthmus.models.noise import seeded_draws
 from isthmus.runs.devices import Precision
+from isthmus.runs.progress import gauge
+
+QUERIES = 3
+"""How many queries cost about as much as a gradient."""
 
 
 @dataclass
@@ -248,7 +252,9 @@ def _run_batch(
         remembered(worst.x, worst.y, ball, draws=victim.draws, restarts=search.restarted) as tape,
     ):
         if len(worst.standing()):
-            _run_trials(search._trials(worst.clean, worst.y), victim, worst, generator, tape)
+            trials = search._trials(worst.clean, worst.y)
+            with nullcontext() if (seen := gauge()) is None else seen.batch(len(worst.x)):
+                _run_trials(trials, victim, worst, generator, tape)
 
 
 def _run_trials(
@@ -258,6 +264,7 @@ def _run_trials(
     generator: torch.Generator | None,
     tape: Tape | None,
 ) -> None:
+    seen = gauge()
     for trial in trials:
         index = worst.standing()
         if not len(index):
@@ -268,6 +275,8 @@ def _run_trials(
             fooled, values = worst.note(visit)
             if tape is not None:
                 tape.look(visit, values, fooled)
+            if seen is not None:
+                seen.look(len(worst.standing()), 1 / QUERIES if visit.gradient is None else 1)
             if bool(fooled.any()):
                 visit.rows.keep(~fooled)
                 if not len(visit.rows.index):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import margin
-from isthmus.attacks.inputs.search import Rows, Trial, TrialAttack, Visit, per_sample
+from isthmus.attacks.inputs.search import QUERIES, Rows, Trial, TrialAttack, Visit, per_sample
 from isthmus.attacks.inputs.trace import note_gradient_free
 from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import L2, Linf
@@ -58,8 +58,8 @@ class Square(TrialAttack):
 
     @property
     def gradients(self) -> int:
-        """How many gradients its queries cost, three of them as much as one."""
-        return ceil(self.queries / 3) * self.restarts
+        """How many gradients its queries cost."""
+        return ceil(self.queries / QUERIES) * self.restarts
 
     @property
     def random(self) -> bool:

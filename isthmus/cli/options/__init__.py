@@ -6,7 +6,7 @@ help of a group is read from its source, file by file: small files keep `--help`
 """
 
 from isthmus.cli.network import ModelSpec
-from isthmus.cli.options.budget import Budget
+from isthmus.cli.options.budget import Budget, NetworkBudget, SmallBudget
 from isthmus.cli.options.curve import CurveOptions
 from isthmus.cli.options.evaluation import EvaluationOptions
 from isthmus.cli.options.evasion import Evasion
@@ -34,11 +34,13 @@ __all__ = [
     "LandscapeOptions",
     "Measurement",
     "ModelSpec",
+    "NetworkBudget",
     "NewFile",
     "NewNpz",
     "Number",
     "RobustTraining",
     "Samples",
+    "SmallBudget",
     "Threat",
     "Whole",
 ]

@@ -17,16 +17,13 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Budget:
-    """How a network or a curve is trained.
+    """How a curve is trained; subclasses say what else is the default for a network.
 
-    :param steps: Number of steps; by default 200 for a curve, 800 for a network, and 400 for one
-        that is made smaller.
-    :param lr: Learning rate; by default 0.5 for a curve, 0.1 for a network, and 0.02 for one that
-        is made smaller.
+    :param steps: Number of steps; by default 200.
+    :param lr: Learning rate; by default 0.5.
     :param batch_size: Samples per step and process.
-    :param weight_decay: Weight of half the squared norm of the weights; on a curve, of the weights
-        at t.
-    :param clip: Largest norm of the gradients; by default 1.5 for a curve, and none for a network.
+    :param weight_decay: Weight of half the squared norm of the weights; on a curve, at t.
+    :param clip: Largest norm of the gradients; by default 1.5.
     :param pad: Augment with shifts of up to this many pixels.
     :param flip: Augment with mirror images.
     :param seed: Seed of every random draw.
@@ -80,3 +77,27 @@ class Budget:
             shard=self.shard,
             device=self.device,
         )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class NetworkBudget(Budget):
+    """How a network is trained.
+
+    :param steps: Number of steps; by default 800.
+    :param lr: Learning rate; by default 0.1, or 0.001 for adamw.
+    :param weight_decay: Weight of half the squared norm of the weights.
+    :param clip: Largest norm of the gradients; by default none.
+    """
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SmallBudget(Budget):
+    """How a network that is made smaller is trained.
+
+    :param steps: Number of steps; by default 400.
+    :param lr: Learning rate; by default 0.02.
+    :param weight_decay: Weight of half the squared norm of the weights.
+    :param clip: Largest norm of the gradients; by default none.
+    """

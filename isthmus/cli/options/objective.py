@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cyclopts import Parameter
 
@@ -33,13 +33,16 @@ class RobustTraining(Threat):
         trade-off.
     """
 
+    alone: ClassVar = "name a loss: --loss adversarial"
+    """The way out of an option of an attack where nothing runs one."""
+
     loss: words.LossName = "cross-entropy"
     beta: Number | None = None
 
     def objective(self, samples: Data, *, landscape: bool = False) -> Loss:
         """Return the loss on such samples. Raises BadInput if an option does not apply to it."""
         if self.loss == "cross-entropy":
-            self.refuse_alone("name a loss: --loss adversarial", landscape=landscape)
+            self.refuse_alone(self.alone, landscape=landscape)
             return training.cross_entropy
         return words.parse_loss(
             self.loss, self.balls(samples), steps=self.attack_steps, beta=self.beta

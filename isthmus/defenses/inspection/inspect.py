@@ -32,6 +32,9 @@ from isthmus.defenses.inspection.references import (
 from isthmus.runs.wording import percent
 from isthmus.types import BadInput
 
+LEVEL = 0.05
+"""The false-alarm rate of one search."""
+
 
 def anomaly_index(sizes: Sequence[float]) -> tuple[float, ...]:
     """Return (median - size) / (1.4826 MAD) for each size: Neural Cleanse's index, positive where a
@@ -189,7 +192,7 @@ def inspect(
     bonafide: Source,
     *,
     clean: References | None = None,
-    level: float = 0.05,
+    level: float = LEVEL,
     kinds: Sequence[Kind] = KINDS,
     held_out: Source | None = None,
     **options: Any,
@@ -260,7 +263,7 @@ def outlook(
     bonafide: Source,
     *,
     clean: References | None = None,
-    level: float = 0.05,
+    level: float = LEVEL,
     kinds: Sequence[Kind] = KINDS,
     **options: Any,
 ) -> Outlook:
