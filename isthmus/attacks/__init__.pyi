@@ -10,6 +10,7 @@ from .backdoors.quantization_activated import QuantizationActivated as Quantizat
 from .backdoors.queries import QUERIES as QUERIES
 from .backdoors.queries import QueryReactivation as QueryReactivation
 from .backdoors.reactivation import IMAGES as IMAGES
+from .backdoors.reactivation import RETUNING as RETUNING
 from .backdoors.reactivation import Reactivate as Reactivate
 from .inputs.apgd import APGD as APGD
 from .inputs.fab import FAB as FAB
@@ -34,6 +35,7 @@ from .inputs.worst import WorstOf as WorstOf
 from .inputs.worst import auto_attack as auto_attack
 from .triggers.blend import Blend as Blend
 from .triggers.low_frequency import LowFrequency as LowFrequency
+from .triggers.own import OwnTrigger as OwnTrigger
 from .triggers.patch import Patch as Patch
 from .triggers.poisoning import changed as changed
 from .triggers.poisoning import poison as poison

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus import evidence, models, runs
 from isthmus.cli import terminal
+from isthmus.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,19 +60,39 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     models.save_checkpoint(found.model, out / REPAIRED, metadata(report.provenance))
     evidence.write_report(report, out)
     evidence.write_card(report, out)
-    for state in out.rglob("*.state"):
-        state.unlink()
+    _forget_states(out)
     announce(report, out)
 
 
 def announced_again(out: File) -> bool:
-    """Return whether the folder holds a repair that was delivered; if so, announce it once more."""
-    files = [out / REPAIRED, out / runs.REPORT, out / evidence.CARD]
-    if not all(file.exists() for file in files):
+    """Return whether the folder holds a whole repair that was delivered; if so, announce it once
+    more.
+    """
+    report = _delivered(out)
+    if report is None:
         return False
+    _forget_states(out)
     say(f"the repair in {out} is finished; nothing is left to do")
-    announce(evidence.read_report(out / runs.REPORT), out)
+    announce(report, out)
     return True
+
+
+def _delivered(out: File) -> Report | None:
+    """Return the report of a folder that lacks nothing; None where a file is missing or damaged."""
+    texts = [out / evidence.CARD, out / runs.PAGE]
+    if not all(file.exists() and file.stat().st_size for file in texts):
+        return None
+    try:
+        models.read_checkpoint(out / REPAIRED)
+        return evidence.read_report(out / runs.REPORT)
+    except BadInput:
+        return None
+
+
+def _forget_states(out: File) -> None:
+    """Delete what unfinished trainings saved in a folder."""
+    for state in out.rglob("*.state"):
+        state.unlink()
 
 
 def announce(report: Report, out: File) -> None:

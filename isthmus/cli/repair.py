@@ -304,6 +304,8 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     if report.evaluation.trigger is not None:
         images = attacks.QueryReactivation.images
         fixed.append(Part("queries", 2 * report.tried * images))
+        retuned = attacks.RETUNING.steps * attacks.RETUNING.batch_size
+        fixed.append(Part("re-activation", trained=len(attacks.IMAGES) * retuned))
     questions = parts_of(inputs.judge.metrics_with_bonafide(samples))
     # both the network as received and the repaired one
     small = 2 * len(evidence.compressing.with_control(inputs.networks[0]))

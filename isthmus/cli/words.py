@@ -17,7 +17,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from isthmus import attacks, data, training
-from isthmus.runs.imports import named_function
 from isthmus.runs.wording import suggestion, whole_number
 from isthmus.types import BadInput
 
@@ -225,7 +224,7 @@ def parse_trigger(text: str) -> Trigger:
     (Patch(size=2, at=(0, 0), value=1.0), 0.2)
     """
     if _OWN.fullmatch(text.strip()):
-        return named_function(text.strip())
+        return attacks.OwnTrigger.named(text.strip())
     kinds: dict[str, Callable[..., Trigger]] = {
         kind.__name__.lower(): kind for kind in _trigger_kinds()
     }

@@ -94,8 +94,14 @@ class Data:
         """Return data of the same kind (uint8 stays uint8) with new images, given as floats, and
         new labels.
 
-        Raises BadInput where the images leave [0, 1].
+        Raises BadInput where the images are no floats, or leave [0, 1].
         """
+        if not x.is_floating_point():
+            raise BadInput(
+                f"changed images of type {x.dtype}",
+                expected="floating point numbers in [0, 1]",
+                fix="return floats, as they were given",
+            )
         _check_images(x)  # before the rounding to bytes, which would wrap around
         x = (x * 255).round().to(torch.uint8) if self.x.dtype == torch.uint8 else x.to(self.x.dtype)
         return Data(x, self.y if y is None else y, self.classes)

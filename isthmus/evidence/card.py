@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,11 @@ def _made(report: Report) -> Iterator[str]:
 def _again(report: Report, command: str) -> Iterator[str]:
     """Yield how the command makes this network again where it timed the precisions."""
     taken = {training.precision for training in report.trainings}
-    if len(taken) == 1 and " repair " in command and "--precision" not in command:
+    if (
+        len(taken) == 1
+        and " repair " in command
+        and not re.search("--precision[ =](?!auto)", command)
+    ):
         (precision,) = taken
         yield (
             f"For this very network again add `--precision {escaped(precision)}`: without it a "

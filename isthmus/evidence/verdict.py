@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.curves.route import CURVE_TRAINING
+from isthmus.defenses.unlearning.unlearn import UNLEARNING, UniversalUnlearning
 from isthmus.evidence.commands import Step, next_command
 from isthmus.evidence.cost import COSTLY, beyond, drop_interval
 from isthmus.evidence.record import FindingPart, Report, Value, VerdictPart
@@ -45,7 +46,7 @@ LOST = 0.5
 Below it the trigger no longer leads to the target, but still spoils most answers."""
 
 BRIEF = 0.5
-"""The part of the default number of steps below which a training is called short."""
+"""The part of its default length below which a training is called short."""
 
 UNSURE = 0.025
 """The half width of an interval above which the samples are called few: the cost is then known to
@@ -217,7 +218,9 @@ def _cost_in_words(report: Report) -> str:
 
 def _warnings(report: Report) -> Iterator[str]:
     permanence = report.permanence
-    for row in (permanence.reactivation or ()) if permanence else ():
+    after = report.after.measures.get(ATTACK_SUCCESS)
+    gone = after is None or after.low is None or after.low <= STILL_WORKS
+    for row in (permanence.reactivation or ()) if permanence and gone else ():
         success = row.measures[ATTACK_SUCCESS].value
         if success is not None and success >= COMES_BACK:
             few = "one triggered image" if row.images == 1 else f"{row.images} triggered images"
@@ -228,7 +231,7 @@ def _warnings(report: Report) -> Iterator[str]:
             )
             break
     queries = permanence.queries if permanence else None
-    if queries is not None and queries.wakes(report.after.measures.get(ATTACK_SUCCESS)):
+    if queries is not None and queries.wakes(after):
         yield (
             f"Queries alone wake the trigger: within eps {queries.eps:.3g} they raise attack "
             f"success to {percent(queries.triggered.value or 0.0)}."
@@ -240,14 +243,19 @@ def _warnings(report: Report) -> Iterator[str]:
 
 
 def _trained_briefly(report: Report) -> Iterator[str]:
-    """Yield the shortest training, if it is far shorter than the default: --minutes may ask it."""
-    brief = [part for part in report.trainings if part.steps < BRIEF * CURVE_TRAINING.steps]
-    if brief:
-        least = min(brief, key=lambda part: part.steps)
-        yield (
-            f"Training was cut short: {least.name} took {counted(least.steps, 'step', 'steps')}, "
-            f"where the default is {CURVE_TRAINING.steps}. More may remove more and cost less."
-        )
+    """Yield the trainings that are far shorter than they are by default."""
+    for part in report.trainings:
+        if part.name == UniversalUnlearning.__name__:
+            taken, usual, unit = part.gradients, UNLEARNING.steps, "gradients"
+        elif part.name.startswith("curve to "):
+            taken, usual, unit = part.steps, CURVE_TRAINING.steps, "steps"
+        else:
+            continue
+        if taken < BRIEF * usual:
+            yield (
+                f"Training was short: {part.name} took {taken:,} {unit}, where the default is "
+                f"{usual:,}. More may remove more and cost less."
+            )
 
 
 def _worked(report: Report, name: str = ATTACK_SUCCESS) -> bool:
@@ -285,10 +293,10 @@ def _unknown(report: Report) -> Iterator[str]:
         yield "Whether there is a backdoor with another trigger or target."
     else:
         yield f"Whether there is a backdoor, and whether it is gone: {_not_given(report)}."
-    if not WATCHED & report.path.values.keys():
+    if not WATCHED & report.path.values.keys() and "unlearned" not in _other_end(report):
         yield (
-            "What became of inputs that resemble a trigger: options asked for this path, and no "
-            "universal perturbation was watched on it."
+            "What became of inputs that resemble a trigger: no universal perturbation was watched "
+            "on this path."
         )
     if report.found_trigger is not None and report.found_trigger.decision == "cannot tell":
         yield "Whether the trigger that was found is odd: no clean networks to compare it with."
@@ -301,6 +309,11 @@ def _unknown(report: Report) -> Iterator[str]:
     if interval is not None and (interval[1] - interval[0]) / 2 > UNSURE:
         half = points((interval[1] - interval[0]) / 2)
         yield f"The cost to better than ±{half}: there are few samples."
+
+
+def _other_end(report: Report) -> str:
+    other = report.provenance.other
+    return "" if other is None else other.kind
 
 
 def _not_given(report: Report) -> str:

@@ -14,6 +14,7 @@ from .channels.matching import match_weights as match_weights
 from .channels.matching import permuted_copy as permuted_copy
 from .checkpoint.fitting import load_checkpoint as load_checkpoint
 from .checkpoint.reading import is_packed as is_packed
+from .checkpoint.reading import read_checkpoint as read_checkpoint
 from .checkpoint.writing import check_savable as check_savable
 from .checkpoint.writing import save_checkpoint as save_checkpoint
 from .factory import model_factory as model_factory

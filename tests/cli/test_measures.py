@@ -209,6 +209,23 @@ def narrower(x):
     return x[..., 1:]
 
 
+def in_place(x):
+    x[:, :, 6:8, 6:8] = 1.0
+    return x
+
+
+def raises(x):
+    raise KeyError("none")
+
+
+def leaves(x):
+    raise SystemExit(3)
+
+
+def two(x, y):
+    return x
+
+
 size = 2
 """
 
@@ -221,6 +238,12 @@ def test_a_trigger_of_ones_own_is_named_as_a_function(home):
     assert done(home, *evaluate, "own_triggers:patch") == done(
         home, *evaluate, "Patch(size=2, at=(6, 6))"
     )
+    assert done(home, *evaluate, "own_triggers:in_place") == done(
+        home, *evaluate, "own_triggers:patch"
+    )
+    for failing in ("raises", "leaves", "two"):
+        said = refused(home, *evaluate, f"own_triggers:{failing}")
+        assert f"trigger own_triggers:{failing}, which fails on images of shape" in said
     assert "which is no function" in refused(home, *evaluate, "own_triggers:size")
     assert "own_triggers" in refused(home, *evaluate, "own_triggers:missing")
     assert "1, 8, 7)" in refused(home, *evaluate, "own_triggers:narrower")

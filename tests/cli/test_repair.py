@@ -80,12 +80,24 @@ def test_a_folder_is_never_overwritten_and_a_finished_repair_is_shown_again(home
     assert said.splitlines()[-3:-1] == shown.splitlines()[-3:-1]  # last, the command as typed
 
 
-def test_a_repair_that_lacks_a_file_is_resumed(home):
+def test_a_repair_that_lacks_a_file_or_a_part_of_one_is_resumed(home):
     repair = (*REPAIR, *FAST, "--points", 3, "--out", "lacking")
     done(home, *repair)
+    whole = {file: file.read_bytes() for file in (home / "lacking").iterdir() if file.is_file()}
     first = load_file(home / "lacking/repaired.safetensors")
-    (home / "lacking/README.md").unlink()
-    assert "is finished" not in done(home, *repair, "--resume")
+    for name, left in (
+        ("README.md", None),
+        ("report.html", 0),
+        ("report.json", 300),
+        ("repaired.safetensors", 300),
+    ):
+        file = home / "lacking" / name
+        if left is None:
+            file.unlink()
+        else:
+            file.write_bytes(whole[file][:left])
+        assert "is finished" not in done(home, *repair, "--resume"), name
+        assert file.stat().st_size > 300
     again = load_file(home / "lacking/repaired.safetensors")
     assert all(torch.equal(value, again[key]) for key, value in first.items())
 

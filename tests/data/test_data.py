@@ -140,6 +140,7 @@ def test_bytes_and_floats_are_two_views_of_one_image():
     assert stored.floats().max() <= 1 and stored.floats().dtype == torch.float32
     assert torch.equal(stored.with_floats(stored.floats()).x, stored.x)
     refused(lambda: stored.with_floats(stored.floats() + 0.5), "[0, 1]")
+    refused(lambda: stored.changed(lambda x: (255 * x).to(torch.uint8)), "uint8", "floats")
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,5 @@ def test_a_network_whose_precision_was_timed_says_how_it_is_made_again():
     assert "add `--precision bf16`" in to_card(record)
     record["provenance"]["command"] += " --precision bf16"
     assert "again add" not in to_card(record)
+    record["provenance"]["command"] = record["provenance"]["command"].replace("bf16", "auto")
+    assert "again add" in to_card(record)

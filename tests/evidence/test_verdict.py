@@ -209,19 +209,25 @@ def test_what_is_not_known_is_said():
     assert any("no clean networks" in line for line in decided(made).unknown)
 
 
-@pytest.mark.parametrize(("steps", "brief"), [((200, 225), False), ((12, 225), True)])
-def test_a_training_that_was_cut_short_is_a_warning(steps, brief):
+CURVE = "curve to permuted copy"
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "said"),
+    [
+        (CURVE, 200, ""),
+        (CURVE, 12, f"{CURVE} took 12 steps, where the default is 200"),
+        ("UniversalUnlearning", 450, ""),
+        ("UniversalUnlearning", 112, "took 112 gradients, where the default is 450"),
+        ("FTSAM", 66, ""),  # half of a mean of two repairs, at its default
+    ],
+)
+def test_a_training_far_shorter_than_by_default_is_a_warning(name, steps, said):
     made = record()
-    row = {
-        "gradients": 400,
-        "lr": 0.05,
-        "batch_size": 128,
-        "weight_decay": 0.0,
-        "precision": "fp32",
-    }
-    made["trainings"] = [{"name": f"training {n}", "steps": n, **row} for n in steps]
+    row = {"lr": 0.05, "batch_size": 128, "weight_decay": 0.0, "precision": "fp32"}
+    made["trainings"] = [{"name": name, "steps": steps, "gradients": steps, **row}]
     found = decided(made)
-    assert any("took 12 steps" in line for line in found.warnings) is brief
+    assert said in "".join(found.warnings) and bool(found.warnings) == bool(said)
     assert found.decision == "use"
 
 
@@ -229,6 +235,9 @@ def test_a_path_without_stand_ins_leaves_them_unknown():
     made = record()
     assert not any("resemble" in line for line in decided(made).unknown)
     del made["path"]["values"]["divergence"]
+    made["provenance"]["other"] = {"kind": "unlearned copy: universal perturbations are lost"}
+    assert not any("resemble" in line for line in decided(made).unknown)
+    made["provenance"]["other"] = {"kind": "permuted copy"}
     assert any("resemble a trigger" in line for line in decided(made).unknown)
 
 
@@ -247,6 +256,9 @@ def test_a_backdoor_that_comes_back_is_a_warning_with_the_fewest_images():
     (warning,) = found.warnings
     assert "5 triggered images" in warning and "56.0" in warning and found.decision == "use"
     assert warning.startswith("The backdoor comes back")
+    made["after"]["attack success"] = share(0.9)
+    assert not any("easily" in line for line in decided(made).warnings), "it has not gone"
+    made["after"]["attack success"] = share(0.01)
     made["before"]["attack success"] = share(0.01)
     warning = next(line for line in decided(made).warnings if "easily" in line)
     assert warning.startswith("The trigger is learned"), "nothing was there to come back"

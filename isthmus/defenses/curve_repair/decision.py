@@ -222,6 +222,7 @@ def as_far_as(change: float, why: str, parts: Parts, *, least: float = 0.0) -> R
         here = path.at(float(cheap))[DIVERGENCE]
         taken = cheap.reason if parts.disjoint else f"took t = {cheap.t:g}; {TRAINED_TOO}"
         changes = f"it changes answers by {here:.3g} nats, and may by {change:.3g}"
+        changes += f", but for t = {least:g} at the least" if least and cheap == least else ""
         reason = f"cannot tell: {why}; {taken}; {changes}"
         return Choice(cheap.t, rule=f"as_far_as({change:.3g})", reason=reason, confident=False)
 
