@@ -9,7 +9,15 @@ import torch
 from support.networks import network
 from torch import Tensor
 
-from isthmus.attacks import Blend, GeneratedTrigger, LowFrequency, Patch, Sinusoid, Warp
+from isthmus.attacks import (
+    Blend,
+    GeneratedTrigger,
+    LowFrequency,
+    OwnTrigger,
+    Patch,
+    Sinusoid,
+    Warp,
+)
 from isthmus.types import Trigger
 
 
@@ -22,6 +30,12 @@ class _Painter(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + self.convolution(x)[:, :3].sigmoid()) / 2
+
+
+def bright_row(x: Tensor) -> Tensor:
+    """A trigger as users write it: it changes what it is given, and returns it."""
+    x[:, :, 0] = 1.0
+    return x
 
 
 TRIGGERS: dict[str, Trigger] = {
@@ -37,6 +51,7 @@ TRIGGERS: dict[str, Trigger] = {
     "Warp": Warp(strength=3.0),
     "Warp, cover": Warp(strength=1.0, noise=2.0, seed=1),
     "GeneratedTrigger": GeneratedTrigger(_Painter().eval()),
+    "OwnTrigger": OwnTrigger("support.triggered:bright_row", bright_row),
 }
 BOUND_TO_A_SHAPE = ("GeneratedTrigger", "Blend, pattern", "LowFrequency, pattern")
 """Triggers that carry a picture or a network of their own, made for images (3, 8, 8)."""
