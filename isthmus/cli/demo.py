@@ -8,7 +8,7 @@ from pathlib import Path as File
 from isthmus import evidence, runs
 from isthmus.cli.checks import unclaimed
 from isthmus.cli.options import Whole
-from isthmus.cli.output import announced_again, deliver
+from isthmus.cli.output import deliver
 from isthmus.cli.story import MODEL, tell
 
 
@@ -24,8 +24,6 @@ def demo_command(*, out: File = File("demo"), seed: Whole = 0, resume: bool = Fa
     began = time.perf_counter()
     unclaimed(out, resume=resume)
     with runs.claimed(out, {"command": "demo", "seed": seed}, resume=resume):
-        if resume and announced_again(out):
-            return
         story = tell(seed, out)
         samples = {"clean": story.bonafide, "evaluation": story.evaluation}
         origin = evidence.report_provenance(seed, samples, other=story.found.second)

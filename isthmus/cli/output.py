@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from isthmus.data import Data
     from isthmus.defenses import Repair
-    from isthmus.evidence import Landscape, Origin, Report, Value
+    from isthmus.evidence import Judge, Landscape, Origin, Report, Value
 
 
 def say(content: Any) -> None:
@@ -64,12 +65,12 @@ def deliver(found: Repair, report: Report, out: File) -> None:
     announce(report, out)
 
 
-def announced_again(out: File) -> bool:
-    """Return whether the folder holds a whole repair that was delivered; if so, announce it once
-    more.
+def announced_again(out: File, samples: Mapping[str, Data], judge: Judge) -> bool:
+    """Return whether the folder holds a whole repair by these samples that was judged by this
+    trigger; if so, announce it once more.
     """
     report = _delivered(out)
-    if report is None:
+    if report is None or _asked(report) != _asking(samples, judge):
         return False
     _forget_states(out)
     say(f"the repair in {out} is finished; nothing is left to do")
@@ -77,8 +78,22 @@ def announced_again(out: File) -> bool:
     return True
 
 
+def _asked(report: Report) -> tuple[dict[str, str], str | None]:
+    """Return the hashes of a report's samples, and its trigger."""
+    hashes = {name: samples.sha256 for name, samples in report.provenance.data.items()}
+    return hashes, None if report.trigger is None else report.trigger.trigger
+
+
+def _asking(samples: Mapping[str, Data], judge: Judge) -> tuple[dict[str, str], str | None]:
+    """Return the hashes of samples, and a trigger, as a report has them."""
+    hashes = {name: each.sha256 for name, each in samples.items()}
+    return hashes, None if judge.trigger is None else runs.identity_of(judge.trigger)
+
+
 def _delivered(out: File) -> Report | None:
-    """Return the report of a folder that lacks nothing; None where a file is missing or damaged."""
+    """Return the report of a folder that lacks nothing; None where a file is missing or empty, or
+    the network or the record cannot be read.
+    """
     texts = [out / evidence.CARD, out / runs.PAGE]
     if not all(file.exists() and file.stat().st_size for file in texts):
         return None
@@ -91,8 +106,9 @@ def _delivered(out: File) -> Report | None:
 
 def _forget_states(out: File) -> None:
     """Delete what unfinished trainings saved in a folder."""
-    for state in out.rglob("*.state"):
-        state.unlink()
+    if runs.ranks().first:
+        for state in out.rglob("*.state"):
+            state.unlink(missing_ok=True)
 
 
 def announce(report: Report, out: File) -> None:

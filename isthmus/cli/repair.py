@@ -133,7 +133,8 @@ def repair_command(
     }
     plain = _Options().identity(landscape=inputs.attack is not None)
     with runs.claimed(out, identity, resume=resume, defaults=plain):
-        if resume and announced_again(out):
+        samples = {"clean": inputs.samples, **inputs.judge.data()}
+        if resume and announced_again(out, samples, inputs.judge):
             return
         inputs, options = _within(inputs, options, out)
         found = _repaired(inputs, options, out)

@@ -90,7 +90,7 @@ def write_report(report: Written | Mapping[str, Any], folder: Path | str) -> tup
     report = read_written(report)
     page = to_html(report)
     written = write_text(Path(folder) / PAGE, page)
-    return write_json(Path(folder) / REPORT, report.record()), written  # a run's last file
+    return write_json(Path(folder) / REPORT, report.record()), written
 
 
 def to_html(report: Written | Mapping[str, Any]) -> str:

@@ -243,19 +243,19 @@ def _warnings(report: Report) -> Iterator[str]:
 
 
 def _trained_briefly(report: Report) -> Iterator[str]:
-    """Yield the trainings that are far shorter than they are by default."""
+    """Yield which trainings are far shorter than they are by default, in one sentence."""
+    short = []
     for part in report.trainings:
         if part.name == UniversalUnlearning.__name__:
-            taken, usual, unit = part.gradients, UNLEARNING.steps, "gradients"
+            name, taken, usual, unit = "unlearning", part.gradients, UNLEARNING.steps, "gradients"
         elif part.name.startswith("curve to "):
-            taken, usual, unit = part.steps, CURVE_TRAINING.steps, "steps"
+            name, taken, usual, unit = "a curve", part.steps, CURVE_TRAINING.steps, "steps"
         else:
             continue
         if taken < BRIEF * usual:
-            yield (
-                f"Training was short: {part.name} took {taken:,} {unit}, where the default is "
-                f"{usual:,}. More may remove more and cost less."
-            )
+            short.append(f"{name} took {taken:,} {unit}, where the default is {usual:,}")
+    if short:
+        yield sentence(f"Training was short: {', '.join(dict.fromkeys(short))}")
 
 
 def _worked(report: Report, name: str = ATTACK_SUCCESS) -> bool:
@@ -293,7 +293,9 @@ def _unknown(report: Report) -> Iterator[str]:
         yield "Whether there is a backdoor with another trigger or target."
     else:
         yield f"Whether there is a backdoor, and whether it is gone: {_not_given(report)}."
-    if not WATCHED & report.path.values.keys() and "unlearned" not in _other_end(report):
+    if not WATCHED & report.path.values.keys() and not _other_end(report).startswith(
+        "unlearned copy"
+    ):
         yield (
             "What became of inputs that resemble a trigger: no universal perturbation was watched "
             "on this path."
@@ -317,7 +319,7 @@ def _other_end(report: Report) -> str:
 
 
 def _not_given(report: Report) -> str:
-    """Return what nobody has seen; images with an error may hold a trigger."""
+    """Return why a backdoor cannot be ruled out; images with an error may hold a trigger."""
     others = [name for name in _tampering(report) if name != ATTACK_SUCCESS]
     return "no trigger was given" + (", only the images of an error" if others else "")
 

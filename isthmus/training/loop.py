@@ -37,7 +37,7 @@ from isthmus.training.state import TrainingRun, held_precision
 from isthmus.types import BadInput, Loss
 
 SAVED_WITHIN = 30.0
-"""The seconds of work that an interruption may cost at most, but for the step it comes in."""
+"""The seconds of work that an interruption of a single process may cost, but for a step."""
 
 
 @joined_ranks()
@@ -147,7 +147,7 @@ def _train(
             run.history.seconds = now - began
             if save and _due(run, every, now - saved):
                 save()
-                saved = now
+                saved = time.perf_counter()
             advance(f"loss {run.history.losses[-1]:.3f}" if run.history.losses else "")
 
 

@@ -216,7 +216,7 @@ CURVE = "curve to permuted copy"
     ("name", "steps", "said"),
     [
         (CURVE, 200, ""),
-        (CURVE, 12, f"{CURVE} took 12 steps, where the default is 200"),
+        (CURVE, 12, "a curve took 12 steps, where the default is 200"),
         ("UniversalUnlearning", 450, ""),
         ("UniversalUnlearning", 112, "took 112 gradients, where the default is 450"),
         ("FTSAM", 66, ""),  # half of a mean of two repairs, at its default
@@ -237,7 +237,7 @@ def test_a_path_without_stand_ins_leaves_them_unknown():
     del made["path"]["values"]["divergence"]
     made["provenance"]["other"] = {"kind": "unlearned copy: universal perturbations are lost"}
     assert not any("resemble" in line for line in decided(made).unknown)
-    made["provenance"]["other"] = {"kind": "permuted copy"}
+    made["provenance"]["other"] = {"kind": "permuted copy; unlearned copy cost too much accuracy"}
     assert any("resemble a trigger" in line for line in decided(made).unknown)
 
 

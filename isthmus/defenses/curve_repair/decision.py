@@ -49,8 +49,11 @@ by until stand-ins are lost, and the part that it goes on to from there: docs/ex
 they were chosen."""
 
 UNGUIDED = 0.6
-"""The part that a repair goes to, on a curve or by both moves, where nothing tells how far is far
-enough."""
+"""The part that a repair goes to on a curve where nothing tells how far is far enough."""
+
+BY_BOTH = 0.9
+"""The part that both moves go to: at 0.6 of it a sixth of a blend was left on a network that fits
+its data (docs/experiments.md, two moves in one)."""
 
 LEAST = 0.1
 """The t on a curve that it goes to at least where a sparse perturbation alone is odd: it tells that
@@ -198,7 +201,7 @@ def moved_by_both(
         return alone
     change = change_of(unlearned)
     end = moved_as_well(unlearned.endpoint, near, tampered, change=change)
-    rule = as_far_as(UNGUIDED * change, why, near.parts)
+    rule = as_far_as(BY_BOTH * change, why, near.parts)
     sum_of_both = replace(after, other=end, selection=replace(after.selection, rule=rule))
     try:
         both = follow(sum_of_both, tampered, near.parts, metrics=near.metrics)

@@ -43,7 +43,7 @@ from isthmus.defenses import (
 )
 from isthmus.defenses.curve_repair.both_moves import PART, summed
 from isthmus.defenses.curve_repair.candidates import FARTHER, LOST, Candidate, candidates
-from isthmus.defenses.curve_repair.decision import LEAST, UNGUIDED, first_acceptable
+from isthmus.defenses.curve_repair.decision import BY_BOTH, LEAST, UNGUIDED, first_acceptable
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS, NothingOdd, enlarged
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.inspection.found_triggers import Perturbation
@@ -612,7 +612,7 @@ def moved_twice(found, tampered):
     given = dict(both.other.named_parameters())
     assert all(torch.allclose(given[name], value, atol=1e-6) for name, value in sums.items())
     changes = changes_along(both, tampered)
-    inside = [t for t, change in changes.items() if change <= UNGUIDED * whole]
+    inside = [t for t, change in changes.items() if change <= BY_BOTH * whole]
     assert both.t == max([ALMOST.low, *inside])
     assert both.route == ALMOST and not both.t.confident and both.objection == ""
     assert f"t = {far:g} of the curve" in both.second
