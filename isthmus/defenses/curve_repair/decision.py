@@ -220,12 +220,13 @@ def as_far_as(change: float, why: str, parts: Parts, *, least: float = 0.0) -> R
     """
 
     def rule(path: Path) -> Choice:
-        far = max(farthest_changing(path, change), least)
+        within = farthest_changing(path, change)
+        far = max(within, least)
         cheap = up_to(far)(path) if parts.disjoint else fixed(far)(path)
         here = path.at(float(cheap))[DIVERGENCE]
         taken = cheap.reason if parts.disjoint else f"took t = {cheap.t:g}; {TRAINED_TOO}"
-        changes = f"it changes answers by {here:.3g} nats, and may by {change:.3g}"
-        changes += f", but for t = {least:g} at the least" if least and cheap == least else ""
+        changes = f"answers change by {here:.3g} nats; the limit is {change:.3g}"
+        changes += f", exceeded so that t is at least {least:g}" if cheap > within else ""
         reason = f"cannot tell: {why}; {taken}; {changes}"
         return Choice(cheap.t, rule=f"as_far_as({change:.3g})", reason=reason, confident=False)
 

@@ -666,7 +666,7 @@ def test_where_a_sparse_perturbation_alone_is_odd_the_curve_is_followed(tampered
     inside = [t for t, change in changes.items() if change <= UNGUIDED * whole]
     assert found.t == max([LEAST, *inside])
     assert not found.t.confident and "sparse" in found.t.reason and not found.objection
-    assert ("at the least" in found.t.reason) == (found.t == LEAST)
+    assert ("exceeded" in found.t.reason) == (found.t > max([min(changes), *inside]))
     assert found.route == unlearned.route.replace(low=0.1)
     assert "loses few patches" in unlearned.objection
 
