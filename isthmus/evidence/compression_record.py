@@ -163,7 +163,7 @@ class Compression(Document):
         before, after = self.before.quartiles, self.after.quartiles
         if before is None or after is None:
             return ""
-        how = "time: median of passes in turn, and their middle half"
+        how = "time: median and quartiles over alternating passes"
         if before[0] <= after[1] and after[0] <= before[1]:
-            return f"{how}; these halves meet, so no difference in time is shown"
+            return f"{how}; the quartile ranges overlap, so no difference is shown"
         return how

@@ -158,12 +158,12 @@ def test_a_difference_in_time_within_what_was_seen_is_not_called_one(after, meet
     made["before"] |= {"milliseconds": 0.25, "milliseconds quartiles": [0.2, 0.3]}
     made["after"] |= {"milliseconds": 0.35, "milliseconds quartiles": list(after)}
     report = read_written(made)
-    says = "no difference in time is shown"
+    says = "no difference is shown"
     caption = compression_table(report).caption
     for text in (to_html(report), caption):
-        assert (says in text) is meet and "their middle half" in text
+        assert (says in text) is meet and "median and quartiles" in text
     assert "0.25 (0.2 to 0.3)" in to_html(report)
-    assert "middle half" not in to_html(read_written(COMPRESSION))  # an older record
+    assert "median and quartiles" not in to_html(read_written(COMPRESSION))  # an older record
 
 
 def test_both_networks_are_timed_in_turn(monkeypatch):
