@@ -22,7 +22,14 @@ from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import ranked, toward
-from isthmus.attacks.inputs.search import QUERIES, Rows, Trial, TrialAttack, Visit, per_sample
+from isthmus.attacks.inputs.search import (
+    QUERIES_PER_GRADIENT,
+    Rows,
+    Trial,
+    TrialAttack,
+    Visit,
+    per_sample,
+)
 from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import Ball, Linf
 from isthmus.runs.devices import Precision
@@ -105,7 +112,7 @@ class FAB(TrialAttack):
         network of few classes has fewer, and the query that each step takes.
         """
         steps = self.steps * self.restarts * self.targets
-        return steps + ceil(steps / QUERIES)
+        return steps + ceil(steps / QUERIES_PER_GRADIENT)
 
     @property
     def random(self) -> bool:

@@ -26,7 +26,7 @@ from isthmus.models.noise import seeded_draws
 from isthmus.runs.devices import Precision
 from isthmus.runs.progress import gauge
 
-QUERIES = 3
+QUERIES_PER_GRADIENT = 3
 """How many queries cost about as much as a gradient."""
 
 
@@ -276,7 +276,9 @@ def _run_trials(
             if tape is not None:
                 tape.look(visit, values, fooled)
             if seen is not None:
-                seen.look(len(worst.standing()), 1 / QUERIES if visit.gradient is None else 1)
+                seen.look(
+                    len(worst.standing()), 1 / QUERIES_PER_GRADIENT if visit.gradient is None else 1
+                )
             if bool(fooled.any()):
                 visit.rows.keep(~fooled)
                 if not len(visit.rows.index):

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from isthmus.attacks.inputs.gradient import moved
 from isthmus.attacks.inputs.objectives import margin
-from isthmus.attacks.inputs.search import QUERIES, Rows, Trial, TrialAttack, Visit, per_sample
+from isthmus.attacks.inputs.search import (
+    QUERIES_PER_GRADIENT,
+    Rows,
+    Trial,
+    TrialAttack,
+    Visit,
+    per_sample,
+)
 from isthmus.attacks.inputs.trace import note_gradient_free
 from isthmus.attacks.inputs.victim import Victim, check_ball, check_counts
 from isthmus.data.balls import L2, Linf
@@ -59,7 +66,7 @@ class Square(TrialAttack):
     @property
     def gradients(self) -> int:
         """How many gradients its queries cost."""
-        return ceil(self.queries / QUERIES) * self.restarts
+        return ceil(self.queries / QUERIES_PER_GRADIENT) * self.restarts
 
     @property
     def random(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
-from isthmus import curves, defenses, metrics, training
+from isthmus import attacks, curves, defenses, metrics, training
 from isthmus.cli.minutes import TimeLimit
 from isthmus.cli.options.budget import Budget
 from isthmus.cli.options.curve import CurveOptions
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from isthmus.defenses import Selection
     from isthmus.training import Training
     from isthmus.types import Defense, Loss
-
-QUERIES = 300
-"""How many perturbations are tried to wake a trigger where --queries says nothing."""
 
 Second = Literal["unlearned", "permuted", "fine-tuned", "perturbed", "averaged"]
 
@@ -157,7 +154,7 @@ class ReportOptions:
     @property
     def tried(self) -> int:
         """How many perturbations are tried."""
-        return QUERIES if self.queries is None else self.queries
+        return attacks.QUERIES if self.queries is None else self.queries
 
     def check(self) -> None:
         """Raise BadInput if options exclude each other or are out of range."""
@@ -165,7 +162,9 @@ class ReportOptions:
         self.landscape.check()
         if self.tried < 0:
             raise BadInput(
-                f"--queries {self.queries}", expected="0 or more", fix=f"leave it out for {QUERIES}"
+                f"--queries {self.queries}",
+                expected="0 or more",
+                fix=f"leave it out for {attacks.QUERIES}",
             )
         if self.queries is not None and self.evaluation.trigger is None:
             raise BadInput(
