@@ -204,16 +204,18 @@ def _check_names(value: Any) -> None:
             _check_names(part)
 
 
-def once(file: Path, make: Callable[[], Any]) -> Path:
-    """Return a file that several jobs need, after `make` has written it where it is not there.
+def once(file: Path, make: Callable[[], Any], whole: Callable[[Path], bool] = Path.exists) -> Path:
+    """Return a file that several jobs need, after `make` has written it where it is not there, or
+    not whole.
 
-    One process makes it while the others wait. `make` has to write the file in one piece.
+    One process makes it while the others wait. `make` has to write the file in one piece, over what
+    is there.
     """
-    if not file.exists():
+    if not whole(file):
         lock = lock_of(file)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            if not file.exists():
+            if not whole(file):
                 make()
     return file
 

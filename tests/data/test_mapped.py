@@ -28,6 +28,7 @@ from isthmus.data import Data, Linf, as_data, load_data, mapped, split
 from isthmus.data.mapped import RowFile, gathered, mapped_npy
 from isthmus.data.pixels import pixels_of
 from isthmus.data.sources import encoded, kept
+from isthmus.data.sources.kept import made_and_kept
 from isthmus.data.sources.parquet import read_shards
 from isthmus.data.splits import among, repeated
 from isthmus.metrics import Accuracy, AttackSuccess
@@ -304,6 +305,14 @@ def test_many_at_once_decode_once(source, cache, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         assert all(equal(data, naive(source)) for data in pool.map(load_data, [source] * 4))
     assert len(names) == N and len(list(cache.glob("*.npy"))) == 1
+
+
+def test_images_that_others_have_kept_meanwhile_are_taken(source, cache):
+    """As by one of many that looked before the first had written its file."""
+    images = load_data(source).x
+    (file,) = cache.glob("*.npy")
+    made = made_and_kept(file, N, lambda: pytest.fail("decoded again"))
+    assert torch.equal(made, images)
 
 
 LOAD = "import sys; from isthmus.data import load_data; print(load_data(sys.argv[1]).sha256)"

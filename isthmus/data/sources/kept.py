@@ -56,9 +56,7 @@ def _made(file: Path, rows: int, make: Callable[[], Iterator[Tensor]]) -> Tensor
             if older != file:
                 older.unlink(missing_ok=True)  # a process that maps it keeps it
 
-    if file.exists():  # and not whole, or it would have been taken
-        file.unlink()
-    once(file, write)
+    once(file, write, whole=lambda file: kept(file, rows) is not None)
     images = mapped_npy(file, rows)
     if images is None:
         raise Unwritable("another process has changed them")
