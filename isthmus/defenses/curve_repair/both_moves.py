@@ -22,7 +22,7 @@ from isthmus.metrics.names import DIVERGENCE
 from isthmus.metrics.path import Path
 from isthmus.models.view import copied
 
-PART = 1 / 3
+PART = 1 / 2
 """How much the point on the curve may change answers, as a part of what unlearning alone changes
 them: docs/experiments.md, where it was chosen."""
 

@@ -24,7 +24,6 @@ from isthmus.defenses.curve_repair.rules import (
 )
 from isthmus.defenses.curve_repair.selection import Selection, Watched
 from isthmus.defenses.curve_repair.stand_ins import (
-    odd_stand_ins,
     stand_ins_if_any,
     universal_stand_ins,
 )
@@ -67,9 +66,10 @@ def costly_end(path: Path, _: Choice) -> str:
 
 def working_stand_ins(path: Path, t: Choice) -> str:
     """Return an objection where stand-ins for a trigger still work at t, or there are none."""
-    if UNIVERSAL not in path.values:
+    found = [name for name in (UNIVERSAL, SPARSE) if name in path.values]
+    if not found:
         return "lost nothing that resembles a trigger, because nothing was found"
-    success = path.at(float(t))[UNIVERSAL]
+    success = path.at(float(t))[found[0]]
     if success <= LOST:
         return ""
     return f"left universal perturbations a success of {percent(success)}"
@@ -84,7 +84,8 @@ class Candidate:
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
     way to be tried, and is empty where it is. A way that is `near` the network is weighed against
     the next one, an unlearned copy, see `decision`, and by another measure where it is `of_one`
-    network alone.
+    network alone. One `by_suspicion` leads to an unlearned copy that unlearns one class alone where
+    stand-ins are sure of it.
     """
 
     other: nn.Module | Defense | Endpoint | None
@@ -96,6 +97,7 @@ class Candidate:
     objection: Callable[[Path, Choice], str] = costly_end
     near: bool = False
     of_one: bool = False
+    by_suspicion: bool = False
 
     def check(self, tampered: nn.Module, bonafide: Data) -> None:
         """Raise BadInput where networks, hook or augmentation do not fit; no work is done yet."""
@@ -134,18 +136,19 @@ def candidates(
     augment = training.augment or suited_augmentation(tampered, bonafide)
     suited = training.replace(augment=augment)
     copy = unlearned_copy(tampered, bonafide, suited, home=home)
-    unlearned = replace(only, other=copy, route=ALMOST)
+    unlearned = replace(only, other=copy, route=ALMOST, by_suspicion=True)
     if given:
         watch = partial(universal_stand_ins, training=training)
         return [near_the_network(replace(only, training=suited), tampered, watch), unlearned]
+    watch = partial(stand_ins_if_any, training=training)
+    alone = replace(unlearned, selection=watching(unlearned.selection, watch))
     try:
         permuted = free_endpoint(tampered, bonafide, training.seed)
     except BadInput:
-        return [unlearned, only]
+        return [alone, only]
     curve = replace(only, other=permuted)
-    # without BatchNorm a network whose stand-ins do not tell is unlearned alone, see `both_moves`
-    searched = stand_ins_if_any if recalibrated_layers(tampered) else odd_stand_ins
-    watch = partial(searched, training=training)
+    if not recalibrated_layers(tampered):  # unlearned alone, see `both_moves`
+        return [alone, curve]
     first = near_the_network(replace(curve, training=suited), tampered, watch)
     first = replace(first, route=replace(first.route, high=FARTHER), of_one=True)
     return [first, unlearned, curve]
@@ -157,11 +160,26 @@ def near_the_network(way: Candidate, tampered: nn.Module, watch: Watched) -> Can
     The curve is trained near the tampered end (`NEAR`) to answer as the tampered network does:
     labels of a few hundred images are learned by heart, which costs several points of accuracy
     (docs/results/trained.md). The point is the first one where the stand-ins for a trigger, which
-    `watch` finds, have lost their effect, or one before it that costs less. How far answers are
-    from those of the tampered network is measured as well. Metrics of these names that the caller
-    watches are left out, since the decision between ways reads them.
+    `watch` finds, have lost their effect, or one before it that costs less.
     """
-    also = way.selection.watch
+    return replace(
+        way,
+        route=NEAR.replace(loss=distillation(tampered)),
+        selection=replace(watching(way.selection, watch), rule=lowered(where_lost)),
+        home=None if way.home is None else way.home / "near",
+        objection=working_stand_ins,
+        near=True,
+    )
+
+
+def watching(selection: Selection, watch: Watched) -> Selection:
+    """Return the selection with stand-ins for a trigger, which `watch` finds, and how far answers
+    are from those of the tampered network among what is measured.
+
+    Metrics of these names that the caller watches are left out, since the decision between ways
+    reads them.
+    """
+    also = selection.watch
     read = {UNIVERSAL, SPARSE, DIVERGENCE}
 
     def watched(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
@@ -170,14 +188,7 @@ def near_the_network(way: Candidate, tampered: nn.Module, watch: Watched) -> Can
         apart = {DIVERGENCE: Divergence(tampered, held_out)}
         return {**others, **watch(tampered, fitted, held_out), **apart}
 
-    return replace(
-        way,
-        route=NEAR.replace(loss=distillation(tampered)),
-        selection=replace(way.selection, watch=watched, rule=lowered(where_lost)),
-        home=None if way.home is None else way.home / "near",
-        objection=working_stand_ins,
-        near=True,
-    )
+    return replace(selection, watch=watched)
 
 
 def where_lost(path: Path) -> Choice:

@@ -173,14 +173,6 @@ def lowered(rule: Rule, tolerance: float = TOLERANCE) -> Rule:
     return lowering
 
 
-def going_on(choice: Choice, t: float) -> Choice:
-    """Return the choice of a point farther on, where a bound allows it."""
-    if t == choice:
-        return choice
-    reason = f"went on to t = {t:g}, as far as it may: {choice.reason}"
-    return Choice(t, rule=f"going_on({choice.rule})", reason=reason, confident=choice.confident)
-
-
 def _distance(chosen: float, farthest: float, t: float, *, any_cheap: bool) -> str:
     """Say how far `up_to` went of the way to t; `farthest` is the measured point nearest to t."""
     if not any_cheap:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import exp
 from statistics import median
 
@@ -18,6 +20,8 @@ from isthmus.defenses.inspection.found_triggers import (
 from isthmus.defenses.inspection.inversion import invert
 from isthmus.defenses.unlearning.perturbations import (
     LARGEST,
+    ODD,
+    SURE,
     UniversalPerturbations,
     universal_perturbations,
 )
@@ -119,6 +123,27 @@ def stand_ins_if_any(
         for name, chosen in groups.items()
         if chosen
     }
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """The class that the oddest stand-in leads to, and whether it is so odd that there is no doubt
+    of it (`SURE`).
+    """
+
+    target: int
+    sure: bool
+
+
+def suspect_of(metrics: Mapping[str, Metric]) -> Suspect | None:
+    """Return the class that stand-ins among the metrics lead to; None where none of them is odd."""
+    watched = [metrics[name] for name in (UNIVERSAL, SPARSE) if name in metrics]
+    searched = [metric for metric in watched if isinstance(metric, InvertedSuccess)]
+    found = [each for metric in searched for each in metric.inverted if -each.score >= ODD]
+    oddest = min(found, key=lambda each: each.score, default=None)
+    if oddest is None or oddest.target == "any":
+        return None
+    return Suspect(oddest.target, sure=-oddest.score >= SURE)
 
 
 def enlarged(oddness: float) -> float:

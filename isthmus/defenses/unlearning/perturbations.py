@@ -72,6 +72,10 @@ VERY_ODD = 0.9
 """The same where a sparse perturbation alone is odd, as that of most patches on networks that do
 not fit their data: 1.0 to 1.8, on clean networks 0.4 to 1.3 (docs/experiments.md)."""
 
+SURE = 1.5
+"""How odd a perturbation is that leaves no doubt of its class: 1.8 to 9 where a patch or a blend
+leads there, 1.3 at most to other classes and on clean networks (docs/experiments.md)."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -243,14 +247,17 @@ class Assignment:
     toward: Tensor
 
     @classmethod
-    def drawn(cls, y: Tensor, classes: int) -> Assignment:
-        """Return a draw of the global generator: kinds by turns, and a class other than the label.
+    def drawn(cls, y: Tensor, classes: int, only: int | None = None) -> Assignment:
+        """Return a draw of the global generator: kinds by turns, and a class other than the label,
+        or one class for all.
 
         >>> sent = Assignment.drawn(torch.arange(4), 4)
         >>> sent.kind.tolist(), bool((sent.toward == torch.arange(4)).any())
         ([0, 1, 2, 0], False)
         """
         kind = torch.arange(len(y), device=y.device) % len(PERTURBATION_KINDS)
+        if only is not None:
+            return cls(kind, torch.full_like(y, only))
         toward = (y + torch.randint(1, classes, y.shape).to(y.device)) % classes
         return cls(kind, toward)
 

@@ -15,11 +15,12 @@ Where we depart, and why: (1) the targets are the outputs of the received networ
 image, at a temperature, and not labels, of which a few hundred overfit: the copy starts at loss
 zero on clean samples, and forgets only what it has to. (2) Perturbations are targeted, one for each
 class, because an untargeted one finds the easiest class alone, and of three kinds: fine, smooth and
-sparse. (3) The balls' radii are measured on the received network: the median over classes of what
-turns three samples in four. A larger ball costs accuracy, and how large that is differs from
-network to network. Only a class that is oddly easy to reach gets a larger one. (4) BatchNorm
-statistics stay those received: those of half-perturbed batches would be of neither kind. Measured
-in docs/results/trained.md.
+sparse. Where it is known to which class a backdoor leads, perturbations toward that one alone are
+unlearned: every other class's cost accuracy. (3) The balls' radii are measured on the received
+network: the median over classes of what turns three samples in four. A larger ball costs accuracy,
+and how large that is differs from network to network. Only a class that is oddly easy to reach gets
+a larger one. (4) BatchNorm statistics stay those received: those of half-perturbed batches would be
+of neither kind. Measured in docs/results/trained.md.
 """
 
 from __future__ import annotations
@@ -96,14 +97,16 @@ class UniversalUnlearning(Trained):
     rate, tried in order until perturbations have to be ENOUGH times as large as before; the copy is
     that of the first rate which is enough, or else of the last. Budget: a ninth of the gradients
     search for perturbations, and a step of training costs four; each further rate takes as many
-    again. An unfinished training is saved to `checkpoint`, which is no part of the defense's
-    identity.
+    again. `toward` is the class whose perturbations alone are unlearned, where it is known which
+    class a backdoor leads to; by default those of all. An unfinished training is saved to
+    `checkpoint`, which is no part of the defense's identity.
     """
 
     training: Training = UNLEARNING
     share: float = SHARE
     temperature: float = 2.0
     rates: Sequence[float] = (1.0,)
+    toward: int | None = None
     checkpoint: str | Path | None = field(default=None, repr=False)
     description: str = field(default=UNLEARNED, repr=False)
 
@@ -141,7 +144,8 @@ class UniversalUnlearning(Trained):
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
         """Return the unlearned copy, its BatchNorm statistics those of the tampered network.
 
-        Raises BadInput where the budget is below a step of search and one of training.
+        Raises BadInput where the budget is below a step of search and one of training, or there is
+        no class of that number.
         """
         return self.recorded(tampered, bonafide).network
 
@@ -150,6 +154,12 @@ class UniversalUnlearning(Trained):
         a call.
         """
         data = as_data(bonafide)
+        if self.toward is not None and not 0 <= self.toward < data.num_classes:
+            raise BadInput(
+                f"toward = {self.toward}",
+                expected=f"a class 0..{data.num_classes - 1}",
+                fix="pass the class that a backdoor leads to, or none",
+            )
         teacher = copied(tampered).eval().requires_grad_(False)
         first = self._perturbations(teacher, data)
         for number in range(len(self.rates)):
@@ -179,7 +189,7 @@ class UniversalUnlearning(Trained):
         fit(
             student,
             data,
-            _Unlearning(teacher, self.temperature),
+            _Unlearning(teacher, self.temperature, self.toward),
             training=training,
             progress="unlearning",
             checkpoint=_state_of_attempt(self.checkpoint, number),
@@ -192,9 +202,13 @@ class UniversalUnlearning(Trained):
         """Return whether fine and smooth perturbations have to be ENOUGH times as large as before;
         sparse ones, of a few pixels at the ends of their range, cannot grow as much.
         """
-        grown = self._perturbations(student, data).typical_radii / before.typical_radii
+        grown = self._sizes(self._perturbations(student, data)) / self._sizes(before)
         dense = [kind is not SPARSE for kind in PERTURBATION_KINDS]
         return bool((grown[dense] >= ENOUGH).all())
+
+    def _sizes(self, found: UniversalPerturbations) -> Tensor:
+        """Return the radius of each kind, (kinds,): that of the class, or the typical one."""
+        return found.typical_radii if self.toward is None else found.radii[:, self.toward]
 
     def _perturbations(self, network: nn.Module, data: Data) -> UniversalPerturbations:
         search = self.training.replace(steps=self._search_steps())
@@ -259,12 +273,13 @@ class _Unlearning:
 
     teacher: nn.Module = field(repr=False)
     temperature: float
+    toward: int | None
 
     def __call__(self, student: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         assert isinstance(student, _Student)
         with torch.no_grad(), eval_mode(self.teacher.to(device_of(student))):
             wanted = precise_logits(self.teacher, x)
-        sent = Assignment.drawn(y, student.perturbations.shape[1])
+        sent = Assignment.drawn(y, student.perturbations.shape[1], self.toward)
         values = student.perturbations.detach().clone().requires_grad_()
         views = torch.cat([x, perturbed(x, values, sent), waved(x)])
         clean, turned, overlaid = precise_logits(student, views).chunk(3)

@@ -104,7 +104,7 @@ def searched(net, data, share, steps):
     return values, radii
 
 
-def naive(net, data, share=0.75, temperature=2.0):
+def naive(net, data, only=None, share=0.75, temperature=2.0):
     """The training written out, with one pass for clean samples and one for each perturbed one."""
     teacher, student = copy.deepcopy(net), copy.deepcopy(net)
     values, radii = searched(net, data, share, 2)
@@ -115,7 +115,7 @@ def naive(net, data, share=0.75, temperature=2.0):
     torch.manual_seed(0)
     for step in range(4):
         index = batch_indices(len(data), 8, step, 0)
-        x, sent = data.x[index], Assignment.drawn(data.y[index], 3)
+        x, sent = data.x[index], Assignment.drawn(data.y[index], 3, only)
         wanted = (teacher(x) / temperature).softmax(1).detach()
         moving = values.clone().requires_grad_()
         loss = pulled = torch.zeros(())
@@ -142,10 +142,11 @@ def naive(net, data, share=0.75, temperature=2.0):
     return student
 
 
-def test_its_steps_are_those_written_out():
+@pytest.mark.parametrize("toward", [None, 2])
+def test_its_steps_are_those_written_out(toward):
     net, data = network(), images()
-    unlearned = UniversalUnlearning(TRAINING)(net, data).state_dict()
-    for name, value in naive(network(), data).state_dict().items():
+    unlearned = UniversalUnlearning(TRAINING, toward=toward)(net, data).state_dict()
+    for name, value in naive(network(), data, toward).state_dict().items():
         assert torch.allclose(unlearned[name], value, atol=1e-5), name
 
 
@@ -381,6 +382,33 @@ def test_the_first_rate_that_is_enough_is_taken(monkeypatch):
         for name, value in taken(enough).state_dict().items():
             assert torch.equal(value, expected.state_dict()[name])
     assert UniversalUnlearning(training, rates=(1.0, 3.0)).gradients == 180
+
+
+def test_of_one_class_its_own_perturbations_say_whether_that_is_enough(monkeypatch):
+    training = TRAINING.replace(steps=90)
+    for toward, sizes in ((None, "typical_radii"), (1, "radii")):
+        defense = UniversalUnlearning(training, rates=(1.0, 3.0), toward=toward)
+        before, after = (
+            defense._perturbations(net, images())
+            for net in (
+                network(),
+                defense._attempt(
+                    network(), network(), images(), defense._perturbations(network(), images()), 0
+                ),
+            )
+        )
+        a, b = (getattr(each, sizes)[:2] for each in (before, after))
+        grown = float((b / a if toward is None else b[:, 1] / a[:, 1]).min())
+        for enough, tried in ((0.99 * grown, 1), (1.01 * grown, 2)):
+            monkeypatch.setattr(unlearn, "ENOUGH", enough)
+            assert len(defense.recorded(network(), images()).runs) == tried
+
+
+@pytest.mark.parametrize("toward", [-1, 3])
+def test_a_class_that_is_none_is_refused_before_any_search(toward):
+    refused(
+        lambda: UniversalUnlearning(TRAINING, toward=toward)(network(), images()), "a class 0..2"
+    )
 
 
 def test_a_budget_below_one_step_of_each_kind_is_refused():
