@@ -67,3 +67,5 @@ from .unlearning.perturbations import UniversalPerturbations as UniversalPerturb
 from .unlearning.perturbations import universal_perturbations as universal_perturbations
 from .unlearning.unlearn import UNLEARNING as UNLEARNING
 from .unlearning.unlearn import UniversalUnlearning as UniversalUnlearning
+from .unlearning.warps import UniversalWarps as UniversalWarps
+from .unlearning.warps import universal_warps as universal_warps

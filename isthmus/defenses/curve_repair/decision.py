@@ -141,7 +141,11 @@ def toward(way: Candidate, suspect: Suspect | None) -> Candidate:
     """Return the way to an unlearned copy that unlearns what leads to a suspect class alone."""
     if suspect is None or not isinstance(way.other, UniversalUnlearning):
         return way
-    return replace(way, other=replace(way.other, toward=suspect.target))
+    description = (
+        f"unlearned copy: universal {suspect.by} toward class {suspect.target} no longer turn it"
+    )
+    copy = replace(way.other, of=suspect.by, toward=suspect.target, description=description)
+    return replace(way, other=copy)
 
 
 def moved_by_both(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp
 from statistics import median
+from typing import Literal
 
 from torch import nn
 
@@ -26,6 +27,7 @@ from isthmus.defenses.unlearning.perturbations import (
     universal_perturbations,
 )
 from isthmus.defenses.unlearning.unlearn import SHARE
+from isthmus.defenses.unlearning.warps import FoundWarp, universal_warps
 from isthmus.metrics.names import SPARSE as SPARSE
 from isthmus.metrics.names import STAND_INS as STAND_INS
 from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
@@ -113,26 +115,51 @@ def odd_stand_ins(
 def stand_ins_if_any(
     tampered: nn.Module, fitted: Data, held_out: Data, training: Training = CURVE_TRAINING
 ) -> dict[str, Metric]:
-    """Return `odd_stand_ins`; where none of them is odd, the sparse perturbation that is very odd,
-    by a name of its own, and nothing where there is no such thing.
+    """Return `odd_stand_ins`. Where none of them is odd, the sparse perturbation that is very odd,
+    by a name of its own, but a universal warp before it where the warp is odd beyond doubt and the
+    perturbation is not; and nothing where there is no such thing.
     """
     found = _perturbations(tampered, fitted, training)
-    groups = {UNIVERSAL: found.telling, SPARSE: found.sparse_alone}
-    return {
-        name: _success(tampered, found, chosen, fitted, held_out)
-        for name, chosen in groups.items()
-        if chosen
-    }
+    if found.telling:
+        return {UNIVERSAL: _success(tampered, found, found.telling, fitted, held_out)}
+    if not any(found.oddness[place] >= SURE for place in found.sparse_alone):
+        warp = _odd_warp(tampered, fitted, training)
+        if warp is not None:
+            return {UNIVERSAL: InvertedSuccess(held_out, [warp])}
+    if found.sparse_alone:
+        return {SPARSE: _success(tampered, found, found.sparse_alone, fitted, held_out)}
+    return {}
+
+
+def _odd_warp(tampered: nn.Module, fitted: Data, training: Training) -> Inverted | None:
+    """Return the warp toward the class that needs the smallest one, where it is odd beyond doubt,
+    enlarged.
+    """
+    found = universal_warps(tampered, fitted, _search(tampered, fitted, training), share=SHARE)
+    target = found.suspect
+    oddness = float(found.oddness[0, target])
+    if oddness < SURE:
+        return None
+    trigger = FoundWarp(REACH * found.values[0, target].cpu())
+    return Inverted(
+        trigger,
+        target,
+        "warp",
+        size=float(found.radii[0, target]),
+        score=-oddness,
+        success=AttackSuccess(fitted, trigger, target)(tampered),
+    )
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """The class that the oddest stand-in leads to, and whether it is so odd that there is no doubt
-    of it (`SURE`).
+    """The class that the oddest stand-in leads to, whether it is so odd that there is no doubt of
+    it (`SURE`), and what turns images toward it.
     """
 
     target: int
     sure: bool
+    by: Literal["perturbations", "warps"] = "perturbations"
 
 
 def suspect_of(metrics: Mapping[str, Metric]) -> Suspect | None:
@@ -143,7 +170,8 @@ def suspect_of(metrics: Mapping[str, Metric]) -> Suspect | None:
     oddest = min(found, key=lambda each: each.score, default=None)
     if oddest is None or oddest.target == "any":
         return None
-    return Suspect(oddest.target, sure=-oddest.score >= SURE)
+    by: Literal["perturbations", "warps"] = "warps" if oddest.kind == "warp" else "perturbations"
+    return Suspect(oddest.target, sure=-oddest.score >= SURE, by=by)
 
 
 def enlarged(oddness: float) -> float:
@@ -157,9 +185,14 @@ def enlarged(oddness: float) -> float:
 
 
 def _perturbations(tampered: nn.Module, fitted: Data, training: Training) -> UniversalPerturbations:
-    augment = training.augment or suited_augmentation(tampered, fitted)
-    search = training.replace(steps=SEARCH_STEPS, augment=augment)
+    search = _search(tampered, fitted, training)
     return universal_perturbations(tampered, fitted, search, share=SHARE)
+
+
+def _search(tampered: nn.Module, fitted: Data, training: Training) -> Training:
+    """Return the training of a repair as that of a search."""
+    augment = training.augment or suited_augmentation(tampered, fitted)
+    return training.replace(steps=SEARCH_STEPS, augment=augment)
 
 
 def _success(

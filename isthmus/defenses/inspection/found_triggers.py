@@ -67,7 +67,8 @@ def _check_fits(pattern: Tensor, x: Tensor) -> None:
 class Inverted:
     """A trigger that was found for one goal.
 
-    `size` is the L1 norm of a mask in pixels, or the norm of a perturbation; `score` the natural
+    `size` is the L1 norm of a mask in pixels, the norm of a perturbation, or the root mean square
+    shift of a warp, as a share of the shorter side; `score` is the natural
     logarithm of its share of the largest possible size, 0 where no trigger reached the wanted
     success: the lower, the odder. `success` is the share of samples, none of the target class, that
     it leads to the goal.
@@ -75,7 +76,7 @@ class Inverted:
 
     trigger: Trigger
     target: Goal
-    kind: Kind
+    kind: Kind | Literal["warp"]
     size: float
     score: float
     success: Rate

@@ -3,22 +3,18 @@
 A backdoor is such a perturbation, and a small one: the radius that its class needs is the smallest,
 or near it.
 
-Source: Moosavi-Dezfooli et al., Universal adversarial perturbations, CVPR 2017; Rony et al., DDN,
-CVPR 2019, section 3, for a radius that shrinks where an attack succeeds and grows where it fails.
-
-Where we depart: perturbations are targeted, one for each class and all at once, found by
-normalized gradient steps on batches of bonafide samples. There are three kinds of them. Those that
-are small in l2 turn out as fine noise, and a sinusoid over the whole image is nowhere near. So the
-second kind is smooth: its gradients pass a low-pass filter. The third is sparse: small in l1, as
-patches are, which have the l2 norm of any noise. A step of it moves the share of the values that
-tell most (Tramer and Boneh, NeurIPS 2019, section 4).
+How they are found says `search`. There are three kinds of them. Those that are small in l2 turn out
+as fine noise, and a sinusoid over the whole image is nowhere near. So the second kind is smooth:
+its gradients pass a low-pass filter. The third is sparse: small in l1, as patches are, which have
+the l2 norm of any noise. A step of it moves the share of the values that tell most (Tramer and
+Boneh, NeurIPS 2019, section 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,35 +22,14 @@ from torch import Tensor, nn
 
 from isthmus.data.balls import L1, L2, Ball
 from isthmus.data.dataset import Data
-from isthmus.models.forward import (
-    as_input,
-    device_of,
-    frozen,
-    laid_out,
-    placed,
-    precise_logits,
-)
-from isthmus.models.memory import GradientPasses
-from isthmus.models.recomputed import recomputed
-from isthmus.runs.devices import autocast, pick_device
-from isthmus.runs.notices import notice
-from isthmus.training.batches import batch_indices
+from isthmus.defenses.unlearning.search import Assignment, Found, searched
 from isthmus.training.budget import Training
-from isthmus.training.precision import training_precision
-from isthmus.types import BadInput
 
 STEP = 0.1
 """The length of a step, in radii."""
 
 FIRST_CHANGE = 0.01
 """The search starts at the radius of an image that is changed by this much everywhere."""
-
-GROWTH = 0.08
-"""By which share a radius grows or shrinks in a step: eight times as large after 27 steps."""
-
-FEW_STEPS = 27
-"""Steps with a sample that a perturbation needs at least, on average: its radius moves once in each
-of them, and an eightfold radius, from 1 % to 8 % everywhere, takes as many as this."""
 
 GRID = 16
 """The finest grid, in cells a side, that smooth perturbations are drawn on."""
@@ -102,38 +77,10 @@ PERTURBATION_KINDS = (FINE, SMOOTH, SPARSE)
 
 
 @dataclass(frozen=True, eq=False)
-class UniversalPerturbations:
+class UniversalPerturbations(Found):
     """Perturbations by kind and class, `values` (kinds, classes, c, h, w), and the radius that each
     needs, `radii` (kinds, classes): a norm of the kind over an image's values in [0, 1].
     """
-
-    values: Tensor
-    radii: Tensor
-
-    @property
-    def typical_radii(self) -> Tensor:
-        """The median radius of each kind, (kinds,), which one odd class does not move; of an even
-        number of classes the lower one.
-        """
-        return self.radii.median(dim=1).values
-
-    @property
-    def oddest(self) -> tuple[int, ...]:
-        """The class of each kind whose perturbation needs the smallest radius."""
-        return tuple(self.radii.argmin(dim=1).tolist())
-
-    @property
-    def oddness(self) -> Tensor:
-        """How much smaller than typical each radius is, as a logarithm, (kinds, classes).
-
-        Of two classes neither is odd: the smaller one is the median.
-        """
-        return (self.typical_radii[:, None] / self.radii).log()
-
-    @property
-    def suspect(self) -> int:
-        """The class whose oddest perturbation is the oddest of all."""
-        return int(self.oddness.amax(dim=0).argmax())
 
     @property
     def telling(self) -> list[tuple[int, int]]:
@@ -168,151 +115,59 @@ class UniversalPerturbations:
         return self.typical_radii[:, None] * larger
 
 
+@dataclass(frozen=True)
+class Perturbations:
+    """Perturbations as a family of changes; see `search.Family`."""
+
+    kinds: ClassVar[int] = len(PERTURBATION_KINDS)
+    spoken: ClassVar[str] = "universal perturbations"
+
+    def started(self, classes: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Return no perturbation, and the radii of an image that is changed by FIRST_CHANGE."""
+        change = torch.full((classes, *shape), FIRST_CHANGE)
+        radii = torch.stack([kind.ball.norm(change) for kind in PERTURBATION_KINDS])
+        return torch.zeros(self.kinds, classes, *shape), radii
+
+    def applied(self, x: Tensor, values: Tensor, sent: Assignment) -> Tensor:
+        """Return samples x (n, c, h, w) with their perturbations, within [0, 1], in x's memory
+        layout.
+        """
+        moved = x + values[sent.kind, sent.toward].to(x.dtype)
+        return torch.empty_like(x).copy_(moved.clamp(0, 1))
+
+    @torch.no_grad()
+    def stepped(self, values: Tensor, gradient: Tensor, radii: Tensor) -> Tensor:
+        """Return the perturbations after a step of STEP radii against the gradient, within the
+        balls.
+
+        Those without a gradient stay where they are.
+        """
+        moved = []
+        each = zip(PERTURBATION_KINDS, values, gradient, radii, strict=True)
+        for kind, now, slope, radius in each:
+            wide = radius[:, None, None, None]
+            downhill = slope if kind.filter is None else kind.filter(slope)
+            ahead = now / wide - STEP * kind.ball.steepest(downhill)
+            moved.append(wide * kind.ball.project(ahead))
+        return torch.stack(moved)
+
+    def grown(self, radii: Tensor, factor: Tensor) -> Tensor:
+        """Return radii times a factor."""
+        return radii * factor
+
+
+PERTURBATIONS = Perturbations()
+
+
 def universal_perturbations(
     network: nn.Module, bonafide: Data, training: Training, *, share: float = 0.9
 ) -> UniversalPerturbations:
     """Return for each class a perturbation that turns about `share` of the other classes' samples
     to it, in a ball as small as that takes.
 
-    Each of `training.steps` takes one gradient; batches, augmentation, precision and seed are those
-    of the training, and its rates do not count. The network is back on its own device afterward.
-    Clean labels only say which samples are of another class. A notice says where a perturbation has
-    a sample in fewer than FEW_STEPS steps. Where memory runs out, passes are halved. Raises
-    BadInput where the share is not in (0, 1), there is one class, the network returns no logits, or
-    one sample is too many.
+    `searched` says what the training stands for, what is noticed and what is raised. Clean labels
+    only say which samples are of another class.
     """
-    if bonafide.num_classes < 2 or not 0 < share < 1:
-        raise BadInput(
-            f"{bonafide.num_classes} classes, share = {share:g}",
-            expected="two classes or more, and a share in (0, 1)",
-            fix="pass share=0.9",
-        )
-    _tell_of_few_steps(training, bonafide.num_classes)
-    with placed(network, pick_device(training.device)):
-        return _searched(network, bonafide, training, share)
-
-
-def _searched(
-    network: nn.Module, bonafide: Data, training: Training, share: float
-) -> UniversalPerturbations:
-    """Return the perturbations of a network, on the device that holds it."""
-    device = device_of(network)
-    classes, shape = bonafide.num_classes, bonafide.x.shape[1:]
-    values = torch.zeros(len(PERTURBATION_KINDS), classes, *shape, device=device)
-    change = torch.full((classes, *shape), FIRST_CHANGE, device=device)
-    radii = torch.stack([kind.ball.norm(change) for kind in PERTURBATION_KINDS])
-    passes = GradientPasses(training.microbatch)
-    precision = training_precision(training, network, bonafide.x)
-    with (
-        frozen(network),
-        recomputed(network, bonafide.x, training.recompute),
-        laid_out(network, bonafide.x) as last,
-        autocast(device, precision),
-        torch.random.fork_rng(),
-    ):
-        torch.manual_seed(training.seed)
-        for step in range(training.steps):
-            index = batch_indices(len(bonafide), training.batch_size, step, training.seed)
-            x = bonafide.x[index]
-            if training.augment is not None:
-                x = training.augment(x)
-            x = as_input(x, device, channels_last=last)
-            sent = Assignment.drawn(bonafide.y[index], classes).to(device)
-            step_down = partial(descended, network, x, values, sent, radii)
-            values, turned = passes.step(step_down, training.batch_size)
-            radii = adapted(radii, turned, sent, share)
-    return UniversalPerturbations(values, radii)
-
-
-def _tell_of_few_steps(training: Training, classes: int) -> None:
-    """Give notice of a search whose perturbations have a sample in fewer than FEW_STEPS steps."""
-    count = len(PERTURBATION_KINDS) * classes
-    without = (1 - 1 / count) ** training.batch_size
-    each = training.steps * (1 - without)
-    if each < FEW_STEPS:
-        notice(
-            f"each of {count:,} universal perturbations ({classes:,} classes) has a sample in "
-            f"{each:.2g} of {training.steps:,} steps, and may need {FEW_STEPS}. A backdoor may be "
-            "missed: more steps or a larger batch_size help"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Assignment:
-    """Which perturbation each sample of a batch gets: its kind, (n,), and the class that it turns
-    toward, (n,).
-    """
-
-    kind: Tensor
-    toward: Tensor
-
-    @classmethod
-    def drawn(cls, y: Tensor, classes: int, only: int | None = None) -> Assignment:
-        """Return a draw of the global generator: kinds by turns, and a class other than the label,
-        or one class for all.
-
-        >>> sent = Assignment.drawn(torch.arange(4), 4)
-        >>> sent.kind.tolist(), bool((sent.toward == torch.arange(4)).any())
-        ([0, 1, 2, 0], False)
-        """
-        kind = torch.arange(len(y), device=y.device) % len(PERTURBATION_KINDS)
-        if only is not None:
-            return cls(kind, torch.full_like(y, only))
-        toward = (y + torch.randint(1, classes, y.shape).to(y.device)) % classes
-        return cls(kind, toward)
-
-    def to(self, device: torch.device) -> Assignment:
-        """Return the same on a device."""
-        return Assignment(self.kind.to(device), self.toward.to(device))
-
-
-def descended(
-    network: nn.Module, x: Tensor, values: Tensor, sent: Assignment, radii: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the perturbations after a step that turns samples x (n, c, h, w), and which samples
-    were turned before it, (n,) bool.
-    """
-    values = values.detach().requires_grad_()
-    logits = precise_logits(network, perturbed(x, values, sent))
-    (gradient,) = torch.autograd.grad(toward_loss(logits, sent), values)
-    return stepped(values.detach(), gradient, radii), logits.detach().argmax(1) == sent.toward
-
-
-def perturbed(x: Tensor, values: Tensor, sent: Assignment) -> Tensor:
-    """Return samples x (n, c, h, w) with their perturbations, within [0, 1], in x's memory
-    layout.
-    """
-    moved = x + values[sent.kind, sent.toward].to(x.dtype)
-    return torch.empty_like(x).copy_(moved.clamp(0, 1))
-
-
-def toward_loss(logits: Tensor, sent: Assignment) -> Tensor:
-    """Return what perturbations lower: a sum, since each of them has samples of its own."""
-    return F.cross_entropy(logits, sent.toward, reduction="sum")
-
-
-@torch.no_grad()
-def stepped(values: Tensor, gradient: Tensor, radii: Tensor) -> Tensor:
-    """Return the perturbations after a step of STEP radii against the gradient, within the balls.
-
-    Those without a gradient stay where they are.
-    """
-    moved = []
-    for kind, now, slope, radius in zip(PERTURBATION_KINDS, values, gradient, radii, strict=True):
-        wide = radius[:, None, None, None]
-        downhill = slope if kind.filter is None else kind.filter(slope)
-        ahead = now / wide - STEP * kind.ball.steepest(downhill)
-        moved.append(wide * kind.ball.project(ahead))
-    return torch.stack(moved)
-
-
-def adapted(radii: Tensor, turned: Tensor, sent: Assignment, share: float) -> Tensor:
-    """Return the radii, smaller where more than `share` of a perturbation's samples were turned,
-    larger where fewer were; one without samples keeps its own.
-    """
-    place = (sent.kind, sent.toward)
-    ones = torch.ones_like(turned, dtype=radii.dtype)
-    samples = torch.zeros_like(radii).index_put(place, ones, accumulate=True)
-    hits = torch.zeros_like(radii).index_put(place, turned.to(radii.dtype), accumulate=True)
-    factor = torch.where(hits > share * samples, 1 / (1 + GROWTH), 1 + GROWTH)
-    return torch.where(samples > 0, radii * factor, radii)
+    return UniversalPerturbations(
+        *searched(network, bonafide, training, PERTURBATIONS, share=share)
+    )

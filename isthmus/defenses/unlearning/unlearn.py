@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +37,13 @@ from isthmus.data.dataset import Data, Source, as_data
 from isthmus.defenses.spending import Made, Trained
 from isthmus.defenses.unlearning.perturbations import (
     PERTURBATION_KINDS,
+    PERTURBATIONS,
     SPARSE,
-    Assignment,
     UniversalPerturbations,
-    perturbed,
-    stepped,
-    toward_loss,
     universal_perturbations,
 )
+from isthmus.defenses.unlearning.search import Assignment, Family, toward_loss
+from isthmus.defenses.unlearning.warps import WARPS, UniversalWarps, universal_warps
 from isthmus.defenses.unlearning.waves import waved
 from isthmus.models.batchnorm import layers_with_statistics
 from isthmus.models.forward import Wrapper, device_of, eval_mode, forward_pass, precise_logits
@@ -97,15 +96,17 @@ class UniversalUnlearning(Trained):
     rate, tried in order until perturbations have to be ENOUGH times as large as before; the copy is
     that of the first rate which is enough, or else of the last. Budget: a ninth of the gradients
     search for perturbations, and a step of training costs four; each further rate takes as many
-    again. `toward` is the class whose perturbations alone are unlearned, where it is known which
-    class a backdoor leads to; by default those of all. An unfinished training is saved to
-    `checkpoint`, which is no part of the defense's identity.
+    again. `of` says what is unlearned: perturbations, or warps, for a backdoor that answers a
+    distortion of the image. `toward` is the class whose perturbations alone are unlearned, where it
+    is known which class a backdoor leads to; by default those of all. An unfinished training is
+    saved to `checkpoint`, which is no part of the defense's identity.
     """
 
     training: Training = UNLEARNING
     share: float = SHARE
     temperature: float = 2.0
     rates: Sequence[float] = (1.0,)
+    of: Literal["perturbations", "warps"] = "perturbations"
     toward: int | None = None
     checkpoint: str | Path | None = field(default=None, repr=False)
     description: str = field(default=UNLEARNED, repr=False)
@@ -120,6 +121,12 @@ class UniversalUnlearning(Trained):
                 f"share = {self.share:g}, temperature = {self.temperature:g}",
                 expected="a share in (0, 1) and a temperature above 0",
                 fix="pass share=0.75, temperature=2",
+            )
+        if self.of not in ("perturbations", "warps"):
+            raise BadInput(
+                f"of = {self.of!r}",
+                expected="perturbations or warps",
+                fix='pass of="perturbations"',
             )
         if not self.rates or min(self.rates) <= 0:
             raise BadInput(
@@ -161,7 +168,7 @@ class UniversalUnlearning(Trained):
                 fix="pass the class that a backdoor leads to, or none",
             )
         teacher = copied(tampered).eval().requires_grad_(False)
-        first = self._perturbations(teacher, data)
+        first = self._searched(teacher, data)
         for number in range(len(self.rates)):
             student = self._attempt(teacher, tampered, data, first, number)
             if number == len(self.rates) - 1 or self._has_unlearned(student, data, first):
@@ -179,17 +186,17 @@ class UniversalUnlearning(Trained):
         teacher: nn.Module,
         tampered: nn.Module,
         data: Data,
-        first: UniversalPerturbations,
+        first: UniversalPerturbations | UniversalWarps,
         number: int,
     ) -> nn.Module:
         """Return the copy that is trained at the rate of that number."""
-        student = _Student(copied(tampered), first)
+        student = _Student(copied(tampered), first, self._family)
         alone = self._alone(number).training
         training = alone.replace(steps=(alone.steps - self._search_steps()) // COST)
         fit(
             student,
             data,
-            _Unlearning(teacher, self.temperature, self.toward),
+            _Unlearning(teacher, self.temperature, self._family, self.toward),
             training=training,
             progress="unlearning",
             checkpoint=_state_of_attempt(self.checkpoint, number),
@@ -197,22 +204,28 @@ class UniversalUnlearning(Trained):
         return student.inner
 
     def _has_unlearned(
-        self, student: nn.Module, data: Data, before: UniversalPerturbations
+        self, student: nn.Module, data: Data, before: UniversalPerturbations | UniversalWarps
     ) -> bool:
-        """Return whether fine and smooth perturbations have to be ENOUGH times as large as before;
-        sparse ones, of a few pixels at the ends of their range, cannot grow as much.
+        """Return whether warps, or fine and smooth perturbations, have to be ENOUGH times as large
+        as before; sparse ones, of a few pixels at the ends of their range, cannot grow as much.
         """
-        grown = self._sizes(self._perturbations(student, data)) / self._sizes(before)
-        dense = [kind is not SPARSE for kind in PERTURBATION_KINDS]
-        return bool((grown[dense] >= ENOUGH).all())
+        grown = self._sizes(self._searched(student, data)) / self._sizes(before)
+        if self.of == "perturbations":
+            grown = grown[[kind is not SPARSE for kind in PERTURBATION_KINDS]]
+        return bool((grown >= ENOUGH).all())
 
-    def _sizes(self, found: UniversalPerturbations) -> Tensor:
+    def _sizes(self, found: UniversalPerturbations | UniversalWarps) -> Tensor:
         """Return the radius of each kind, (kinds,): that of the class, or the typical one."""
         return found.typical_radii if self.toward is None else found.radii[:, self.toward]
 
-    def _perturbations(self, network: nn.Module, data: Data) -> UniversalPerturbations:
+    @property
+    def _family(self) -> Family:
+        return PERTURBATIONS if self.of == "perturbations" else WARPS
+
+    def _searched(self, network: nn.Module, data: Data) -> UniversalPerturbations | UniversalWarps:
         search = self.training.replace(steps=self._search_steps())
-        return universal_perturbations(network, data, search, share=self.share)
+        find = universal_perturbations if self.of == "perturbations" else universal_warps
+        return find(network, data, search, share=self.share)
 
     def _search_steps(self) -> int:
         least = COST + 1
@@ -234,18 +247,20 @@ def _state_of_attempt(checkpoint: str | Path | None, number: int) -> Path | None
 
 
 class _Student(Wrapper):
-    """The network that unlearns, and the perturbations that follow it: part of its state, so that
-    an interrupted training goes on with them.
+    """The network that unlearns, and the perturbations or warps that follow it: part of its state,
+    so that an interrupted training goes on with them.
     """
 
     perturbations: Tensor
     radii: Tensor
 
-    def __init__(self, network: nn.Module, first: UniversalPerturbations) -> None:
+    def __init__(
+        self, network: nn.Module, first: UniversalPerturbations | UniversalWarps, family: Family
+    ) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("radii", first.unlearning_radii)
-        within = stepped(first.values, torch.zeros_like(first.values), self.radii)
+        within = family.stepped(first.values, torch.zeros_like(first.values), self.radii)
         self.register_buffer("perturbations", within)
 
     @property
@@ -273,19 +288,22 @@ class _Unlearning:
 
     teacher: nn.Module = field(repr=False)
     temperature: float
+    family: Family
     toward: int | None
 
     def __call__(self, student: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         assert isinstance(student, _Student)
         with torch.no_grad(), eval_mode(self.teacher.to(device_of(student))):
             wanted = precise_logits(self.teacher, x)
-        sent = Assignment.drawn(y, student.perturbations.shape[1], self.toward)
+        classes = student.perturbations.shape[1]
+        sent = Assignment.drawn(y, classes, self.family.kinds, self.toward)
         values = student.perturbations.detach().clone().requires_grad_()
-        views = torch.cat([x, perturbed(x, values, sent), waved(x)])
+        views = torch.cat([x, self.family.applied(x, values, sent), waved(x)])
         clean, turned, overlaid = precise_logits(student, views).chunk(3)
         (gradient,) = torch.autograd.grad(toward_loss(turned, sent), values, retain_graph=True)
         average([gradient])  # so that all ranks have the same perturbations
-        student.perturbations.copy_(stepped(values.detach(), gradient, student.radii))
+        ahead = self.family.stepped(values.detach(), gradient, student.radii)
+        student.perturbations.copy_(ahead)
         as_they_are, despite_perturbations, despite_waves = (
             divergence(logits, wanted, self.temperature) for logits in (clean, turned, overlaid)
         )

@@ -14,17 +14,14 @@ from isthmus.defenses import UniversalUnlearning, universal_perturbations
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS
 from isthmus.defenses.unlearning import unlearn
 from isthmus.defenses.unlearning.perturbations import (
-    FEW_STEPS,
-    GROWTH,
     ODD,
+    PERTURBATIONS,
     STEP,
-    Assignment,
     UniversalPerturbations,
-    adapted,
-    perturbed,
     smooth,
-    stepped,
 )
+from isthmus.defenses.unlearning.search import FEW_STEPS, GROWTH, Assignment, adapted
+from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.defenses.unlearning.waves import waved
 from isthmus.training import Training
 from isthmus.training.batches import batch_indices
@@ -86,7 +83,7 @@ def searched(net, data, share, steps):
     torch.manual_seed(0)
     for step in range(steps):
         index = batch_indices(len(data), 8, step, 0)
-        x, sent = data.x[index], Assignment.drawn(data.y[index], 3)
+        x, sent = data.x[index], Assignment.drawn(data.y[index], 3, 3)
         before, old = values.clone(), radii.clone()
         for kind in range(3):
             for toward in range(3):
@@ -115,7 +112,7 @@ def naive(net, data, only=None, share=0.75, temperature=2.0):
     torch.manual_seed(0)
     for step in range(4):
         index = batch_indices(len(data), 8, step, 0)
-        x, sent = data.x[index], Assignment.drawn(data.y[index], 3, only)
+        x, sent = data.x[index], Assignment.drawn(data.y[index], 3, 3, only)
         wanted = (teacher(x) / temperature).softmax(1).detach()
         moving = values.clone().requires_grad_()
         loss = pulled = torch.zeros(())
@@ -286,7 +283,7 @@ def test_perturbations_stay_in_their_balls_and_those_without_a_gradient_where_th
     values, gradient = torch.randn(2, 3, 3, 1, 6, 6, generator=g)
     gradient[:, 1] = 0
     radii = torch.tensor([[0.5, 100.0, 2.0], [1.0, 100.0, 0.1], [3.0, 100.0, 0.2]])
-    moved = stepped(values, gradient, radii)
+    moved = PERTURBATIONS.stepped(values, gradient, radii)
     for kind, norm in enumerate((2, 2, 1)):
         assert (moved[kind].flatten(1).norm(norm, dim=1) <= radii[kind] * (1 + 1e-5)).all()
     assert torch.allclose(moved[:, 1], values[:, 1], rtol=1e-6)
@@ -299,13 +296,13 @@ def test_a_radius_follows_its_own_samples_alone():
     turned = torch.tensor([True, False, True, False])
     up, down = 1 + GROWTH, 1 / (1 + GROWTH)
     expected = torch.tensor([[up, down, 1.0], [1.0, 1.0, up], [1.0, 1.0, 1.0]])
-    assert torch.equal(adapted(radii, turned, sent, 0.5), expected)
+    assert torch.equal(adapted(radii, turned, sent, 0.5, PERTURBATIONS), expected)
 
 
 def test_perturbed_samples_are_images():
     x = images().x
     values = torch.full((3, 3, 1, 6, 6), 0.7)
-    moved = perturbed(x, values, Assignment.drawn(images().y, 3))
+    moved = PERTURBATIONS.applied(x, values, Assignment.drawn(images().y, 3, 3))
     assert torch.equal(moved, (x + 0.7).clamp(0, 1))
 
 
@@ -360,6 +357,7 @@ def test_an_interrupted_unlearning_goes_on_to_the_identical_result(tmp_path):
         ({"share": 0.0}, "share"),
         ({"temperature": 0.0}, "temperature"),
         ({"rates": ()}, "rates"),
+        ({"of": "waves"}, "perturbations or warps"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, word):
@@ -384,24 +382,23 @@ def test_the_first_rate_that_is_enough_is_taken(monkeypatch):
     assert UniversalUnlearning(training, rates=(1.0, 3.0)).gradients == 180
 
 
-def test_of_one_class_its_own_perturbations_say_whether_that_is_enough(monkeypatch):
+@pytest.mark.parametrize("toward", [None, 1])
+def test_of_one_class_its_own_perturbations_say_whether_that_is_enough(toward, monkeypatch):
     training = TRAINING.replace(steps=90)
-    for toward, sizes in ((None, "typical_radii"), (1, "radii")):
-        defense = UniversalUnlearning(training, rates=(1.0, 3.0), toward=toward)
-        before, after = (
-            defense._perturbations(net, images())
-            for net in (
-                network(),
-                defense._attempt(
-                    network(), network(), images(), defense._perturbations(network(), images()), 0
-                ),
-            )
-        )
-        a, b = (getattr(each, sizes)[:2] for each in (before, after))
-        grown = float((b / a if toward is None else b[:, 1] / a[:, 1]).min())
-        for enough, tried in ((0.99 * grown, 1), (1.01 * grown, 2)):
-            monkeypatch.setattr(unlearn, "ENOUGH", enough)
-            assert len(defense.recorded(network(), images()).runs) == tried
+    search = training.replace(steps=10)
+    once = UniversalUnlearning(training, toward=toward)(network(), images())
+    before, after = (
+        universal_perturbations(net, images(), search, share=SHARE) for net in (network(), once)
+    )
+    if toward is None:
+        grown = after.typical_radii / before.typical_radii
+    else:
+        grown = after.radii[:, toward] / before.radii[:, toward]
+    least = float(grown[:2].min())  # not of sparse ones
+    for enough, tried in ((0.99 * least, 1), (1.01 * least, 2)):
+        monkeypatch.setattr(unlearn, "ENOUGH", enough)
+        both = UniversalUnlearning(training, rates=(1.0, 3.0), toward=toward)
+        assert len(both.recorded(network(), images()).runs) == tried
 
 
 @pytest.mark.parametrize("toward", [-1, 3])
