@@ -103,10 +103,10 @@ def repair_command(
 ) -> None:
     """Repair a checkpoint with clean samples.
 
-    Two ways are followed: a curve near TAMPERED, to OTHER or to a permuted copy, and the straight
-    path to a copy that universal perturbations no longer turn (--second unlearned). Perturbations
-    that are oddly small tell which of them serves; where none does, what both change is added.
-    Where all that costs too much accuracy, a longer curve to a permuted copy follows. An option
+    Universal perturbations and warps that are oddly small tell to which class a trigger leads, and
+    a copy unlearns what leads there (--second unlearned). Where they do not, what unlearning and
+    what a curve near TAMPERED change are added. The curve leads to OTHER, where it is tried first,
+    or to a permuted copy. Where all that costs too much accuracy, a longer curve follows. An option
     that describes a curve, a rule or t asks for that curve alone.
 
     Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
@@ -300,8 +300,8 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     samples, report = inputs.samples, options.report
     fixed = []
     if options.by_default:
-        searched = defenses.SEARCH_STEPS * inputs.budget.batch_size
-        fixed.append(Part("universal perturbations", trained=searched))
+        searched = 2 * defenses.SEARCH_STEPS * inputs.budget.batch_size
+        fixed.append(Part("universal perturbations and warps", trained=searched))
     if report.evaluation.trigger is not None:
         images = attacks.QueryReactivation.images
         fixed.append(Part("queries", 2 * report.tried * images))

@@ -54,19 +54,17 @@ def repair(
     `Selection` (rule, watch, points, holdout) and of `Training` (steps, lr, augment, seed, ...), in
     place of those of `route`, `selection` and `training`.
 
-    By default a curve leads to a permuted copy, or to the network that is given, trained near the
-    tampered one (`NEAR`), and a straight path to `unlearned_copy`, which universal perturbations no
-    longer turn (`ALMOST`). Stand-ins for a trigger, `universal_stand_ins`, tell which of the two
-    serves. Where the curve loses them, the repair is the first point on it where they are lost; of
-    one network at most where its answers have changed by half as much as unlearning changes them
-    (`BOUND`), and from there on to a third (`GOING_ON`). Where unlearning alone loses those of one
-    network, it is the point of the straight path where they are lost. Else the network makes both
-    moves (`both_moves`): where neither way loses them, the curve changes too much, or nothing is
-    oddly small; one with a sparse perturbation that alone is odd goes along the curve (`UNGUIDED`).
-    A network without BatchNorm is unlearned alone in these cases. If the samples object to all of
-    that, a longer curve to a permuted copy follows. A call with a defense as `other`, `after_step`,
-    values of t, a rule or any field of `Route`, even at its default, takes the route and the rule
-    that it names.
+    By default universal perturbations and warps are searched for on the tampered network. Where
+    one is so small that there is no doubt of its class (`Suspect.sure`), the repair is the point
+    where they are lost on the straight path (`ALMOST`) to a copy that has unlearned what leads to
+    that class alone. Else the network makes both of two moves (`both_moves`): toward a copy that
+    has unlearned what leads to the class of an odd one, or where none is odd to any class, and
+    along a curve near it (`NEAR`) to a permuted copy; without BatchNorm it is unlearned alone. Of
+    two networks the curve leads to the one that is given, and its first point where
+    `universal_stand_ins` are lost is taken where they are. If the samples object to all of that, a
+    longer curve to a permuted copy follows. A call with a defense as `other`, `after_step`, values
+    of t, a rule or any field of `Route`, even at its default, takes the route and the rule that it
+    names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take

@@ -46,7 +46,7 @@ them, and an eightfold radius, from 1 % to 8 % everywhere, takes as many as this
 
 class Family(Protocol):
     """What changes of images are: values (kinds, classes, ...), and radii (kinds, classes) that
-    bound their sizes. There are so many `kinds` of them, and they are called what is `spoken`.
+    bound their sizes. `kinds` is the number of kinds, and `spoken` what the changes are called.
     """
 
     kinds: ClassVar[int]
