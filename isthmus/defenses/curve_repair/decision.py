@@ -16,7 +16,12 @@ from dataclasses import replace
 from torch import nn
 
 from isthmus.data.splits import Parts
-from isthmus.defenses.curve_repair.both_moves import farthest_changing, moved_as_well
+from isthmus.defenses.curve_repair.both_moves import (
+    OF_SUSPICION,
+    PART,
+    farthest_changing,
+    moved_as_well,
+)
 from isthmus.defenses.curve_repair.candidates import Candidate, working_stand_ins
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.rules import (
@@ -161,7 +166,8 @@ def moved_by_both(
     if not recalibrated_layers(tampered):
         return alone
     change = change_of(unlearned)
-    end = moved_as_well(unlearned.endpoint, near, tampered, change=change)
+    part = PART if suspect_of(near.metrics) is None else OF_SUSPICION
+    end = moved_as_well(unlearned.endpoint, near, tampered, change=part * change)
     rule = as_far_as(BY_BOTH * change, near.parts)
     sum_of_both = replace(after, other=end, selection=replace(after.selection, rule=rule))
     try:

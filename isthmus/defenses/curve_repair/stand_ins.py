@@ -115,20 +115,21 @@ def odd_stand_ins(
 def stand_ins_if_any(
     tampered: nn.Module, fitted: Data, held_out: Data, training: Training = CURVE_TRAINING
 ) -> dict[str, Metric]:
-    """Return `odd_stand_ins`. Where none of them is odd, the sparse perturbation that is very odd,
-    by a name of its own, but a universal warp before it where the warp is odd beyond doubt and the
-    perturbation is not; and nothing where there is no such thing.
+    """Return `odd_stand_ins`, or where none of them is odd the sparse perturbation that is very
+    odd, by a name of its own, or nothing where there is no such thing.
+
+    Where none is odd beyond doubt, a universal warp that is takes their place.
     """
     found = _perturbations(tampered, fitted, training)
-    if found.telling:
-        return {UNIVERSAL: _success(tampered, found, found.telling, fitted, held_out)}
-    if not any(found.oddness[place] >= SURE for place in found.sparse_alone):
+    odd = found.telling or found.sparse_alone
+    if all(found.oddness[place] < SURE for place in odd):
         warp = _odd_warp(tampered, fitted, training)
         if warp is not None:
             return {UNIVERSAL: InvertedSuccess(held_out, [warp])}
-    if found.sparse_alone:
-        return {SPARSE: _success(tampered, found, found.sparse_alone, fitted, held_out)}
-    return {}
+    if not odd:
+        return {}
+    name = UNIVERSAL if found.telling else SPARSE
+    return {name: _success(tampered, found, odd, fitted, held_out)}
 
 
 def _odd_warp(tampered: nn.Module, fitted: Data, training: Training) -> Inverted | None:

@@ -207,16 +207,15 @@ class UniversalUnlearning(Trained):
         self, student: nn.Module, data: Data, before: UniversalPerturbations | UniversalWarps
     ) -> bool:
         """Return whether warps, or fine and smooth perturbations, have to be ENOUGH times as large
-        as before; sparse ones, of a few pixels at the ends of their range, cannot grow as much.
+        as before, or, toward one class, as large as those toward others were; sparse ones, of a few
+        pixels at the ends of their range, cannot grow as much.
         """
-        grown = self._sizes(self._searched(student, data)) / self._sizes(before)
+        after = self._searched(student, data)
+        sizes = after.typical_radii if self.toward is None else after.radii[:, self.toward]
+        grown = sizes / before.typical_radii
         if self.of == "perturbations":
             grown = grown[[kind is not SPARSE for kind in PERTURBATION_KINDS]]
-        return bool((grown >= ENOUGH).all())
-
-    def _sizes(self, found: UniversalPerturbations | UniversalWarps) -> Tensor:
-        """Return the radius of each kind, (kinds,): that of the class, or the typical one."""
-        return found.typical_radii if self.toward is None else found.radii[:, self.toward]
+        return bool((grown >= (ENOUGH if self.toward is None else 1.0)).all())
 
     @property
     def _family(self) -> Family:

@@ -639,7 +639,8 @@ def moved_twice(found, tampered):
     """Whether the repair is the sum of both moves, as far along as it may go, all by hand."""
     both, unlearned, near = found, *found.rejected
     whole = changes_along(unlearned, tampered)[0.9]
-    far = max(t for t, change in changes_along(near, tampered).items() if change <= PART * whole)
+    small = {t for t, change in changes_along(near, tampered).items() if change <= PART * whole}
+    far = max(t for t in small if t <= NEAR.high)
     ends = [near.networks.at(far), unlearned.other]
     starts = dict(tampered.named_parameters())
     sums = {
