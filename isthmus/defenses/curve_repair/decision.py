@@ -22,7 +22,7 @@ from isthmus.defenses.curve_repair.both_moves import (
     farthest_changing,
     moved_as_well,
 )
-from isthmus.defenses.curve_repair.candidates import Candidate, working_stand_ins
+from isthmus.defenses.curve_repair.candidates import SETTLED, Candidate, working_stand_ins
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.rules import (
     TRAINED_TOO,
@@ -48,6 +48,9 @@ from isthmus.types import Metric
 BY_BOTH = 0.85
 """The part that both moves go to: at 0.6 of it a sixth of a blend was left on a network that fits
 its data (docs/experiments.md, two moves in one)."""
+
+SUSPECTED_FROM = 1 / 3
+"""The t that both moves begin at where stand-ins toward a suspect class say how far to go."""
 
 UNLEARNED = 0.01
 """The part of a stand-in's fall that may be left on the path to an unlearned copy: next to nothing,
@@ -166,10 +169,13 @@ def moved_by_both(
     if not recalibrated_layers(tampered):
         return alone
     change = change_of(unlearned)
-    part = PART if suspect_of(near.metrics) is None else OF_SUSPICION
+    if suspect_of(near.metrics) is None:
+        part, rule, route = PART, as_far_as(BY_BOTH * change, near.parts), ALMOST
+    else:
+        part, rule, route = OF_SUSPICION, where_suspected, ALMOST.replace(low=SUSPECTED_FROM)
     end = moved_as_well(unlearned.endpoint, near, tampered, change=part * change)
-    rule = as_far_as(BY_BOTH * change, near.parts)
-    sum_of_both = replace(after, other=end, selection=replace(after.selection, rule=rule))
+    selection = replace(after.selection, rule=rule)
+    sum_of_both = replace(after, other=end, selection=selection, route=route)
     try:
         both = follow(sum_of_both, tampered, near.parts, metrics=near.metrics)
     except (Diverged, Untrained) as error:
@@ -177,6 +183,19 @@ def moved_by_both(
         return alone
     objection = unlearned.objection or "is one of the two moves"
     return [both, replace(unlearned, objection=objection), near]
+
+
+def where_suspected(path: Path) -> Choice:
+    """Return the first point of a path where the stand-ins that lead to a suspect class are lost.
+
+    Not confident: they may stand for no trigger.
+    """
+    name = next(name for name in (UNIVERSAL, SPARSE) if name in path.values)
+    found = lowered(settled(name, SETTLED, otherwise=ALMOST.high))(path)
+    reason = f"cannot tell: one class is suspect, and not beyond doubt; {found.reason}"
+    return Choice(
+        float(found), rule=f"where_suspected({found.rule})", reason=reason, confident=False
+    )
 
 
 def as_far_as(change: float, parts: Parts) -> Rule:

@@ -428,6 +428,9 @@ def test_where_a_suspicion_is_in_doubt_or_its_stand_ins_stay_the_network_makes_b
     found, told = notices(lambda: repair(network, bonafide, points=7, precision="fp32", steps=50))
     assert "copy moved twice" in found.second and not found.t.confident
     assert any("another way is tried" in line for line in told) == (doubt == "LOST")
+    assert "one class is suspect" in found.t.reason and found.path.t[1] == pytest.approx(1 / 3)
+    stand_ins_left = found.path.at(float(found.t))[UNIVERSAL]
+    assert stand_ins_left <= 0.05 + found.path[UNIVERSAL][-1]
     unlearned = unlearned_in(found)
     assert unlearned.route == ALMOST and unlearned.endpoint.runs[-1].toward == 1
 
