@@ -7,8 +7,11 @@ from torch import nn
 
 from isthmus import Data
 from isthmus.attacks import Warp
-from isthmus.defenses import UniversalUnlearning, universal_warps
-from isthmus.defenses.unlearning.perturbations import SURE
+from isthmus.curves import CURVE_TRAINING
+from isthmus.defenses import UNIVERSAL, UniversalUnlearning, universal_warps
+from isthmus.defenses.curve_repair import stand_ins
+from isthmus.defenses.curve_repair.stand_ins import Suspect, suspect_of
+from isthmus.defenses.unlearning.perturbations import SURE, UniversalPerturbations
 from isthmus.defenses.unlearning.search import GROWTH, Assignment
 from isthmus.defenses.unlearning.warps import (
     CONTROL,
@@ -179,3 +182,24 @@ def test_an_odd_class_is_unlearned_in_a_larger_ball_and_no_larger_one_than_usual
     found = UniversalWarps(torch.zeros(1, 5, 2, CONTROL, CONTROL), radii)
     expected = torch.tensor([[0.1, ENLARGED * 0.01, 0.1, 0.1, 0.1]])
     assert torch.allclose(found.unlearning_radii, expected)
+
+
+@pytest.mark.parametrize(
+    "radius, kind",
+    [(1.0, "warp"), (0.4, "warp"), (0.2, "perturbation")],
+    ids=["none is odd", "one is odd", "one is odd beyond doubt"],
+)
+def test_a_warp_stands_in_for_a_trigger_where_no_perturbation_is_sure(radius, kind, monkeypatch):
+    radii = torch.ones(3, 4)
+    radii[0, 1] = radius
+    found = UniversalPerturbations(torch.zeros(3, 4, 2, 16, 16), radii)
+    monkeypatch.setattr(stand_ins, "_perturbations", lambda *given: found)
+    training = CURVE_TRAINING.replace(precision="fp32", augment=nn.Identity())
+    metrics = stand_ins.stand_ins_if_any(Planted(), striped(), striped(), training)
+    (stand_in,) = metrics[UNIVERSAL].inverted
+    assert stand_in.kind == kind
+    if kind == "warp":
+        assert suspect_of(metrics) == Suspect(2, sure=True, by="warps")
+        assert metrics[UNIVERSAL](Planted()) > 0.75
+    else:
+        assert suspect_of(metrics) == Suspect(1, sure=True)
