@@ -74,7 +74,7 @@ STAND_INS = "inverted trigger success"
 """How often the oddest inverted trigger works: a defender's stand-in for the attack success."""
 
 UNIVERSAL = "universal perturbation success"
-"""How often the oddest universal perturbations work: a cheaper stand-in."""
+"""How often the oddest universal perturbations, or a warp, work: a cheaper stand-in."""
 
 SPARSE = "sparse perturbation success"
 """How often a universal perturbation of few pixels works, where no other kind is odd."""

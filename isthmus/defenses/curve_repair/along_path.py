@@ -51,6 +51,7 @@ class AlongPath(Trained):
         )
         affordable = (way for way in ways if isinstance(way.other, Trained))
         way = ways[0] if self.other is not None else next(affordable, ways[0])
+        way = replace(way, selection=replace(way.selection, watch=None))  # no search is counted
         way.check(tampered, parts.whole)
         if self.other is None and isinstance(way.other, Trained):
             way = replace(way, other=way.other.within(self.training.steps))

@@ -50,8 +50,8 @@ def moved_as_well(
     t = farthest_changing(near.path, change, within=NEAR.high)
     network = summed(tampered, near.networks.at(t), unlearned.network)
     source = (
-        f"copy moved twice: it has unlearned universal perturbations, and t = {t:g} of the curve "
-        f"to {near.endpoint.spoken} is added"
+        f"copy moved twice: to an {unlearned.source}, and by what t = {t:g} of the curve to "
+        f"{near.endpoint.spoken} changes"
     )
     return Endpoint(network, source, repaired=True)
 

@@ -72,7 +72,7 @@ def working_stand_ins(path: Path, t: Choice) -> str:
     success = path.at(float(t))[found[0]]
     if success <= LOST:
         return ""
-    return f"left universal perturbations a success of {percent(success)}"
+    return f"left stand-ins for a trigger a success of {percent(success)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +83,8 @@ class Candidate:
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
     way to be tried, and is empty where it is. A way that is `near` the network is weighed against
-    the next one, an unlearned copy, see `decision`, and by another measure where it is `of_one`
-    network alone. One `by_suspicion` leads to an unlearned copy that unlearns one class alone where
+    the next one, an unlearned copy, see `decision`; where it is `of_one` network alone the copy
+    comes first. One `by_suspicion` leads to an unlearned copy that unlearns one class alone where
     stand-ins are sure of it.
     """
 

@@ -93,11 +93,15 @@ def near_or_unlearned(
     Raises `Diverged` or `Untrained` where no way trains.
     """
     metrics = way.selection.metrics(tampered, parts)
-    suspect = suspect_of(metrics)
-    sure = suspect is not None and suspect.sure
+    # of two networks stand-ins lead to several classes
+    suspect = suspect_of(metrics) if way.of_one else None
     unlearned = None
-    if way.of_one and sure:
-        unlearned = follow_suspicion(after, tampered, parts, metrics)
+    if suspect is not None and suspect.sure:
+        try:
+            unlearned = follow_suspicion(after, tampered, parts, metrics)
+        except (Diverged, Untrained) as error:
+            notice(f"{error.got}; another way is tried")
+            return [follow(way, tampered, parts, metrics=metrics)]
         if not unlearned.objection:
             return [unlearned]
         notice(f"{unlearned.endpoint.spoken} {unlearned.objection}; another way is tried")
@@ -105,21 +109,20 @@ def near_or_unlearned(
         near = follow(way, tampered, parts, metrics=metrics)
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; another way is tried")
-        return [unlearned or follow_suspicion(after, tampered, parts, metrics)]
+        return [unlearned or follow(toward(after, suspect), tampered, parts, metrics=metrics)]
     if not way.of_one:
         if not near.objection:
             return [near]
         notice(f"{near.endpoint.spoken} {near.objection}; another way is tried")
     try:
-        unlearned = unlearned or follow(
-            toward(after, suspect if way.of_one or sure else None), tampered, parts, metrics=metrics
-        )
+        unlearned = unlearned or follow(toward(after, suspect), tampered, parts, metrics=metrics)
     except (Diverged, Untrained) as error:
         if near.objection and not way.of_one:
             raise
-        notice(f"{error.got}; the curve is kept")
+        kept = "another way is tried" if near.objection else "the curve is kept"
+        notice(f"{error.got}; {kept}")
         return [near]
-    return moved_by_both(near, unlearned, after, tampered)
+    return moved_by_both(near, unlearned, after, tampered, suspect)
 
 
 def follow_suspicion(
@@ -149,30 +152,27 @@ def toward(way: Candidate, suspect: Suspect | None) -> Candidate:
     """Return the way to an unlearned copy that unlearns what leads to a suspect class alone."""
     if suspect is None or not isinstance(way.other, UniversalUnlearning):
         return way
-    description = (
-        f"unlearned copy: universal {suspect.by} toward class {suspect.target} no longer turn it"
-    )
-    copy = replace(way.other, of=suspect.by, toward=suspect.target, description=description)
-    return replace(way, other=copy)
+    return replace(way, other=replace(way.other, of=suspect.by, toward=suspect.target))
 
 
 def moved_by_both(
-    near: Repair,
-    unlearned: Repair,
-    after: Candidate,
-    tampered: nn.Module,
+    near: Repair, unlearned: Repair, after: Candidate, tampered: nn.Module, suspect: Suspect | None
 ) -> list[Repair]:
     """Return the repair by both moves, and the two that it is made of; that by unlearning alone
     where the network has no BatchNorm, see `both_moves`, or their sum has no finite outputs.
     """
-    alone = [replace(unlearned, objection=after.objection(unlearned.path, unlearned.t)), near]
+    objection = unlearned.objection or after.objection(unlearned.path, unlearned.t)
+    one_move = "is one of the two moves"
+    near = replace(near, objection=near.objection or one_move)
+    alone = [replace(unlearned, objection=objection), near]
     if not recalibrated_layers(tampered):
         return alone
     change = change_of(unlearned)
-    if suspect_of(near.metrics) is None:
+    if suspect is None:
         part, rule, route = PART, as_far_as(BY_BOTH * change, near.parts), ALMOST
     else:
-        part, rule, route = OF_SUSPICION, where_suspected, ALMOST.replace(low=SUSPECTED_FROM)
+        part, rule = OF_SUSPICION, where_suspected(suspect, near.parts)
+        route = ALMOST.replace(low=SUSPECTED_FROM)
     end = moved_as_well(unlearned.endpoint, near, tampered, change=part * change)
     selection = replace(after.selection, rule=rule)
     sum_of_both = replace(after, other=end, selection=selection, route=route)
@@ -181,21 +181,28 @@ def moved_by_both(
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; {unlearned.endpoint.spoken} is taken")
         return alone
-    objection = unlearned.objection or "is one of the two moves"
-    return [both, replace(unlearned, objection=objection), near]
+    return [both, replace(unlearned, objection=unlearned.objection or one_move), near]
 
 
-def where_suspected(path: Path) -> Choice:
-    """Return the first point of a path where the stand-ins that lead to a suspect class are lost.
+def where_suspected(suspect: Suspect, parts: Parts) -> Rule:
+    """Return the rule: the first point of a path where the stand-ins that lead to a suspect class
+    are lost.
 
-    Not confident: they may stand for no trigger.
+    Not confident: they may stand for no trigger, or unlearning alone did not lose them.
     """
-    name = next(name for name in (UNIVERSAL, SPARSE) if name in path.values)
-    found = lowered(settled(name, SETTLED, otherwise=ALMOST.high))(path)
-    reason = f"cannot tell: one class is suspect, and not beyond doubt; {found.reason}"
-    return Choice(
-        float(found), rule=f"where_suspected({found.rule})", reason=reason, confident=False
-    )
+    doubt = f"class {suspect.target} is suspect, and "
+    doubt += "unlearning alone did not serve" if suspect.sure else "not beyond doubt"
+
+    def rule(path: Path) -> Choice:
+        name = next(name for name in (UNIVERSAL, SPARSE) if name in path.values)
+        lost = settled(name, SETTLED, otherwise=ALMOST.high)
+        found = lowered(lost)(path) if parts.disjoint else lost(path)
+        reason = f"cannot tell: {doubt}; {found.reason}"
+        reason += "" if parts.disjoint else f"; {TRAINED_TOO}"
+        told = f"where_suspected({found.rule})"
+        return Choice(float(found), rule=told, reason=reason, confident=False)
+
+    return rule
 
 
 def as_far_as(change: float, parts: Parts) -> Rule:

@@ -106,10 +106,10 @@ def odd_stand_ins(
     Raises NothingOdd where none is: then they are no one's trigger, and nothing tells whether a
     curve has lost one.
     """
-    found = stand_ins_if_any(tampered, fitted, held_out, training)
-    if UNIVERSAL not in found:
+    found = _perturbations(tampered, fitted, training)
+    if not found.telling:
         raise NothingOdd
-    return found
+    return {UNIVERSAL: _success(tampered, found, found.telling, fitted, held_out)}
 
 
 def stand_ins_if_any(

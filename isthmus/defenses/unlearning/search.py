@@ -31,6 +31,7 @@ from isthmus.models.memory import GradientPasses
 from isthmus.models.recomputed import recomputed
 from isthmus.runs.devices import autocast, pick_device
 from isthmus.runs.notices import notice
+from isthmus.runs.processes import share_from_first
 from isthmus.training.batches import batch_indices
 from isthmus.training.budget import Training
 from isthmus.training.precision import training_precision
@@ -155,6 +156,7 @@ def _searched(
             step_down = partial(_descended, network, x, values, sent, radii, family)
             values, turned = passes.step(step_down, training.batch_size)
             radii = adapted(radii, turned, sent, share, family)
+    share_from_first([values, radii])  # ranks decide alike by them
     return values, radii
 
 

@@ -42,7 +42,8 @@ from isthmus.defenses.unlearning.perturbations import (
     UniversalPerturbations,
     universal_perturbations,
 )
-from isthmus.defenses.unlearning.search import Assignment, Family, toward_loss
+from isthmus.defenses.unlearning.search import GROWTH, Assignment, Family, toward_loss
+from isthmus.defenses.unlearning.warps import LARGEST as LARGEST_WARP
 from isthmus.defenses.unlearning.warps import WARPS, UniversalWarps, universal_warps
 from isthmus.defenses.unlearning.waves import waved
 from isthmus.models.batchnorm import layers_with_statistics
@@ -69,9 +70,6 @@ sinusoid, larger ones cost accuracy; twice the steps gain nothing."""
 
 SHARE = 0.75
 """The part of the other classes' samples that a perturbation turns to its class."""
-
-UNLEARNED = "unlearned copy: universal perturbations no longer turn it"
-
 
 ENOUGH = 1.8
 """How many times as large the radii of perturbations have to be after unlearning.
@@ -109,7 +107,6 @@ class UniversalUnlearning(Trained):
     of: Literal["perturbations", "warps"] = "perturbations"
     toward: int | None = None
     checkpoint: str | Path | None = field(default=None, repr=False)
-    description: str = field(default=UNLEARNED, repr=False)
 
     repaired: ClassVar[bool] = True
     """What it makes is a repaired network by itself, and no second one to lead a curve to."""
@@ -134,6 +131,12 @@ class UniversalUnlearning(Trained):
                 expected="one multiple of the rate or more, all above 0",
                 fix="pass rates=(1.0, 3.0, 10.0)",
             )
+
+    @property
+    def description(self) -> str:
+        """What it makes, in words."""
+        where = "" if self.toward is None else f" toward class {self.toward}"
+        return f"unlearned copy: universal {self.of}{where} no longer turn it"
 
     @property
     def gradients(self) -> int:
@@ -199,7 +202,7 @@ class UniversalUnlearning(Trained):
             _Unlearning(teacher, self.temperature, self._family, self.toward),
             training=training,
             progress="unlearning",
-            checkpoint=_state_of_attempt(self.checkpoint, number),
+            checkpoint=self._state_file(number),
         )
         return student.inner
 
@@ -212,10 +215,22 @@ class UniversalUnlearning(Trained):
         """
         after = self._searched(student, data)
         sizes = after.typical_radii if self.toward is None else after.radii[:, self.toward]
-        grown = sizes / before.typical_radii
-        if self.of == "perturbations":
-            grown = grown[[kind is not SPARSE for kind in PERTURBATION_KINDS]]
-        return bool((grown >= (ENOUGH if self.toward is None else 1.0)).all())
+        enough = before.typical_radii * (ENOUGH if self.toward is None else 1.0)
+        if self.of == "warps":  # which grow no farther, and shrink by a step there
+            enough = enough.clamp(max=LARGEST_WARP) / (1 + GROWTH)
+            return bool((sizes >= enough).all())
+        dense = [kind is not SPARSE for kind in PERTURBATION_KINDS]
+        return bool((sizes >= enough)[dense].all())
+
+    def _state_file(self, number: int) -> Path | None:
+        """Return where the training at the rate of that number is saved: one of another class or
+        family is another file.
+        """
+        if self.checkpoint is None:
+            return None
+        file = Path(self.checkpoint)
+        aim = "" if self.toward is None else f"-{self.of}-{self.toward}"
+        return file.with_stem(f"{file.stem}{aim}-{number}" if number else f"{file.stem}{aim}")
 
     @property
     def _family(self) -> Family:
@@ -235,14 +250,6 @@ class UniversalUnlearning(Trained):
                 fix=f"pass steps={UNLEARNING.steps}",
             )
         return max(1, int(SEARCH_SHARE * self.training.steps))
-
-
-def _state_of_attempt(checkpoint: str | Path | None, number: int) -> Path | None:
-    """Return where the training at the rate of that number is saved."""
-    if checkpoint is None:
-        return None
-    file = Path(checkpoint)
-    return file.with_stem(f"{file.stem}-{number}") if number else file
 
 
 class _Student(Wrapper):

@@ -40,7 +40,7 @@ FIRST_DRAW = 0.25
 others, where a gradient says where to."""
 
 ENLARGED = 4.0
-"""How many times as large as the smallest one that works a warp is unlearned and watched."""
+"""How many times as large as the smallest one that works a warp is unlearned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +85,22 @@ def warped(x: Tensor, shifts: Tensor) -> Tensor:
     """
     height, width = x.shape[-2:]
     pixels = min(height, width) * shifts.float()
-    field = F.interpolate(pixels, size=(height, width), mode="bicubic", align_corners=True)
-    across, down = field.unbind(1)
+    down_sides, across_sides = (_bicubic(shifts.shape[2], height), _bicubic(shifts.shape[3], width))
+    across, down = (down_sides.to(x.device) @ pixels @ across_sides.to(x.device).T).unbind(1)
     columns = torch.arange(width, device=x.device) + across
     rows = torch.arange(height, device=x.device)[:, None] + down
     read = [2 * columns / max(1, width - 1) - 1, 2 * rows / max(1, height - 1) - 1]
     at = torch.stack(read, dim=-1).to(x.dtype)
     moved = F.grid_sample(x, at, padding_mode="border", align_corners=True)
     return torch.empty_like(x).copy_(moved.clamp(0, 1))
+
+
+def _bicubic(control: int, side: int) -> Tensor:
+    """Return the matrix (side, control) that interpolates control points: its gradient is the same
+    each time on a GPU, where that of `F.interpolate` is not.
+    """
+    points = torch.eye(control)[None, :, :, None]
+    return F.interpolate(points, size=(side, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T
 
 
 @dataclass(frozen=True)
