@@ -197,7 +197,8 @@ def test_where_the_samples_object_to_every_way_near_the_network_a_curve_follows(
     # unlearning at one rate or two, and the curve near the network
     assert found.spent - 2 * 40 in (90, 180)
     ways = [(way.route.low, way.route.bends) for way in found.rejected]
-    assert ways == [(0.5, 0), (0.02, 1), (0.5, 0)]  # unlearned, near the network, both moves
+    assert ways[:2] == [(0.5, 0), (0.02, 1)]  # unlearned, near the network, both moves
+    assert ways[2:] in ([(0.5, 0)], [(pytest.approx(1 / 3), 0)])
     assert found.gradients == found.spent + 2 * 40
     again = repair(tampered[0], samples[0], folder=tmp_path, **options)
     assert all(
