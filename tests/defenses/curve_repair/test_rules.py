@@ -201,15 +201,6 @@ def test_no_rule_and_no_repair_has_a_place_for_a_trigger():
     assert "triggers" not in inspect.getsource(select)
 
 
-@pytest.mark.parametrize("confident", [True, False])
-def test_a_choice_that_goes_on_says_from_where_and_claims_no_more(confident):
-    choice = select.Choice(0.1, rule="of a test", reason="lost there", confident=confident)
-    assert select.going_on(choice, 0.1) is choice
-    on = select.going_on(choice, 0.15)
-    assert on == 0.15 and on.confident is confident
-    assert "t = 0.15" in on.reason and "lost there" in on.reason and "of a test" in on.rule
-
-
 @given(
     st.lists(st.integers(0, 1000), min_size=3, max_size=21),
     st.floats(0.05, 1.0),
