@@ -49,7 +49,7 @@ BY_BOTH = 0.85
 """The part that both moves go to: at 0.6 of it a sixth of a blend was left on a network that fits
 its data (docs/experiments.md, two moves in one)."""
 
-SUSPECTED_FROM = 1 / 3
+SUSPECTED_FROM = 0.4
 """The t that both moves begin at where stand-ins toward a suspect class say how far to go."""
 
 UNLEARNED = 0.01
