@@ -34,8 +34,7 @@ def farthest_changing(path: Path, change: float, *, within: float = 1.0) -> floa
     or less; the first one where they differ by more everywhere.
     """
     inner = [(t, d) for t, d in zip(path.t, path[DIVERGENCE], strict=True) if 0 < t < 1]
-    inner = [inner[0], *((t, d) for t, d in inner if t <= within)]
-    return max([inner[0][0], *(t for t, d in inner if d <= change)])
+    return max([inner[0][0], *(t for t, d in inner if t <= within and d <= change)])
 
 
 def moved_as_well(

@@ -26,6 +26,7 @@ from isthmus.defenses.curve_repair.selection import Selection, Watched
 from isthmus.defenses.curve_repair.stand_ins import (
     stand_ins_if_any,
     universal_stand_ins,
+    watched_among,
 )
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import Divergence, check_above_chance
@@ -66,10 +67,10 @@ def costly_end(path: Path, _: Choice) -> str:
 
 def working_stand_ins(path: Path, t: Choice) -> str:
     """Return an objection where stand-ins for a trigger still work at t, or there are none."""
-    found = [name for name in (UNIVERSAL, SPARSE) if name in path.values]
-    if not found:
+    name = watched_among(path.values)
+    if name is None:
         return "lost nothing that resembles a trigger, because nothing was found"
-    success = path.at(float(t))[found[0]]
+    success = path.at(float(t))[name]
     if success <= LOST:
         return ""
     return f"left stand-ins for a trigger a success of {percent(success)}"

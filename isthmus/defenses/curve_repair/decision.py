@@ -33,12 +33,12 @@ from isthmus.defenses.curve_repair.rules import (
     settled,
     up_to,
 )
-from isthmus.defenses.curve_repair.stand_ins import Suspect, suspect_of
+from isthmus.defenses.curve_repair.stand_ins import Suspect, suspect_of, watched_among
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.curve_repair.unlearned import ALMOST
 from isthmus.defenses.curve_repair.ways import follow
 from isthmus.defenses.unlearning.unlearn import UniversalUnlearning
-from isthmus.metrics.names import DIVERGENCE, SPARSE, UNIVERSAL
+from isthmus.metrics.names import DIVERGENCE, UNIVERSAL
 from isthmus.metrics.path import Path
 from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.notices import notice
@@ -140,8 +140,7 @@ def follow_suspicion(
     suspect = suspect_of(metrics)
     if not way.by_suspicion or suspect is None or not suspect.sure:
         return follow(way, tampered, parts, metrics=metrics)
-    name = next(name for name in (UNIVERSAL, SPARSE) if name in metrics)
-    lost = lowered(settled(name, UNLEARNED, otherwise=ALMOST.high))
+    lost = lowered(settled(watched_among(metrics) or UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
     way = replace(toward(way, suspect), selection=replace(way.selection, rule=lost))
     found = follow(way, tampered, parts, metrics=metrics)
     objection = found.objection or working_stand_ins(found.path, found.t)
@@ -194,8 +193,7 @@ def where_suspected(suspect: Suspect, parts: Parts) -> Rule:
     doubt += "unlearning alone did not serve" if suspect.sure else "not beyond doubt"
 
     def rule(path: Path) -> Choice:
-        name = next(name for name in (UNIVERSAL, SPARSE) if name in path.values)
-        lost = settled(name, SETTLED, otherwise=ALMOST.high)
+        lost = settled(watched_among(path.values) or UNIVERSAL, SETTLED, otherwise=ALMOST.high)
         found = lowered(lost)(path) if parts.disjoint else lost(path)
         reason = f"cannot tell: {doubt}; {found.reason}"
         reason += "" if parts.disjoint else f"; {TRAINED_TOO}"

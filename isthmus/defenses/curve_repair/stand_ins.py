@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from math import exp
 from statistics import median
@@ -26,6 +26,7 @@ from isthmus.defenses.unlearning.perturbations import (
     UniversalPerturbations,
     universal_perturbations,
 )
+from isthmus.defenses.unlearning.search import Found
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.defenses.unlearning.warps import FoundWarp, universal_warps
 from isthmus.metrics.names import SPARSE as SPARSE
@@ -34,7 +35,7 @@ from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
 from isthmus.metrics.success import AttackSuccess
 from isthmus.training.budget import Training
 from isthmus.training.suited import suited_augmentation
-from isthmus.types import BadInput, Metric
+from isthmus.types import BadInput, Metric, Trigger
 
 SEARCH_STEPS = 100
 """The gradients of the search for universal perturbations."""
@@ -137,19 +138,16 @@ def _odd_warp(tampered: nn.Module, fitted: Data, training: Training) -> Inverted
     enlarged.
     """
     found = universal_warps(tampered, fitted, _search(tampered, fitted, training), share=SHARE)
-    target = found.suspect
-    oddness = float(found.oddness[0, target])
-    if oddness < SURE:
+    place = (0, found.suspect)
+    if found.oddness[place] < SURE:
         return None
-    trigger = FoundWarp(REACH * found.values[0, target].cpu())
-    return Inverted(
-        trigger,
-        target,
-        "warp",
-        size=float(found.radii[0, target]),
-        score=-oddness,
-        success=AttackSuccess(fitted, trigger, target)(tampered),
-    )
+    trigger = FoundWarp(REACH * found.values[place].cpu())
+    return _stand_in(tampered, found, place, trigger, "warp", fitted)
+
+
+def watched_among(names: Container[str]) -> str | None:
+    """Return the name that stand-ins for a trigger are watched by; None where there are none."""
+    return next((name for name in (UNIVERSAL, SPARSE) if name in names), None)
 
 
 @dataclass(frozen=True)
@@ -205,17 +203,27 @@ def _success(
 ) -> InvertedSuccess:
     """Return how well the perturbations of these kinds and classes work, `enlarged`."""
     stand_ins = []
-    for kind, target in chosen:
-        oddness = float(found.oddness[kind, target])
-        trigger = Perturbation(enlarged(oddness) * found.values[kind, target].cpu())
-        stand_ins.append(
-            Inverted(
-                trigger,
-                target,
-                "perturbation",
-                size=float(found.radii[kind, target]),
-                score=-oddness,
-                success=AttackSuccess(fitted, trigger, target)(tampered),
-            )
-        )
+    for place in chosen:
+        trigger = Perturbation(enlarged(float(found.oddness[place])) * found.values[place].cpu())
+        stand_ins.append(_stand_in(tampered, found, place, trigger, "perturbation", fitted))
     return InvertedSuccess(held_out, stand_ins)
+
+
+def _stand_in(
+    tampered: nn.Module,
+    found: Found,
+    place: tuple[int, int],
+    trigger: Trigger,
+    kind: Literal["perturbation", "warp"],
+    fitted: Data,
+) -> Inverted:
+    """Return a trigger as the stand-in of what was found for a kind and a class."""
+    _, target = place
+    return Inverted(
+        trigger,
+        target,
+        kind,
+        size=float(found.radii[place]),
+        score=-float(found.oddness[place]),
+        success=AttackSuccess(fitted, trigger, target)(tampered),
+    )

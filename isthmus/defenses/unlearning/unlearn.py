@@ -71,6 +71,9 @@ sinusoid, larger ones cost accuracy; twice the steps gain nothing."""
 SHARE = 0.75
 """The part of the other classes' samples that a perturbation turns to its class."""
 
+Universal = UniversalPerturbations | UniversalWarps
+"""What is unlearned, by kind and class."""
+
 ENOUGH = 1.8
 """How many times as large the radii of perturbations have to be after unlearning.
 
@@ -189,7 +192,7 @@ class UniversalUnlearning(Trained):
         teacher: nn.Module,
         tampered: nn.Module,
         data: Data,
-        first: UniversalPerturbations | UniversalWarps,
+        first: Universal,
         number: int,
     ) -> nn.Module:
         """Return the copy that is trained at the rate of that number."""
@@ -206,9 +209,7 @@ class UniversalUnlearning(Trained):
         )
         return student.inner
 
-    def _has_unlearned(
-        self, student: nn.Module, data: Data, before: UniversalPerturbations | UniversalWarps
-    ) -> bool:
+    def _has_unlearned(self, student: nn.Module, data: Data, before: Universal) -> bool:
         """Return whether warps, or fine and smooth perturbations, have to be ENOUGH times as large
         as before, or, toward one class, as large as those toward others were; sparse ones, of a few
         pixels at the ends of their range, cannot grow as much.
@@ -236,7 +237,7 @@ class UniversalUnlearning(Trained):
     def _family(self) -> Family:
         return PERTURBATIONS if self.of == "perturbations" else WARPS
 
-    def _searched(self, network: nn.Module, data: Data) -> UniversalPerturbations | UniversalWarps:
+    def _searched(self, network: nn.Module, data: Data) -> Universal:
         search = self.training.replace(steps=self._search_steps())
         find = universal_perturbations if self.of == "perturbations" else universal_warps
         return find(network, data, search, share=self.share)
@@ -260,9 +261,7 @@ class _Student(Wrapper):
     perturbations: Tensor
     radii: Tensor
 
-    def __init__(
-        self, network: nn.Module, first: UniversalPerturbations | UniversalWarps, family: Family
-    ) -> None:
+    def __init__(self, network: nn.Module, first: Universal, family: Family) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("radii", first.unlearning_radii)
