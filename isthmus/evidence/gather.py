@@ -18,6 +18,8 @@ from isthmus.attacks.backdoors.reactivation import IMAGES, RETUNING, Reactivate
 from isthmus.attacks.inputs.trace import Trace, recorded
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.repaired import Repair
+from isthmus.defenses.curve_repair.stand_ins import suspicion
+from isthmus.defenses.inspection.found_triggers import Inverted
 from isthmus.defenses.inspection.inspect import Inspection
 from isthmus.evidence.answers import changed_answers
 from isthmus.evidence.comparison import compare
@@ -90,8 +92,9 @@ def evidence(
     `write_report` makes the page of it. Baselines are run here on the samples that the curve was
     trained on. With `landscape`, an attack that looks for the largest loss, robustness and
     curvature along the path are measured on the first `landscape_samples` samples. `inspection` is
-    one of the tampered network, whose oddest trigger is shown. Where the judge has a trigger,
-    `queries` perturbations are tried to wake it without training; 0 leaves that out. With `folder`,
+    one of the tampered network, whose oddest trigger is shown; without it that which the repair
+    found. Where the judge has a trigger, `queries` perturbations are tried to wake it without
+    training; 0 leaves that out. With `folder`,
     what was measured along the path and in comparisons is kept there and is not computed again.
     Raises BadInput where the judge's errors are among the samples that were trained on, or what it
     holds does not fit.
@@ -106,7 +109,7 @@ def evidence(
         "errors": _errors(judge),
         "permanence": _permanence(repaired, tampered, measured, _queried(repaired, judge, queries)),
         "preflight": _preflight(repaired),
-        "found_trigger": _found_trigger(inspection, samples),
+        "found_trigger": _found_trigger(inspection, repaired, samples),
     }
     if landscape is not None:
         asked = samples[:landscape_samples]
@@ -346,20 +349,31 @@ def _preflight(repaired: Repair) -> PreflightPart | None:
     )
 
 
-def _found_trigger(inspection: Inspection | None, samples: Data) -> FoundTriggerPart | None:
-    """The oddest trigger of an inspection, on a gray image of the samples' shape."""
-    if inspection is None:
-        return None
-    oddest = inspection.oddest
-    goal = oddest.target
+def _found_trigger(
+    inspection: Inspection | None, repaired: Repair, samples: Data
+) -> FoundTriggerPart | None:
+    """The oddest trigger of an inspection, or without one what stood in for a trigger while the
+    network was repaired.
+    """
+    if inspection is not None:
+        return _shown(inspection.oddest, samples, inspection.decision, inspection.reason)
+    odd = repaired.stand_in
+    return (
+        None if odd is None else _shown(odd, samples, "suspicious", suspicion(odd, samples.names))
+    )
+
+
+def _shown(found: Inverted, samples: Data, decision: str, reason: str) -> FoundTriggerPart:
+    """A trigger that was found, on a plain image of the samples' shape."""
+    goal = found.target
     return FoundTriggerPart(
-        png=picture_of(oddest.trigger, samples.x.shape[1:]),
-        kind=oddest.kind,
+        png=picture_of(found.trigger, samples.x.shape[1:], ruled=found.kind == "warp"),
+        kind=found.kind,
         target=goal if isinstance(goal, str) else samples.names[goal],
-        size=oddest.size,
-        success=Value.of(oddest.success),
-        decision=inspection.decision,
-        reason=inspection.reason,
+        size=found.size,
+        success=Value.of(found.success),
+        decision=decision,
+        reason=reason,
     )
 
 

@@ -16,6 +16,9 @@ from isthmus.types import Trigger
 LARGEST = 64
 """Pixels beyond which an image is made smaller, so that a page stays small."""
 
+RULED = 4
+"""Pixels from one line to the next on an image that shows a warp, which a plain one does not."""
+
 
 def png(image: Tensor) -> str:
     """Return an image (c, h, w) of floats in [0, 1] as a PNG file in base64.
@@ -36,9 +39,11 @@ def png(image: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def picture_of(trigger: Trigger, shape: Sequence[int]) -> str:
-    """Return what a trigger does to a gray image of the shape (c, h, w), as a PNG file in
-    base64.
+def picture_of(trigger: Trigger, shape: Sequence[int], *, ruled: bool = False) -> str:
+    """Return what a trigger does to a gray image of the shape (c, h, w), with lines on it where it
+    is `ruled`, as a PNG file in base64.
     """
-    gray = torch.full((1, *shape), 0.5)
-    return png(trigger(gray)[0])
+    image = torch.full((1, *shape), 0.5)
+    if ruled:
+        image[..., ::RULED, :] = image[..., ::RULED] = 1.0
+    return png(trigger(image)[0])

@@ -3,6 +3,7 @@
 import base64
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +14,15 @@ from isthmus import Data, Patch, fit, repair
 from isthmus.attacks.backdoors.reactivation import IMAGES, RETUNING
 from isthmus.curves import Route
 from isthmus.defenses import Averaged, FineTune, UniversalUnlearning, averaged_repairs, inspect
+from isthmus.defenses.inspection.found_triggers import Inverted, InvertedSuccess, Perturbation
 from isthmus.defenses.unlearning import unlearn
+from isthmus.defenses.unlearning.warps import FoundWarp
 from isthmus.evidence import Judge, evidence, foreign_samples
 from isthmus.evidence.answers import SHOWN, changed_answers
 from isthmus.evidence.pictures import LARGEST, picture_of, png
 from isthmus.evidence.trainings import trainings
-from isthmus.metrics import logits
+from isthmus.metrics import Rate, logits
+from isthmus.metrics.names import UNIVERSAL
 from isthmus.training import Training
 
 TRAINING = Training(steps=12, lr=0.01, precision="fp32")
@@ -146,6 +150,21 @@ def test_the_trigger_of_an_inspection_is_shown(tampered):
     assert part.kind == seen.oddest.kind and part.reason == seen.reason
     assert part.png == picture_of(seen.oddest.trigger, (3, 8, 8))
     assert report.permanence.queries is None and not report.permanence.reactivation
+
+
+@pytest.mark.parametrize("kind", ["perturbation", "warp"])
+def test_without_an_inspection_what_the_repair_found_is_shown(kind, tampered):
+    shifts = torch.full((2, 4, 4), 0.25)
+    trigger = FoundWarp(shifts) if kind == "warp" else Perturbation(torch.full((3, 8, 8), 0.25))
+    odd = Inverted(trigger, 1, kind, 0.5, -2.0, Rate(9, 10))
+    samples = data(80, seed=5)
+    found = repair(tampered, data(200), copy.deepcopy(tampered), bends=0, points=3)
+    found = replace(found, metrics={UNIVERSAL: InvertedSuccess(samples, [odd])})
+    part = evidence(found, tampered, Judge(samples)).found_trigger
+    assert (part.kind, part.target, part.decision) == (kind, samples.names[1], "suspicious")
+    assert part.success.hits == 9 and "beyond doubt" in part.reason
+    plain = png(torch.full((3, 8, 8), 0.5))
+    assert part.png not in (plain, picture_of(lambda x: x, (3, 8, 8), ruled=True))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -15,7 +15,9 @@ from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.endpoints import Endpoint
 from isthmus.defenses.curve_repair.preflight import Preflight
 from isthmus.defenses.curve_repair.rules import BONAFIDE, TOLERANCE, Choice
+from isthmus.defenses.curve_repair.stand_ins import odd_stand_in
 from isthmus.defenses.curve_repair.training import TrainedCurve
+from isthmus.defenses.inspection.found_triggers import Inverted
 from isthmus.metrics.path import Path
 from isthmus.metrics.values import least_drop
 from isthmus.runs.identity import identity_of
@@ -91,6 +93,13 @@ class Repair:
         """Where the network at t = 1 comes from, in words."""
         rejected = [f"{repair.endpoint.spoken} {repair.objection}" for repair in self.rejected]
         return "; ".join([self.endpoint.source, *rejected])
+
+    @property
+    def stand_in(self) -> Inverted | None:
+        """The oddest universal perturbation or warp that was found on the tampered network and
+        watched; None where none is odd, or nothing was searched for.
+        """
+        return odd_stand_in(self.metrics)
 
     @property
     def spent(self) -> int:

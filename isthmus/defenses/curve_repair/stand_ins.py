@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from statistics import median
@@ -33,6 +33,7 @@ from isthmus.metrics.names import SPARSE as SPARSE
 from isthmus.metrics.names import STAND_INS as STAND_INS
 from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
 from isthmus.metrics.success import AttackSuccess
+from isthmus.runs.notices import notice
 from isthmus.training.budget import Training
 from isthmus.training.suited import suited_augmentation
 from isthmus.types import BadInput, Metric, Trigger
@@ -119,8 +120,19 @@ def stand_ins_if_any(
     """Return `odd_stand_ins`, or where none of them is odd the sparse perturbation that is very
     odd, by a name of its own, or nothing where there is no such thing.
 
-    Where none is odd beyond doubt, a universal warp that is takes their place.
+    Where none is odd beyond doubt, a universal warp that is takes their place. A notice says to
+    which class the oddest leads.
     """
+    metrics = _odd_ones(tampered, fitted, held_out, training)
+    oddest = odd_stand_in(metrics)
+    if oddest is not None:
+        notice(suspicion(oddest, fitted.names))
+    return metrics
+
+
+def _odd_ones(
+    tampered: nn.Module, fitted: Data, held_out: Data, training: Training
+) -> dict[str, Metric]:
     found = _perturbations(tampered, fitted, training)
     odd = found.telling or found.sparse_alone
     if all(found.oddness[place] < SURE for place in odd):
@@ -161,16 +173,35 @@ class Suspect:
     by: Literal["perturbations", "warps"] = "perturbations"
 
 
-def suspect_of(metrics: Mapping[str, Metric]) -> Suspect | None:
-    """Return the class that stand-ins among the metrics lead to; None where none of them is odd."""
+def odd_stand_in(metrics: Mapping[str, Metric]) -> Inverted | None:
+    """Return the oddest stand-in among the metrics; None where none of them is odd."""
     watched = [metrics[name] for name in (UNIVERSAL, SPARSE) if name in metrics]
     searched = [metric for metric in watched if isinstance(metric, InvertedSuccess)]
     found = [each for metric in searched for each in metric.inverted if -each.score >= ODD]
-    oddest = min(found, key=lambda each: each.score, default=None)
+    return min(found, key=lambda each: each.score, default=None)
+
+
+def suspect_of(metrics: Mapping[str, Metric]) -> Suspect | None:
+    """Return the class that stand-ins among the metrics lead to; None where none of them is odd."""
+    oddest = odd_stand_in(metrics)
     if oddest is None or oddest.target == "any":
         return None
     by: Literal["perturbations", "warps"] = "warps" if oddest.kind == "warp" else "perturbations"
     return Suspect(oddest.target, sure=-oddest.score >= SURE, by=by)
+
+
+def suspicion(stand_in: Inverted, names: Sequence[str]) -> str:
+    """Return what an odd stand-in says of the class that it leads to, in words.
+
+    `names` are those of the classes.
+    """
+    times = f"a typical one is {exp(-stand_in.score):.2g} times as large"
+    where = "away from every class"
+    if stand_in.target != "any":
+        where = f"toward class {names[stand_in.target]}"
+    doubt = "beyond doubt" if -stand_in.score >= SURE else "but not beyond doubt"
+    found = f"a small universal {stand_in.kind} turns images {where} ({times})"
+    return f"{found}: a backdoor is suspected, {doubt}"
 
 
 def enlarged(oddness: float) -> float:

@@ -1,6 +1,7 @@
 """`repair` end to end on networks that train in seconds, and the evidence it is judged by."""
 
 import copy
+import math
 import pickle
 import warnings
 from dataclasses import replace
@@ -51,7 +52,9 @@ from isthmus.defenses.curve_repair.stand_ins import (
     NothingOdd,
     Suspect,
     enlarged,
+    odd_stand_in,
     suspect_of,
+    suspicion,
 )
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.inspection.found_triggers import Inverted, InvertedSuccess, Perturbation
@@ -468,6 +471,18 @@ def test_the_suspect_is_the_class_of_the_oddest_stand_in(samples):
     assert suspect_of(watched(SPARSE, -0.9, -1.6)) == Suspect(1, sure=True)
     both = {**watched(UNIVERSAL, -0.9), **watched(SPARSE, 0.0, -1.0)}
     assert suspect_of(both) == Suspect(1, sure=False)
+    assert odd_stand_in(both).score == -1.0 and odd_stand_in(watched(UNIVERSAL, 0.3)) is None
+
+
+def test_a_suspicion_says_which_class_and_how_sure():
+    def found(kind, target, score):
+        return Inverted(TRIGGER, target, kind, 1.0, score, Rate(1, 1))
+
+    told = suspicion(found("perturbation", 1, -math.log(3.0)), ["cat", "dog"])
+    assert "perturbation turns images toward class dog (a typical one is 3 times" in told
+    assert told.endswith("but not beyond doubt")
+    told = suspicion(found("warp", 0, -math.log(20.0)), ["cat", "dog"])
+    assert "warp" in told and "class cat" in told and told.endswith("suspected, beyond doubt")
 
 
 def test_stand_ins_are_those_that_are_odd_and_none_where_none_is(blended, samples):
