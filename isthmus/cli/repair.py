@@ -300,8 +300,10 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     samples, report = inputs.samples, options.report
     fixed = []
     if options.by_default:
-        searched = 2 * defenses.SEARCH_STEPS * inputs.budget.batch_size
-        fixed.append(Part("universal perturbations and warps", trained=searched))
+        searched = defenses.SEARCH_STEPS * inputs.budget.batch_size
+        fixed.append(Part("universal perturbations", trained=searched))
+        if len(inputs.networks) == 1:  # of two, nothing else is searched for
+            fixed.append(Part("universal warps", trained=searched))
     if report.evaluation.trigger is not None:
         images = attacks.QueryReactivation.images
         fixed.append(Part("queries", 2 * report.tried * images))
