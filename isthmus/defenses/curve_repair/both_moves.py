@@ -16,40 +16,36 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from isthmus.defenses.curve_repair.candidates import NEAR
 from isthmus.defenses.curve_repair.endpoints import Endpoint
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.metrics.names import DIVERGENCE
 from isthmus.metrics.path import Path
 from isthmus.models.view import copied
 
-PART, OF_SUSPICION = 1 / 2, 1 / 4
+OF_SUSPICION = 1 / 4
 """How much the point on the curve may change answers, as a part of what unlearning alone changes
-them; less where the copy has unlearned what leads to a suspect class, since the curve only serves
-if the suspicion is wrong: docs/experiments.md, where they were chosen."""
+them, where a class is suspect with a doubt: the curve only serves if the suspicion is wrong
+(docs/experiments.md, where it was chosen)."""
 
 
 def farthest_changing(path: Path, change: float, *, within: float = 1.0) -> float:
     """Return the farthest inner t of a path, `within` at most, where answers differ by that change
-    or less; the first one where they differ by more everywhere.
+    or less, in nats; the first one where they differ by more everywhere.
     """
     inner = [(t, d) for t, d in zip(path.t, path[DIVERGENCE], strict=True) if 0 < t < 1]
     return max([inner[0][0], *(t for t, d in inner if t <= within and d <= change)])
 
 
-def moved_as_well(
-    unlearned: Endpoint, near: Repair, tampered: nn.Module, *, change: float
-) -> Endpoint:
-    """Return the unlearned copy, moved by what a point on the curve near the network differs from
-    it: the farthest one in `NEAR` that changes answers by that change or less.
+def moved_as_well(unlearned: Endpoint, near: Repair, tampered: nn.Module, *, t: float) -> Endpoint:
+    """Return the unlearned copy, moved by what the point t on the curve near the network differs
+    from it.
 
     BatchNorm statistics are those of the point. What it took to make the copy is counted with the
     copy itself.
     """
-    t = farthest_changing(near.path, change, within=NEAR.high)
     network = summed(tampered, near.networks.at(t), unlearned.network)
     source = (
-        f"copy moved twice: to an {unlearned.source}, and by what t = {t:g} of the curve to "
+        f"copy moved twice: to an {unlearned.source}, and by what t = {t:.3g} of the curve to "
         f"{near.endpoint.spoken} changes"
     )
     return Endpoint(network, source, repaired=True)

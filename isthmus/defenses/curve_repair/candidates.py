@@ -49,6 +49,10 @@ accuracy goes (docs/results/trained.md)."""
 FARTHER = 0.2
 """Where the interval ends on a curve to a permuted copy, which goes on as far as it may."""
 
+PROBES = (0.05, 0.08)
+"""The t on a curve near the network where what it has lost is searched for, in turn: there it has
+lost most of a patch or a wave, and little else (docs/experiments.md)."""
+
 SETTLED = 0.05
 """The part of a stand-in's fall that may be left at the chosen point of a curve: fewer samples than
 that do not tell."""
@@ -63,6 +67,12 @@ of docs/results/trained.md."""
 def costly_end(path: Path, _: Choice) -> str:
     """Return an objection where the samples show beyond doubt that the end costs too much."""
     return "cost too much accuracy" if end_costs_too_much(path) else ""
+
+
+def costly_end_or_stand_ins(path: Path, t: Choice) -> str:
+    """Return an objection where the end costs too much, or stand-ins still work at t."""
+    watched = watched_among(path.values) is not None
+    return costly_end(path, t) or (working_stand_ins(path, t) if watched else "")
 
 
 def working_stand_ins(path: Path, t: Choice) -> str:
@@ -83,10 +93,9 @@ class Candidate:
 
     `after_step` is that of `fit`. `home` is the folder where unfinished work is saved; None saves
     nothing. `objection` says in words why the network at a chosen t is not good enough for no other
-    way to be tried, and is empty where it is. A way that is `near` the network is weighed against
-    the next one, an unlearned copy, see `decision`; where it is `of_one` network alone the copy
-    comes first. One `by_suspicion` leads to an unlearned copy that unlearns one class alone where
-    stand-ins are sure of it.
+    way to be tried, and is empty where it is. A way that is `near` the network is decided on
+    together with the next one, an unlearned copy, see `decision`. One `by_suspicion` leads to an
+    unlearned copy that unlearns one class alone where stand-ins are sure of it.
     """
 
     other: nn.Module | Defense | Endpoint | None
@@ -97,7 +106,6 @@ class Candidate:
     home: File | None = None
     objection: Callable[[Path, Choice], str] = costly_end
     near: bool = False
-    of_one: bool = False
     by_suspicion: bool = False
 
     def check(self, tampered: nn.Module, bonafide: Data) -> None:
@@ -125,9 +133,10 @@ def candidates(
     """Return the ways to repair the network, the first to be tried first.
 
     A `route`, a hook, or a rule or values of t in `selection` make it one way: to `other`, or to
-    `default_endpoint`. A given defense is one way, too. Else the ways are `near` the tampered
-    network on a curve to the given one, or to a permuted copy where there is one, the straight path
-    to `unlearned_copy`, and, without a network, a curve to `default_endpoint`.
+    `default_endpoint`. A given defense is one way, too. Else the ways are those of the tampered
+    network alone: `near` it on a curve to a permuted copy where there is one, the straight path to
+    `unlearned_copy`, and a curve to `default_endpoint`; before them the curve near it to a given
+    network.
     """
     only = Candidate(other, route or DEFAULT_ROUTE, training, selection, after_step, home)
     chosen = (route, after_step, selection.rule, selection.values_of_t)
@@ -140,7 +149,11 @@ def candidates(
     unlearned = replace(only, other=copy, route=ALMOST, by_suspicion=True)
     if given:
         watch = partial(universal_stand_ins, training=training)
-        return [near_the_network(replace(only, training=suited), tampered, watch), unlearned]
+        between = near_the_network(replace(only, training=suited), tampered, watch, "between")
+        of_one = candidates(
+            tampered, bonafide, None, None, training=training, selection=selection, home=home
+        )
+        return [replace(between, near=False), *of_one]
     watch = partial(stand_ins_if_any, training=training)
     alone = replace(unlearned, selection=watching(unlearned.selection, watch))
     try:
@@ -150,12 +163,11 @@ def candidates(
     curve = replace(only, other=permuted)
     if not recalibrated_layers(tampered):  # unlearned alone, see `both_moves`
         return [alone, curve]
-    first = near_the_network(replace(curve, training=suited), tampered, watch)
-    first = replace(first, route=replace(first.route, high=FARTHER), of_one=True)
-    return [first, unlearned, curve]
+    first = near_the_network(replace(curve, training=suited), tampered, watch, "near")
+    return [replace(first, route=replace(first.route, high=FARTHER)), unlearned, curve]
 
 
-def near_the_network(way: Candidate, tampered: nn.Module, watch: Watched) -> Candidate:
+def near_the_network(way: Candidate, tampered: nn.Module, watch: Watched, folder: str) -> Candidate:
     """Return the way that is tried first where nothing else is said.
 
     The curve is trained near the tampered end (`NEAR`) to answer as the tampered network does:
@@ -167,7 +179,7 @@ def near_the_network(way: Candidate, tampered: nn.Module, watch: Watched) -> Can
         way,
         route=NEAR.replace(loss=distillation(tampered)),
         selection=replace(watching(way.selection, watch), rule=lowered(where_lost)),
-        home=None if way.home is None else way.home / "near",
+        home=None if way.home is None else way.home / folder,
         objection=working_stand_ins,
         near=True,
     )

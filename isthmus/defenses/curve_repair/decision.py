@@ -2,27 +2,36 @@
 
 Universal perturbations tell on most backdoors: the one toward the attacker's class is oddly small.
 Where they are sure of a class, the network unlearns what leads to that class, and little else
-changes. Where they are not, it makes two moves at once: along a curve to a permuted copy, on which
-patches and waves are lost, and by unlearning what leads to the suspect class, or to any class where
-none is odd, which loses patterns that are blended over the image. Measured in docs/experiments.md
-(one class, and two moves in one).
+changes. Where they are not, a curve to a permuted copy is trained near the network, and what its
+first step loses tells on more of them: such a small change leaves ordinary perturbations what they
+are. Where a class is suspect by that, or odd with a doubt, the network makes two moves at once:
+along the curve, on which patches and waves are lost, and by unlearning what leads to that class,
+which loses patterns that are blended over the image. Where no class is, it goes a little along the
+curve. Measured in docs/experiments.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from torch import nn
 
 from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.both_moves import (
     OF_SUSPICION,
-    PART,
     farthest_changing,
     moved_as_well,
 )
-from isthmus.defenses.curve_repair.candidates import SETTLED, Candidate, working_stand_ins
+from isthmus.defenses.curve_repair.candidates import (
+    NEAR,
+    PROBES,
+    SETTLED,
+    Candidate,
+    costly_end_or_stand_ins,
+    working_stand_ins,
+)
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.rules import (
     TRAINED_TOO,
@@ -33,21 +42,40 @@ from isthmus.defenses.curve_repair.rules import (
     settled,
     up_to,
 )
-from isthmus.defenses.curve_repair.stand_ins import Suspect, suspect_of, watched_among
+from isthmus.defenses.curve_repair.stand_ins import (
+    Suspect,
+    lost_stand_ins,
+    suspect_of,
+    suspicion,
+    watched_among,
+    with_stand_ins,
+    without_stand_ins,
+)
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.curve_repair.unlearned import ALMOST
-from isthmus.defenses.curve_repair.ways import follow
+from isthmus.defenses.curve_repair.ways import chosen, follow, train
+from isthmus.defenses.inspection.found_triggers import Inverted
 from isthmus.defenses.unlearning.unlearn import UniversalUnlearning
+from isthmus.metrics.accuracy import Accuracy
 from isthmus.metrics.names import DIVERGENCE, UNIVERSAL
 from isthmus.metrics.path import Path
-from isthmus.models.batchnorm import recalibrated_layers
+from isthmus.metrics.values import least_drop
 from isthmus.runs.notices import notice
+from isthmus.runs.wording import percent
 from isthmus.training.state import Diverged
 from isthmus.types import Metric
 
-BY_BOTH = 0.85
-"""The part that both moves go to: at 0.6 of it a sixth of a blend was left on a network that fits
-its data (docs/experiments.md, two moves in one)."""
+T = TypeVar("T")
+
+MILD = 0.05
+"""How far answers may move on a curve where no class is suspect, in nats: patches and waves are
+lost there, for a point or two (docs/experiments.md, where nothing is odd)."""
+
+ONE_MOVE = "is one of the two moves"
+"""What speaks against a repair that another one is made of."""
+
+OWN = 0.2
+"""The drop of accuracy on a suspect class's own samples that speaks against a repair."""
 
 SUSPECTED_FROM = 0.4
 """The t that both moves begin at where stand-ins toward a suspect class say how far to go."""
@@ -59,14 +87,14 @@ since the backdoor of an attacker who hardened it falls later than its stand-ins
 
 
 def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Parts) -> Repair:
-    """Return the repair by the first way without an objection, or else by the last; one that does
-    not train is passed over. A way near the network and the next one are decided on together.
+    """Return the repair by the first way without an objection, or else `the_least_bad`; one that
+    does not train is passed over. A way near the network and the next one are decided on together.
     """
     left, rejected = list(ways), list[Repair]()
     while True:
         way, *left = left
         try:
-            if way.near and left:
+            if way.near:
                 repaired, *others = near_or_unlearned(way, left.pop(0), tampered, parts)
             else:
                 repaired, *others = [follow_suspicion(way, tampered, parts)]
@@ -76,53 +104,113 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
             notice(f"{error.got}; another way is tried")
             continue
         rejected += others
-        if not repaired.objection or not left:
-            return replace(repaired, rejected=tuple(rejected))
+        if not repaired.objection:
+            last_resort = rejected and not (way.near or way.by_suspicion)
+            handed = unproven(repaired) if last_resort else repaired
+            return replace(handed, rejected=tuple(rejected))
+        if not left:
+            return the_least_bad([*rejected, repaired])
         notice(f"{repaired.endpoint.spoken} {repaired.objection}; another way is tried")
         rejected.append(repaired)
+
+
+def the_least_bad(repairs: Sequence[Repair]) -> Repair:
+    """Return of repairs that are all objected to the one whose stand-ins work least, or the last
+    where there are none. It claims nothing.
+    """
+
+    def left(repaired: Repair) -> float:
+        name = watched_among(repaired.path.values)
+        return 0.0 if name is None else float(repaired.path.at(float(repaired.t))[name])
+
+    whole = [each for each in repairs if each.objection != ONE_MOVE]
+    *_, least = sorted(whole, key=left, reverse=True)
+    others = tuple(each for each in repairs if each is not least)
+    return replace(least, t=doubted(least.t, f"it {least.objection}"), rejected=others)
+
+
+def unproven(repaired: Repair) -> Repair:
+    """Return a repair whose choice is not confident, since nothing showed what it has to lose."""
+    if not repaired.t.confident:
+        return repaired
+    doubt = "nothing shows beyond doubt what a trigger would lead to"
+    return replace(repaired, t=doubted(repaired.t, doubt))
+
+
+def doubted(choice: Choice, doubt: str) -> Choice:
+    """Return a choice that is not confident, for the reason given."""
+    reason = f"cannot tell: {doubt}; {choice.reason.removeprefix('cannot tell: ')}"
+    return Choice(float(choice), rule=choice.rule, reason=reason, confident=False)
 
 
 def near_or_unlearned(
     way: Candidate, after: Candidate, tampered: nn.Module, parts: Parts
 ) -> list[Repair]:
-    """Return the repair by a way near the network, by an unlearned copy, or by both moves; then the
+    """Return the repair by an unlearned copy, by a way near the network, or by both moves; then the
     others that were followed, with what speaks against them.
 
-    Of two networks the curve between them is taken where it loses the stand-ins, and nothing else
-    is followed then. Of one network the unlearned copy is, where stand-ins are sure of a class.
-    Raises `Diverged` or `Untrained` where no way trains.
+    The unlearned copy is taken where stand-ins are sure of a class, and nothing else is followed
+    then; the way near the network where no class is suspect. Raises `Diverged` or `Untrained` where
+    no way trains.
     """
     metrics = way.selection.metrics(tampered, parts)
-    # of two networks stand-ins lead to several classes
-    suspect = suspect_of(metrics) if way.of_one else None
-    unlearned = None
+    suspect, unlearned = suspect_of(metrics), None
     if suspect is not None and suspect.sure:
-        try:
-            unlearned = follow_suspicion(after, tampered, parts, metrics)
-        except (Diverged, Untrained) as error:
-            notice(f"{error.got}; another way is tried")
-            return [follow(way, tampered, parts, metrics=metrics)]
-        if not unlearned.objection:
+        unlearned = if_it_trains(lambda: follow_suspicion(after, tampered, parts, metrics))
+        if unlearned is not None and not unlearned.objection:
             return [unlearned]
-        notice(f"{unlearned.endpoint.spoken} {unlearned.objection}; another way is tried")
+        if unlearned is not None:
+            notice(f"{unlearned.endpoint.spoken} {unlearned.objection}; another way is tried")
+    found = if_it_trains(lambda: follow_near(way, tampered, parts, metrics, suspect))
+    if found is None:
+        return [unlearned or follow(toward(after, suspect), tampered, parts, metrics=metrics)]
+    near, suspect = found
+    if suspect is None:
+        return [as_far_as_it_may(near)]
+    aim = toward(after, suspect)
+    unlearned = unlearned or if_it_trains(
+        lambda: follow(aim, tampered, parts, metrics=near.metrics)
+    )
+    if unlearned is None:
+        return [as_far_as_it_may(near)]
+    if doubt := forgotten(unlearned, tampered, suspect):
+        notice(f"{unlearned.endpoint.spoken} {doubt}: it was suspected wrongly")
+        return [as_far_as_it_may(near), replace(unlearned, objection=doubt)]
+    return moved_by_both(near, unlearned, after, tampered, suspect)
+
+
+def if_it_trains(work: Callable[[], T]) -> T | None:
+    """Return what the work returns; None, and a notice, where a training has failed."""
     try:
-        near = follow(way, tampered, parts, metrics=metrics)
+        return work()
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; another way is tried")
-        return [unlearned or follow(toward(after, suspect), tampered, parts, metrics=metrics)]
-    if not way.of_one:
-        if not near.objection:
-            return [near]
-        notice(f"{near.endpoint.spoken} {near.objection}; another way is tried")
-    try:
-        unlearned = unlearned or follow(toward(after, suspect), tampered, parts, metrics=metrics)
-    except (Diverged, Untrained) as error:
-        if near.objection and not way.of_one:
-            raise
-        kept = "another way is tried" if near.objection else "the curve is kept"
-        notice(f"{error.got}; {kept}")
-        return [near]
-    return moved_by_both(near, unlearned, after, tampered, suspect)
+        return None
+
+
+def follow_near(
+    way: Candidate,
+    tampered: nn.Module,
+    parts: Parts,
+    metrics: Mapping[str, Metric],
+    suspect: Suspect | None,
+) -> tuple[Repair, Suspect | None]:
+    """Return the repair by a way near the network, and the suspect class.
+
+    What the first step of the curve loses is searched for. Where that leads to one class beyond
+    doubt, that is the suspect one, and is watched on the curve.
+    """
+    it = train(way, tampered, parts)
+    lost: list[Inverted] = []
+    for t in PROBES if suspect is None or not suspect.sure else ():
+        lost = lost or lost_stand_ins(tampered, it.networks.at(t), parts.fitted, way.training)
+    if not lost:
+        return chosen(way, it, parts, metrics), suspect
+    notice(suspicion(lost[0], parts.fitted.names))
+    found = Suspect((int(lost[0].target),), sure=True, lost=True)
+    if suspect is None or suspect.targets != found.targets:  # which was in doubt
+        metrics = without_stand_ins(metrics)
+    return chosen(way, it, parts, with_stand_ins(metrics, lost, parts)), found
 
 
 def follow_suspicion(
@@ -139,58 +227,78 @@ def follow_suspicion(
         metrics = way.selection.metrics(tampered, parts)
     suspect = suspect_of(metrics)
     if not way.by_suspicion or suspect is None or not suspect.sure:
-        return follow(way, tampered, parts, metrics=metrics)
+        found = follow(way, tampered, parts, metrics=metrics)
+        return unproven(found) if way.by_suspicion else found
     lost = lowered(settled(watched_among(metrics) or UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
     way = replace(toward(way, suspect), selection=replace(way.selection, rule=lost))
     found = follow(way, tampered, parts, metrics=metrics)
     objection = found.objection or working_stand_ins(found.path, found.t)
-    return replace(found, objection=objection)
+    return replace(found, objection=objection or forgotten(found, tampered, suspect))
+
+
+def forgotten(found: Repair, tampered: nn.Module, suspect: Suspect) -> str:
+    """Return an objection where a repair costs a suspect class its own samples beyond doubt: what
+    it has unlearned is then what the class looks like, and no trigger.
+    """
+    samples = found.parts.whole
+    for target in suspect.targets:
+        own = samples[samples.y == target]
+        if len(own):
+            before, after = (Accuracy(own)(network) for network in (tampered, found.model))
+            if least_drop(before, after) > OWN:
+                kept = f"{percent(after)} of {percent(before)}"
+                return f"cost class {samples.names[target]} its own samples ({kept} are right)"
+    return ""
 
 
 def toward(way: Candidate, suspect: Suspect | None) -> Candidate:
-    """Return the way to an unlearned copy that unlearns what leads to a suspect class alone."""
+    """Return the way to an unlearned copy that unlearns what leads to suspect classes alone."""
     if suspect is None or not isinstance(way.other, UniversalUnlearning):
         return way
-    return replace(way, other=replace(way.other, of=suspect.by, toward=suspect.target))
+    return replace(way, other=replace(way.other, of=suspect.by, toward=suspect.targets))
+
+
+def as_far_as_it_may(near: Repair) -> Repair:
+    """Return the repair near the network at the farthest point that changes answers by `MILD`."""
+    t = as_far_as(MILD, near.parts)(near.path)
+    return replace(near, t=t, model=near.networks.at(float(t)), objection="")
 
 
 def moved_by_both(
-    near: Repair, unlearned: Repair, after: Candidate, tampered: nn.Module, suspect: Suspect | None
+    near: Repair, unlearned: Repair, after: Candidate, tampered: nn.Module, suspect: Suspect
 ) -> list[Repair]:
     """Return the repair by both moves, and the two that it is made of; that by unlearning alone
-    where the network has no BatchNorm, see `both_moves`, or their sum has no finite outputs.
+    where their sum has no finite outputs.
     """
-    objection = unlearned.objection or after.objection(unlearned.path, unlearned.t)
-    one_move = "is one of the two moves"
-    near = replace(near, objection=near.objection or one_move)
-    alone = [replace(unlearned, objection=objection), near]
-    if not recalibrated_layers(tampered):
-        return alone
-    change = change_of(unlearned)
-    if suspect is None:
-        part, rule, route = PART, as_far_as(BY_BOTH * change, near.parts), ALMOST
-    else:
-        part, rule = OF_SUSPICION, where_suspected(suspect, near.parts)
-        route = ALMOST.replace(low=SUSPECTED_FROM)
-    end = moved_as_well(unlearned.endpoint, near, tampered, change=part * change)
-    selection = replace(after.selection, rule=rule)
-    sum_of_both = replace(after, other=end, selection=selection, route=route)
+    sum_of_both = where_suspected(after, suspect, near.parts)
+    t = float(near.t)
+    if not suspect.lost:
+        change = float(unlearned.path.at(ALMOST.high)[DIVERGENCE])
+        t = farthest_changing(near.path, OF_SUSPICION * change, within=NEAR.high)
+    end = moved_as_well(unlearned.endpoint, near, tampered, t=t)
+    near = replace(near, objection=near.objection or ONE_MOVE)
     try:
-        both = follow(sum_of_both, tampered, near.parts, metrics=near.metrics)
+        both = follow(replace(sum_of_both, other=end), tampered, near.parts, metrics=near.metrics)
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; {unlearned.endpoint.spoken} is taken")
-        return alone
-    return [both, replace(unlearned, objection=unlearned.objection or one_move), near]
+        objection = unlearned.objection or after.objection(unlearned.path, unlearned.t)
+        return [unproven(replace(unlearned, objection=objection)), near]
+    both = replace(both, objection=both.objection or forgotten(both, tampered, suspect))
+    return [both, replace(unlearned, objection=unlearned.objection or ONE_MOVE), near]
 
 
-def where_suspected(suspect: Suspect, parts: Parts) -> Rule:
-    """Return the rule: the first point of a path where the stand-ins that lead to a suspect class
-    are lost.
+def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candidate:
+    """Return the way to the first point of a straight path where the stand-ins that lead to a
+    suspect class are lost.
 
-    Not confident: they may stand for no trigger, or unlearning alone did not lose them.
+    Its choice is not confident: they may stand for no trigger, or for a part of one, or unlearning
+    alone did not lose them.
     """
-    doubt = f"class {suspect.target} is suspect, and "
-    doubt += "unlearning alone did not serve" if suspect.sure else "not beyond doubt"
+    doubt = f"class {' and '.join(parts.fitted.names[c] for c in suspect.targets)} is suspect, "
+    if suspect.lost:
+        doubt += "by what a small change of the network loses"
+    else:
+        doubt += "and " + ("unlearning alone did not serve" if suspect.sure else "not beyond doubt")
 
     def rule(path: Path) -> Choice:
         lost = settled(watched_among(path.values) or UNIVERSAL, SETTLED, otherwise=ALMOST.high)
@@ -200,7 +308,12 @@ def where_suspected(suspect: Suspect, parts: Parts) -> Rule:
         told = f"where_suspected({found.rule})"
         return Choice(float(found), rule=told, reason=reason, confident=False)
 
-    return rule
+    return replace(
+        after,
+        selection=replace(after.selection, rule=rule),
+        route=ALMOST if suspect.lost else ALMOST.replace(low=SUSPECTED_FROM),
+        objection=costly_end_or_stand_ins,
+    )
 
 
 def as_far_as(change: float, parts: Parts) -> Rule:
@@ -216,14 +329,9 @@ def as_far_as(change: float, parts: Parts) -> Rule:
         here = path.at(float(cheap))[DIVERGENCE]
         taken = cheap.reason if parts.disjoint else f"took t = {cheap.t:g}; {TRAINED_TOO}"
         reason = (
-            f"cannot tell: nothing shows which of two moves serves; {taken}; answers change by "
+            f"cannot tell: nothing resembles a trigger; {taken}; answers change by "
             f"{here:.3g} nats; the limit is {change:.3g}"
         )
         return Choice(cheap.t, rule=f"as_far_as({change:.3g})", reason=reason, confident=False)
 
     return rule
-
-
-def change_of(unlearned: Repair) -> float:
-    """Return how far an unlearned copy moves answers, in nats, where the path to it is left."""
-    return float(unlearned.path.at(ALMOST.high)[DIVERGENCE])

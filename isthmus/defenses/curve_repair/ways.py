@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
 from isthmus.curves.networks import PathNetworks
 from isthmus.data.splits import Parts
 from isthmus.defenses.curve_repair.candidates import Candidate
-from isthmus.defenses.curve_repair.endpoints import resolve_endpoint
+from isthmus.defenses.curve_repair.endpoints import Endpoint, resolve_endpoint
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.rules import without_confidence
-from isthmus.defenses.curve_repair.training import RETRIES, trained_curve
+from isthmus.defenses.curve_repair.training import RETRIES, TrainedCurve, trained_curve
 from isthmus.metrics.passes import NotFinite
 from isthmus.metrics.path import evaluate_path
 from isthmus.runs.folder import state_file
 from isthmus.training.state import Diverged
 from isthmus.types import Metric
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a way was trained to: the endpoint, the curve to it, and the networks on the curve."""
+
+    endpoint: Endpoint
+    curve: TrainedCurve
+    networks: PathNetworks
 
 
 def follow(
@@ -34,9 +44,14 @@ def follow(
     trained again with gentler settings, at most `retries` times. Raises `Diverged` where networks
     on the path have no finite outputs.
     """
-    rule = way.selection.rule_for(way.route, parts)
+    way.selection.rule_for(way.route, parts)  # one that does not fit is refused before any training
     if metrics is None:
         metrics = way.selection.metrics(tampered, parts)
+    return chosen(way, train(way, tampered, parts, retries=retries), parts, metrics)
+
+
+def train(way: Candidate, tampered: nn.Module, parts: Parts, *, retries: int = RETRIES) -> Trained:
+    """Return the endpoint of a way and the curve to it; `follow` says what is tried again."""
     endpoint = resolve_endpoint(
         way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
     )
@@ -49,10 +64,16 @@ def follow(
         home=way.home,
         retries=retries,
     )
-    networks = PathNetworks(trained.curve, parts.fitted)
+    return Trained(endpoint, trained, PathNetworks(trained.curve, parts.fitted))
+
+
+def chosen(way: Candidate, it: Trained, parts: Parts, metrics: Mapping[str, Metric]) -> Repair:
+    """Return the repair at the point that the rule of a way chooses on its path, measured by the
+    metrics; `follow` says what is raised.
+    """
     try:
         path = evaluate_path(
-            networks,
+            it.networks,
             metrics,
             way.selection.grid(way.route),
             folder=None if way.home is None else way.home / "points",
@@ -61,9 +82,18 @@ def follow(
         raise Diverged(
             "networks on the path whose outputs are NaN or infinite",
             expected="finite outputs",
-            fix=f"lower lr (now {trained.training.lr:g})",
+            fix=f"lower lr (now {it.curve.training.lr:g})",
         ) from error
-    t = without_confidence(rule(path), parts)
-    model = networks.at(float(t))
-    objection = way.objection(path, t)
-    return Repair(model, t, networks, path, endpoint, trained, parts, metrics, objection=objection)
+    t = without_confidence(way.selection.rule_for(way.route, parts)(path), parts)
+    model = it.networks.at(float(t))
+    return Repair(
+        model,
+        t,
+        it.networks,
+        path,
+        it.endpoint,
+        it.curve,
+        parts,
+        metrics,
+        objection=way.objection(path, t),
+    )

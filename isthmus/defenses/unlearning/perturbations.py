@@ -52,6 +52,10 @@ SURE = 1.5
 leads there, 1.3 at most to other classes and on clean networks (docs/experiments.md)."""
 
 
+BEARABLE = 0.25
+"""The change everywhere, as a share of the range of values, beyond which an image is not itself."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of perturbations: the unit ball of the norm that they are small in, and the filter
@@ -83,25 +87,43 @@ class UniversalPerturbations(Found):
     """
 
     @property
+    def suspects(self) -> list[int]:
+        """The classes whose oddest perturbation leaves no doubt, or else the suspect one."""
+        sure = (self.oddness.amax(dim=0) >= SURE).nonzero()[:, 0].tolist()
+        return sure or [self.suspect]
+
+    @property
     def telling(self) -> list[tuple[int, int]]:
-        """Kind and class of those toward the suspect class that are odd; none where all but the
-        sparse one are usual. Along a curve that one alone is lost before the patch that it stands
+        """Kind and class of those toward the suspect classes that are odd; none where all but the
+        sparse ones are usual. Along a curve those alone are lost before the patch that they stand
         in for: docs/experiments.md.
         """
-        suspect = self.suspect
-        odd = [i for i in range(len(PERTURBATION_KINDS)) if self.oddness[i, suspect] >= ODD]
-        if all(PERTURBATION_KINDS[i] is SPARSE for i in odd):
-            return []
-        return [(i, suspect) for i in odd]
+        places = [(i, c) for c in self.suspects for i in range(len(PERTURBATION_KINDS))]
+        odd = [place for place in places if self.oddness[place] >= ODD]
+        return odd if any(PERTURBATION_KINDS[kind] is not SPARSE for kind, _ in odd) else []
 
     @property
     def sparse_alone(self) -> list[tuple[int, int]]:
-        """Kind and class of the sparse perturbation toward the suspect class where it is very odd,
-        and the others toward that class are usual.
+        """Kind and class of the sparse perturbations toward the suspect classes that are very odd,
+        where the others toward them are usual.
         """
-        kind, suspect = PERTURBATION_KINDS.index(SPARSE), self.suspect
-        very = self.oddness[kind, suspect] >= VERY_ODD
-        return [(kind, suspect)] if very and not self.telling else []
+        if self.telling:
+            return []
+        kind = PERTURBATION_KINDS.index(SPARSE)
+        return [(kind, c) for c in self.suspects if self.oddness[kind, c] >= VERY_ODD]
+
+    @property
+    def distinct(self) -> list[tuple[int, int]]:
+        """Kind and class of those toward the suspect class that are odd and no larger than an image
+        bears, one of them odd beyond doubt; none where there are none.
+        """
+        _, everywhere = PERTURBATIONS.started(1, self.values.shape[2:])
+        fits = self.radii.cpu() <= BEARABLE / FIRST_CHANGE * everywhere
+        oddness = torch.where(fits, self.oddness.cpu(), 0.0)
+        suspect = int(oddness.amax(dim=0).argmax())
+        if oddness[:, suspect].max() < SURE:
+            return []
+        return [(i, suspect) for i in range(len(oddness)) if oddness[i, suspect] >= ODD]
 
     @property
     def unlearning_radii(self) -> Tensor:
@@ -155,8 +177,31 @@ class Perturbations:
         """Return radii times a factor."""
         return radii * factor
 
+    def moved(self, values: Tensor) -> bool:
+        """Return whether any perturbation is not zero."""
+        return bool(values.any())
+
 
 PERTURBATIONS = Perturbations()
+
+
+def lost_perturbations(
+    network: nn.Module,
+    beside: nn.Module,
+    bonafide: Data,
+    training: Training,
+    *,
+    share: float = 0.9,
+) -> UniversalPerturbations:
+    """Return for each class a perturbation that turns about `share` of the other classes' samples
+    to it on the network, and not on the one `beside` it, in a ball as small as that takes.
+
+    Where the second network is the first one after a small change, ordinary perturbations turn
+    both; what turns the first alone is what the change has lost. Where there is no such thing, the
+    ball grows without end. `searched` says what is noticed and what is raised.
+    """
+    found = searched(network, bonafide, training, PERTURBATIONS, share=share, beside=beside)
+    return UniversalPerturbations(*found)
 
 
 def universal_perturbations(

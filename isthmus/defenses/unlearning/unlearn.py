@@ -98,9 +98,9 @@ class UniversalUnlearning(Trained):
     that of the first rate which is enough, or else of the last. Budget: a ninth of the gradients
     search for perturbations, and a step of training costs four; each further rate takes as many
     again. `of` says what is unlearned: perturbations, or warps, for a backdoor that answers a
-    distortion of the image. `toward` is the class whose perturbations alone are unlearned, where it
-    is known which class a backdoor leads to; by default those of all. An unfinished training is
-    saved to `checkpoint`, which is no part of the defense's identity.
+    distortion of the image. `toward` are the classes whose perturbations alone are unlearned, where
+    it is known where a backdoor leads; by default those of all. An unfinished training is saved to
+    `checkpoint`, which is no part of the defense's identity.
     """
 
     training: Training = UNLEARNING
@@ -108,7 +108,7 @@ class UniversalUnlearning(Trained):
     temperature: float = 2.0
     rates: Sequence[float] = (1.0,)
     of: Literal["perturbations", "warps"] = "perturbations"
-    toward: int | None = None
+    toward: Sequence[int] | None = None
     checkpoint: str | Path | None = field(default=None, repr=False)
 
     repaired: ClassVar[bool] = True
@@ -138,8 +138,15 @@ class UniversalUnlearning(Trained):
     @property
     def description(self) -> str:
         """What it makes, in words."""
-        where = "" if self.toward is None else f" toward class {self.toward}"
-        return f"unlearned copy: universal {self.of}{where} no longer turn it"
+        return f"unlearned copy: it has unlearned universal {self.of}{self._where}"
+
+    @property
+    def _where(self) -> str:
+        if self.toward is None:
+            return ""
+        return f" toward {'class' if len(self.toward) == 1 else 'classes'} " + " and ".join(
+            map(str, self.toward)
+        )
 
     @property
     def gradients(self) -> int:
@@ -167,11 +174,12 @@ class UniversalUnlearning(Trained):
         a call.
         """
         data = as_data(bonafide)
-        if self.toward is not None and not 0 <= self.toward < data.num_classes:
+        classes = range(data.num_classes)
+        if self.toward is not None and not (self.toward and set(self.toward) <= set(classes)):
             raise BadInput(
-                f"toward = {self.toward}",
-                expected=f"a class 0..{data.num_classes - 1}",
-                fix="pass the class that a backdoor leads to, or none",
+                f"toward = {list(self.toward)}",
+                expected=f"classes 0..{data.num_classes - 1}, one or more",
+                fix="pass those that a backdoor leads to, or none",
             )
         teacher = copied(tampered).eval().requires_grad_(False)
         first = self._searched(teacher, data)
@@ -215,7 +223,9 @@ class UniversalUnlearning(Trained):
         pixels at the ends of their range, cannot grow as much.
         """
         after = self._searched(student, data)
-        sizes = after.typical_radii if self.toward is None else after.radii[:, self.toward]
+        sizes = after.typical_radii
+        if self.toward is not None:
+            sizes = after.radii[:, list(self.toward)].amin(dim=1)
         enough = before.typical_radii * (ENOUGH if self.toward is None else 1.0)
         if self.of == "warps":  # which grow no farther, and shrink by a step there
             enough = enough.clamp(max=LARGEST_WARP) / (1 + GROWTH)
@@ -230,7 +240,7 @@ class UniversalUnlearning(Trained):
         if self.checkpoint is None:
             return None
         file = Path(self.checkpoint)
-        aim = "" if self.toward is None else f"-{self.of}-{self.toward}"
+        aim = "" if self.toward is None else "-".join(["", self.of, *map(str, self.toward)])
         return file.with_stem(f"{file.stem}{aim}-{number}" if number else f"{file.stem}{aim}")
 
     @property
@@ -294,7 +304,7 @@ class _Unlearning:
     teacher: nn.Module = field(repr=False)
     temperature: float
     family: Family
-    toward: int | None
+    toward: Sequence[int] | None
 
     def __call__(self, student: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         assert isinstance(student, _Student)

@@ -134,6 +134,11 @@ class Warps:
         """Return radii times a factor, LARGEST at most."""
         return (radii * factor).clamp(max=LARGEST)
 
+    def moved(self, values: Tensor) -> bool:
+        """Return whether any warp is another than the one that a search starts from."""
+        first, _ = self.started(values.shape[1], torch.Size())
+        return not torch.equal(values.cpu(), first)
+
 
 WARPS = Warps()
 

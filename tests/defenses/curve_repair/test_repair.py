@@ -164,6 +164,7 @@ def test_where_no_class_is_suspect_a_straight_path_leads_to_an_unlearned_copy(
     nothing.
     """
     monkeypatch.setattr(stand_ins_module, "ODD", 1e9)
+    monkeypatch.setattr("isthmus.defenses.unlearning.perturbations.SURE", 1e9)
     options = {**FAST, "steps": 10, "points": 3}
     found = repair(tampered[0], samples[0], folder=tmp_path, **options)
     end = unlearned_copy(tampered[0], samples[0], CURVE_TRAINING.replace(**{**FAST, "steps": 10}))
@@ -401,7 +402,7 @@ def blended():
 def copy_toward(target, network, samples):
     """The unlearned copy of a repair by default that knows the attacker's class."""
     end = unlearned_copy(network, samples, CURVE_TRAINING.replace(precision="fp32"))
-    return replace(end, toward=target)
+    return replace(end, toward=(target,))
 
 
 def test_a_pattern_that_is_oddly_small_is_unlearned_by_itself(blended):
@@ -467,10 +468,10 @@ def test_the_suspect_is_the_class_of_the_oddest_stand_in(samples):
 
     assert suspect_of({}) is None and suspect_of({UNIVERSAL: Accuracy(samples[1])}) is None
     assert suspect_of(watched(UNIVERSAL, 0.3, -0.4)) is None
-    assert suspect_of(watched(UNIVERSAL, -0.9, -0.6, 0.0)) == Suspect(0, sure=False)
-    assert suspect_of(watched(SPARSE, -0.9, -1.6)) == Suspect(1, sure=True)
+    assert suspect_of(watched(UNIVERSAL, -0.9, -0.6, 0.0)) == Suspect((0,), sure=False)
+    assert suspect_of(watched(SPARSE, -0.9, -1.6)) == Suspect((1,), sure=True)
     both = {**watched(UNIVERSAL, -0.9), **watched(SPARSE, 0.0, -1.0)}
-    assert suspect_of(both) == Suspect(1, sure=False)
+    assert suspect_of(both) == Suspect((1,), sure=False)
     assert odd_stand_in(both).score == -1.0 and odd_stand_in(watched(UNIVERSAL, 0.3)) is None
 
 

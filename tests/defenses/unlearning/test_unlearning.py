@@ -14,10 +14,13 @@ from isthmus.defenses import UniversalUnlearning, universal_perturbations
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS
 from isthmus.defenses.unlearning import unlearn
 from isthmus.defenses.unlearning.perturbations import (
+    BEARABLE,
+    FIRST_CHANGE,
     ODD,
     PERTURBATIONS,
     STEP,
     UniversalPerturbations,
+    lost_perturbations,
     smooth,
 )
 from isthmus.defenses.unlearning.search import FEW_STEPS, GROWTH, Assignment, adapted
@@ -35,8 +38,8 @@ TRAINING = Training(
 """Two steps of search and four of training."""
 
 
-def network():
-    torch.manual_seed(0)
+def network(seed=0):
+    torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)
     ).eval()
@@ -76,7 +79,7 @@ def within(image, radius, kind):
     return image.sign() * (image.abs() - taken).clamp_min(0)
 
 
-def searched(net, data, share, steps):
+def searched(net, data, share, steps, beside=None):
     """One perturbation at a time, each by its own samples."""
     values = torch.zeros(3, 3, 1, 6, 6)
     radii = torch.tensor([0.06, 0.06, 0.36])[:, None].repeat(1, 3)  # 36 pixels changed by 0.01
@@ -93,11 +96,19 @@ def searched(net, data, share, steps):
                 value = before[kind, toward].clone().requires_grad_()
                 logits = net((x[mine] + value).clamp(0, 1))
                 loss = F.cross_entropy(logits, sent.toward[mine], reduction="sum")
+                right = (logits.argmax(1) == toward).float()
+                if beside is not None:
+                    kept = beside((x[mine] + value).clamp(0, 1))
+                    loss = loss + F.cross_entropy(kept, data.y[index][mine], reduction="sum")
+                    right = right * (kept.argmax(1) != toward)
                 (gradient,) = torch.autograd.grad(loss, value)
                 radius = float(old[kind, toward])
                 values[kind, toward] = one_step(value.detach(), gradient, radius, kind)
-                often = float((logits.argmax(1) == toward).float().mean())
-                radii[kind, toward] *= 1 / (1 + GROWTH) if often > share else 1 + GROWTH
+                radii[kind, toward] *= 1 / (1 + GROWTH) if right.mean() > share else 1 + GROWTH
+    answers = net(data.x).argmax(1)
+    for toward in range(3):
+        if (answers[data.y != toward] == toward).float().mean() > 0.5:
+            radii[:, toward] = radii.median(dim=1).values
     return values, radii
 
 
@@ -139,7 +150,7 @@ def naive(net, data, only=None, share=0.75, temperature=2.0):
     return student
 
 
-@pytest.mark.parametrize("toward", [None, 2])
+@pytest.mark.parametrize("toward", [None, (2,)])
 def test_its_steps_are_those_written_out(toward):
     net, data = network(), images()
     unlearned = UniversalUnlearning(TRAINING, toward=toward)(net, data).state_dict()
@@ -153,6 +164,39 @@ def test_the_search_is_that_of_one_perturbation_at_a_time():
     assert torch.allclose(found.values, values, atol=1e-5)
     assert torch.allclose(found.radii, radii, rtol=1e-5)
     assert found.typical_radii.tolist() == [sorted(kind.tolist())[1] for kind in found.radii]
+
+
+def test_the_search_beside_another_network_is_that_of_one_perturbation_at_a_time():
+    training, other = TRAINING.replace(steps=12), network(seed=1)
+    found = lost_perturbations(network(), other, images(), training, share=0.5)
+    values, radii = searched(network(), images(), 0.5, 12, other)
+    assert torch.allclose(found.values, values, atol=1e-5)
+    assert torch.allclose(found.radii, radii, rtol=1e-5)
+
+
+def test_beside_itself_a_network_has_lost_nothing():
+    """No perturbation turns one and not the other, so every ball grows."""
+    found = lost_perturbations(network(), network(), images(), TRAINING.replace(steps=40))
+    _, first = PERTURBATIONS.started(3, images().x.shape[1:])
+    assert (found.radii > first).all() and not found.distinct
+
+
+def test_what_is_distinct_is_odd_and_bearable():
+    _, everywhere = PERTURBATIONS.started(4, torch.Size([1, 6, 6]))
+    bearable = BEARABLE / FIRST_CHANGE * everywhere
+    values = torch.zeros(3, 4, 1, 6, 6)
+
+    def distinct(*changes):
+        shares = torch.full((3, 4), 40.0)
+        for kind, target, share in changes:
+            shares[kind, target] = share
+        return UniversalPerturbations(values, shares * bearable).distinct
+
+    assert distinct() == []
+    assert distinct((0, 1, 0.9), (2, 1, 0.1)) == [(0, 1), (2, 1)]
+    assert distinct((0, 1, 1.1)) == []  # odd, but images are not themselves
+    assert distinct((0, 1, 1.1), (2, 1, 0.1)) == [(2, 1)]
+    assert distinct((0, 1, 0.9), (2, 3, 0.1)) == [(2, 3)]  # the oddest class
 
 
 class Elsewhere(nn.Module):
@@ -292,11 +336,68 @@ def test_perturbations_stay_in_their_balls_and_those_without_a_gradient_where_th
 
 def test_a_radius_follows_its_own_samples_alone():
     radii = torch.ones(3, 3)
-    sent = Assignment(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 2]))
+    sent = Assignment(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 2]), torch.zeros(4))
     turned = torch.tensor([True, False, True, False])
     up, down = 1 + GROWTH, 1 / (1 + GROWTH)
     expected = torch.tensor([[up, down, 1.0], [1.0, 1.0, up], [1.0, 1.0, 1.0]])
     assert torch.equal(adapted(radii, turned, sent, 0.5, PERTURBATIONS), expected)
+
+
+def test_of_several_classes_each_is_drawn_and_no_other():
+    y = torch.arange(300) % 5
+    sent = Assignment.drawn(y, 5, 3, (1, 4))
+    assert set(sent.toward.tolist()) == {1, 4} and torch.equal(sent.own, y)
+    assert set(Assignment.drawn(y, 5, 3, (2,)).toward.tolist()) == {2}
+
+
+class Biased(nn.Module):
+    """A network that takes everything for class 1, whatever it looks like."""
+
+    def forward(self, x):
+        return torch.tensor([0.0, 5.0, 0.0]) + 0.0 * x.mean() * torch.ones(len(x), 3)
+
+
+def test_a_class_that_samples_reach_as_they_are_is_not_odd():
+    found = universal_perturbations(Biased(), images(), TRAINING.replace(steps=60))
+    assert torch.equal(found.radii[:, 1], found.typical_radii)
+    assert found.telling == found.sparse_alone == []
+
+
+class Rounded(nn.Module):
+    """A network that rounds its input, through which no gradient passes, or no graph."""
+
+    def __init__(self, graph):
+        super().__init__()
+        self.network, self.graph = network(), graph
+
+    def forward(self, x):
+        return self.network((x * 255).round() / 255 if self.graph else (x > 0.5).float())
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_network_without_gradients_by_its_input_is_told_of(graph):
+    training = TRAINING.replace(steps=60)
+    found, told = notices(lambda: universal_perturbations(Rounded(graph), images(), training))
+    assert not found.values.any()
+    assert any("no gradient reaches the images" in text for text in told)
+
+
+class Rooted(nn.Module):
+    """A network whose gradient is not a number where a value is 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x):
+        return self.network(x) + 0.0 * x.square().sum((1, 2, 3)).sqrt()[:, None]
+
+
+def test_a_gradient_that_is_no_number_moves_nothing():
+    data = images()
+    dark = Data(torch.zeros_like(data.x), data.y, data.classes)
+    found = universal_perturbations(Rooted(), dark, TRAINING.replace(steps=6))
+    assert found.values.isfinite().all() and found.radii.isfinite().all()
 
 
 def test_perturbed_samples_are_images():
@@ -387,21 +488,22 @@ def test_of_one_class_a_rate_is_enough_where_its_perturbations_are_as_large_as_o
     for lr in (0.001, 0.1, 1.0, 3.0):
         training = TRAINING.replace(steps=90, lr=lr)
         search = training.replace(steps=10)
-        once = UniversalUnlearning(training, toward=1)(network(), images())
+        once = UniversalUnlearning(training, toward=(1,))(network(seed=1), images())
         before, after = (
-            universal_perturbations(net, images(), search, share=SHARE) for net in (network(), once)
+            universal_perturbations(net, images(), search, share=SHARE)
+            for net in (network(seed=1), once)
         )
         enough = bool((after.radii[:2, 1] >= before.typical_radii[:2]).all())  # not sparse ones
-        both = UniversalUnlearning(training, rates=(1.0, 2.0), toward=1)
-        assert len(both.recorded(network(), images()).runs) == (1 if enough else 2)
+        both = UniversalUnlearning(training, rates=(1.0, 2.0), toward=(1,))
+        assert len(both.recorded(network(seed=1), images()).runs) == (1 if enough else 2)
         tried.add(enough)
     assert tried == {True, False}
 
 
-@pytest.mark.parametrize("toward", [-1, 3])
+@pytest.mark.parametrize("toward", [(-1,), (3,), (0, 3), ()])
 def test_a_class_that_is_none_is_refused_before_any_search(toward):
     refused(
-        lambda: UniversalUnlearning(TRAINING, toward=toward)(network(), images()), "a class 0..2"
+        lambda: UniversalUnlearning(TRAINING, toward=toward)(network(), images()), "classes 0..2"
     )
 
 

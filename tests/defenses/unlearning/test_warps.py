@@ -165,7 +165,7 @@ def test_a_planted_warp_is_unlearned_and_nothing_else_changes():
     data, training = striped(), TRAINING.replace(steps=360, batch_size=32, lr=10.0)
     search = training.replace(steps=40)
     tampered = Planted()
-    unlearned = UniversalUnlearning(training, of="warps", toward=2)(tampered, data)
+    unlearned = UniversalUnlearning(training, of="warps", toward=(2,))(tampered, data)
     before, after = (
         universal_warps(net, data, search, share=0.75) for net in (tampered, unlearned)
     )
@@ -199,7 +199,7 @@ def test_a_warp_stands_in_for_a_trigger_where_no_perturbation_is_sure(radius, ki
     (stand_in,) = metrics[UNIVERSAL].inverted
     assert stand_in.kind == kind
     if kind == "warp":
-        assert suspect_of(metrics) == Suspect(2, sure=True, by="warps")
+        assert suspect_of(metrics) == Suspect((2,), sure=True, by="warps")
         assert metrics[UNIVERSAL](Planted()) > 0.75
     else:
-        assert suspect_of(metrics) == Suspect(1, sure=True)
+        assert suspect_of(metrics) == Suspect((1,), sure=True)
