@@ -29,6 +29,7 @@ from isthmus.defenses.curve_repair.candidates import (
     PROBES,
     SETTLED,
     Candidate,
+    costly,
     costly_end_or_stand_ins,
     working_stand_ins,
 )
@@ -67,7 +68,7 @@ from isthmus.types import Metric
 
 T = TypeVar("T")
 
-MILD = 0.05
+MILD = 0.075
 """How far answers may move on a curve where no class is suspect, in nats: patches and waves are
 lost there, for a point or two (docs/experiments.md, where nothing is odd)."""
 
@@ -77,8 +78,9 @@ ONE_MOVE = "is one of the two moves"
 OWN = 0.2
 """The drop of accuracy on a suspect class's own samples that speaks against a repair."""
 
-SUSPECTED_FROM = 0.4
-"""The t that both moves begin at where stand-ins toward a suspect class say how far to go."""
+SUSPECTED_FROM, LOST_FROM = 0.4, 0.6
+"""The t that both moves begin at where stand-ins toward a suspect class say how far to go, and
+where those do that a small change of the network has lost: they are lost a little before a wave."""
 
 UNLEARNED = 0.01
 """The part of a stand-in's fall that may be left on the path to an unlearned copy: next to nothing,
@@ -261,7 +263,7 @@ def toward(way: Candidate, suspect: Suspect | None) -> Candidate:
 def as_far_as_it_may(near: Repair) -> Repair:
     """Return the repair near the network at the farthest point that changes answers by `MILD`."""
     t = as_far_as(MILD, near.parts)(near.path)
-    return replace(near, t=t, model=near.networks.at(float(t)), objection="")
+    return replace(near, t=t, model=near.networks.at(float(t)), objection=costly(near.path, t))
 
 
 def moved_by_both(
@@ -311,7 +313,7 @@ def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candida
     return replace(
         after,
         selection=replace(after.selection, rule=rule),
-        route=ALMOST if suspect.lost else ALMOST.replace(low=SUSPECTED_FROM),
+        route=ALMOST.replace(low=LOST_FROM if suspect.lost else SUSPECTED_FROM),
         objection=costly_end_or_stand_ins,
     )
 

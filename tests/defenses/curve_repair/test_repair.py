@@ -43,10 +43,19 @@ from isthmus.defenses import (
     up_to,
 )
 from isthmus.defenses.curve_repair import candidates as candidates_module
+from isthmus.defenses.curve_repair import decision
 from isthmus.defenses.curve_repair import stand_ins as stand_ins_module
-from isthmus.defenses.curve_repair.both_moves import PART, summed
+from isthmus.defenses.curve_repair.both_moves import OF_SUSPICION, farthest_changing, summed
 from isthmus.defenses.curve_repair.candidates import FARTHER, LOST, Candidate, candidates
-from isthmus.defenses.curve_repair.decision import BY_BOTH, first_acceptable
+from isthmus.defenses.curve_repair.decision import (
+    LOST_FROM,
+    MILD,
+    SUSPECTED_FROM,
+    first_acceptable,
+    forgotten,
+    moved_by_both,
+    the_least_bad,
+)
 from isthmus.defenses.curve_repair.stand_ins import (
     SEARCH_STEPS,
     NothingOdd,
@@ -57,6 +66,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
     suspicion,
 )
 from isthmus.defenses.curve_repair.training import Untrained
+from isthmus.defenses.curve_repair.ways import follow
 from isthmus.defenses.inspection.found_triggers import Inverted, InvertedSuccess, Perturbation
 from isthmus.defenses.unlearning.perturbations import ODD
 from isthmus.defenses.unlearning.unlearn import SHARE
@@ -64,6 +74,7 @@ from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
 from isthmus.metrics import Accuracy, AttackSuccess, Divergence, Rate, measure
 from isthmus.metrics.names import DIVERGENCE, SPARSE
+from isthmus.metrics.path import Path
 from isthmus.models import mlp, small_cnn
 from isthmus.runs.notices import Notice
 from isthmus.training import Training, one_cycle, suited_augmentation
@@ -157,35 +168,30 @@ def unlearned_in(found):
     return way
 
 
-def test_where_no_class_is_suspect_a_straight_path_leads_to_an_unlearned_copy(
-    tampered, samples, tmp_path, monkeypatch
+def test_without_batchnorm_and_suspicion_a_straight_path_leads_to_an_unlearned_copy(
+    samples, tmp_path, monkeypatch
 ):
     """It is that of the call of `repair` that says it all; what is kept in its folder changes
     nothing.
     """
     monkeypatch.setattr(stand_ins_module, "ODD", 1e9)
-    monkeypatch.setattr("isthmus.defenses.unlearning.perturbations.SURE", 1e9)
-    options = {**FAST, "steps": 10, "points": 3}
-    found = repair(tampered[0], samples[0], folder=tmp_path, **options)
-    end = unlearned_copy(tampered[0], samples[0], CURVE_TRAINING.replace(**{**FAST, "steps": 10}))
-    said = repair(
-        tampered[0], samples[0], end, bends=0, low=0.5, high=0.9, rule=up_to(0.9), **options
-    )
-    unlearned = unlearned_in(found)
-    assert unlearned.endpoint.source == end.description
-    assert unlearned.t.rule.startswith("up_to(0.9")
-    assert unlearned.path.t == said.path.t
-    assert unlearned.gradients == said.gradients == end.gradients == 44
-    assert found.gradients == 44 + 10 * NEAR.cost
-    stems = {file.stem for file in tmp_path.glob("*.state")}
-    assert stems == {"unlearned", "unlearned-1"}
+    net, options = mlp(10, channels=1, size=8), {**FAST, "steps": 10, "points": 3}
+    fit(net, samples[0], steps=60, lr=0.1)
+    found = repair(net, samples[0], folder=tmp_path, **options)
+    end = unlearned_copy(net, samples[0], CURVE_TRAINING.replace(**{**FAST, "steps": 10}))
+    said = repair(net, samples[0], end, bends=0, low=0.5, high=0.9, rule=up_to(0.9), **options)
+    assert found.endpoint.source == end.description and not found.t.confident
+    assert found.t.rule.startswith("up_to(0.9") and found.t == said.t
+    assert found.path.t == said.path.t and found.gradients == said.gradients
+    assert {file.stem for file in tmp_path.glob("*.state")} <= {
+        "unlearned",
+        "unlearned-1",
+        "unlearned-2",
+    }
+    again = repair(net, samples[0], folder=tmp_path, **options)
     for name, value in said.model.state_dict().items():
-        assert torch.equal(value, unlearned.model.state_dict()[name])
-    again = repair(tampered[0], samples[0], folder=tmp_path, **options)
-    assert all(
-        torch.equal(v, again.model.state_dict()[name])
-        for name, v in found.model.state_dict().items()
-    )
+        assert torch.equal(value, found.model.state_dict()[name])
+        assert torch.equal(value, again.model.state_dict()[name])
 
 
 def test_where_the_samples_object_to_every_way_near_the_network_a_curve_follows(
@@ -202,7 +208,7 @@ def test_where_the_samples_object_to_every_way_near_the_network_a_curve_follows(
     assert found.spent - 2 * 40 in (90, 180)
     ways = [(way.route.low, way.route.bends) for way in found.rejected]
     assert ways[:2] == [(0.5, 0), (0.02, 1)]  # unlearned, near the network, both moves
-    assert ways[2:] in ([(0.5, 0)], [(pytest.approx(0.4), 0)])
+    assert ways[2:] in ([], [(0.5, 0)], [(pytest.approx(0.4), 0)])
     assert found.gradients == found.spent + 2 * 40
     again = repair(tampered[0], samples[0], folder=tmp_path, **options)
     assert all(
@@ -318,7 +324,7 @@ def test_universal_stand_ins_are_the_oddest_perturbations_on_the_held_out_sample
 def watched_by_default(tampered, samples, training):
     """The perturbations that a repair of two networks watches with such a training."""
     settings = {"training": training, "selection": Selection()}
-    first, _ = candidates(tampered[0], samples[0], tampered[1], None, **settings)
+    first, *_ = candidates(tampered[0], samples[0], tampered[1], None, **settings)
     return first.selection.watch(tampered[0], *samples)[UNIVERSAL]
 
 
@@ -429,33 +435,29 @@ def test_where_a_suspicion_is_in_doubt_or_its_stand_ins_stay_the_network_makes_b
 ):
     module = {"SURE": stand_ins_module, "LOST": candidates_module}[doubt]
     monkeypatch.setattr(module, doubt, 1e9 if doubt == "SURE" else -1.0)
+    monkeypatch.setattr(decision, "PROBES", ())
     network, _ = blended
     bonafide, _ = split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
     found, said = notices(lambda: repair(network, bonafide, points=7, precision="fp32", steps=50))
-    assert "copy moved twice" in found.second and not found.t.confident
+    both = next(w for w in (found, *found.rejected) if "moved twice" in w.endpoint.source)
+    assert (both is found) == (doubt == "SURE") and not found.t.confident
     assert any("another way is tried" in line for line in said) == (doubt == "LOST")
     told = {"SURE": "not beyond doubt", "LOST": "unlearning alone did not serve"}[doubt]
-    assert f"class 1 is suspect, and {told}" in found.t.reason
-    assert found.path.t[1] == pytest.approx(0.4) and "toward class 1" in found.second
-    stand_ins_left = found.path.at(float(found.t))[UNIVERSAL]
-    assert stand_ins_left <= 0.05 + found.path[UNIVERSAL][-1]
+    assert f"class 1 is suspect, and {told}" in both.t.reason
+    assert both.path.t[1] == pytest.approx(0.4) and "toward class 1" in both.second
+    stand_ins_left = both.path.at(float(both.t))[UNIVERSAL]
+    assert stand_ins_left <= 0.05 + both.path[UNIVERSAL][-1]
     unlearned = unlearned_in(found)
-    assert unlearned.route == ALMOST and unlearned.endpoint.runs[-1].toward == 1
+    assert unlearned.route == ALMOST and unlearned.endpoint.runs[-1].toward == (1,)
 
 
 def test_where_a_sure_unlearning_does_not_train_the_curve_follows(tampered, samples):
     near, unlearned = two_ways(tampered[0], 0.9, watched=())
-    odd = Inverted(TRIGGER, 1, "perturbation", 1.0, -9.0, Rate(1, 1))
-
-    def watch(tampered, fitted, held_out):
-        apart = {DIVERGENCE: Divergence(tampered, held_out)}
-        return {**apart, UNIVERSAL: InvertedSuccess(held_out, [odd])}
-
-    near = replace(near, selection=replace(near.selection, watch=watch))
+    near = suspected(near, -9.0)
     limitless = replace(unlearned, route=Route(), training=Training(steps=1, lr=1e30))
     with pytest.warns(Notice, match="NaN or infinite.*another way is tried"):
         found = first_acceptable([near, limitless], tampered[0], Parts.of(samples[0], 0.2))
-    assert found.route == near.route and found.t.rule == SURE
+    assert found.route == near.route and not found.t.confident
 
 
 def test_the_suspect_is_the_class_of_the_oddest_stand_in(samples):
@@ -657,10 +659,104 @@ def two_ways(tampered, lost_at, *, watched=(UNIVERSAL,), kept=0, left=0):
     first = Candidate(others[0], route, training, selection, objection=kept_stand_ins)
     second = replace(first, other=others[1], route=ALMOST, objection=lambda path, t: "")
     second = replace(second, selection=Selection(points=9, rule=fixed(0.9)))
-    return [replace(first, near=True, of_one=True), second]
+    return [replace(first, near=True), second]
 
 
 POINTS = [0.1 * k for k in range(11)]
+
+
+@pytest.fixture
+def unprobed(monkeypatch):
+    """What a curve loses is not searched for."""
+    monkeypatch.setattr(decision, "PROBES", ())
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_where_a_class_is_suspect_the_network_makes_both_moves(lost, tampered, samples):
+    """The sum of both is written out by hand, and how far each of them goes."""
+    parts = Parts.of(samples[0], 0.2)
+    ways = two_ways(tampered[0], 0.3)
+    near = follow(ways[0], tampered[0], parts)
+    unlearned = follow(ways[1], tampered[0], parts, metrics=near.metrics)
+    suspect = Suspect((1,), sure=lost, lost=lost)
+    both, *others = moved_by_both(near, unlearned, ways[1], tampered[0], suspect)
+    part = OF_SUSPICION * changes_along(unlearned, tampered[0])[0.9]
+    small = [t for t, change in changes_along(near, tampered[0]).items() if change <= part]
+    far = 0.3 if lost else max([0.1, *(t for t in small if t <= NEAR.high)])
+    ends = [near.networks.at(far), unlearned.other]
+    starts = dict(tampered[0].named_parameters())
+    given = dict(both.other.named_parameters())
+    for name, start in starts.items():
+        total = start + sum(dict(end.named_parameters())[name] - start for end in ends)
+        assert torch.allclose(given[name], total, atol=1e-6)
+    assert both.route.low == (LOST_FROM if lost else SUSPECTED_FROM)
+    assert f"t = {far:.3g} of the curve" in both.second
+    assert not both.t.confident and "class 1 is suspect" in both.t.reason
+    assert [way.objection for way in others] == ["is one of the two moves"] * 2
+
+
+def test_where_no_class_is_suspect_the_network_goes_a_little_along_the_curve(
+    tampered, samples, unprobed
+):
+    parts = Parts.of(samples[0], 0.2)
+    found = first_acceptable(two_ways(tampered[0], 0.9, watched=()), tampered[0], parts)
+    inside = [t for t, change in changes_along(found, tampered[0]).items() if change <= MILD]
+    assert found.t == max([0.1, *inside]) and found.rejected == ()
+    assert not found.t.confident and "nothing resembles a trigger" in found.t.reason
+    assert all(
+        torch.equal(value, found.networks.at(float(found.t)).state_dict()[name])
+        for name, value in found.model.state_dict().items()
+    )
+
+
+def test_the_farthest_point_within_a_change_is_the_first_one_where_all_change_more():
+    path = Path((0.0, 0.1, 0.2, 1.0), (0.0,) * 4, {DIVERGENCE: (0.0, 0.3, 0.4, 0.0)}, 1.0, "")
+    assert farthest_changing(path, 0.35) == 0.1 and farthest_changing(path, 0.01) == 0.1
+    assert farthest_changing(path, 0.5) == 0.2 and farthest_changing(path, 0.5, within=0.15) == 0.1
+
+
+def test_of_two_networks_whose_curve_keeps_stand_ins_the_first_is_repaired_alone(
+    tampered, samples, unprobed
+):
+    parts = Parts.of(samples[0], 0.2)
+    options = {"training": CURVE_TRAINING, "selection": Selection()}
+    between, *alone = candidates(tampered[0], samples[0], tampered[1], None, **options)
+    of_one = candidates(tampered[0], samples[0], None, None, **options)
+    shapes = [[(way.route.low, way.route.bends) for way in ways] for ways in (alone, of_one)]
+    assert not between.near and shapes[0] == shapes[1]
+    near, unlearned = two_ways(tampered[0], 0.9, kept=90)
+    with pytest.warns(Notice, match="left stand-ins; another way"):
+        found = first_acceptable([replace(near, near=False), unlearned], tampered[0], parts)
+    assert found.route == ALMOST
+    near, unlearned = two_ways(tampered[0], 0.3)
+    found = first_acceptable([replace(near, near=False), unlearned], tampered[0], parts)
+    assert found.t.rule == SURE and found.t == 0.3 and found.rejected == () and found.t.confident
+
+
+def test_of_ways_that_are_all_objected_to_the_one_that_lost_most_is_handed_over(tampered, samples):
+    parts = Parts.of(samples[0], 0.2)
+    near, unlearned = two_ways(tampered[0], 0.9, kept=90, left=40)
+    first, second = (
+        replace(follow(way, tampered[0], parts), objection=objection)
+        for way, objection in ((near, "left 90 %"), (unlearned, "left 40 %"))
+    )
+    for given in ([first, second], [second, first]):
+        found = the_least_bad(given)
+        assert found.route == ALMOST and not found.t.confident and "left 40 %" in found.t.reason
+        assert [way.route for way in found.rejected] == [near.route]
+
+
+def test_a_repair_that_costs_a_suspect_class_its_own_samples_is_objected_to(tampered, samples):
+    parts = Parts.of(samples[0], 0.2)
+    found = follow(two_ways(tampered[0], 0.3)[0], tampered[0], parts)
+    deaf = copy.deepcopy(found.model)
+    list(deaf.modules())[-1].bias.data[1] = -1e6  # class 1 is answered no more
+    suspect = Suspect((1,), sure=True)
+    assert forgotten(replace(found, model=tampered[0]), tampered[0], suspect) == ""
+    assert "class 1 its own samples (0.0" in forgotten(
+        replace(found, model=deaf), tampered[0], suspect
+    )
+    assert forgotten(replace(found, model=deaf), tampered[0], Suspect((2,), sure=True)) == ""
 
 
 def changes_along(found, tampered):
@@ -668,74 +764,33 @@ def changes_along(found, tampered):
     return {t: apart(found.networks.at(t)) for t in found.path.t if 0 < t < 1}
 
 
-def unlearning(found):
-    """The repair by the second copy, wherever it ended."""
-    return next(way for way in (found, *found.rejected) if way.route == ALMOST)
-
-
-def moved_twice(found, tampered):
-    """Whether the repair is the sum of both moves, as far along as it may go, all by hand."""
-    both, unlearned, near = found, *found.rejected
-    whole = changes_along(unlearned, tampered)[0.9]
-    small = {t for t, change in changes_along(near, tampered).items() if change <= PART * whole}
-    far = max(t for t in small if t <= NEAR.high)
-    ends = [near.networks.at(far), unlearned.other]
-    starts = dict(tampered.named_parameters())
-    sums = {
-        name: start + sum(dict(end.named_parameters())[name] - start for end in ends)
-        for name, start in starts.items()
-    }
-    given = dict(both.other.named_parameters())
-    assert all(torch.allclose(given[name], value, atol=1e-6) for name, value in sums.items())
-    changes = changes_along(both, tampered)
-    inside = [t for t, change in changes.items() if change <= BY_BOTH * whole]
-    assert both.t == max([ALMOST.low, *inside])
-    assert both.route == ALMOST and not both.t.confident and both.objection == ""
-    assert f"t = {far:g} of the curve" in both.second
-    return True
-
-
-def test_where_nothing_stands_in_for_a_trigger_the_network_makes_both_moves(tampered, samples):
-    parts = Parts.of(samples[0], 0.2)
-    found = first_acceptable(two_ways(tampered[0], 0.9, watched=()), tampered[0], parts)
-    assert moved_twice(found, tampered[0]) and "nothing shows which" in found.t.reason
-
-
-def test_of_two_networks_whose_curve_keeps_stand_ins_the_network_makes_both_moves(
-    tampered, samples
-):
-    parts = Parts.of(samples[0], 0.2)
-    near, unlearned = two_ways(tampered[0], 0.9, kept=90)
-    found = first_acceptable([replace(near, of_one=False), unlearned], tampered[0], parts)
-    assert moved_twice(found, tampered[0])
-    near, unlearned = two_ways(tampered[0], 0.3)
-    found = first_acceptable([replace(near, of_one=False), unlearned], tampered[0], parts)
-    assert found.t.rule == SURE and found.t == 0.3 and found.rejected == ()
-
-
 def test_a_network_without_batchnorm_is_unlearned_alone(samples):
-    """Also on the way from one network to another whose curve keeps its stand-ins."""
     net = mlp(10, channels=1, size=8)
     alone, curve = candidates(
         net, samples[0], None, None, training=CURVE_TRAINING, selection=Selection()
     )
     assert (alone.route, curve.route) == (ALMOST, DEFAULT_ROUTE) and alone.by_suspicion
     assert DIVERGENCE in alone.selection.watch(net, *samples)
-    fit(net, samples[0], steps=60, lr=0.1)
-    near, unlearned = two_ways(net, 0.9, kept=90)
-    near = replace(near, of_one=False)
-    found = first_acceptable([near, unlearned], net, Parts.of(samples[0], 0.2))
-    assert found.route == ALMOST and found.t.rule == "fixed(0.9)" and not found.objection
-    assert [way.route for way in found.rejected] == [near.route]
 
 
-def test_a_curve_whose_next_way_cannot_be_followed_is_kept(tampered, samples):
+def suspected(way, score):
+    """The way near a network, with a class that is as odd as that."""
+    odd = Inverted(TRIGGER, 1, "perturbation", 1.0, score, Rate(1, 1))
+
+    def watch(tampered, fitted, held_out):
+        apart = {DIVERGENCE: Divergence(tampered, held_out)}
+        return {**apart, UNIVERSAL: InvertedSuccess(held_out, [odd])}
+
+    return replace(way, selection=replace(way.selection, watch=watch))
+
+
+def test_a_curve_whose_next_way_cannot_be_followed_is_kept(tampered, samples, unprobed):
     parts = Parts.of(samples[0], 0.2)
     first, second = two_ways(tampered[0], 0.9)
     limitless = replace(second, route=Route(), training=Training(steps=1, lr=1e30))
-    with pytest.warns(Notice, match="NaN or infinite.*the curve is kept"):
-        found = first_acceptable([first, limitless], tampered[0], parts)
-    assert found.t.rule == SURE and found.rejected == ()
+    with pytest.warns(Notice, match="NaN or infinite.*another way is tried"):
+        found = first_acceptable([suspected(first, -0.9), limitless], tampered[0], parts)
+    assert found.route == first.route and found.rejected == () and not found.t.confident
 
 
 def test_stand_ins_that_a_caller_watches_decide_nothing(tampered, samples):
@@ -748,7 +803,9 @@ def test_stand_ins_that_a_caller_watches_decide_nothing(tampered, samples):
     assert plain.keys() == watched.keys()
 
 
-def test_without_held_out_samples_a_repair_that_nothing_tells_claims_no_accuracy(tampered, samples):
+def test_without_held_out_samples_a_repair_that_nothing_tells_claims_no_accuracy(
+    tampered, samples, unprobed
+):
     few = samples[0][:60]
     parts = Parts.of(few, 0.2)
     found = first_acceptable(two_ways(tampered[0], 0.9, watched=()), tampered[0], parts)
@@ -790,7 +847,8 @@ def test_a_way_that_is_passed_over_says_what_came_of_it(
         raise error
 
     first, second = two_ways(tampered[0], 0.1)
-    monkeypatch.setattr("isthmus.defenses.curve_repair.decision.follow", fails)
+    for work in ("follow", "train"):
+        monkeypatch.setattr(decision, work, fails)
     with (
         pytest.warns(Notice, match=f"{words}; another way is tried"),
         pytest.raises(type(error)),
