@@ -78,9 +78,9 @@ ONE_MOVE = "is one of the two moves"
 OWN = 0.2
 """The drop of accuracy on a suspect class's own samples that speaks against a repair."""
 
-SUSPECTED_FROM, LOST_FROM = 0.4, 0.6
-"""The t that both moves begin at where stand-ins toward a suspect class say how far to go, and
-where those do that a small change of the network has lost: they are lost a little before a wave."""
+LOST_FROM = 0.6
+"""The t that both moves begin at where stand-ins say how far to go that a small change of the
+network has lost: they are lost a little before a wave (docs/experiments.md)."""
 
 UNLEARNED = 0.01
 """The part of a stand-in's fall that may be left on the path to an unlearned copy: next to nothing,
@@ -313,7 +313,7 @@ def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candida
     return replace(
         after,
         selection=replace(after.selection, rule=rule),
-        route=ALMOST.replace(low=LOST_FROM if suspect.lost else SUSPECTED_FROM),
+        route=ALMOST.replace(low=LOST_FROM) if suspect.lost else ALMOST,
         objection=costly_end_or_stand_ins,
     )
 
