@@ -7,13 +7,14 @@ known, nobody has seen that a backdoor is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from isthmus.curves.route import CURVE_TRAINING
 from isthmus.defenses.unlearning.unlearn import UNLEARNING, UniversalUnlearning
 from isthmus.evidence.commands import Step, next_command
+from isthmus.evidence.compressing import RECALIBRATION
 from isthmus.evidence.cost import COSTLY, beyond, drop_interval
 from isthmus.evidence.record import FindingPart, Report, Value, VerdictPart
 from isthmus.evidence.waking import COMES_BACK, STILL_WORKS, TAMPERING, waking
@@ -140,6 +141,8 @@ def _of_tampering(report: Report) -> Iterator[Ground]:
         yield Ground("use with care", reason, "inspect")
     for name in names:
         yield from _of_success(report, name)
+    for what, text in _woken(report, "the repaired network", RECALIBRATION):
+        yield Ground("use with care", f"recalibrating its BatchNorm {what}: {text}", "compare")
     recovery, (_, accuracy) = report.after.measures.get(RECOVERY), _accuracies(report)
     if recovery is None or recovery.high is None or accuracy.value is None:
         return
@@ -207,8 +210,11 @@ def _cost_in_words(report: Report) -> str:
     if interval is None or before.value is None or after.value is None:
         return "The cost in accuracy is not known: one of the two accuracies is not a number."
     low, high = interval
+    held_out = accuracy_name(report) == ACCURACY or report.curve.holdout != 0
     where = "evaluation" if accuracy_name(report) == ACCURACY else "held-out bonafide"
+    where = where if held_out else "bonafide"
     samples = f" on {counted(after.n, f'{where} sample', f'{where} samples')}" if after.n else ""
+    samples += "" if held_out else " that trained it, too"
     return (
         f"{points(before.value - after.value)} of accuracy (95 % interval {points(low, unit=False)}"
         f" to {points(high, unit=False)}): {percent(before.value)} before, {percent(after.value)} "
@@ -239,7 +245,7 @@ def _warnings(report: Report) -> Iterator[str]:
     yield from _woken_by_compression(report)
     yield from _trained_briefly(report)
     if ACCURACY in report.after.measures and not report.choice.confident:
-        yield sentence(f"the bonafide samples did not support the choice of t: {_doubt(report)}")
+        yield sentence(f"how far to go (t) is not certain: {_doubt(report)}")
 
 
 def _trained_briefly(report: Report) -> Iterator[str]:
@@ -266,22 +272,29 @@ def _worked(report: Report, name: str = ATTACK_SUCCESS) -> bool:
 
 def _woken_by_compression(report: Report) -> Iterator[str]:
     """Yield what compression wakes in a network that does not obey the trigger without it."""
-    name = accuracy_name(report)
+    for side in ("the repaired network", "the network as received"):
+        for part in _compressed(report, side):
+            for what, text in _woken(report, side, part):
+                yield f"{capital(part)} {what} in {side}: {text}."
+
+
+def _woken(report: Report, side: str, part: str) -> Iterator[tuple[str, str]]:
+    """Yield what one compression wakes in the network of a side, and the figures of it."""
+    name, compressed = accuracy_name(report), _compressed(report, side)
+    whole = (report.after if side == "the repaired network" else report.before).measures
+    for attack, (figure, _) in TAMPERING.items():
+        what = waking(whole, compressed, name, attack).get(part)
+        if what is not None:
+            success, accuracy = (compressed[part][which].value or 0.0 for which in (attack, name))
+            yield what, f"{figure} {percent(success)} at an accuracy of {percent(accuracy)}"
+
+
+def _compressed(report: Report, side: str) -> dict[str, Mapping[str, Value]]:
+    """Return the measures of each compression of the network of a side, by its name."""
     parts = report.permanence.compressed if report.permanence else ()
-    received = {part.name: part.received.measures for part in parts if part.received}
-    repaired = {part.name: part.repaired.measures for part in parts if part.repaired}
-    sides = {
-        "the repaired network": (report.after.measures, repaired),
-        "the network as received": (report.before.measures, received),
-    }
-    for words, (whole, compressed) in sides.items():
-        for attack, (figure, _) in TAMPERING.items():
-            for part, what in waking(whole, compressed, name, attack).items():
-                success, accuracy = (compressed[part][which].value for which in (attack, name))
-                yield (
-                    f"{capital(part)} {what} in {words}: {figure} {percent(success or 0.0)} at an "
-                    f"accuracy of {percent(accuracy or 0.0)}."
-                )
+    which = {"the repaired network": "repaired", "the network as received": "received"}[side]
+    networks = {part.name: getattr(part, which) for part in parts or ()}
+    return {name: network.measures for name, network in networks.items() if network}
 
 
 def _doubt(report: Report) -> str:
@@ -292,7 +305,12 @@ def _unknown(report: Report) -> Iterator[str]:
     if ATTACK_SUCCESS in report.after.measures:
         yield "Whether there is a backdoor with another trigger or target."
     else:
-        yield f"Whether there is a backdoor, and whether it is gone: {_not_given(report)}."
+        yield f"{_about_a_backdoor(report)}: {_not_given(report)}."
+        if DIVERGENCE in report.path.values and not {UNIVERSAL, SPARSE} & report.path.values.keys():
+            yield (
+                "Whether the network had a backdoor at all: nothing that resembles a trigger was found "
+                "in it. If nothing else speaks against it, it may be kept as it was received."
+            )
     if not WATCHED & report.path.values.keys() and not _other_end(report).startswith(
         "unlearned copy"
     ):
@@ -311,6 +329,14 @@ def _unknown(report: Report) -> Iterator[str]:
     if interval is not None and (interval[1] - interval[0]) / 2 > UNSURE:
         half = points((interval[1] - interval[0]) / 2)
         yield f"The cost to better than ±{half}: there are few samples."
+
+
+def _about_a_backdoor(report: Report) -> str:
+    found = report.found_trigger
+    if found is None or found.decision != "suspicious":
+        return "Whether there is a backdoor, and whether it is gone"
+    where = "" if found.target == "any" else f" toward {found.target}"
+    return f"Whether the backdoor{where} that is suspected is one, and whether it is gone"
 
 
 def _other_end(report: Report) -> str:

@@ -170,7 +170,7 @@ def test_the_gravest_ground_decides_and_all_of_its_weight_are_said():
 def test_an_untested_choice_does_not_matter_where_evaluation_data_judge_the_network():
     found = decided(record(confident=False))
     assert found.decision == "use"
-    assert any("did not support the choice of t" in warning for warning in found.warnings)
+    assert any("how far to go (t) is not certain" in warning.lower() for warning in found.warnings)
 
 
 def test_a_repair_of_a_hundred_to_eight_percent_has_a_verdict():
@@ -207,6 +207,46 @@ def test_what_is_not_known_is_said():
         "reason": "no references",
     }
     assert any("no clean networks" in line for line in decided(made).unknown)
+
+
+def test_where_nothing_resembles_a_trigger_the_network_may_be_kept():
+    clean = "it may be kept as it was received"
+    made = record(trigger=False)
+    assert any(clean in line for line in decided(made).unknown)
+    assert not any(clean in line for line in decided(record()).unknown)  # a trigger is known
+    path = made["path"]
+    path["values"]["universal perturbation success"] = [share(0.5)] * len(path["t"])
+    assert not any(clean in line for line in decided(made).unknown)
+    made["found_trigger"] = {
+        "png": "aaaa",
+        "kind": "perturbation",
+        "target": "cat",
+        "size": 2.0,
+        "success": share(0.9),
+        "decision": "suspicious",
+        "reason": "a small one",
+    }
+    assert any("the backdoor toward cat that is suspected" in x for x in decided(made).unknown)
+
+
+def test_a_backdoor_that_recalibration_brings_back_is_one_to_be_careful_with():
+    made = record()
+    assert decided(made).decision == "use"
+    names = ("accuracy", "attack success", "bonafide accuracy")
+    values = {name: share(0.9 if "accuracy" in name else 0.34, 500) for name in names}
+    part = {"name": "recalibration alone", "settings": "", "repaired": values}
+    made["permanence"]["compressed"] = [part]
+    found = decided(made)
+    assert found.decision == "use with care"
+    assert any("recalibrating its batchnorm brings back" in x.lower() for x in found.reasons)
+
+
+def test_samples_that_trained_are_not_called_held_out():
+    made = record(evaluation=False, trigger=False, n=30)
+    assert "held-out bonafide samples" in decided(made).cost
+    made["curve"]["holdout"] = 0.0
+    assert "bonafide samples that trained it, too" in decided(made).cost
+    assert "held-out" not in decided(made).cost
 
 
 CURVE = "curve to permuted copy"
