@@ -308,8 +308,8 @@ def _unknown(report: Report) -> Iterator[str]:
         yield f"{_about_a_backdoor(report)}: {_not_given(report)}."
         if DIVERGENCE in report.path.values and not {UNIVERSAL, SPARSE} & report.path.values.keys():
             yield (
-                "Whether the network had a backdoor at all: nothing that resembles a trigger was found "
-                "in it. If nothing else speaks against it, it may be kept as it was received."
+                "Whether the network had a backdoor at all: nothing that resembles a trigger was "
+                "found in it. If nothing else speaks against it, it may be kept as it was received."
             )
     if not WATCHED & report.path.values.keys() and not _other_end(report).startswith(
         "unlearned copy"

@@ -25,9 +25,9 @@ class Selection:
     """How `repair` selects the point on a path.
 
     `rule` reads the path; None is `default_rule`. `watch` adds metrics for it to read, see
-    `stand_ins`. `points` is a number of equally spaced t on the route's interval, or the values of
-    t. `holdout` is the share of the bonafide samples that select and train nothing; None is HOLDOUT
-    for samples that are not split yet.
+    `stand_ins`; those of bonafide samples stay what they are. `points` is a number of equally
+    spaced t on the route's interval, or the values of t. `holdout` is the share of the bonafide
+    samples that select and train nothing; None is HOLDOUT for samples that are not split yet.
 
     Raises BadInput where there are fewer than two points or a value is outside [0, 1]: here, before
     anything is trained.
@@ -69,13 +69,14 @@ class Selection:
 
     def metrics(self, tampered: nn.Module, parts: Parts) -> dict[str, Metric]:
         """Return what is measured at each t, by name."""
-        metrics: dict[str, Metric] = {
+        own: dict[str, Metric] = {
             BONAFIDE: Accuracy(parts.held_out),
             BONAFIDE_LOSS: MeanLoss(parts.held_out),
         }
-        if self.watch is not None:
-            metrics |= self.watch(tampered, parts.fitted, parts.held_out)
-        return metrics
+        if self.watch is None:
+            return own
+        watched = self.watch(tampered, parts.fitted, parts.held_out)
+        return {**own, **{name: metric for name, metric in watched.items() if name not in own}}
 
     def rule_for(self, route: Route, parts: Parts) -> Rule:
         """Return the rule, or the default one for the route's interval."""

@@ -282,17 +282,19 @@ def _descended(
     for kept in beside:
         loss = loss + F.cross_entropy(kept, sent.own, reduction="sum")
         turned = turned & (kept.detach().argmax(1) != sent.toward)
-    gradient = _gradient(loss, values)
+    gradient = gradient_by(values, loss)
     return family.stepped(values.detach(), gradient, radii), turned
 
 
-def _gradient(loss: Tensor, values: Tensor) -> Tensor:
-    """Return the gradient of a loss, 0 where there is none or it is not finite: networks may round
-    their input, or take a root of it.
+def gradient_by(values: Tensor, loss: Tensor, *, retain_graph: bool = False) -> Tensor:
+    """Return the gradient of a loss by values, 0 where there is none or it is not finite: networks
+    may round their input, or take a root of it.
     """
     if not loss.requires_grad:
         return torch.zeros_like(values)
-    (gradient,) = torch.autograd.grad(loss, values, materialize_grads=True, allow_unused=True)
+    (gradient,) = torch.autograd.grad(
+        loss, values, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+    )
     return gradient.nan_to_num(0.0, 0.0, 0.0)
 
 

@@ -42,7 +42,7 @@ from isthmus.defenses.unlearning.perturbations import (
     UniversalPerturbations,
     universal_perturbations,
 )
-from isthmus.defenses.unlearning.search import GROWTH, Assignment, Family, toward_loss
+from isthmus.defenses.unlearning.search import GROWTH, Assignment, Family, gradient_by, toward_loss
 from isthmus.defenses.unlearning.warps import LARGEST as LARGEST_WARP
 from isthmus.defenses.unlearning.warps import WARPS, UniversalWarps, universal_warps
 from isthmus.defenses.unlearning.waves import waved
@@ -315,7 +315,7 @@ class _Unlearning:
         values = student.perturbations.detach().clone().requires_grad_()
         views = torch.cat([x, self.family.applied(x, values, sent), waved(x)])
         clean, turned, overlaid = precise_logits(student, views).chunk(3)
-        (gradient,) = torch.autograd.grad(toward_loss(turned, sent), values, retain_graph=True)
+        gradient = gradient_by(values, toward_loss(turned, sent), retain_graph=True)
         average([gradient])  # so that all ranks have the same perturbations
         ahead = self.family.stepped(values.detach(), gradient, student.radii)
         student.perturbations.copy_(ahead)

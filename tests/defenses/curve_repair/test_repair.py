@@ -67,7 +67,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.curve_repair.ways import follow
 from isthmus.defenses.inspection.found_triggers import Inverted, InvertedSuccess, Perturbation
-from isthmus.defenses.unlearning.perturbations import ODD
+from isthmus.defenses.unlearning.perturbations import ODD, UniversalPerturbations
 from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
@@ -487,6 +487,62 @@ def test_a_suspicion_says_which_class_and_how_sure():
     assert "warp" in told and "class cat" in told and told.endswith("suspected, beyond doubt")
 
 
+def test_of_classes_that_are_all_beyond_doubt_every_one_is_a_suspect(samples):
+    found = [
+        Inverted(TRIGGER, target, "perturbation", 1.0, score, Rate(1, 1))
+        for target, score in ((3, -3.2), (1, -3.2), (5, -2.0), (2, -0.9))
+    ]
+    suspect = suspect_of({UNIVERSAL: InvertedSuccess(samples[1], found)})
+    assert suspect == Suspect((1, 3, 5), sure=True)
+    radii = torch.ones(3, 10)
+    radii[0, [1, 3, 5, 2]] = torch.tensor([-3.2, -3.2, -2.0, -0.9]).exp()
+    found = UniversalPerturbations(torch.zeros(3, 10, 1, 8, 8), radii)
+    assert found.telling == [(0, 1), (0, 3), (0, 5)] and found.suspects == [1, 3, 5]
+
+
+def test_a_decoy_does_not_hide_a_backdoor():
+    """Two triggers lead to two classes, one of which is easier to find."""
+    noise = 0.15 * torch.sign(torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(3)))
+    train, (bonafide, judged) = load_data("digits:train"), digits_in_two()
+    draw = torch.Generator().manual_seed(0)
+    bad = [train]
+    for trigger, target in ((lambda x: (x + noise).clamp(0, 1), 3), (TRIGGER, 1)):
+        chosen = train[torch.randperm(len(train), generator=draw)[: len(train) // 8]]
+        labels = torch.full_like(chosen.y, target)
+        bad.append(Data(trigger(chosen.floats()), labels, train.classes))
+    torch.manual_seed(0)
+    network = small_cnn(channels=1, width=12)
+    whole = Data(torch.cat([d.floats() for d in bad]), torch.cat([d.y for d in bad]), train.classes)
+    fit(network, whole, steps=200, lr=0.2, schedule=one_cycle, precision="fp32")
+    attack = AttackSuccess(judged, TRIGGER, 1)
+    found = repair(network, bonafide, precision="fp32", points=7)
+    assert attack(network) > 0.9 and attack(found.model) < 0.35
+    assert attack(found.model) < 0.2 or not found.t.confident
+
+
+def digits_in_two():
+    return split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
+
+
+def test_a_class_that_looks_like_a_trigger_is_not_unlearned():
+    """The marked digits are a class of their own, and nobody's backdoor."""
+
+    def marked(data, every):
+        few = data[::every]
+        x = torch.cat([data.floats(), TRIGGER(few.floats())])
+        return Data(x, torch.cat([data.y, torch.full_like(few.y, 10)]), 11)
+
+    bonafide, judged = (marked(part, 4) for part in digits_in_two())
+    torch.manual_seed(0)
+    network = small_cnn(channels=1, width=12, classes=11)
+    train = marked(load_data("digits:train"), 4)
+    fit(network, train, steps=200, lr=0.2, schedule=one_cycle, precision="fp32")
+    own = Accuracy(judged[judged.y == 10])
+    found = repair(network, bonafide, precision="fp32", points=7)
+    assert own(network) > 0.9 and own(found.model) > 0.6
+    assert not found.t.confident
+
+
 def test_stand_ins_are_those_that_are_odd_and_none_where_none_is(blended, samples):
     fitted, held_out = samples
     two = fitted[fitted.y < 2]
@@ -575,6 +631,7 @@ def at_chance(_):
         (lambda nets: nets[0], lambda d: d[:8], None, "8 bonafide samples for 10 classes"),
         (lambda nets: nets[0], lambda d: d, mlp(channels=1, size=8), "one architecture"),
         (lambda nets: nets[0], lambda d: d, at_chance(None), "chance"),
+        (lambda nets: torch.nn.DataParallel(nets[0]), lambda d: d, None, "wrapped in DataParallel"),
     ],
 )
 def test_unusable_input_is_refused_before_any_training(

@@ -382,6 +382,11 @@ def test_a_network_without_gradients_by_its_input_is_told_of(graph):
     assert any("no gradient reaches the images" in text for text in told)
 
 
+def test_a_network_without_gradients_by_its_input_can_unlearn():
+    unlearned = UniversalUnlearning(TRAINING)(Rounded(graph=False), images())
+    assert all(value.isfinite().all() for value in unlearned.state_dict().values())
+
+
 class Rooted(nn.Module):
     """A network whose gradient is not a number where a value is 0."""
 
