@@ -104,10 +104,10 @@ def repair_command(
     """Repair a checkpoint with clean samples.
 
     Universal perturbations and warps that are oddly small tell to which class a trigger leads, and
-    a copy unlearns what leads there (--second unlearned). Where they do not, what unlearning and
-    what a curve near TAMPERED change are added. The curve leads to OTHER, where it is tried first,
-    or to a permuted copy. Where all that costs too much accuracy, a longer curve follows. An option
-    that describes a curve, a rule or t asks for that curve alone.
+    a copy unlearns what leads there (--second unlearned). Where there is a doubt, a curve is
+    trained near TAMPERED to a permuted copy, and what its first step loses tells; then what both
+    change is added. OTHER is tried first, by a curve to it. Where all that costs too much accuracy,
+    a longer curve follows. An option that describes a curve, a rule or t asks for that curve alone.
 
     Writes OUT/repaired.safetensors, its card OUT/README.md, OUT/report.json and OUT/report.html.
     The curve is trained and measured where the point is sought, at t in [--low, --high]; t = 0 is
@@ -304,6 +304,8 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
         fixed.append(Part("universal perturbations", trained=searched))
         if len(inputs.networks) == 1:  # of two, nothing else is searched for
             fixed.append(Part("universal warps", trained=searched))
+            both = 2 * len(defenses.PROBES) * searched  # of two networks at once
+            fixed.append(Part("what a step loses", trained=both))
     if report.evaluation.trigger is not None:
         images = attacks.QueryReactivation.images
         fixed.append(Part("queries", 2 * report.tried * images))

@@ -2,6 +2,7 @@ from .curve_repair.along_path import AlongPath as AlongPath
 from .curve_repair.averaged import STRAIGHT as STRAIGHT
 from .curve_repair.averaged import averaged_repairs as averaged_repairs
 from .curve_repair.candidates import NEAR as NEAR
+from .curve_repair.candidates import PROBES as PROBES
 from .curve_repair.endpoints import Endpoint as Endpoint
 from .curve_repair.endpoints import PermutedCopy as PermutedCopy
 from .curve_repair.endpoints import PerturbedCopy as PerturbedCopy

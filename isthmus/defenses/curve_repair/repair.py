@@ -57,14 +57,17 @@ def repair(
     By default universal perturbations and warps are searched for on the tampered network. Where
     one is so small that there is no doubt of its class (`Suspect.sure`), the repair is the point
     where they are lost on the straight path (`ALMOST`) to a copy that has unlearned what leads to
-    that class alone. Else the network makes both of two moves (`both_moves`): toward a copy that
-    has unlearned what leads to the class of an odd one, or where none is odd to any class, and
-    along a curve near it (`NEAR`) to a permuted copy; without BatchNorm it is unlearned alone. Of
-    two networks the curve leads to the one that is given, and its first point where
-    `universal_stand_ins` are lost is taken where they are. If the samples object to all of that, a
-    longer curve to a permuted copy follows. A call with a defense as `other`, `after_step`, values
-    of t, a rule or any field of `Route`, even at its default, takes the route and the rule that it
-    names.
+    that class alone. Else a curve to a permuted copy is trained near the network (`NEAR`), and what
+    its first step loses is searched for (`lost_stand_ins`). Where that, or an odd perturbation,
+    makes a class suspect, the network makes both of two moves (`both_moves`): along the curve, and
+    toward a copy that has unlearned what leads to that class. Where none is, it goes a little along
+    the curve. Without BatchNorm it is unlearned alone, toward all classes where none is odd.
+
+    Of two networks a curve near the first leads to the one that is given, and its first point where
+    `universal_stand_ins` are lost is taken where they are; else the first is repaired alone. If the
+    samples object to all of that, a longer curve to a permuted copy follows. A call with a defense
+    as `other`, `after_step`, values of t, a rule or any field of `Route`, even at its default,
+    takes the route and the rule that it names.
 
     Samples that are held out choose t and train nothing; with 100 samples or fewer all of them
     train, and the choice claims no confidence. `Parts` are samples that are split already and take

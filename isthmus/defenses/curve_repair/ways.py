@@ -22,7 +22,7 @@ from isthmus.types import Metric
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedWay:
     """What a way was trained to: the endpoint, the curve to it, and the networks on the curve."""
 
     endpoint: Endpoint
@@ -50,7 +50,9 @@ def follow(
     return chosen(way, train(way, tampered, parts, retries=retries), parts, metrics)
 
 
-def train(way: Candidate, tampered: nn.Module, parts: Parts, *, retries: int = RETRIES) -> Trained:
+def train(
+    way: Candidate, tampered: nn.Module, parts: Parts, *, retries: int = RETRIES
+) -> TrainedWay:
     """Return the endpoint of a way and the curve to it; `follow` says what is tried again."""
     endpoint = resolve_endpoint(
         way.other, tampered, parts.fitted, way.training, state_file(way.home, "other")
@@ -64,10 +66,10 @@ def train(way: Candidate, tampered: nn.Module, parts: Parts, *, retries: int = R
         home=way.home,
         retries=retries,
     )
-    return Trained(endpoint, trained, PathNetworks(trained.curve, parts.fitted))
+    return TrainedWay(endpoint, trained, PathNetworks(trained.curve, parts.fitted))
 
 
-def chosen(way: Candidate, it: Trained, parts: Parts, metrics: Mapping[str, Metric]) -> Repair:
+def chosen(way: Candidate, it: TrainedWay, parts: Parts, metrics: Mapping[str, Metric]) -> Repair:
     """Return the repair at the point that the rule of a way chooses on its path, measured by the
     metrics; `follow` says what is raised.
     """
