@@ -69,15 +69,7 @@ def check_same_architecture(start: nn.Module, end: nn.Module) -> None:
 
 
 def check_real(net: nn.Module) -> None:
-    """Raise BadInput where a parameter is complex, or the network is a wrapper that shares batches
-    out.
-    """
-    if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise BadInput(
-            f"a network wrapped in {type(net).__name__}",
-            expected="the network itself, whose weights the points of a curve are",
-            fix="pass net.module",
-        )
+    """Raise BadInput where a parameter is complex."""
     imaginary = [name for name, p in net.named_parameters() if p.is_complex()]
     if imaginary:
         raise BadInput(
@@ -85,6 +77,16 @@ def check_real(net: nn.Module) -> None:
             expected="real ones",
             fix="hold them as torch.view_as_real gives them, and call torch.view_as_complex in "
             "forward",
+        )
+
+
+def check_unwrapped(net: nn.Module) -> None:
+    """Raise BadInput where the network is a wrapper that shares batches out."""
+    if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise BadInput(
+            f"a network wrapped in {type(net).__name__}",
+            expected="the network itself, whose weights the points of a curve are",
+            fix="pass net.module",
         )
 
 

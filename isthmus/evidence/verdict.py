@@ -24,6 +24,7 @@ from isthmus.metrics.names import (
     ATTACK_SUCCESS,
     BONAFIDE_ACCURACY,
     DIVERGENCE,
+    INJECTION_SUCCESS,
     RECOVERY,
     SPARSE,
     UNIVERSAL,
@@ -274,6 +275,8 @@ def _woken_by_compression(report: Report) -> Iterator[str]:
     """Yield what compression wakes in a network that does not obey the trigger without it."""
     for side in ("the repaired network", "the network as received"):
         for part in _compressed(report, side):
+            if side == "the repaired network" and part == RECALIBRATION:
+                continue  # a reason, see `_of_tampering`
             for what, text in _woken(report, side, part):
                 yield f"{capital(part)} {what} in {side}: {text}."
 
@@ -306,10 +309,11 @@ def _unknown(report: Report) -> Iterator[str]:
         yield "Whether there is a backdoor with another trigger or target."
     else:
         yield f"{_about_a_backdoor(report)}: {_not_given(report)}."
-        if DIVERGENCE in report.path.values and not {UNIVERSAL, SPARSE} & report.path.values.keys():
+        if _nothing_was_odd(report):
             yield (
                 "Whether the network had a backdoor at all: nothing that resembles a trigger was "
-                "found in it. If nothing else speaks against it, it may be kept as it was received."
+                "found in it, which rare patches and those that change every class do not. If "
+                "nothing else speaks against it, it may be kept as it was received."
             )
     if not WATCHED & report.path.values.keys() and not _other_end(report).startswith(
         "unlearned copy"
@@ -329,6 +333,14 @@ def _unknown(report: Report) -> Iterator[str]:
     if interval is not None and (interval[1] - interval[0]) / 2 > UNSURE:
         half = points((interval[1] - interval[0]) / 2)
         yield f"The cost to better than ±{half}: there are few samples."
+
+
+def _nothing_was_odd(report: Report) -> bool:
+    """Return whether a search for triggers was made and found none."""
+    found, watched = report.found_trigger, report.path.values.keys()
+    searched = DIVERGENCE in watched and not {UNIVERSAL, SPARSE} & watched
+    suspicious = found is not None and found.decision == "suspicious"
+    return searched and not suspicious and INJECTION_SUCCESS not in report.after.measures
 
 
 def _about_a_backdoor(report: Report) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path as File
 from torch import nn
 
 from isthmus.curves.connection import check_hook
-from isthmus.curves.curve import check_real, check_same_architecture
+from isthmus.curves.curve import check_real, check_same_architecture, check_unwrapped
 from isthmus.curves.route import DEFAULT_ROUTE, Route
 from isthmus.data.augment import check_augmentation
 from isthmus.data.dataset import Data
@@ -122,6 +122,7 @@ class Candidate:
         """Raise BadInput where networks, hook or augmentation do not fit; no work is done yet."""
         check_hook(self.route, self.after_step)
         check_augmentation(self.training.augment, bonafide.x)
+        check_unwrapped(tampered)
         check_real(tampered)
         check_above_chance(tampered, bonafide)
         if isinstance(self.other, nn.Module):
@@ -155,8 +156,6 @@ def candidates(
         return [only]
     augment = training.augment or suited_augmentation(tampered, bonafide)
     suited = training.replace(augment=augment)
-    copy = unlearned_copy(tampered, bonafide, suited, home=home)
-    unlearned = replace(only, other=copy, route=ALMOST, by_suspicion=True)
     if given:
         watch = partial(universal_stand_ins, training=training)
         between = near_the_network(replace(only, training=suited), tampered, watch, "between")
@@ -164,6 +163,8 @@ def candidates(
             tampered, bonafide, None, None, training=training, selection=selection, home=home
         )
         return [replace(between, near=False), *of_one]
+    copy = unlearned_copy(tampered, bonafide, suited, home=home)
+    unlearned = replace(only, other=copy, route=ALMOST, by_suspicion=True)
     watch = partial(stand_ins_if_any, training=training)
     alone = replace(unlearned, selection=watching(unlearned.selection, watch))
     try:

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from math import inf
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from isthmus.data.splits import Parts
@@ -35,6 +38,7 @@ from isthmus.defenses.curve_repair.candidates import (
 )
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.defenses.curve_repair.rules import (
+    BONAFIDE,
     TRAINED_TOO,
     Choice,
     Rule,
@@ -42,7 +46,9 @@ from isthmus.defenses.curve_repair.rules import (
     lowered,
     settled,
     up_to,
+    without_confidence,
 )
+from isthmus.defenses.curve_repair.selection import Selection
 from isthmus.defenses.curve_repair.stand_ins import (
     Suspect,
     lost_stand_ins,
@@ -55,14 +61,13 @@ from isthmus.defenses.curve_repair.stand_ins import (
 from isthmus.defenses.curve_repair.training import Untrained
 from isthmus.defenses.curve_repair.unlearned import ALMOST
 from isthmus.defenses.curve_repair.ways import chosen, follow, train
-from isthmus.defenses.inspection.found_triggers import Inverted
 from isthmus.defenses.unlearning.unlearn import UniversalUnlearning
 from isthmus.metrics.accuracy import Accuracy
 from isthmus.metrics.names import DIVERGENCE, UNIVERSAL
 from isthmus.metrics.path import Path
 from isthmus.metrics.values import least_drop
 from isthmus.runs.notices import notice
-from isthmus.runs.wording import percent
+from isthmus.runs.processes import share_from_first
 from isthmus.training.state import Diverged
 from isthmus.types import Metric
 
@@ -70,7 +75,7 @@ T = TypeVar("T")
 
 MILD = 0.075
 """How far answers may move on a curve where no class is suspect, in nats: patches and waves are
-lost there, for a point or two (docs/experiments.md, where nothing is odd)."""
+lost there, for a point or two (docs/experiments.md, what a small step loses)."""
 
 ONE_MOVE = "is one of the two moves"
 """What speaks against a repair that another one is made of."""
@@ -78,7 +83,7 @@ ONE_MOVE = "is one of the two moves"
 OWN = 0.2
 """The drop of accuracy on a suspect class's own samples that speaks against a repair."""
 
-LOST_FROM = 0.6
+STEP_FROM = 0.6
 """The t that both moves begin at where stand-ins say how far to go that a small change of the
 network has lost: they are lost a little before a wave (docs/experiments.md)."""
 
@@ -93,40 +98,44 @@ def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Part
     does not train is passed over. A way near the network and the next one are decided on together.
     """
     left, rejected = list(ways), list[Repair]()
-    while True:
+    while left:
         way, *left = left
         try:
             if way.near:
                 repaired, *others = near_or_unlearned(way, left.pop(0), tampered, parts)
             else:
-                repaired, *others = [follow_suspicion(way, tampered, parts)]
+                metrics = rejected[-1].metrics if rejected and not way.by_suspicion else None
+                repaired, *others = [follow_suspicion(way, tampered, parts, metrics)]
         except (Diverged, Untrained) as error:
-            if not left:
+            if not left and not rejected:
                 raise
             notice(f"{error.got}; another way is tried")
             continue
         rejected += others
+        if len(ways) == 1:
+            return repaired
         if not repaired.objection:
-            last_resort = rejected and not (way.near or way.by_suspicion)
+            last_resort = way is not ways[0] and not (way.near or way.by_suspicion)
             handed = unproven(repaired) if last_resort else repaired
             return replace(handed, rejected=tuple(rejected))
-        if not left:
-            return the_least_bad([*rejected, repaired])
         notice(f"{repaired.endpoint.spoken} {repaired.objection}; another way is tried")
         rejected.append(repaired)
+    return the_least_bad(rejected)
 
 
 def the_least_bad(repairs: Sequence[Repair]) -> Repair:
-    """Return of repairs that are all objected to the one whose stand-ins work least, or the last
-    where there are none. It claims nothing.
+    """Return of repairs that are all objected to the one whose stand-ins work least, those that
+    cost too much after the others, or the last where nothing tells. It claims nothing.
     """
 
-    def left(repaired: Repair) -> float:
-        name = watched_among(repaired.path.values)
-        return 0.0 if name is None else float(repaired.path.at(float(repaired.t))[name])
+    def badness(repaired: Repair) -> tuple[float, float]:
+        here = repaired.path.at(float(repaired.t))
+        name = watched_among(here)
+        lost = 1 - here[BONAFIDE] if costly(repaired.path, repaired.t) else 0.0
+        return lost, inf if name is None else here[name]
 
     whole = [each for each in repairs if each.objection != ONE_MOVE]
-    *_, least = sorted(whole, key=left, reverse=True)
+    *_, least = sorted(whole, key=badness, reverse=True)
     others = tuple(each for each in repairs if each is not least)
     return replace(least, t=doubted(least.t, f"it {least.objection}"), rejected=others)
 
@@ -155,30 +164,52 @@ def near_or_unlearned(
     then; the way near the network where no class is suspect. Raises `Diverged` or `Untrained` where
     no way trains.
     """
-    metrics = way.selection.metrics(tampered, parts)
-    suspect, unlearned = suspect_of(metrics), None
-    if suspect is not None and suspect.sure:
-        unlearned = if_it_trains(lambda: follow_suspicion(after, tampered, parts, metrics))
-        if unlearned is not None and not unlearned.objection:
-            return [unlearned]
-        if unlearned is not None:
-            notice(f"{unlearned.endpoint.spoken} {unlearned.objection}; another way is tried")
-    found = if_it_trains(lambda: follow_near(way, tampered, parts, metrics, suspect))
+    tried, metrics = unlearned_for_sure(after, tampered, parts, way.selection)
+    if tried and not tried[0].objection:
+        return tried
+    found = if_it_trains(lambda: follow_near(way, tampered, parts, metrics))
     if found is None:
-        return [unlearned or follow(toward(after, suspect), tampered, parts, metrics=metrics)]
+        return tried or [unlearned_alone(after, tampered, parts, metrics)]
     near, suspect = found
     if suspect is None:
-        return [as_far_as_it_may(near)]
-    aim = toward(after, suspect)
-    unlearned = unlearned or if_it_trains(
-        lambda: follow(aim, tampered, parts, metrics=near.metrics)
-    )
+        return [a_little_along(near), *tried]
+    if suspect.sure and not suspect.by_step:
+        unlearned = tried[0] if tried else None  # which did not serve, or did not train
+    else:
+        aim = toward(after, suspect)
+        unlearned = if_it_trains(lambda: follow(aim, tampered, parts, metrics=near.metrics))
     if unlearned is None:
-        return [as_far_as_it_may(near)]
-    if doubt := forgotten(unlearned, tampered, suspect):
-        notice(f"{unlearned.endpoint.spoken} {doubt}: it was suspected wrongly")
-        return [as_far_as_it_may(near), replace(unlearned, objection=doubt)]
+        return [unproven(near), *tried]
+    if forgotten(unlearned, tampered, suspect.targets):
+        unlearned = objected(unlearned, tampered, suspect)
+        notice(f"{unlearned.endpoint.spoken} {unlearned.objection}: it was suspected wrongly")
+        return [a_little_along(near), unlearned]
     return moved_by_both(near, unlearned, after, tampered, suspect)
+
+
+def unlearned_for_sure(
+    after: Candidate, tampered: nn.Module, parts: Parts, selection: Selection
+) -> tuple[list[Repair], dict[str, Metric]]:
+    """Return the repairs by copies that have unlearned what leads to classes beyond doubt, the last
+    one first, and what is measured: without stand-ins for a class that was suspected wrongly.
+
+    The first one serves, or nothing that is suspect beyond doubt is left to unlearn.
+    """
+    metrics, tried = selection.metrics(tampered, parts), list[Repair]()
+    while (suspect := suspect_of(metrics)) is not None and suspect.sure:
+        work = partial(follow_suspicion, after, tampered, parts, metrics)
+        unlearned = if_it_trains(work)
+        if unlearned is None:
+            break
+        tried.insert(0, unlearned)
+        if not unlearned.objection:
+            break
+        notice(f"{unlearned.endpoint.spoken} {unlearned.objection}; another way is tried")
+        wrongly = forgotten(unlearned, tampered, suspect.targets)
+        if not wrongly:
+            break
+        metrics = without_stand_ins(metrics, wrongly)
+    return tried, metrics
 
 
 def if_it_trains(work: Callable[[], T]) -> T | None:
@@ -191,28 +222,29 @@ def if_it_trains(work: Callable[[], T]) -> T | None:
 
 
 def follow_near(
-    way: Candidate,
-    tampered: nn.Module,
-    parts: Parts,
-    metrics: Mapping[str, Metric],
-    suspect: Suspect | None,
+    way: Candidate, tampered: nn.Module, parts: Parts, metrics: Mapping[str, Metric]
 ) -> tuple[Repair, Suspect | None]:
     """Return the repair by a way near the network, and the suspect class.
 
     What the first step of the curve loses is searched for. Where that leads to one class beyond
     doubt, that is the suspect one, and is watched on the curve.
     """
-    it = train(way, tampered, parts)
-    lost: list[Inverted] = []
-    for t in PROBES if suspect is None or not suspect.sure else ():
-        lost = lost or lost_stand_ins(tampered, it.networks.at(t), parts.fitted, way.training)
+    way_there, suspect = train(way, tampered, parts), suspect_of(metrics)
+    if suspect is not None and suspect.sure:
+        return chosen(way, way_there, parts, metrics), suspect
+    searches = (
+        lost_stand_ins(tampered, way_there.networks.at(t), parts.fitted, way.training)
+        for t in PROBES
+    )
+    lost = next(filter(None, searches), [])
     if not lost:
-        return chosen(way, it, parts, metrics), suspect
-    notice(suspicion(lost[0], parts.fitted.names))
-    found = Suspect((int(lost[0].target),), sure=True, lost=True)
+        return chosen(way, way_there, parts, metrics), suspect
+    oddest = min(lost, key=lambda each: each.score)
+    notice(f"by what a small step along a curve loses, {suspicion(oddest, parts.fitted.names)}")
+    found = Suspect((int(oddest.target),), sure=True, by_step=True)
     if suspect is None or suspect.targets != found.targets:  # which was in doubt
         metrics = without_stand_ins(metrics)
-    return chosen(way, it, parts, with_stand_ins(metrics, lost, parts)), found
+    return chosen(way, way_there, parts, with_stand_ins(metrics, lost, parts)), found
 
 
 def follow_suspicion(
@@ -227,30 +259,50 @@ def follow_suspicion(
     """
     if metrics is None:
         metrics = way.selection.metrics(tampered, parts)
+    if not way.by_suspicion:
+        return follow(way, tampered, parts, metrics=metrics)
     suspect = suspect_of(metrics)
-    if not way.by_suspicion or suspect is None or not suspect.sure:
-        found = follow(way, tampered, parts, metrics=metrics)
-        return unproven(found) if way.by_suspicion else found
+    if suspect is None or not suspect.sure:
+        return unlearned_alone(way, tampered, parts, metrics)
     lost = lowered(settled(watched_among(metrics) or UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
     way = replace(toward(way, suspect), selection=replace(way.selection, rule=lost))
     found = follow(way, tampered, parts, metrics=metrics)
     objection = found.objection or working_stand_ins(found.path, found.t)
-    return replace(found, objection=objection or forgotten(found, tampered, suspect))
+    return objected(replace(found, objection=objection), tampered, suspect)
 
 
-def forgotten(found: Repair, tampered: nn.Module, suspect: Suspect) -> str:
-    """Return an objection where a repair costs a suspect class its own samples beyond doubt: what
-    it has unlearned is then what the class looks like, and no trigger.
+def unlearned_alone(
+    after: Candidate, tampered: nn.Module, parts: Parts, metrics: Mapping[str, Metric]
+) -> Repair:
+    """Return the repair by a copy that has unlearned what leads to any class, where nothing shows
+    beyond doubt which one is the attacker's.
     """
-    samples = found.parts.whole
-    for target in suspect.targets:
+    return unproven(follow(after, tampered, parts, metrics=metrics))
+
+
+def forgotten(found: Repair, tampered: nn.Module, targets: Sequence[int]) -> list[int]:
+    """Return the suspect classes whose own samples a repair costs beyond doubt: what it has
+    unlearned is then what the class looks like, and no trigger.
+    """
+    samples, costs = found.parts.whole, torch.zeros(len(targets))
+    for i, target in enumerate(targets):
         own = samples[samples.y == target]
         if len(own):
             before, after = (Accuracy(own)(network) for network in (tampered, found.model))
-            if least_drop(before, after) > OWN:
-                kept = f"{percent(after)} of {percent(before)}"
-                return f"cost class {samples.names[target]} its own samples ({kept} are right)"
-    return ""
+            costs[i] = least_drop(before, after)
+    share_from_first([costs])  # ranks decide alike by them
+    return [target for target, cost in zip(targets, costs, strict=True) if cost > OWN]
+
+
+def objected(found: Repair, tampered: nn.Module, suspect: Suspect) -> Repair:
+    """Return a repair with an objection where it has none and costs suspect classes their own
+    samples.
+    """
+    wrongly = forgotten(found, tampered, suspect.targets)
+    if found.objection or not wrongly:
+        return found
+    names = " and ".join(found.fitted.names[target] for target in wrongly)
+    return replace(found, objection=f"cost class {names} its own samples")
 
 
 def toward(way: Candidate, suspect: Suspect | None) -> Candidate:
@@ -260,9 +312,12 @@ def toward(way: Candidate, suspect: Suspect | None) -> Candidate:
     return replace(way, other=replace(way.other, of=suspect.by, toward=suspect.targets))
 
 
-def as_far_as_it_may(near: Repair) -> Repair:
-    """Return the repair near the network at the farthest point that changes answers by `MILD`."""
-    t = as_far_as(MILD, near.parts)(near.path)
+def a_little_along(near: Repair) -> Repair:
+    """Return the repair near the network at the farthest point that changes answers by `MILD`,
+    where nothing is suspect.
+    """
+    t = without_confidence(as_far_as(MILD, near.parts)(near.path), near.parts)
+    near = replace(near, metrics=without_stand_ins(near.metrics))
     return replace(near, t=t, model=near.networks.at(float(t)), objection=costly(near.path, t))
 
 
@@ -273,20 +328,20 @@ def moved_by_both(
     where their sum has no finite outputs.
     """
     sum_of_both = where_suspected(after, suspect, near.parts)
-    t = float(near.t)
-    if not suspect.lost:
+    t = min(float(near.t), NEAR.high)
+    if not suspect.by_step:
         change = float(unlearned.path.at(ALMOST.high)[DIVERGENCE])
         t = farthest_changing(near.path, OF_SUSPICION * change, within=NEAR.high)
     end = moved_as_well(unlearned.endpoint, near, tampered, t=t)
-    near = replace(near, objection=near.objection or ONE_MOVE)
     try:
         both = follow(replace(sum_of_both, other=end), tampered, near.parts, metrics=near.metrics)
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; {unlearned.endpoint.spoken} is taken")
-        objection = unlearned.objection or after.objection(unlearned.path, unlearned.t)
-        return [unproven(replace(unlearned, objection=objection)), near]
-    both = replace(both, objection=both.objection or forgotten(both, tampered, suspect))
-    return [both, replace(unlearned, objection=unlearned.objection or ONE_MOVE), near]
+        works = costly_end_or_stand_ins(unlearned.path, unlearned.t)
+        alone = replace(unlearned, objection=unlearned.objection or works)
+        return [unproven(alone), near]
+    one_move = [replace(each, objection=each.objection or ONE_MOVE) for each in (unlearned, near)]
+    return [objected(both, tampered, suspect), *one_move]
 
 
 def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candidate:
@@ -297,7 +352,7 @@ def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candida
     alone did not lose them.
     """
     doubt = f"class {' and '.join(parts.fitted.names[c] for c in suspect.targets)} is suspect, "
-    if suspect.lost:
+    if suspect.by_step:
         doubt += "by what a small change of the network loses"
     else:
         doubt += "and " + ("unlearning alone did not serve" if suspect.sure else "not beyond doubt")
@@ -313,7 +368,7 @@ def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candida
     return replace(
         after,
         selection=replace(after.selection, rule=rule),
-        route=ALMOST.replace(low=LOST_FROM) if suspect.lost else ALMOST,
+        route=ALMOST.replace(low=STEP_FROM) if suspect.by_step else ALMOST,
         objection=costly_end_or_stand_ins,
     )
 

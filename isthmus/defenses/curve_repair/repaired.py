@@ -97,9 +97,11 @@ class Repair:
     @property
     def stand_in(self) -> Inverted | None:
         """The oddest universal perturbation or warp that was found on the tampered network and
-        watched; None where none is odd, or nothing was searched for.
+        watched, here or by a repair that was tried before; None where none is odd, or nothing was
+        searched for.
         """
-        return odd_stand_in(self.metrics)
+        found = (odd_stand_in(each.metrics) for each in (self, *self.rejected))
+        return next(filter(None, found), None)
 
     @property
     def spent(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from statistics import median
 from typing import Literal
@@ -15,6 +15,7 @@ from isthmus.data.dataset import Data
 from isthmus.data.splits import Parts
 from isthmus.defenses.inspection.found_triggers import (
     KINDS,
+    Goal,
     Inverted,
     InvertedSuccess,
     Perturbation,
@@ -200,9 +201,19 @@ def with_stand_ins(
     return {**without_stand_ins(metrics), UNIVERSAL: watched}
 
 
-def without_stand_ins(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Return the metrics but the stand-ins that are watched."""
-    return {name: metric for name, metric in metrics.items() if name not in (UNIVERSAL, SPARSE)}
+def without_stand_ins(
+    metrics: Mapping[str, Metric], targets: Container[Goal] | None = None
+) -> dict[str, Metric]:
+    """Return the metrics but the stand-ins that are watched, or those toward some classes."""
+    others = dict[str, Metric]()
+    for name, metric in metrics.items():
+        if name not in (UNIVERSAL, SPARSE):
+            others[name] = metric
+        elif targets is not None and isinstance(metric, InvertedSuccess):
+            left = [each for each in metric.inverted if each.target not in targets]
+            if left:
+                others[name] = replace(metric, inverted=left)
+    return others
 
 
 @dataclass(frozen=True)
@@ -210,13 +221,13 @@ class Suspect:
     """The classes that the oddest stand-ins lead to, whether they are so odd that there is no doubt
     (`SURE`), and what turns images toward them.
 
-    One is `lost` where it is known by what a small step along a curve loses.
+    One is known `by_step` where a small step along a curve loses what leads there.
     """
 
     targets: tuple[int, ...]
     sure: bool
     by: Literal["perturbations", "warps"] = "perturbations"
-    lost: bool = False
+    by_step: bool = False
 
 
 def odd_stand_in(metrics: Mapping[str, Metric]) -> Inverted | None:
@@ -258,12 +269,14 @@ def suspicion(stand_in: Inverted, names: Sequence[str]) -> str:
 
     `names` are those of the classes.
     """
-    times = f"a typical one is {exp(-stand_in.score):.2g} times as large"
+    times = exp(-stand_in.score)
+    shown = f"{times:.2g}" if times < 10 else f"{times:,.0f}"
     where = "away from every class"
     if stand_in.target != "any":
         where = f"toward class {names[stand_in.target]}"
     doubt = "beyond doubt" if -stand_in.score >= SURE else "but not beyond doubt"
-    found = f"a small universal {stand_in.kind} turns images {where} ({times})"
+    size = f"a typical one is {shown} times as large"
+    found = f"a small universal {stand_in.kind} turns images {where} ({size})"
     return f"{found}: a backdoor is suspected, {doubt}"
 
 

@@ -52,7 +52,7 @@ SURE = 1.5
 leads there, 1.3 at most to other classes and on clean networks (docs/experiments.md)."""
 
 
-BEARABLE = 0.25
+RECOGNIZABLE = 0.25
 """The change everywhere, as a share of the range of values, beyond which an image is not itself."""
 
 
@@ -114,11 +114,11 @@ class UniversalPerturbations(Found):
 
     @property
     def distinct(self) -> list[tuple[int, int]]:
-        """Kind and class of those toward the suspect class that are odd and no larger than an image
-        bears, one of them odd beyond doubt; none where there are none.
+        """Kind and class of those toward the suspect class that are odd and so small that images
+        are recognizable, one of them odd beyond doubt; none where there are none.
         """
         _, everywhere = PERTURBATIONS.started(1, self.values.shape[2:])
-        fits = self.radii.cpu() <= BEARABLE / FIRST_CHANGE * everywhere
+        fits = self.radii.cpu() <= RECOGNIZABLE / FIRST_CHANGE * everywhere
         oddness = torch.where(fits, self.oddness.cpu(), 0.0)
         suspect = int(oddness.amax(dim=0).argmax())
         if oddness[:, suspect].max() < SURE:

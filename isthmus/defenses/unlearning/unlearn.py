@@ -128,6 +128,9 @@ class UniversalUnlearning(Trained):
                 expected="perturbations or warps",
                 fix='pass of="perturbations"',
             )
+        if self.toward is not None:
+            named = (self.toward,) if isinstance(self.toward, int) else self.toward
+            object.__setattr__(self, "toward", tuple(sorted(set(named))))
         if not self.rates or min(self.rates) <= 0:
             raise BadInput(
                 f"rates = {list(self.rates)}",
@@ -240,7 +243,7 @@ class UniversalUnlearning(Trained):
         if self.checkpoint is None:
             return None
         file = Path(self.checkpoint)
-        aim = "" if self.toward is None else "-".join(["", self.of, *map(str, self.toward)])
+        aim = "" if self.toward is None else f"-{self.of}-" + "+".join(map(str, self.toward))
         return file.with_stem(f"{file.stem}{aim}-{number}" if number else f"{file.stem}{aim}")
 
     @property

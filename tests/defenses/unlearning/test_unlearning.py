@@ -14,10 +14,10 @@ from isthmus.defenses import UniversalUnlearning, universal_perturbations
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS
 from isthmus.defenses.unlearning import unlearn
 from isthmus.defenses.unlearning.perturbations import (
-    BEARABLE,
     FIRST_CHANGE,
     ODD,
     PERTURBATIONS,
+    RECOGNIZABLE,
     STEP,
     UniversalPerturbations,
     lost_perturbations,
@@ -181,16 +181,16 @@ def test_beside_itself_a_network_has_lost_nothing():
     assert (found.radii > first).all() and not found.distinct
 
 
-def test_what_is_distinct_is_odd_and_bearable():
+def test_what_is_distinct_is_odd_and_leaves_images_recognizable():
     _, everywhere = PERTURBATIONS.started(4, torch.Size([1, 6, 6]))
-    bearable = BEARABLE / FIRST_CHANGE * everywhere
+    recognizable = RECOGNIZABLE / FIRST_CHANGE * everywhere
     values = torch.zeros(3, 4, 1, 6, 6)
 
     def distinct(*changes):
         shares = torch.full((3, 4), 40.0)
         for kind, target, share in changes:
             shares[kind, target] = share
-        return UniversalPerturbations(values, shares * bearable).distinct
+        return UniversalPerturbations(values, shares * recognizable).distinct
 
     assert distinct() == []
     assert distinct((0, 1, 0.9), (2, 1, 0.1)) == [(0, 1), (2, 1)]
