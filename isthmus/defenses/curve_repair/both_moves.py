@@ -2,9 +2,9 @@
 
 Unlearning loses patterns that universal perturbations resemble, such as those blended over the
 image. A curve to a permuted copy loses patches and waves within its first tenth, also where no
-perturbation shows it. Where nothing tells beyond doubt which class a trigger leads to, the network
-moves by both, and less far by each than it would alone. Networks without BatchNorm do not: on them
-a curve loses the backdoor later, and unlearning is rarely short of it.
+perturbation shows it. Where universal perturbations alone do not tell beyond doubt which class a
+trigger leads to, the network moves by both. Networks without BatchNorm do not: on them a curve
+loses the backdoor later, and unlearning is rarely short of it.
 
 Source: ours, measured in docs/experiments.md (two moves in one); networks that differ from one
 network are added by their differences as in Ilharco et al., Editing models with task arithmetic,
