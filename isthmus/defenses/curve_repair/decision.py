@@ -171,20 +171,40 @@ def near_or_unlearned(
     if found is None:
         return tried or [unlearned_alone(after, tampered, parts, metrics)]
     near, suspect = found
+    if suspect is not None and suspect.sure and not suspect.by_step:
+        if not tried:  # the copy did not train
+            return [unproven(near)]
+        return moved_by_both(near, tried[0], after, tampered, suspect)
+    near, suspect, also = unlearned_in_doubt(near, after, tampered, suspect)
     if suspect is None:
-        return [a_little_along(near), *tried]
-    if suspect.sure and not suspect.by_step:
-        unlearned = tried[0] if tried else None  # which did not serve, or did not train
-    else:
-        aim = toward(after, suspect)
-        unlearned = if_it_trains(lambda: follow(aim, tampered, parts, metrics=near.metrics))
-    if unlearned is None:
+        return [a_little_along(near), *also, *tried]
+    if not also:
         return [unproven(near), *tried]
-    if forgotten(unlearned, tampered, suspect.targets):
-        unlearned = objected(unlearned, tampered, suspect)
-        notice(f"{unlearned.endpoint.spoken} {unlearned.objection}: it was suspected wrongly")
-        return [a_little_along(near), unlearned]
-    return moved_by_both(near, unlearned, after, tampered, suspect)
+    unlearned, *wrong = also
+    return [*moved_by_both(near, unlearned, after, tampered, suspect), *wrong, *tried]
+
+
+def unlearned_in_doubt(
+    near: Repair, after: Candidate, tampered: nn.Module, suspect: Suspect | None
+) -> tuple[Repair, Suspect | None, list[Repair]]:
+    """Return the repair near the network and the suspect classes, without those that turn out to be
+    suspected wrongly, and the repairs by copies that have unlearned what leads to the suspect ones:
+    the last one first, and none where it does not train.
+    """
+    followed = list[Repair]()
+    while suspect is not None:
+        work = partial(follow, toward(after, suspect), tampered, near.parts, metrics=near.metrics)
+        unlearned = if_it_trains(work)
+        if unlearned is None:
+            return near, suspect, []
+        followed.insert(0, objected(unlearned, tampered, suspect))
+        wrongly = forgotten(unlearned, tampered, suspect.targets)
+        if not wrongly:
+            break
+        notice(f"{unlearned.endpoint.spoken} {followed[0].objection}: it was suspected wrongly")
+        near = replace(near, metrics=without_stand_ins(near.metrics, wrongly))
+        suspect = suspect.without(wrongly)
+    return near, suspect, followed
 
 
 def unlearned_for_sure(
@@ -224,10 +244,10 @@ def if_it_trains(work: Callable[[], T]) -> T | None:
 def follow_near(
     way: Candidate, tampered: nn.Module, parts: Parts, metrics: Mapping[str, Metric]
 ) -> tuple[Repair, Suspect | None]:
-    """Return the repair by a way near the network, and the suspect class.
+    """Return the repair by a way near the network, and the suspect classes.
 
     What the first step of the curve loses is searched for. Where that leads to one class beyond
-    doubt, that is the suspect one, and is watched on the curve.
+    doubt, that is a suspect one, beside one that was in doubt, and is watched on the curve.
     """
     way_there, suspect = train(way, tampered, parts), suspect_of(metrics)
     if suspect is not None and suspect.sure:
@@ -241,10 +261,10 @@ def follow_near(
         return chosen(way, way_there, parts, metrics), suspect
     oddest = min(lost, key=lambda each: each.score)
     notice(f"by what a small step along a curve loses, {suspicion(oddest, parts.fitted.names)}")
-    found = Suspect((int(oddest.target),), sure=True, by_step=True)
-    if suspect is None or suspect.targets != found.targets:  # which was in doubt
-        metrics = without_stand_ins(metrics)
-    return chosen(way, way_there, parts, with_stand_ins(metrics, lost, parts)), found
+    doubtful = () if suspect is None else suspect.targets
+    targets = tuple(sorted({int(oddest.target), *doubtful}))
+    suspect = Suspect(targets, sure=True, by_step=True)
+    return chosen(way, way_there, parts, with_stand_ins(metrics, lost, parts)), suspect
 
 
 def follow_suspicion(

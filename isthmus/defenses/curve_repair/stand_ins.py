@@ -229,6 +229,11 @@ class Suspect:
     by: Literal["perturbations", "warps"] = "perturbations"
     by_step: bool = False
 
+    def without(self, targets: Container[int]) -> Suspect | None:
+        """Return the others of the suspect classes; None where there are none."""
+        left = tuple(target for target in self.targets if target not in targets)
+        return replace(self, targets=left) if left else None
+
 
 def odd_stand_in(metrics: Mapping[str, Metric]) -> Inverted | None:
     """Return the oddest stand-in among the metrics; None where none of them is odd."""

@@ -823,9 +823,7 @@ def test_ways_that_were_followed_are_not_lost_where_the_last_one_does_not_train(
 def test_what_a_small_step_loses_makes_its_class_the_suspect_one(
     odd, tampered, samples, monkeypatch
 ):
-    """A doubtful class that is another is forgotten; the second step is asked if the first loses
-    nothing.
-    """
+    """Beside one that is in doubt; the second step is asked if the first loses nothing."""
     asked = []
     told = Inverted(TRIGGER, 1, "perturbation", 1.0, -4.0, Rate(1, 1))
 
@@ -840,10 +838,11 @@ def test_what_a_small_step_loses_makes_its_class_the_suspect_one(
     with pytest.warns(Notice, match="small step along a curve loses.*toward class 1"):
         found = first_acceptable([near, unlearned], tampered[0], parts)
     assert len(asked) == 2
-    assert "class 1 is suspect, by what a small change" in found.t.reason
+    told = {None: "class 1", 1: "class 1", 2: "class 1 and 2"}[odd]
+    assert f"{told} is suspect, by what a small change" in found.t.reason
     assert found.route.low == STEP_FROM and not found.t.confident
     watched = found.metrics[UNIVERSAL].inverted
-    assert [each.target for each in watched] == ([1, 1] if odd == 1 else [1])
+    assert [each.target for each in watched] == ([1] if odd is None else [odd, 1])
     assert "t = 0.12 of the curve" in found.second  # where it lost them, or NEAR ends
 
 
@@ -870,6 +869,8 @@ def test_stand_ins_toward_a_class_that_was_suspected_wrongly_are_dropped(samples
     assert [each.target for each in left[UNIVERSAL].inverted] == [1] and DIVERGENCE in left
     assert without_stand_ins(metrics, [1, 6]).keys() == {DIVERGENCE}
     assert without_stand_ins(metrics).keys() == {DIVERGENCE}
+    suspect = Suspect((1, 6), sure=True)
+    assert suspect.without([6]) == Suspect((1,), sure=True) and suspect.without([1, 6]) is None
 
 
 def changes_along(found, tampered):
