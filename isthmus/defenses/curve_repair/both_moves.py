@@ -20,6 +20,8 @@ from isthmus.defenses.curve_repair.endpoints import Endpoint
 from isthmus.defenses.curve_repair.repaired import Repair
 from isthmus.metrics.names import DIVERGENCE
 from isthmus.metrics.path import Path
+from isthmus.models.batchnorm import recalibrate
+from isthmus.models.shift import Shift
 from isthmus.models.view import copied
 
 OF_SUSPICION = 1 / 4
@@ -40,10 +42,15 @@ def moved_as_well(unlearned: Endpoint, near: Repair, tampered: nn.Module, *, t: 
     """Return the unlearned copy, moved by what the point t on the curve near the network differs
     from it.
 
-    BatchNorm statistics are those of the point. What it took to make the copy is counted with the
-    copy itself.
+    Its BatchNorm statistics are those of the samples that trained, moved by what recalibration
+    changes of the tampered network's: those of one move alone cost points of accuracy. What it took
+    to make the copy is counted with the copy itself.
     """
     network = summed(tampered, near.networks.at(t), unlearned.network)
+    recalibrated = copied(tampered).eval()
+    for each in (network, recalibrated):
+        recalibrate(each, near.fitted)
+    Shift.between(tampered, recalibrated).apply(network)
     source = (
         f"copy moved twice: to an {unlearned.source}, and by what t = {t:.3g} of the curve to "
         f"{near.endpoint.spoken} changes"

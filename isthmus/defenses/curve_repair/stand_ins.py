@@ -51,11 +51,6 @@ curve that one is lost before the trigger that it stands in for, and one of `enl
 or after it: docs/experiments.md."""
 
 
-BARELY = 1.5
-"""How many times as large a stand-in is as the smallest perturbation that a small change of the
-network loses: one twice as large is lost where the accuracy is, too (docs/experiments.md)."""
-
-
 class NothingOdd(BadInput):
     """A network on which no universal perturbation stands in for a trigger."""
 
@@ -185,7 +180,7 @@ def lost_stand_ins(
     found = lost_perturbations(tampered, beside, fitted, search, share=SHARE)
     stand_ins = []
     for place in found.distinct:
-        trigger = Perturbation(BARELY * found.values[place].cpu())
+        trigger = Perturbation(REACH * found.values[place].cpu())
         stand_ins.append(_stand_in(tampered, found, place, trigger, "perturbation", fitted))
     return stand_ins
 

@@ -433,7 +433,7 @@ def test_where_a_suspicion_is_in_doubt_or_its_stand_ins_stay_the_network_makes_b
     monkeypatch.setattr(decision, "PROBES", ())
     network, _ = blended
     bonafide, _ = split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
-    found, said = notices(lambda: repair(network, bonafide, points=7, precision="fp32", steps=50))
+    found, said = notices(lambda: repair(network, bonafide, points=5, precision="fp32"))
     both = next(w for w in (found, *found.rejected) if "moved twice" in w.endpoint.source)
     assert (both is found) == (doubt == "SURE") and not found.t.confident
     assert any("another way is tried" in line for line in said) == (doubt == "LOST")
