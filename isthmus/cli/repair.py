@@ -302,7 +302,7 @@ def _beside(inputs: _Inputs, options: _Options) -> tuple[list[Part], list[Part]]
     if options.by_default:
         searched = defenses.SEARCH_STEPS * inputs.budget.batch_size
         fixed.append(Part("universal perturbations", trained=searched))
-        if len(inputs.networks) == 1:  # of two, nothing else is searched for
+        if len(inputs.networks) == 1:  # of two, only where the curve keeps its stand-ins
             fixed.append(Part("universal warps", trained=searched))
             both = 2 * len(defenses.PROBES) * searched  # of two networks at once
             fixed.append(Part("what a step loses", trained=both))

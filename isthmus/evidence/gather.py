@@ -94,10 +94,9 @@ def evidence(
     curvature along the path are measured on the first `landscape_samples` samples. `inspection` is
     one of the tampered network, whose oddest trigger is shown; without it that which the repair
     found. Where the judge has a trigger, `queries` perturbations are tried to wake it without
-    training; 0 leaves that out. With `folder`,
-    what was measured along the path and in comparisons is kept there and is not computed again.
-    Raises BadInput where the judge's errors are among the samples that were trained on, or what it
-    holds does not fit.
+    training; 0 leaves that out. With `folder`, what was measured along the path and in comparisons
+    is kept there and is not computed again. Raises BadInput where the judge's errors are among the
+    samples that were trained on, or what it holds does not fit.
     """
     judge = judge or Judge()
     judge.check_disjoint_from(repaired.fitted)
@@ -358,9 +357,9 @@ def _found_trigger(
     if inspection is not None:
         return _shown(inspection.oddest, samples, inspection.decision, inspection.reason)
     odd = repaired.stand_in
-    return (
-        None if odd is None else _shown(odd, samples, "suspicious", suspicion(odd, samples.names))
-    )
+    if odd is None:
+        return None
+    return _shown(odd, samples, "suspicious", suspicion(odd, samples.names))
 
 
 def _shown(found: Inverted, samples: Data, decision: str, reason: str) -> FoundTriggerPart:

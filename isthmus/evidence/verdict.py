@@ -7,7 +7,7 @@ known, nobody has seen that a backdoor is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -142,8 +142,9 @@ def _of_tampering(report: Report) -> Iterator[Ground]:
         yield Ground("use with care", reason, "inspect")
     for name in names:
         yield from _of_success(report, name)
-    for what, text in _woken(report, "the repaired network", RECALIBRATION):
-        yield Ground("use with care", f"recalibrating its BatchNorm {what}: {text}", "compare")
+    for part, what, text in _woken(report, "repaired"):
+        if part == RECALIBRATION:
+            yield Ground("use with care", f"recalibrating its BatchNorm {what}: {text}", "compare")
     recovery, (_, accuracy) = report.after.measures.get(RECOVERY), _accuracies(report)
     if recovery is None or recovery.high is None or accuracy.value is None:
         return
@@ -211,11 +212,13 @@ def _cost_in_words(report: Report) -> str:
     if interval is None or before.value is None or after.value is None:
         return "The cost in accuracy is not known: one of the two accuracies is not a number."
     low, high = interval
-    held_out = accuracy_name(report) == ACCURACY or report.curve.holdout != 0
-    where = "evaluation" if accuracy_name(report) == ACCURACY else "held-out bonafide"
-    where = where if held_out else "bonafide"
-    samples = f" on {counted(after.n, f'{where} sample', f'{where} samples')}" if after.n else ""
-    samples += "" if held_out else " that trained it, too"
+    where, trained = "held-out bonafide", ""
+    if accuracy_name(report) == ACCURACY:
+        where = "evaluation"
+    elif report.curve.holdout == 0:
+        where, trained = "bonafide", " that trained it, too"
+    counts = counted(after.n, f"{where} sample", f"{where} samples") if after.n else ""
+    samples = f" on {counts}{trained}" if counts else trained
     return (
         f"{points(before.value - after.value)} of accuracy (95 % interval {points(low, unit=False)}"
         f" to {points(high, unit=False)}): {percent(before.value)} before, {percent(after.value)} "
@@ -272,32 +275,27 @@ def _worked(report: Report, name: str = ATTACK_SUCCESS) -> bool:
 
 
 def _woken_by_compression(report: Report) -> Iterator[str]:
-    """Yield what compression wakes in a network that does not obey the trigger without it."""
-    for side in ("the repaired network", "the network as received"):
-        for part in _compressed(report, side):
-            if side == "the repaired network" and part == RECALIBRATION:
-                continue  # a reason, see `_of_tampering`
-            for what, text in _woken(report, side, part):
-                yield f"{capital(part)} {what} in {side}: {text}."
+    """Yield what compression wakes in a network that does not obey the trigger without it; what
+    recalibration does in the repaired one is a ground, see `_of_tampering`.
+    """
+    for part, what, text in _woken(report, "repaired"):
+        if part != RECALIBRATION:
+            yield f"{capital(part)} {what} in the repaired network: {text}."
+    for part, what, text in _woken(report, "received"):
+        yield f"{capital(part)} {what} in the network as received: {text}."
 
 
-def _woken(report: Report, side: str, part: str) -> Iterator[tuple[str, str]]:
-    """Yield what one compression wakes in the network of a side, and the figures of it."""
-    name, compressed = accuracy_name(report), _compressed(report, side)
-    whole = (report.after if side == "the repaired network" else report.before).measures
-    for attack, (figure, _) in TAMPERING.items():
-        what = waking(whole, compressed, name, attack).get(part)
-        if what is not None:
-            success, accuracy = (compressed[part][which].value or 0.0 for which in (attack, name))
-            yield what, f"{figure} {percent(success)} at an accuracy of {percent(accuracy)}"
-
-
-def _compressed(report: Report, side: str) -> dict[str, Mapping[str, Value]]:
-    """Return the measures of each compression of the network of a side, by its name."""
+def _woken(report: Report, side: Literal["repaired", "received"]) -> Iterator[tuple[str, str, str]]:
+    """Yield which compression of a network wakes what, and the figures of it."""
+    name, whole = accuracy_name(report), report.after if side == "repaired" else report.before
     parts = report.permanence.compressed if report.permanence else ()
-    which = {"the repaired network": "repaired", "the network as received": "received"}[side]
-    networks = {part.name: getattr(part, which) for part in parts or ()}
-    return {name: network.measures for name, network in networks.items() if network}
+    networks = {part.name: getattr(part, side) for part in parts or ()}
+    compressed = {part: network.measures for part, network in networks.items() if network}
+    for attack, (figure, _) in TAMPERING.items():
+        for part, what in waking(whole.measures, compressed, name, attack).items():
+            success, accuracy = (compressed[part][which].value or 0.0 for which in (attack, name))
+            text = f"{figure} {percent(success)} at an accuracy of {percent(accuracy)}"
+            yield part, what, text
 
 
 def _doubt(report: Report) -> str:
@@ -312,7 +310,7 @@ def _unknown(report: Report) -> Iterator[str]:
         if _nothing_was_odd(report):
             yield (
                 "Whether the network had a backdoor at all: nothing that resembles a trigger was "
-                "found in it, which rare patches and those that change every class do not. If "
+                "found in it, but rare patches and those that change every class resemble none. If "
                 "nothing else speaks against it, it may be kept as it was received."
             )
     if not WATCHED & report.path.values.keys() and not _other_end(report).startswith(

@@ -47,10 +47,9 @@ def moved_as_well(unlearned: Endpoint, near: Repair, tampered: nn.Module, *, t: 
     to make the copy is counted with the copy itself.
     """
     network = summed(tampered, near.networks.at(t), unlearned.network)
-    recalibrated = copied(tampered).eval()
-    for each in (network, recalibrated):
-        recalibrate(each, near.fitted)
-    Shift.between(tampered, recalibrated).apply(network)
+    recalibrate(network, near.fitted)
+    received = near.networks.at(0.0, ends="recalibrated")
+    Shift.between(tampered, received).apply(network)
     source = (
         f"copy moved twice: to an {unlearned.source}, and by what t = {t:.3g} of the curve to "
         f"{near.endpoint.spoken} changes"

@@ -16,9 +16,8 @@ from isthmus.data.augment import check_augmentation
 from isthmus.data.dataset import Data
 from isthmus.defenses.curve_repair.endpoints import Endpoint, free_endpoint
 from isthmus.defenses.curve_repair.rules import (
-    BONAFIDE,
-    TOLERANCE,
     Choice,
+    costs_too_much,
     end_costs_too_much,
     fixed,
     lowered,
@@ -34,7 +33,6 @@ from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import Divergence, check_above_chance
 from isthmus.metrics.names import DIVERGENCE, SPARSE, UNIVERSAL
 from isthmus.metrics.path import Path
-from isthmus.metrics.values import least_drop
 from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.wording import percent
 from isthmus.training.budget import Training
@@ -67,16 +65,18 @@ that errors into one class may reach on a few hundred samples. The number was ch
 of docs/results/trained.md."""
 
 
+COSTLY = "cost too much accuracy"
+"""The objection to what costs more accuracy than rules allow."""
+
+
 def costly_end(path: Path, _: Choice) -> str:
     """Return an objection where the samples show beyond doubt that the end costs too much."""
-    return "cost too much accuracy" if end_costs_too_much(path) else ""
+    return COSTLY if end_costs_too_much(path) else ""
 
 
 def costly(path: Path, t: Choice) -> str:
     """Return an objection where the samples show beyond doubt that t costs too much."""
-    values = path[BONAFIDE]
-    drop = least_drop(max(values), path.at(float(t))[BONAFIDE])
-    return "cost too much accuracy" if drop > TOLERANCE else ""
+    return COSTLY if costs_too_much(path, float(t)) else ""
 
 
 def costly_end_or_stand_ins(path: Path, t: Choice) -> str:

@@ -13,7 +13,7 @@ curve. Measured in docs/experiments.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from typing import TypeVar
@@ -48,7 +48,6 @@ from isthmus.defenses.curve_repair.rules import (
     up_to,
     without_confidence,
 )
-from isthmus.defenses.curve_repair.selection import Selection
 from isthmus.defenses.curve_repair.stand_ins import (
     Suspect,
     lost_stand_ins,
@@ -164,72 +163,68 @@ def near_or_unlearned(
     then; the way near the network where no class is suspect. Raises `Diverged` or `Untrained` where
     no way trains.
     """
-    tried, metrics = unlearned_for_sure(after, tampered, parts, way.selection)
-    if tried and not tried[0].objection:
-        return tried
-    found = if_it_trains(lambda: follow_near(way, tampered, parts, metrics))
+    metrics = way.selection.metrics(tampered, parts)
+    odd = suspect_of(metrics)
+    sure = odd if odd is not None and odd.sure else None
+    alone = partial(unlearned_beyond_doubt, after, tampered, parts)
+    first = toward_suspects(alone, sure, tampered, metrics)
+    if first.repaired is not None:
+        if not first.repaired.objection:
+            return first.followed
+        notice(f"{first.repaired.endpoint.spoken} {first.repaired.objection}; another way is tried")
+    found = if_it_trains(lambda: follow_near(way, tampered, parts, first.metrics))
     if found is None:
-        return tried or [unlearned_alone(after, tampered, parts, metrics)]
+        return first.followed or [unlearned_alone(after, tampered, parts, first.metrics)]
     near, suspect = found
-    if suspect is not None and suspect.sure and not suspect.by_step:
-        if not tried:  # the copy did not train
-            return [unproven(near)]
-        return moved_by_both(near, tried[0], after, tampered, suspect)
-    near, suspect, also = unlearned_in_doubt(near, after, tampered, suspect)
-    if suspect is None:
-        return [a_little_along(near), *also, *tried]
-    if not also:
-        return [unproven(near), *tried]
-    unlearned, *wrong = also
-    return [*moved_by_both(near, unlearned, after, tampered, suspect), *wrong, *tried]
+    last, wrong = first, first.wrong
+    if first.suspect is None:
+        in_doubt = partial(unlearned_in_doubt, after, tampered, parts)
+        last = toward_suspects(in_doubt, suspect, tampered, near.metrics)
+        near, wrong = replace(near, metrics=last.metrics), [*last.wrong, *first.wrong]
+    if last.suspect is None:
+        return [a_little_along(near), *wrong]
+    if last.repaired is None:
+        return [unproven(near), *wrong]
+    return [*moved_by_both(near, last.repaired, after, tampered, last.suspect), *wrong]
 
 
-def unlearned_in_doubt(
-    near: Repair, after: Candidate, tampered: nn.Module, suspect: Suspect | None
-) -> tuple[Repair, Suspect | None, list[Repair]]:
-    """Return the repair near the network and the suspect classes, without those that turn out to be
-    suspected wrongly, and the repairs by copies that have unlearned what leads to the suspect ones:
-    the last one first, and none where it does not train.
+@dataclass(frozen=True)
+class Unlearned:
+    """The repair by a copy that has unlearned what leads to the suspect classes, None where it does
+    not train or none is suspect; the metrics, without stand-ins for classes that were suspected
+    wrongly; and the repairs that showed it, the last one first.
     """
-    followed = list[Repair]()
+
+    repaired: Repair | None
+    suspect: Suspect | None
+    metrics: Mapping[str, Metric]
+    wrong: list[Repair]
+
+    @property
+    def followed(self) -> list[Repair]:
+        """All the repairs."""
+        return [*([] if self.repaired is None else [self.repaired]), *self.wrong]
+
+
+def toward_suspects(
+    unlearn: Callable[[Suspect, Mapping[str, Metric]], Repair],
+    suspect: Suspect | None,
+    tampered: nn.Module,
+    metrics: Mapping[str, Metric],
+) -> Unlearned:
+    """Return what came of unlearning what leads to the suspect classes, again without those that a
+    repair shows to be suspected wrongly (`forgotten`).
+    """
+    wrong = list[Repair]()
     while suspect is not None:
-        work = partial(follow, toward(after, suspect), tampered, near.parts, metrics=near.metrics)
-        unlearned = if_it_trains(work)
-        if unlearned is None:
-            return near, suspect, []
-        followed.insert(0, objected(unlearned, tampered, suspect))
-        wrongly = forgotten(unlearned, tampered, suspect.targets)
-        if not wrongly:
-            break
-        notice(f"{unlearned.endpoint.spoken} {followed[0].objection}: it was suspected wrongly")
-        near = replace(near, metrics=without_stand_ins(near.metrics, wrongly))
-        suspect = suspect.without(wrongly)
-    return near, suspect, followed
-
-
-def unlearned_for_sure(
-    after: Candidate, tampered: nn.Module, parts: Parts, selection: Selection
-) -> tuple[list[Repair], dict[str, Metric]]:
-    """Return the repairs by copies that have unlearned what leads to classes beyond doubt, the last
-    one first, and what is measured: without stand-ins for a class that was suspected wrongly.
-
-    The first one serves, or nothing that is suspect beyond doubt is left to unlearn.
-    """
-    metrics, tried = selection.metrics(tampered, parts), list[Repair]()
-    while (suspect := suspect_of(metrics)) is not None and suspect.sure:
-        work = partial(follow_suspicion, after, tampered, parts, metrics)
-        unlearned = if_it_trains(work)
-        if unlearned is None:
-            break
-        tried.insert(0, unlearned)
-        if not unlearned.objection:
-            break
-        notice(f"{unlearned.endpoint.spoken} {unlearned.objection}; another way is tried")
-        wrongly = forgotten(unlearned, tampered, suspect.targets)
-        if not wrongly:
-            break
-        metrics = without_stand_ins(metrics, wrongly)
-    return tried, metrics
+        repaired = if_it_trains(partial(unlearn, suspect, metrics))
+        wrongly = [] if repaired is None else forgotten(repaired, tampered, suspect.targets)
+        if repaired is None or not wrongly:
+            return Unlearned(repaired, suspect, metrics, wrong)
+        wrong.insert(0, objected(repaired, wrongly))
+        notice(f"{repaired.endpoint.spoken} {wrong[0].objection}; another way is tried")
+        metrics, suspect = without_stand_ins(metrics, wrongly), suspect.without(wrongly)
+    return Unlearned(None, None, metrics, wrong)
 
 
 def if_it_trains(work: Callable[[], T]) -> T | None:
@@ -284,11 +279,38 @@ def follow_suspicion(
     suspect = suspect_of(metrics)
     if suspect is None or not suspect.sure:
         return unlearned_alone(way, tampered, parts, metrics)
+    found = unlearned_beyond_doubt(way, tampered, parts, suspect, metrics)
+    return objected(found, forgotten(found, tampered, suspect.targets))
+
+
+def unlearned_beyond_doubt(
+    after: Candidate,
+    tampered: nn.Module,
+    parts: Parts,
+    suspect: Suspect,
+    metrics: Mapping[str, Metric],
+) -> Repair:
+    """Return the repair by a copy that has unlearned what leads to suspect classes, at the point
+    where their stand-ins are lost.
+    """
     lost = lowered(settled(watched_among(metrics) or UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
-    way = replace(toward(way, suspect), selection=replace(way.selection, rule=lost))
+    way = replace(toward(after, suspect), selection=replace(after.selection, rule=lost))
     found = follow(way, tampered, parts, metrics=metrics)
     objection = found.objection or working_stand_ins(found.path, found.t)
-    return objected(replace(found, objection=objection), tampered, suspect)
+    return replace(found, objection=objection)
+
+
+def unlearned_in_doubt(
+    after: Candidate,
+    tampered: nn.Module,
+    parts: Parts,
+    suspect: Suspect,
+    metrics: Mapping[str, Metric],
+) -> Repair:
+    """Return the repair by a copy that has unlearned what leads to suspect classes, at the point of
+    the way to any copy.
+    """
+    return follow(toward(after, suspect), tampered, parts, metrics=metrics)
 
 
 def unlearned_alone(
@@ -314,20 +336,17 @@ def forgotten(found: Repair, tampered: nn.Module, targets: Sequence[int]) -> lis
     return [target for target, cost in zip(targets, costs, strict=True) if cost > OWN]
 
 
-def objected(found: Repair, tampered: nn.Module, suspect: Suspect) -> Repair:
-    """Return a repair with an objection where it has none and costs suspect classes their own
-    samples.
-    """
-    wrongly = forgotten(found, tampered, suspect.targets)
+def objected(found: Repair, wrongly: Sequence[int]) -> Repair:
+    """Return a repair with an objection where it has none and costs classes their own samples."""
     if found.objection or not wrongly:
         return found
     names = " and ".join(found.fitted.names[target] for target in wrongly)
     return replace(found, objection=f"cost class {names} its own samples")
 
 
-def toward(way: Candidate, suspect: Suspect | None) -> Candidate:
+def toward(way: Candidate, suspect: Suspect) -> Candidate:
     """Return the way to an unlearned copy that unlearns what leads to suspect classes alone."""
-    if suspect is None or not isinstance(way.other, UniversalUnlearning):
+    if not isinstance(way.other, UniversalUnlearning):
         return way
     return replace(way, other=replace(way.other, of=suspect.by, toward=suspect.targets))
 
@@ -361,7 +380,7 @@ def moved_by_both(
         alone = replace(unlearned, objection=unlearned.objection or works)
         return [unproven(alone), near]
     one_move = [replace(each, objection=each.objection or ONE_MOVE) for each in (unlearned, near)]
-    return [objected(both, tampered, suspect), *one_move]
+    return [objected(both, forgotten(both, tampered, suspect.targets)), *one_move]
 
 
 def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candidate:

@@ -84,13 +84,16 @@ def default_rule(low: float, high: float, *, enough: bool) -> Rule:
     return up_to(far) if enough else fixed(far)
 
 
-def end_costs_too_much(path: Path) -> bool:
-    """Return whether the samples show beyond doubt that the last point before t = 1 has lost more
-    accuracy than rules allow.
+def costs_too_much(path: Path, t: float) -> bool:
+    """Return whether the samples show beyond doubt that a measured t has lost more accuracy than
+    rules allow.
     """
-    accuracies = dict(zip(path.t, path[BONAFIDE], strict=True))
-    last = max(t for t in path.t if t < 1)
-    return least_drop(max(accuracies.values()), accuracies[last]) > TOLERANCE
+    return least_drop(max(path[BONAFIDE]), path.at(t)[BONAFIDE]) > TOLERANCE
+
+
+def end_costs_too_much(path: Path) -> bool:
+    """Return whether the last point before t = 1 does (`costs_too_much`)."""
+    return costs_too_much(path, max(t for t in path.t if t < 1))
 
 
 def fixed(t: float) -> Rule:

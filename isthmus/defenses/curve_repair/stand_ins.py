@@ -44,7 +44,6 @@ from isthmus.types import BadInput, Metric, Trigger
 SEARCH_STEPS = 100
 """The gradients of the search for universal perturbations."""
 
-
 REACH = 2.0
 """How many times as large a stand-in is at least as the smallest perturbation that works. Along a
 curve that one is lost before the trigger that it stands in for, and one of `enlarged` size with it
@@ -178,19 +177,13 @@ def lost_stand_ins(
     """
     search = _search(tampered, fitted, training)
     found = lost_perturbations(tampered, beside, fitted, search, share=SHARE)
-    stand_ins = []
-    for place in found.distinct:
-        trigger = Perturbation(REACH * found.values[place].cpu())
-        stand_ins.append(_stand_in(tampered, found, place, trigger, "perturbation", fitted))
-    return stand_ins
+    return _perturbing(tampered, found, dict.fromkeys(found.distinct, REACH), fitted)
 
 
 def with_stand_ins(
     metrics: Mapping[str, Metric], added: Sequence[Inverted], parts: Parts
 ) -> dict[str, Metric]:
     """Return the metrics with more stand-ins among those that are watched."""
-    if not added:
-        return dict(metrics)
     both = [*_inverted_among(metrics), *added]
     watched = _watched(both, parts.fitted, parts.held_out)
     return {**without_stand_ins(metrics), UNIVERSAL: watched}
@@ -309,11 +302,28 @@ def _success(
     held_out: Data,
 ) -> InvertedSuccess:
     """Return how well the perturbations of these kinds and classes work, `enlarged`."""
-    stand_ins = []
-    for place in chosen:
-        trigger = Perturbation(enlarged(float(found.oddness[place])) * found.values[place].cpu())
-        stand_ins.append(_stand_in(tampered, found, place, trigger, "perturbation", fitted))
-    return _watched(stand_ins, fitted, held_out)
+    times = {place: enlarged(float(found.oddness[place])) for place in chosen}
+    return _watched(_perturbing(tampered, found, times, fitted), fitted, held_out)
+
+
+def _perturbing(
+    tampered: nn.Module,
+    found: UniversalPerturbations,
+    times: Mapping[tuple[int, int], float],
+    fitted: Data,
+) -> list[Inverted]:
+    """Return the stand-ins of what was found for kinds and classes, enlarged by these factors."""
+    return [
+        _stand_in(
+            tampered,
+            found,
+            place,
+            Perturbation(factor * found.values[place].cpu()),
+            "perturbation",
+            fitted,
+        )
+        for place, factor in times.items()
+    ]
 
 
 def _stand_in(

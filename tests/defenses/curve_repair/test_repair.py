@@ -55,6 +55,7 @@ from isthmus.defenses.curve_repair.decision import (
     moved_by_both,
     objected,
     the_least_bad,
+    toward_suspects,
 )
 from isthmus.defenses.curve_repair.stand_ins import (
     SEARCH_STEPS,
@@ -400,6 +401,10 @@ def blended():
     return network.eval(), trigger
 
 
+def digits_in_two():
+    return split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
+
+
 def copy_toward(target, network, samples):
     """The unlearned copy of a repair by default that knows the attacker's class."""
     end = unlearned_copy(network, samples, CURVE_TRAINING.replace(precision="fp32"))
@@ -409,7 +414,7 @@ def copy_toward(target, network, samples):
 def test_a_pattern_that_is_oddly_small_is_unlearned_by_itself(blended):
     """What leads to other classes is not, and no curve is trained."""
     network, trigger = blended
-    bonafide, unseen = split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
+    bonafide, unseen = digits_in_two()
     judges = {"accuracy": Accuracy(unseen), "attack": AttackSuccess(unseen, trigger, 1)}
     found = repair(network, bonafide, points=7, precision="fp32")
     assert found.route == ALMOST and found.rejected == () and found.t.confident
@@ -432,7 +437,7 @@ def test_where_a_suspicion_is_in_doubt_or_its_stand_ins_stay_the_network_makes_b
     monkeypatch.setattr(module, doubt, 1e9 if doubt == "SURE" else -1.0)
     monkeypatch.setattr(decision, "PROBES", ())
     network, _ = blended
-    bonafide, _ = split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
+    bonafide, _ = digits_in_two()
     found, said = notices(lambda: repair(network, bonafide, points=5, precision="fp32"))
     both = next(w for w in (found, *found.rejected) if "moved twice" in w.endpoint.source)
     assert (both is found) == (doubt == "SURE") and not found.t.confident
@@ -514,10 +519,6 @@ def test_a_decoy_does_not_hide_a_backdoor():
     found = repair(network, bonafide, precision="fp32", points=7)
     assert attack(network) > 0.9 and attack(found.model) < 0.35
     assert attack(found.model) < 0.2 or not found.t.confident
-
-
-def digits_in_two():
-    return split(load_data("digits:test"), [250, 250], torch.Generator().manual_seed(1))
 
 
 def test_a_class_that_looks_like_a_trigger_is_not_unlearned():
@@ -856,10 +857,33 @@ def test_a_repair_that_costs_a_suspect_class_its_own_samples_is_objected_to(tamp
     assert (
         forgotten(found, tampered[0], (1, 2)) == [1] and forgotten(found, tampered[0], (2,)) == []
     )
-    assert (
-        "class 1 its own samples"
-        in objected(found, tampered[0], Suspect((1,), sure=True)).objection
-    )
+    assert "class 1 its own samples" in objected(found, [1]).objection
+    assert objected(found, []) is found
+
+
+def test_a_copy_of_a_class_that_was_suspected_wrongly_is_made_again_without_it(
+    tampered, samples, monkeypatch
+):
+    """It is counted, and stands for no other one where that does not train."""
+    copies = follow(two_ways(tampered[0], 0.3)[0], tampered[0], Parts.of(samples[0], 0.2))
+    odd = [Inverted(TRIGGER, target, "perturbation", 1.0, -4.0, Rate(1, 1)) for target in (1, 6)]
+    metrics = {UNIVERSAL: InvertedSuccess(samples[1], odd)}
+    monkeypatch.setattr(decision, "forgotten", lambda found, net, targets: [6] * (6 in targets))
+    asked = []
+
+    def unlearn(suspect, metrics):
+        asked.append((suspect.targets, [each.target for each in metrics[UNIVERSAL].inverted]))
+        if 6 not in suspect.targets and fails:
+            raise Diverged("outputs that are NaN", expected="numbers", fix="lower lr")
+        return copies
+
+    for fails in (False, True):
+        with pytest.warns(Notice, match="class 6 its own samples"):
+            found = toward_suspects(unlearn, Suspect((1, 6), sure=True), tampered[0], metrics)
+        assert found.suspect.targets == (1,) and (found.repaired is None) == fails
+        assert [each.objection for each in found.wrong] == ["cost class 6 its own samples"]
+        assert len(found.followed) == (1 if fails else 2)
+    assert asked == 2 * [((1, 6), [1, 6]), ((1,), [1])]
 
 
 def test_stand_ins_toward_a_class_that_was_suspected_wrongly_are_dropped(samples):
