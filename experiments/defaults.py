@@ -8,7 +8,8 @@ DIR holds train.parquet and test.parquet of CIFAR-10 in the Hugging Face layout.
 attacker of `attackers.py` at the scale `small`, and a seed. The network is repaired with bonafide
 images that are not the attacker's, n of them, by the default and by FT-SAM at the setting that was
 best in the bake-off; test images judge. The default is judged along every way that it followed,
-FT-SAM along the segment to its result.
+FT-SAM along the segment to its result. What the default hands over is judged once more with its
+BatchNorm statistics recalibrated on the same images, which wakes backdoors that are merely asleep.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pages import grouped
 from scale import SCALES, averaged
 from trained import COSTS, best_within, judged_ways, rival_along, text
 
-from isthmus import repair, split
+from isthmus import recalibrate, repair, split
 from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, AttackSuccess, RecoveryAccuracy, as_records, measure, planted
 from isthmus.types import Metric
@@ -60,6 +61,7 @@ def run(attack: str, seed: int, n: list[int], judged: int, data: str) -> dict[st
             "t": float(repaired.t),
             "gradients": repaired.gradients,
             "repaired": as_records(measure(repaired.model, judges)),
+            "recalibrated": as_records(measure(recalibrate(repaired.model, some), judges)),
             "ways": judged_ways(repaired, judges),
             "rival": {t: as_records(measure(net, judges)) for t, net in rival.items()},
         }
@@ -71,7 +73,8 @@ def row(records: list[dict[str, Any]], size: str) -> list[str]:
     """Return the cells of one network at one number of images."""
     (record,) = records
     done = record["sizes"][size]
-    cells = [text(done["repaired"]), f"{done['t']:g}", f"{done['gradients']:,}"]
+    cells = [text(done["repaired"]), text(done["recalibrated"])]
+    cells += [f"{done['t']:g}", f"{done['gradients']:,}"]
     ours = [values for way in done["ways"] for values in way["points"].values()]
     for points in (ours, done["rival"].values()):
         best = [best_within(record["as received"], points, cost) for cost in COSTS[1:]]
@@ -82,7 +85,7 @@ def row(records: list[dict[str, Any]], size: str) -> list[str]:
 def table(records: list[dict[str, Any]]) -> str:
     """Return the results page."""
     costs = [f"{100 * cost:g} points" for cost in COSTS[1:]]
-    heads = ["attacker", "seed", "n", "as received", "by default", "t", "gradients"]
+    heads = ["attacker", "seed", "n", "as received", "by default", "recalibrated", "t", "gradients"]
     heads += [f"{who}, best within {cost}" for who in ("its ways", "FT-SAM") for cost in costs]
     lines = [
         "# What `repair` hands over by default, on networks that do not fit their data",

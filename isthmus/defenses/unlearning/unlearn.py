@@ -19,14 +19,18 @@ sparse. Where it is known to which class a backdoor leads, perturbations toward 
 unlearned: every other class's cost accuracy. (3) The balls' radii are measured on the received
 network: the median over classes of what turns three samples in four. A larger ball costs accuracy,
 and how large that is differs from network to network. Only a class that is oddly easy to reach gets
-a larger one. (4) BatchNorm statistics stay those received: those of half-perturbed batches would be
-of neither kind. Measured in docs/results/trained.md.
+a larger one. (4) BatchNorm statistics are never those of half-perturbed batches, which would be of
+neither kind. Every few steps they are those of the clean samples, moved as recalibration moves the
+received network's: with the ones received throughout, part of what the copy forgets would be the
+distance between them and its own, and recalibration would bring it back. Measured in
+docs/results/trained.md and docs/experiments.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -46,9 +50,11 @@ from isthmus.defenses.unlearning.search import GROWTH, Assignment, Family, gradi
 from isthmus.defenses.unlearning.warps import LARGEST as LARGEST_WARP
 from isthmus.defenses.unlearning.warps import WARPS, UniversalWarps, universal_warps
 from isthmus.defenses.unlearning.waves import waved
-from isthmus.models.batchnorm import layers_with_statistics
+from isthmus.models.batchnorm import layers_with_statistics, recalibrate
 from isthmus.models.forward import Wrapper, device_of, eval_mode, forward_pass, precise_logits
+from isthmus.models.shift import Shift
 from isthmus.models.view import copied
+from isthmus.runs.devices import pick_device
 from isthmus.runs.processes import average
 from isthmus.training.budget import Training
 from isthmus.training.loop import fit
@@ -58,6 +64,10 @@ from isthmus.types import BadInput
 COST = 4
 """Gradient evaluations of a step: the batch is trained on three times, as it is, perturbed and
 waved, and the perturbations take a gradient of their own."""
+
+FOLLOWED_EVERY, FOLLOWED_BY = 10, 500
+"""The steps of training after which the BatchNorm statistics follow the copy, and how many samples
+they are taken from at most: a thirtieth of the work."""
 
 SEARCH_SHARE = 1 / 9
 """The part of the budget that the first search for perturbations gets: a step of it costs one."""
@@ -165,7 +175,8 @@ class UniversalUnlearning(Trained):
         return replace(super().within(gradients), rates=self.rates[:1])
 
     def __call__(self, tampered: nn.Module, bonafide: Source) -> nn.Module:
-        """Return the unlearned copy, its BatchNorm statistics those of the tampered network.
+        """Return the unlearned copy, its BatchNorm statistics those of the samples, moved as
+        recalibration moves the tampered network's.
 
         Raises BadInput where the budget is below a step of search and one of training, or there is
         no class of that number.
@@ -210,15 +221,18 @@ class UniversalUnlearning(Trained):
         student = _Student(copied(tampered), first, self._family)
         alone = self._alone(number).training
         training = alone.replace(steps=(alone.steps - self._search_steps()) // COST)
+        teacher = teacher.to(pick_device(training.device))
+        few = data[:: ceil(len(data) / FOLLOWED_BY)]
         fit(
             student,
             data,
             _Unlearning(teacher, self.temperature, self._family, self.toward),
             training=training,
+            after_step=None if training.shard else _Following.of(teacher, few),
             progress="unlearning",
             checkpoint=self._state_file(number),
         )
-        return student.inner
+        return _Following.of(teacher, data).followed(student.inner)
 
     def _has_unlearned(self, student: nn.Module, data: Data, before: Universal) -> bool:
         """Return whether warps, or fine and smooth perturbations, have to be ENOUGH times as large
@@ -273,10 +287,12 @@ class _Student(Wrapper):
 
     perturbations: Tensor
     radii: Tensor
+    steps: Tensor
 
     def __init__(self, network: nn.Module, first: Universal, family: Family) -> None:
         super().__init__()
         self.network = network
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("radii", first.unlearning_radii)
         within = family.stepped(first.values, torch.zeros_like(first.values), self.radii)
         self.register_buffer("perturbations", within)
@@ -296,6 +312,30 @@ class _Student(Wrapper):
         for layer in layers_with_statistics(self.network):
             layer.eval()
         return self
+
+
+@dataclass(frozen=True, eq=False)
+class _Following:
+    """What makes BatchNorm statistics follow the student, every few steps."""
+
+    shift: Shift = field(repr=False)
+    data: Data = field(repr=False)
+
+    @classmethod
+    def of(cls, teacher: nn.Module, data: Data) -> _Following:
+        """Return the hook for students of a teacher, whose own statistics are the measure."""
+        return cls(Shift.between(teacher, recalibrate(copied(teacher), data)), data)
+
+    def __call__(self, student: nn.Module) -> None:
+        """Count a step, and let the statistics follow where it is time."""
+        assert isinstance(student, _Student)
+        student.steps += 1
+        if student.steps % FOLLOWED_EVERY == 0:
+            self.followed(student.inner)
+
+    def followed(self, network: nn.Module) -> nn.Module:
+        """Give the network the statistics of the samples, moved; return it."""
+        return self.shift.apply(recalibrate(network, self.data))
 
 
 @dataclass(frozen=True, eq=False)
