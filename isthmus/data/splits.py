@@ -37,6 +37,11 @@ def split(data: Data, sizes: Sequence[int], generator: torch.Generator) -> list[
     return [data[part] for part in split_rows(len(data), sizes, generator)]
 
 
+def at_most(data: Data, n: int) -> Data:
+    """Return n samples, drawn alike each time; all of them where there are no more."""
+    return data if len(data) <= n else split(data, [n], torch.Generator().manual_seed(0))[0]
+
+
 def split_rows(n: int, sizes: Sequence[int], generator: torch.Generator) -> list[Tensor]:
     """Return disjoint random parts of n rows, of the given sizes, n or less in all."""
     order = torch.randperm(n, generator=generator)[: sum(sizes)]

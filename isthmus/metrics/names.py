@@ -78,3 +78,6 @@ UNIVERSAL = "universal perturbation success"
 
 SPARSE = "sparse perturbation success"
 """How often a universal perturbation of few pixels works, where no other kind is odd."""
+
+RECALIBRATED = "stand-in success after recalibration"
+"""How often what is watched works once BatchNorm's statistics are those of the samples."""

@@ -43,13 +43,16 @@ from isthmus.defenses.curve_repair.rules import (
     Choice,
     Rule,
     fixed,
+    later,
     lowered,
     settled,
     up_to,
     without_confidence,
 )
 from isthmus.defenses.curve_repair.stand_ins import (
+    RECALIBRATED,
     Suspect,
+    also_after_recalibration,
     lost_stand_ins,
     suspect_of,
     suspicion,
@@ -58,7 +61,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
     without_stand_ins,
 )
 from isthmus.defenses.curve_repair.training import Untrained
-from isthmus.defenses.curve_repair.unlearned import ALMOST
+from isthmus.defenses.curve_repair.unlearned import ALMOST, against_warps
 from isthmus.defenses.curve_repair.ways import chosen, follow, train
 from isthmus.defenses.unlearning.unlearn import UniversalUnlearning
 from isthmus.metrics.accuracy import Accuracy
@@ -86,10 +89,10 @@ STEP_FROM = 0.6
 """The t that both moves begin at where stand-ins say how far to go that a small change of the
 network has lost: they are lost a little before a wave (docs/experiments.md)."""
 
-UNLEARNED = 0.01
-"""The part of a stand-in's fall that may be left on the path to an unlearned copy: next to nothing,
-since the backdoor of an attacker who hardened it falls later than its stand-ins there
-(docs/experiments.md, where it was chosen)."""
+UNLEARNED = 0.002
+"""The part of a stand-in's fall that may be left on the path to an unlearned copy: less than a
+sample of a few hundred, since backdoors fall later than their stand-ins there (docs/experiments.md,
+where it was chosen)."""
 
 
 def first_acceptable(ways: Sequence[Candidate], tampered: nn.Module, parts: Parts) -> Repair:
@@ -291,11 +294,13 @@ def unlearned_beyond_doubt(
     metrics: Mapping[str, Metric],
 ) -> Repair:
     """Return the repair by a copy that has unlearned what leads to suspect classes, at the point
-    where their stand-ins are lost.
+    where their stand-ins are lost, and stay so after a recalibration.
     """
-    lost = lowered(settled(watched_among(metrics) or UNIVERSAL, UNLEARNED, otherwise=ALMOST.high))
-    way = replace(toward(after, suspect), selection=replace(after.selection, rule=lost))
-    found = follow(way, tampered, parts, metrics=metrics)
+    watched = also_after_recalibration(metrics, tampered, parts)
+    names = [name for name in (watched_among(watched), RECALIBRATED) if name in watched]
+    lost = later(*(settled(name, UNLEARNED, otherwise=ALMOST.high) for name in names))
+    way = replace(toward(after, suspect), selection=replace(after.selection, rule=lowered(lost)))
+    found = follow(way, tampered, parts, metrics=watched)
     objection = found.objection or working_stand_ins(found.path, found.t)
     return replace(found, objection=objection)
 
@@ -345,10 +350,13 @@ def objected(found: Repair, wrongly: Sequence[int]) -> Repair:
 
 
 def toward(way: Candidate, suspect: Suspect) -> Candidate:
-    """Return the way to an unlearned copy that unlearns what leads to suspect classes alone."""
+    """Return the way to an unlearned copy that unlearns what leads to suspect classes alone; warps
+    by more and larger steps.
+    """
     if not isinstance(way.other, UniversalUnlearning):
         return way
-    return replace(way, other=replace(way.other, of=suspect.by, toward=suspect.targets))
+    aimed = replace(way.other, of=suspect.by, toward=suspect.targets)
+    return replace(way, other=against_warps(aimed) if suspect.by == "warps" else aimed)
 
 
 def a_little_along(near: Repair) -> Repair:

@@ -176,6 +176,15 @@ def lowered(rule: Rule, tolerance: float = TOLERANCE) -> Rule:
     return lowering
 
 
+def later(*rules: Rule) -> Rule:
+    """Return the rule: of the choices of several rules the farthest one."""
+
+    def rule(path: Path) -> Choice:
+        return max((each(path) for each in rules), key=float)
+
+    return rule
+
+
 def _distance(chosen: float, farthest: float, t: float, *, any_cheap: bool) -> str:
     """Say how far `up_to` went of the way to t; `farthest` is the measured point nearest to t."""
     if not any_cheap:

@@ -12,7 +12,7 @@ from torch import nn
 
 from isthmus.curves.route import CURVE_TRAINING
 from isthmus.data.dataset import Data
-from isthmus.data.splits import Parts
+from isthmus.data.splits import Parts, at_most
 from isthmus.defenses.inspection.found_triggers import (
     KINDS,
     Goal,
@@ -30,12 +30,15 @@ from isthmus.defenses.unlearning.perturbations import (
     universal_perturbations,
 )
 from isthmus.defenses.unlearning.search import Found
-from isthmus.defenses.unlearning.unlearn import SHARE
+from isthmus.defenses.unlearning.unlearn import FOLLOWED_BY, SHARE
 from isthmus.defenses.unlearning.warps import FoundWarp, universal_warps
+from isthmus.metrics.names import RECALIBRATED as RECALIBRATED
 from isthmus.metrics.names import SPARSE as SPARSE
 from isthmus.metrics.names import STAND_INS as STAND_INS
 from isthmus.metrics.names import UNIVERSAL as UNIVERSAL
 from isthmus.metrics.success import AttackSuccess
+from isthmus.models.batchnorm import recalibrate, recalibrated_layers
+from isthmus.models.view import copied
 from isthmus.runs.notices import notice
 from isthmus.training.budget import Training
 from isthmus.training.suited import suited_augmentation
@@ -187,6 +190,32 @@ def with_stand_ins(
     both = [*_inverted_among(metrics), *added]
     watched = _watched(both, parts.fitted, parts.held_out)
     return {**without_stand_ins(metrics), UNIVERSAL: watched}
+
+
+@dataclass(frozen=True)
+class AfterRecalibration:
+    """What a metric says of a copy whose BatchNorm statistics are those of the samples."""
+
+    metric: Metric
+    samples: Data
+
+    def __call__(self, network: nn.Module) -> float:
+        """Return the metric's value; the network stays as it is."""
+        return self.metric(recalibrate(copied(network), self.samples))
+
+
+def also_after_recalibration(
+    metrics: Mapping[str, Metric], network: nn.Module, parts: Parts
+) -> dict[str, Metric]:
+    """Return the metrics with the stand-ins that are watched once more, after a recalibration:
+    statistics alone can hide a backdoor, which then comes back with them (docs/experiments.md).
+
+    As they are where nothing is watched, or the network has no statistics to recalibrate.
+    """
+    name, few = watched_among(metrics), at_most(parts.fitted, FOLLOWED_BY)
+    if name is None or not recalibrated_layers(network):
+        return dict(metrics)
+    return {**metrics, RECALIBRATED: AfterRecalibration(metrics[name], few)}
 
 
 def without_stand_ins(

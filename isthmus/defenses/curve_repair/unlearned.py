@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path as File
 
 from torch import nn
@@ -23,6 +24,10 @@ from isthmus.training.suited import suited_augmentation
 ALMOST = Route(bends=0, low=0.5, high=0.9)
 """The route to an unlearned copy: straight, and not quite to its end, where the last tenth costs
 accuracy and removes next to nothing: docs/results/trained.md."""
+
+WARPS_TAKE = (2, 3.0)
+"""How many times as many steps warps take to unlearn as perturbations, at how many times the rate:
+at the rate of those a fifth of them is left (docs/experiments.md, statistics that follow)."""
 
 
 def unlearned_copy(
@@ -46,6 +51,14 @@ def unlearned_copy(
         rates=RATES if recalibrated_layers(tampered) else (*RATES, LARGEST_RATE),
         checkpoint=state_file(home, "unlearned"),
     )
+
+
+def against_warps(defense: UniversalUnlearning) -> UniversalUnlearning:
+    """Return the defense with what it takes to unlearn a warp (`WARPS_TAKE`)."""
+    steps, lr = WARPS_TAKE
+    training = defense.training
+    longer = training.replace(steps=steps * training.steps, lr=lr * training.lr)
+    return replace(defense, training=longer)
 
 
 def unlearning_budget(training: Training) -> Training:

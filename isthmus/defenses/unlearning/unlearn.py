@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -38,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data, Source, as_data
+from isthmus.data.splits import at_most
 from isthmus.defenses.spending import Made, Trained
 from isthmus.defenses.unlearning.perturbations import (
     PERTURBATION_KINDS,
@@ -222,13 +222,14 @@ class UniversalUnlearning(Trained):
         alone = self._alone(number).training
         training = alone.replace(steps=(alone.steps - self._search_steps()) // COST)
         teacher = teacher.to(pick_device(training.device))
-        few = data[:: ceil(len(data) / FOLLOWED_BY)]
         fit(
             student,
             data,
             _Unlearning(teacher, self.temperature, self._family, self.toward),
             training=training,
-            after_step=None if training.shard else _Following.of(teacher, few),
+            after_step=None
+            if training.shard
+            else _Following.of(teacher, at_most(data, FOLLOWED_BY)),
             progress="unlearning",
             checkpoint=self._state_file(number),
         )

@@ -10,6 +10,7 @@ from support.refusals import refused
 from torch import nn
 
 from isthmus import Data
+from isthmus.data.splits import at_most
 from isthmus.defenses import UniversalUnlearning, universal_perturbations
 from isthmus.defenses.curve_repair.stand_ins import SEARCH_STEPS
 from isthmus.defenses.unlearning import unlearn
@@ -126,7 +127,7 @@ def follow(student, teacher, x):
 
 def naive(net, data, only=None, share=0.75, temperature=2.0):
     """The training written out, with one pass for clean samples and one for each perturbed one.
-    Statistics follow every second step by every third sample, and at last by all.
+    Statistics follow every second step by ten samples, and at last by all.
     """
     teacher, student = copy.deepcopy(net), copy.deepcopy(net)
     values, radii = searched(net, data, share, 2)
@@ -162,7 +163,7 @@ def naive(net, data, only=None, share=0.75, temperature=2.0):
                         values[kind, toward], gradient[kind, toward], radius[kind], kind
                     )
         if step % 2:
-            follow(student, teacher, data.x[::3])
+            follow(student, teacher, at_most(data, 10).x)
     follow(student, teacher, data.x)
     return student
 
