@@ -56,8 +56,8 @@ def repair(
 
     By default universal perturbations and warps are searched for on the tampered network. Where
     one is so small that there is no doubt of its class (`Suspect.sure`), the repair is the point
-    where they are lost on the straight path (`ALMOST`) to a copy that has unlearned what leads to
-    that class alone. Else a curve to a permuted copy is trained near the network (`NEAR`), and what
+    where they are lost, and stay so after a recalibration, on the straight path (`ALMOST`) to a
+    copy that has unlearned what leads to that class alone. Else a curve to a permuted copy is trained near the network (`NEAR`), and what
     its first step loses is searched for (`lost_stand_ins`). Where that, or an odd perturbation,
     makes a class suspect, the network makes both of two moves (`both_moves`): along the curve, and
     toward a copy that has unlearned what leads to that class. Where none is, it goes a little along

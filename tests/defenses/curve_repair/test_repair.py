@@ -14,7 +14,17 @@ from support.backdoored import FAST, TRIGGER
 from support.noticed import notices
 from support.refusals import refused
 
-from isthmus import Bezier, Data, Linf, PolyChain, evaluate_path, fit, poison, repair
+from isthmus import (
+    Bezier,
+    Data,
+    Linf,
+    PolyChain,
+    evaluate_path,
+    fit,
+    poison,
+    recalibrate,
+    repair,
+)
 from isthmus.attacks import PGD, Blend
 from isthmus.curves import CURVE_TRAINING, DEFAULT_ROUTE, Route
 from isthmus.data import Augment, Parts, hold_out, load_data, split
@@ -61,6 +71,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
     SEARCH_STEPS,
     NothingOdd,
     Suspect,
+    also_after_recalibration,
     enlarged,
     odd_stand_in,
     suspect_of,
@@ -68,6 +79,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
     without_stand_ins,
 )
 from isthmus.defenses.curve_repair.training import Untrained
+from isthmus.defenses.curve_repair.unlearned import WARPS_TAKE
 from isthmus.defenses.curve_repair.ways import follow
 from isthmus.defenses.inspection.found_triggers import Inverted, InvertedSuccess, Perturbation
 from isthmus.defenses.unlearning.perturbations import ODD, UniversalPerturbations
@@ -75,9 +87,10 @@ from isthmus.defenses.unlearning.unlearn import SHARE
 from isthmus.evidence import Judge, evidence
 from isthmus.evidence.schema import schema
 from isthmus.metrics import Accuracy, AttackSuccess, Divergence, Rate, measure
-from isthmus.metrics.names import DIVERGENCE, SPARSE
+from isthmus.metrics.names import DIVERGENCE, RECALIBRATED, SPARSE
 from isthmus.metrics.path import Path
 from isthmus.models import mlp, small_cnn
+from isthmus.models.view import copied
 from isthmus.runs.notices import Notice
 from isthmus.training import Training, one_cycle, suited_augmentation
 from isthmus.training.state import Diverged
@@ -427,6 +440,10 @@ def test_a_pattern_that_is_oddly_small_is_unlearned_by_itself(blended):
     before, after = measure(network, judges), measure(found.model, judges)
     assert after["attack"] < 0.1 < 0.8 < before["attack"]  # 1 %
     assert after["accuracy"] > before["accuracy"] - 0.06  # 2 points
+    lost = min(found.path[RECALIBRATED][1:-1])
+    assert found.path.at(float(found.t))[RECALIBRATED] == lost < found.path[RECALIBRATED][0]
+    recalibrate(found.model, bonafide)
+    assert measure(found.model, judges)["attack"] < 0.1
 
 
 @pytest.mark.parametrize("doubt", ["SURE", "LOST"])
@@ -884,6 +901,30 @@ def test_a_copy_of_a_class_that_was_suspected_wrongly_is_made_again_without_it(
         assert [each.objection for each in found.wrong] == ["cost class 6 its own samples"]
         assert len(found.followed) == (1 if fails else 2)
     assert asked == 2 * [((1, 6), [1, 6]), ((1,), [1])]
+
+
+def test_stand_ins_are_watched_once_more_after_a_recalibration(tampered, samples):
+    network, parts = tampered[0], Parts.of(samples[0], 0.2)
+    found = [Inverted(TRIGGER, 1, "perturbation", 1.0, -4.0, Rate(1, 1))]
+    watched = {SPARSE: InvertedSuccess(samples[1], found)}
+    both = also_after_recalibration(watched, network, parts)
+    own = copied(network).state_dict()
+    on_it = watched[SPARSE](recalibrate(copied(network), parts.fitted))
+    assert both[RECALIBRATED](network) == on_it and both[SPARSE] is watched[SPARSE]
+    assert all(torch.equal(value, own[name]) for name, value in network.state_dict().items())
+    assert also_after_recalibration({}, network, parts) == {}
+    plain = mlp(channels=1, size=8)
+    assert also_after_recalibration(watched, plain, parts) == watched
+
+
+def test_warps_take_more_to_unlearn(samples):
+    network = mlp(channels=1, size=8)
+    way = replace(two_ways(network, 0.9)[1], other=unlearned_copy(network, samples[0]))
+    for by, times in (("perturbations", (1, 1)), ("warps", WARPS_TAKE)):
+        aimed = decision.toward(way, Suspect((1,), sure=True, by=by)).other
+        assert (aimed.of, aimed.toward) == (by, (1,))
+        usual, taken = way.other.training, aimed.training
+        assert (taken.steps / usual.steps, taken.lr / usual.lr) == pytest.approx(times)
 
 
 def test_stand_ins_toward_a_class_that_was_suspected_wrongly_are_dropped(samples):

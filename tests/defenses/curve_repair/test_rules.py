@@ -201,6 +201,14 @@ def test_no_rule_and_no_repair_has_a_place_for_a_trigger():
     assert "triggers" not in inspect.getsource(select)
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=3))
+def test_the_later_of_rules_is_the_choice_of_the_one_that_goes_farthest(ts):
+    path = path_of([500] * 11)
+    choice = select.later(*map(select.fixed, ts))(path)
+    farthest = max((select.fixed(t)(path) for t in ts), key=float)
+    assert (choice, choice.reason) == (farthest, farthest.reason)
+
+
 @given(
     st.lists(st.integers(0, 1000), min_size=3, max_size=21),
     st.floats(0.05, 1.0),
