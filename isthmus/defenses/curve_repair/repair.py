@@ -54,14 +54,15 @@ def repair(
     `Selection` (rule, watch, points, holdout) and of `Training` (steps, lr, augment, seed, ...), in
     place of those of `route`, `selection` and `training`.
 
-    By default universal perturbations and warps are searched for on the tampered network. Where
-    one is so small that there is no doubt of its class (`Suspect.sure`), the repair is the point
-    where they are lost, and stay so after a recalibration, on the straight path (`ALMOST`) to a
-    copy that has unlearned what leads to that class alone. Else a curve to a permuted copy is trained near the network (`NEAR`), and what
-    its first step loses is searched for (`lost_stand_ins`). Where that, or an odd perturbation,
-    makes a class suspect, the network makes both of two moves (`both_moves`): along the curve, and
-    toward a copy that has unlearned what leads to that class. Where none is, it goes a little along
-    the curve. Without BatchNorm it is unlearned alone, toward all classes where none is odd.
+    By default universal perturbations and warps are searched for on the tampered network. Where one
+    is so small that there is no doubt of its class (`Suspect.sure`), the repair is the point where
+    they are lost, and stay so after a recalibration, on the straight path (`ALMOST`) to a copy that
+    has unlearned what leads to that class alone. Else a curve to a permuted copy is trained near
+    the network (`NEAR`), and what its first step loses is searched for (`lost_stand_ins`). Where
+    that, or an odd perturbation, makes a class suspect, the network makes both of two moves
+    (`both_moves`): along the curve, and toward a copy that has unlearned what leads to that class.
+    Where none is, it goes a little along the curve. Without BatchNorm it is unlearned alone, toward
+    all classes where none is odd.
 
     Of two networks a curve near the first leads to the one that is given, and its first point where
     `universal_stand_ins` are lost is taken where they are; else the first is repaired alone. If the
