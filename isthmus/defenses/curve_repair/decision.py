@@ -56,6 +56,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
     lost_stand_ins,
     suspect_of,
     suspicion,
+    toward_told,
     watched_among,
     with_stand_ins,
     without_stand_ins,
@@ -245,7 +246,7 @@ def follow_near(
     """Return the repair by a way near the network, and the suspect classes.
 
     What the first step of the curve loses is searched for. Where that leads to one class beyond
-    doubt, that is a suspect one, beside one that was in doubt, and is watched on the curve.
+    doubt, that is a suspect one, beside one that was in doubt, and what leads there is watched.
     """
     way_there, suspect = train(way, tampered, parts), suspect_of(metrics)
     if suspect is not None and suspect.sure:
@@ -261,8 +262,10 @@ def follow_near(
     notice(f"by what a small step along a curve loses, {suspicion(oddest, parts.fitted.names)}")
     doubtful = () if suspect is None else suspect.targets
     targets = tuple(sorted({int(oddest.target), *doubtful}))
-    suspect = Suspect(targets, sure=True, by_step=True)
-    return chosen(way, way_there, parts, with_stand_ins(metrics, lost, parts)), suspect
+    suspect = Suspect(targets, sure=True, by_step=(int(oddest.target),))
+    metrics = with_stand_ins(metrics, lost, parts)
+    found = chosen(way, way_there, parts, toward_told(metrics, suspect))
+    return replace(found, metrics=metrics), suspect
 
 
 def follow_suspicion(
@@ -381,7 +384,8 @@ def moved_by_both(
         t = farthest_changing(near.path, OF_SUSPICION * change, within=NEAR.high)
     end = moved_as_well(unlearned.endpoint, near, tampered, t=t)
     try:
-        both = follow(replace(sum_of_both, other=end), tampered, near.parts, metrics=near.metrics)
+        metrics = toward_told(near.metrics, suspect)
+        both = follow(replace(sum_of_both, other=end), tampered, near.parts, metrics=metrics)
     except (Diverged, Untrained) as error:
         notice(f"{error.got}; {unlearned.endpoint.spoken} is taken")
         works = costly_end_or_stand_ins(unlearned.path, unlearned.t)

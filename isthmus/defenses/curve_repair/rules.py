@@ -261,8 +261,8 @@ def settled(of: str, share: float = 0.1, *, otherwise: float = FAR) -> Rule:
             return _untested(path, otherwise, name, f"{of} does not fall beyond doubt, {fall}")
         t = _settling_point(values, floor + share * (start - floor))
         reason = (
-            f"from t = {t:g} on, {of} ({percent(values[t])}) has fallen by {percent(1 - share)} or "
-            f"more of what it falls on the path, from {percent(start)} to {percent(floor)}"
+            f"from t = {t:g} on, {of} is next to its lowest on the path, {percent(floor)}: "
+            f"{percent(values[t])} at t = {t:g}, {percent(start)} at the start"
         )
         return Choice(t, rule=name, reason=reason, confident=True)
 

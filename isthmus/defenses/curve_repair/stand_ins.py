@@ -238,18 +238,33 @@ class Suspect:
     """The classes that the oddest stand-ins lead to, whether they are so odd that there is no doubt
     (`SURE`), and what turns images toward them.
 
-    One is known `by_step` where a small step along a curve loses what leads there.
+    `by_step` are those that are known by what a small step along a curve loses.
     """
 
     targets: tuple[int, ...]
     sure: bool
     by: Literal["perturbations", "warps"] = "perturbations"
-    by_step: bool = False
+    by_step: tuple[int, ...] = ()
 
     def without(self, targets: Container[int]) -> Suspect | None:
-        """Return the others of the suspect classes; None where there are none."""
-        left = tuple(target for target in self.targets if target not in targets)
-        return replace(self, targets=left) if left else None
+        """Return the others of the suspect classes, in doubt where a step told of none of them;
+        None where there are none.
+        """
+        left, told = (
+            tuple(target for target in which if target not in targets)
+            for which in (self.targets, self.by_step)
+        )
+        sure = self.sure and bool(told) >= bool(self.by_step)
+        return replace(self, targets=left, by_step=told, sure=sure) if left else None
+
+
+def toward_told(metrics: Mapping[str, Metric], suspect: Suspect) -> dict[str, Metric]:
+    """Return the metrics without the stand-ins toward classes that are in doubt beside one that is
+    known by a step: those may stand for no trigger, and stay.
+    """
+    told = suspect.by_step or suspect.targets
+    doubtful = [target for target in suspect.targets if target not in told]
+    return without_stand_ins(metrics, doubtful) if doubtful else dict(metrics)
 
 
 def odd_stand_in(metrics: Mapping[str, Metric]) -> Inverted | None:

@@ -76,6 +76,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
     odd_stand_in,
     suspect_of,
     suspicion,
+    toward_told,
     without_stand_ins,
 )
 from isthmus.defenses.curve_repair.training import Untrained
@@ -748,7 +749,7 @@ def test_where_a_class_is_suspect_the_network_makes_both_moves(lost, tampered, s
     ways = two_ways(tampered[0], 0.3)
     near = follow(ways[0], tampered[0], parts)
     unlearned = follow(ways[1], tampered[0], parts, metrics=near.metrics)
-    suspect = Suspect((1,), sure=lost, by_step=lost)
+    suspect = Suspect((1,), sure=lost, by_step=(1,) if lost else ())
     both, *others = moved_by_both(near, unlearned, ways[1], tampered[0], suspect)
     part = OF_SUSPICION * changes_along(unlearned, tampered[0])[0.9]
     small = [t for t, change in changes_along(near, tampered[0]).items() if change <= part]
@@ -860,7 +861,7 @@ def test_what_a_small_step_loses_makes_its_class_the_suspect_one(
     assert f"{told} is suspect, by what a small change" in found.t.reason
     assert found.route.low == STEP_FROM and not found.t.confident
     watched = found.metrics[UNIVERSAL].inverted
-    assert [each.target for each in watched] == ([1] if odd is None else [odd, 1])
+    assert [each.target for each in watched] == ([1, 1] if odd == 1 else [1])
     assert "t = 0.12 of the curve" in found.second  # where it lost them, or NEAR ends
 
 
@@ -936,6 +937,12 @@ def test_stand_ins_toward_a_class_that_was_suspected_wrongly_are_dropped(samples
     assert without_stand_ins(metrics).keys() == {DIVERGENCE}
     suspect = Suspect((1, 6), sure=True)
     assert suspect.without([6]) == Suspect((1,), sure=True) and suspect.without([1, 6]) is None
+    told = replace(suspect, by_step=(6,))
+    assert told.without([6]) == Suspect((1,), sure=False)
+    assert told.without([1]) == Suspect((6,), sure=True, by_step=(6,))
+    watched = toward_told(metrics, told)
+    assert [each.target for each in watched[UNIVERSAL].inverted] == [6] and DIVERGENCE in watched
+    assert toward_told(metrics, suspect) == metrics
 
 
 def changes_along(found, tampered):
