@@ -87,10 +87,20 @@ class UniversalPerturbations(Found):
     """
 
     @property
+    def told(self) -> Tensor:
+        """The oddness of those that leave images recognizable, (kinds, classes); 0 for the others:
+        of balls that have grown without end one is odd by chance.
+        """
+        _, everywhere = PERTURBATIONS.started(1, self.values.shape[2:])
+        fits = self.radii.cpu() <= RECOGNIZABLE / FIRST_CHANGE * everywhere
+        return torch.where(fits, self.oddness.cpu(), 0.0)
+
+    @property
     def suspects(self) -> list[int]:
-        """The classes whose oddest perturbation leaves no doubt, or else the suspect one."""
-        sure = (self.oddness.amax(dim=0) >= SURE).nonzero()[:, 0].tolist()
-        return sure or [self.suspect]
+        """The classes whose oddest perturbation leaves no doubt, or else the oddest one."""
+        oddest = self.told.amax(dim=0)
+        sure = (oddest >= SURE).nonzero()[:, 0].tolist()
+        return sure or [int(oddest.argmax())]
 
     @property
     def telling(self) -> list[tuple[int, int]]:
@@ -99,7 +109,7 @@ class UniversalPerturbations(Found):
         in for: docs/experiments.md.
         """
         places = [(i, c) for c in self.suspects for i in range(len(PERTURBATION_KINDS))]
-        odd = [place for place in places if self.oddness[place] >= ODD]
+        odd = [place for place in places if self.told[place] >= ODD]
         return odd if any(PERTURBATION_KINDS[kind] is not SPARSE for kind, _ in odd) else []
 
     @property
@@ -110,20 +120,18 @@ class UniversalPerturbations(Found):
         if self.telling:
             return []
         kind = PERTURBATION_KINDS.index(SPARSE)
-        return [(kind, c) for c in self.suspects if self.oddness[kind, c] >= VERY_ODD]
+        return [(kind, c) for c in self.suspects if self.told[kind, c] >= VERY_ODD]
 
     @property
     def distinct(self) -> list[tuple[int, int]]:
-        """Kind and class of those toward the suspect class that are odd and so small that images
-        are recognizable, one of them odd beyond doubt; none where there are none.
+        """Kind and class of those toward the oddest class that are odd, one of them beyond doubt;
+        none where there are none.
         """
-        _, everywhere = PERTURBATIONS.started(1, self.values.shape[2:])
-        fits = self.radii.cpu() <= RECOGNIZABLE / FIRST_CHANGE * everywhere
-        oddness = torch.where(fits, self.oddness.cpu(), 0.0)
-        suspect = int(oddness.amax(dim=0).argmax())
-        if oddness[:, suspect].max() < SURE:
+        told = self.told
+        oddest = int(told.amax(dim=0).argmax())
+        if told[:, oddest].max() < SURE:
             return []
-        return [(i, suspect) for i in range(len(oddness)) if oddness[i, suspect] >= ODD]
+        return [(i, oddest) for i in range(len(told)) if told[i, oddest] >= ODD]
 
     @property
     def unlearning_radii(self) -> Tensor:

@@ -216,6 +216,11 @@ def test_what_is_distinct_is_odd_and_leaves_images_recognizable():
     assert distinct() == []
     assert distinct((0, 1, 0.9), (2, 1, 0.1)) == [(0, 1), (2, 1)]
     assert distinct((0, 1, 1.1)) == []  # odd, but images are not themselves
+    shares = torch.full((3, 4), 40.0)
+    shares[0, 1], shares[1, 3] = 0.9, 1.1
+    found = UniversalPerturbations(values, shares * recognizable)
+    assert found.suspects == [1] and found.telling == [(0, 1)]
+    assert (found.told > 0).nonzero().tolist() == [[0, 1]] and found.oddness[1, 3] > ODD
     assert distinct((0, 1, 1.1), (2, 1, 0.1)) == [(2, 1)]
     assert distinct((0, 1, 0.9), (2, 3, 0.1)) == [(2, 3)]  # the oddest class
 
