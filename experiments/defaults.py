@@ -26,6 +26,7 @@ from trained import COSTS, best_within, judged_ways, rival_along, text
 from isthmus import recalibrate, repair, split
 from isthmus.evidence import provenance
 from isthmus.metrics import Accuracy, AttackSuccess, RecoveryAccuracy, as_records, measure, planted
+from isthmus.models.view import copied
 from isthmus.types import Metric
 
 SCALE = SCALES["small"]
@@ -61,7 +62,7 @@ def run(attack: str, seed: int, n: list[int], judged: int, data: str) -> dict[st
             "t": float(repaired.t),
             "gradients": repaired.gradients,
             "repaired": as_records(measure(repaired.model, judges)),
-            "recalibrated": as_records(measure(recalibrate(repaired.model, some), judges)),
+            "recalibrated": as_records(measure(recalibrate(copied(repaired.model), some), judges)),
             "ways": judged_ways(repaired, judges),
             "rival": {t: as_records(measure(net, judges)) for t, net in rival.items()},
         }

@@ -35,20 +35,36 @@ class Shift:
         """Return what leads from the statistics of a recalibrated copy back to those received."""
         own, new = layers_with_statistics(received), layers_with_statistics(recalibrated)
         layers = list(zip(own, new, strict=True))
+        pairs = [(_statistics(a), _statistics(b), a.eps, b.eps) for a, b in layers]
         return cls(
-            [_statistics(a)[0] - _statistics(b)[0] for a, b in layers],
-            [(_statistics(a)[1] + a.eps) / (_statistics(b)[1] + b.eps) for a, b in layers],
+            [_wide(a[0]) - _wide(b[0]).to(a[0].device) for a, b, _, _ in pairs],
+            [
+                (_wide(a[1]) + eps) / (_wide(b[1]).to(a[1].device) + of_b)
+                for a, b, eps, of_b in pairs
+            ],
         )
 
     @torch.no_grad()
     def apply(self, network: nn.Module) -> nn.Module:
-        """Shift the statistics of a recalibrated network, in place, and return it."""
+        """Shift the statistics of a recalibrated network, in place, and return it.
+
+        It may be on another device. No shift leaves statistics as they are, to the bit.
+        """
         layers = layers_with_statistics(network)
         for layer, shift, factor in zip(layers, self.means, self.factors, strict=True):
             mean, variance = _statistics(layer)
-            mean.add_(shift)
-            variance.copy_(((variance + layer.eps) * factor - layer.eps).clamp_min(0))
+            largest, times = torch.finfo(mean.dtype).max, factor.to(mean.device)
+            mean.copy_((_wide(mean) + shift.to(mean.device)).clamp(-largest, largest))
+            moved = _wide(variance) * times + layer.eps * (times - 1)
+            variance.copy_(moved.clamp(0, largest))
         return network
+
+
+def _wide(statistics: Tensor) -> Tensor:
+    """Return statistics in fp32 at least: of a channel that died a factor is beyond half
+    precision.
+    """
+    return statistics.to(torch.promote_types(statistics.dtype, torch.float32))
 
 
 def _statistics(layer: _NormBase) -> tuple[Tensor, Tensor]:

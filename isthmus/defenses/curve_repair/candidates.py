@@ -31,7 +31,7 @@ from isthmus.defenses.curve_repair.stand_ins import (
 )
 from isthmus.defenses.curve_repair.unlearned import ALMOST, unlearned_copy
 from isthmus.metrics.accuracy import Divergence, check_above_chance
-from isthmus.metrics.names import DIVERGENCE, SPARSE, UNIVERSAL
+from isthmus.metrics.names import DIVERGENCE, RECALIBRATED, SPARSE, UNIVERSAL
 from isthmus.metrics.path import Path
 from isthmus.models.batchnorm import recalibrated_layers
 from isthmus.runs.wording import percent
@@ -65,6 +65,9 @@ that errors into one class may reach on a few hundred samples. The number was ch
 of docs/results/trained.md."""
 
 
+WOKEN = 0.5
+"""The success of a stand-in after a recalibration from which on it was merely asleep."""
+
 COSTLY = "cost too much accuracy"
 """The objection to what costs more accuracy than rules allow."""
 
@@ -90,10 +93,13 @@ def working_stand_ins(path: Path, t: Choice) -> str:
     name = watched_among(path.values)
     if name is None:
         return "lost nothing that resembles a trigger, because nothing was found"
-    success = path.at(float(t))[name]
-    if success <= LOST:
-        return ""
-    return f"left stand-ins for a trigger a success of {percent(success)}"
+    here = path.at(float(t))
+    if here[name] > LOST:
+        return f"left stand-ins for a trigger a success of {percent(here[name])}"
+    woken = here.get(RECALIBRATED, 0.0)
+    if woken > WOKEN:
+        return f"left stand-ins a success of {percent(woken)} once BatchNorm is recalibrated"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +210,7 @@ def watching(selection: Selection, watch: Watched) -> Selection:
     reads them.
     """
     also = selection.watch
-    read = {UNIVERSAL, SPARSE, DIVERGENCE}
+    read = {UNIVERSAL, SPARSE, RECALIBRATED, DIVERGENCE}
 
     def watched(tampered: nn.Module, fitted: Data, held_out: Data) -> dict[str, Metric]:
         seen = also(tampered, fitted, held_out) if also is not None else {}

@@ -28,6 +28,7 @@ from isthmus.defenses.curve_repair.both_moves import (
     moved_as_well,
 )
 from isthmus.defenses.curve_repair.candidates import (
+    LOST,
     NEAR,
     PROBES,
     SETTLED,
@@ -299,13 +300,22 @@ def unlearned_beyond_doubt(
     """Return the repair by a copy that has unlearned what leads to suspect classes, at the point
     where their stand-ins are lost, and stay so after a recalibration.
     """
+    rule = lowered(where_lost_for_good)
+    way = replace(toward(after, suspect), selection=replace(after.selection, rule=rule))
     watched = also_after_recalibration(metrics, tampered, parts)
-    names = [name for name in (watched_among(watched), RECALIBRATED) if name in watched]
-    lost = later(*(settled(name, UNLEARNED, otherwise=ALMOST.high) for name in names))
-    way = replace(toward(after, suspect), selection=replace(after.selection, rule=lowered(lost)))
     found = follow(way, tampered, parts, metrics=watched)
     objection = found.objection or working_stand_ins(found.path, found.t)
     return replace(found, objection=objection)
+
+
+def where_lost_for_good(path: Path) -> Choice:
+    """Return the first point of a path to an unlearned copy where stand-ins are lost, and where a
+    recalibration that may wake them does not.
+    """
+    names = [watched_among(path.values) or UNIVERSAL]
+    if RECALIBRATED in path.values and max(path[RECALIBRATED][:-1]) > LOST:
+        names.append(RECALIBRATED)
+    return later(*(settled(name, UNLEARNED, otherwise=ALMOST.high) for name in names))(path)
 
 
 def unlearned_in_doubt(
@@ -318,7 +328,8 @@ def unlearned_in_doubt(
     """Return the repair by a copy that has unlearned what leads to suspect classes, at the point of
     the way to any copy.
     """
-    return follow(toward(after, suspect), tampered, parts, metrics=metrics)
+    told = toward_told(metrics, suspect)
+    return follow(toward(after, suspect), tampered, parts, metrics=told)
 
 
 def unlearned_alone(

@@ -177,10 +177,13 @@ def lowered(rule: Rule, tolerance: float = TOLERANCE) -> Rule:
 
 
 def later(*rules: Rule) -> Rule:
-    """Return the rule: of the choices of several rules the farthest one."""
+    """Return the rule: of the choices of several rules the farthest one, and of equally far ones
+    one that is not confident.
+    """
 
     def rule(path: Path) -> Choice:
-        return max((each(path) for each in rules), key=float)
+        choices = (each(path) for each in rules)
+        return max(choices, key=lambda choice: (float(choice), not choice.confident))
 
     return rule
 
@@ -261,8 +264,8 @@ def settled(of: str, share: float = 0.1, *, otherwise: float = FAR) -> Rule:
             return _untested(path, otherwise, name, f"{of} does not fall beyond doubt, {fall}")
         t = _settling_point(values, floor + share * (start - floor))
         reason = (
-            f"from t = {t:g} on, {of} is next to its lowest on the path, {percent(floor)}: "
-            f"{percent(values[t])} at t = {t:g}, {percent(start)} at the start"
+            f"from t = {t:g} on, {of} has fallen by all but {percent(share)} of its fall on the "
+            f"path, from {percent(start)} to {percent(floor)}: it is {percent(values[t])} there"
         )
         return Choice(t, rule=name, reason=reason, confident=True)
 

@@ -224,7 +224,7 @@ def without_stand_ins(
     """Return the metrics but the stand-ins that are watched, or those toward some classes."""
     others = dict[str, Metric]()
     for name, metric in metrics.items():
-        if name not in (UNIVERSAL, SPARSE):
+        if name not in (UNIVERSAL, SPARSE, RECALIBRATED):
             others[name] = metric
         elif targets is not None and isinstance(metric, InvertedSuccess):
             left = [each for each in metric.inverted if each.target not in targets]
@@ -254,7 +254,7 @@ class Suspect:
             tuple(target for target in which if target not in targets)
             for which in (self.targets, self.by_step)
         )
-        sure = self.sure and bool(told) >= bool(self.by_step)
+        sure = self.sure and (bool(told) or not self.by_step)
         return replace(self, targets=left, by_step=told, sure=sure) if left else None
 
 

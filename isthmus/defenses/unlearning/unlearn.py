@@ -22,7 +22,8 @@ and how large that is differs from network to network. Only a class that is oddl
 a larger one. (4) BatchNorm statistics are never those of half-perturbed batches, which would be of
 neither kind. Every few steps they are those of the clean samples, moved as recalibration moves the
 received network's: with the ones received throughout, part of what the copy forgets would be the
-distance between them and its own, and recalibration would bring it back. Measured in
+distance between them and its own, and recalibration would bring it back. Where weights are shared
+out over processes, statistics follow once, at the end. Measured in
 docs/results/trained.md and docs/experiments.md.
 """
 

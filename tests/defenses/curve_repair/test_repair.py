@@ -918,6 +918,30 @@ def test_stand_ins_are_watched_once_more_after_a_recalibration(tampered, samples
     assert also_after_recalibration(watched, plain, parts) == watched
 
 
+@pytest.mark.parametrize(
+    "lost, again, t, confident, objected_to",
+    [
+        ([90, 1, 1, 1], [95, 60, 1, 1], 0.75, True, False),  # later after a recalibration
+        ([90, 60, 1, 1], [95, 1, 1, 1], 0.75, True, False),
+        ([90, 1, 1, 1], [3, 3, 3, 1], 0.5, True, False),  # which wakes nothing at all
+        ([90, 40, 20, 1], [99, 99, 99, 99], 0.9, False, True),  # or all of it
+        ([90, 1, 1, 1], [99, 90, 80, 70], 0.9, True, True),
+    ],
+)
+def test_an_unlearned_copy_is_followed_until_recalibration_wakes_nothing(
+    lost, again, t, confident, objected_to
+):
+    values = {
+        name: tuple(Rate(hits, 100) for hits in [*column, 0])
+        for name, column in ((UNIVERSAL, lost), (RECALIBRATED, again))
+    }
+    ts = (0.0, 0.5, 0.75, 0.9, 1.0)
+    path = Path(ts, (0.0,) * 5, values, 1.0, "nothing")
+    choice = decision.where_lost_for_good(path)
+    assert (float(choice), choice.confident) == (t, confident)
+    assert bool(candidates_module.working_stand_ins(path, choice)) == objected_to
+
+
 def test_warps_take_more_to_unlearn(samples):
     network = mlp(channels=1, size=8)
     way = replace(two_ways(network, 0.9)[1], other=unlearned_copy(network, samples[0]))
