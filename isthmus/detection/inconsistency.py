@@ -66,6 +66,7 @@ class Inconsistency(Score):
         one = torch.eye(len(gram), dtype=gram.dtype)
         wanted = rows.mT @ (second[fitted] - offset) / len(rows)
         slopes = torch.linalg.solve(gram + RIDGE * one, wanted)
+        slopes = slopes.contiguous()  # as a file gives it back: products differ in their last bits
         left = second[rest] - ((first[rest] - mean) / deviation @ slopes + offset)
         least = _LEAST * second.std(0, correction=0)
         errors = torch.maximum(left.square().mean(0).sqrt(), least)

@@ -127,6 +127,9 @@ def test_save_and_load_give_identical_scores(detector, tmp_path):
     assert torch.equal(again.flags(x), detector.flags(x))
     assert again.threshold == detector.threshold and again.record() == detector.record()
     assert path.read_bytes() == again.save(tmp_path / "again.safetensors").read_bytes()
+    held = [value for part in detector.fitted.parts for value in vars(part).values()]
+    tensors = [value for value in held if isinstance(value, torch.Tensor)]
+    assert all(tensor.is_contiguous() for tensor in tensors)  # as they are read: to the last bit
 
 
 def test_the_gradient_is_that_of_the_score(detector):
