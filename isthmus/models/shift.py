@@ -34,14 +34,10 @@ class Shift:
     def between(cls, received: nn.Module, recalibrated: nn.Module) -> Shift:
         """Return what leads from the statistics of a recalibrated copy back to those received."""
         own, new = layers_with_statistics(received), layers_with_statistics(recalibrated)
-        layers = list(zip(own, new, strict=True))
-        pairs = [(_statistics(a), _statistics(b), a.eps, b.eps) for a, b in layers]
+        pairs = [(_wide(a), _wide(b), a.eps, b.eps) for a, b in zip(own, new, strict=True)]
         return cls(
-            [_wide(a[0]) - _wide(b[0]).to(a[0].device) for a, b, _, _ in pairs],
-            [
-                (_wide(a[1]) + eps) / (_wide(b[1]).to(a[1].device) + of_b)
-                for a, b, eps, of_b in pairs
-            ],
+            [a[0] - b[0] for a, b, _, _ in pairs],
+            [(a[1] + eps) / (b[1] + new_eps) for a, b, eps, new_eps in pairs],
         )
 
     @torch.no_grad()
@@ -52,19 +48,21 @@ class Shift:
         """
         layers = layers_with_statistics(network)
         for layer, shift, factor in zip(layers, self.means, self.factors, strict=True):
-            mean, variance = _statistics(layer)
-            largest, times = torch.finfo(mean.dtype).max, factor.to(mean.device)
-            mean.copy_((_wide(mean) + shift.to(mean.device)).clamp(-largest, largest))
-            moved = _wide(variance) * times + layer.eps * (times - 1)
-            variance.copy_(moved.clamp(0, largest))
+            mean, variance = _wide(layer)
+            times = factor.to(mean.device)
+            moved = variance * times + layer.eps * (times - 1)
+            own_mean, own_variance = _statistics(layer)
+            own_mean.copy_(mean + shift.to(mean.device))
+            own_variance.copy_(moved.clamp_min(0))
         return network
 
 
-def _wide(statistics: Tensor) -> Tensor:
-    """Return statistics in fp32 at least: of a channel that died a factor is beyond half
-    precision.
+def _wide(layer: _NormBase) -> list[Tensor]:
+    """Return mean and variance of a layer in fp32 at least: of a channel that died a factor is
+    beyond half precision.
     """
-    return statistics.to(torch.promote_types(statistics.dtype, torch.float32))
+    own = _statistics(layer)
+    return [part.to(torch.promote_types(part.dtype, torch.float32)) for part in own]
 
 
 def _statistics(layer: _NormBase) -> tuple[Tensor, Tensor]:

@@ -62,3 +62,11 @@ def test_a_channel_that_died_leaves_statistics_finite(dtype):
         assert mean.isfinite().all() and variance.isfinite().all() and (variance >= 0).all()
     whole, again = statistics(net)[0][1], statistics(moved)[0][1]
     assert torch.allclose(whole, again, rtol=0.02)
+
+
+def test_statistics_that_are_infinite_stay_so():
+    """A training that has diverged is told by them."""
+    net = network()
+    statistics(net)[0][1][0] = torch.inf
+    Shift.between(network(), network()).apply(net)
+    assert statistics(net)[0][1].isinf().tolist() == [True, False, False]
