@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from isthmus.models.kernels import overruns, supported, with_kernels
 from isthmus.models.memory import in_passes, out_of_memory, recomputed_in_parts, too_large
 from isthmus.runs.devices import Precision, autocast, chosen_precision, kept_draws
 from isthmus.runs.wording import first_line
@@ -106,12 +107,12 @@ def pass_precision(
 ) -> Literal["fp32", "bf16"]:
     """Return the precision of a pass through a network, with `auto` resolved for the device.
 
-    Half and double networks compute in their own type, which autocast would mix with another.
-    Raises BadInput where the precision is unknown.
+    Half and double networks compute in their own type, which autocast would mix with another; a
+    network whose kernels in bf16 a CPU lacks is computed in fp32 (`isthmus.models.kernels`). Raises BadInput where the precision is unknown.
     """
     if precision == "auto" and computing_type(module) != torch.float32:
         precision = "fp32"
-    return chosen_precision(device, precision)
+    return supported(network_under(module), device, chosen_precision(device, precision))
 
 
 _writes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -160,8 +161,17 @@ def prepared_pass(
 ) -> Any:
     """Return run(x, ...), a pass through the network, on a cast or a copy of x where it takes one.
 
-    The first pass gets a copy, and its version counter tells whether later ones need one.
+    The first pass gets a copy, and its version counter tells whether later ones need one. A network
+    that this CPU cannot run in bf16 runs in fp32.
     """
+    with with_kernels(network, x.device):
+        return _prepared(network, run, x, *inputs, **named)
+
+
+def _prepared(
+    network: nn.Module, run: Callable[..., Any], x: Tensor, *inputs: Any, **named: Any
+) -> Any:
+    """Return run(x, ...), see `prepared_pass`."""
     if not x.is_floating_point():
         return run(x, *inputs, **named)
     given = x.to(computing_type(network))
@@ -193,7 +203,7 @@ def takes_channels_last(module: nn.Module, x: Tensor) -> bool:
         return False
     network = network_under(module)
     device = device_of(module)
-    if device.type == "cpu" and any(map(_overruns, network.modules())):
+    if device.type == "cpu" and any(map(overruns, network.modules())):
         return False
     known = _channels_last.setdefault(network, {})
     key = (device, computing_type(network))
@@ -204,20 +214,6 @@ def takes_channels_last(module: nn.Module, x: Tensor) -> bool:
             return True
         known[key] = accepts
     return known[key]
-
-
-def _overruns(layer: nn.Module) -> bool:
-    """Return whether oneDNN writes past a buffer of this layer, channels last.
-
-    Its AVX2 kernels do in strided 1x1 convolutions of fewer than 6 channels (seen with torch 2.13,
-    whose process then crashes; 8 leaves a margin).
-    """
-    return (
-        isinstance(layer, nn.Conv2d)
-        and layer.kernel_size == (1, 1)
-        and layer.stride != (1, 1)
-        and layer.in_channels // layer.groups < 8
-    )
 
 
 @torch.no_grad()

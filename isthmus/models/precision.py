@@ -18,13 +18,14 @@ from isthmus.models.forward import (
     computing_type,
     eval_mode,
     network_under,
+    pass_precision,
     precise_logits,
     takes_channels_last,
 )
+from isthmus.models.kernels import supported
 from isthmus.runs.devices import (
     Precision,
     autocast,
-    chosen_precision,
     fast_precision,
     kept_draws,
     seconds_of,
@@ -55,17 +56,17 @@ def decided_precision(
 
     x (n, c, h, w) are some of the samples; the module is on the device. `auto` is fp32 where the
     hardware has nothing faster, or the network computes in another type than float32; the variable
-    ISTHMUS_PRECISION decides where it is set; else a step of each kind is timed, once for all
+    ISTHMUS_PRECISION decides where it is set (bf16 is fp32 where the CPU lacks a kernel for it); else a step of each kind is timed, once for all
     networks of this shape. Each process decides by itself. Raises BadInput where the precision is
     unknown.
     """
     if precision != "auto":
-        return chosen_precision(device, precision)
+        return pass_precision(module, device, precision)
     if computing_type(module) != torch.float32:
         return "fp32"
     told = told_precision()
     if told is not None:
-        return told
+        return supported(network_under(module), device, told)
     if fast_precision(device) == "fp32":
         return "fp32"
     images = x[torch.arange(batch_size) % len(x)]
