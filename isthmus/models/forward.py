@@ -107,8 +107,9 @@ def pass_precision(
 ) -> Literal["fp32", "bf16"]:
     """Return the precision of a pass through a network, with `auto` resolved for the device.
 
-    Half and double networks compute in their own type, which autocast would mix with another; a
-    network whose kernels in bf16 a CPU lacks is computed in fp32 (`isthmus.models.kernels`). Raises BadInput where the precision is unknown.
+    Half and double networks compute in their own type, which autocast would mix with another. bf16
+    is fp32 where the CPU lacks a kernel for it (`isthmus.models.kernels`). Raises BadInput where
+    the precision is unknown.
     """
     if precision == "auto" and computing_type(module) != torch.float32:
         precision = "fp32"

@@ -56,9 +56,9 @@ def decided_precision(
 
     x (n, c, h, w) are some of the samples; the module is on the device. `auto` is fp32 where the
     hardware has nothing faster, or the network computes in another type than float32; the variable
-    ISTHMUS_PRECISION decides where it is set (bf16 is fp32 where the CPU lacks a kernel for it); else a step of each kind is timed, once for all
-    networks of this shape. Each process decides by itself. Raises BadInput where the precision is
-    unknown.
+    ISTHMUS_PRECISION decides where it is set; else a step of each kind is timed, once for all
+    networks of this shape. bf16, asked for in either way, is fp32 where the CPU lacks a kernel for
+    it. Each process decides by itself. Raises BadInput where the precision is unknown.
     """
     if precision != "auto":
         return pass_precision(module, device, precision)

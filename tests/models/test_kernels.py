@@ -8,7 +8,8 @@ import pytest
 import torch
 from support.networks import data, network
 
-from isthmus.models import kernels, outputs
+from isthmus.models import kernels
+from isthmus.models.forward import outputs
 from isthmus.models.precision import decided_precision
 from isthmus.runs.notices import Notice
 from isthmus.training import fit
