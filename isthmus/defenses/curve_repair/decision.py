@@ -413,11 +413,7 @@ def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candida
     Its choice is not confident: they may stand for no trigger, or for a part of one, or unlearning
     alone did not lose them.
     """
-    doubt = f"class {' and '.join(parts.fitted.names[c] for c in suspect.targets)} is suspect, "
-    if suspect.by_step:
-        doubt += "by what a small change of the network loses"
-    else:
-        doubt += "and " + ("unlearning alone did not serve" if suspect.sure else "not beyond doubt")
+    doubt = _why(suspect, parts.fitted.names)
 
     def rule(path: Path) -> Choice:
         lost = settled(watched_among(path.values) or UNIVERSAL, SETTLED, otherwise=ALMOST.high)
@@ -433,6 +429,21 @@ def where_suspected(after: Candidate, suspect: Suspect, parts: Parts) -> Candida
         route=ALMOST.replace(low=STEP_FROM) if suspect.by_step else ALMOST,
         objection=costly_end_or_stand_ins,
     )
+
+
+def _spoken(classes: Sequence[int], names: Sequence[str]) -> str:
+    return " and ".join(names[target] for target in classes)
+
+
+def _why(suspect: Suspect, names: Sequence[str]) -> str:
+    """Return which classes are suspect and by what, and which are merely in doubt beside them."""
+    told = suspect.by_step or suspect.targets
+    why = "and " + ("unlearning alone did not serve" if suspect.sure else "not beyond doubt")
+    if suspect.by_step:
+        why = "by what a small change of the network loses"
+    doubtful = [target for target in suspect.targets if target not in told]
+    beside = f", class {_spoken(doubtful, names)} in doubt" if doubtful else ""
+    return f"class {_spoken(told, names)} is suspect, {why}{beside}"
 
 
 def as_far_as(change: float, parts: Parts) -> Rule:
