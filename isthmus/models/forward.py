@@ -166,27 +166,20 @@ def prepared_pass(
     that this CPU cannot run in bf16 runs in fp32.
     """
     with with_kernels(network, x.device):
-        return _prepared(network, run, x, *inputs, **named)
-
-
-def _prepared(
-    network: nn.Module, run: Callable[..., Any], x: Tensor, *inputs: Any, **named: Any
-) -> Any:
-    """Return run(x, ...), see `prepared_pass`."""
-    if not x.is_floating_point():
-        return run(x, *inputs, **named)
-    given = x.to(computing_type(network))
-    writes = _writes.get(network)
-    if writes is False:
-        return run(given, *inputs, **named)
-    if given is x:
-        given = x.clone()
-    if writes or given.is_inference():  # which has no version
-        return run(given, *inputs, **named)
-    version = given._version
-    out = run(given, *inputs, **named)
-    _writes[network] = given._version != version
-    return out
+        if not x.is_floating_point():
+            return run(x, *inputs, **named)
+        given = x.to(computing_type(network))
+        writes = _writes.get(network)
+        if writes is False:
+            return run(given, *inputs, **named)
+        if given is x:
+            given = x.clone()
+        if writes or given.is_inference():  # which has no version
+            return run(given, *inputs, **named)
+        version = given._version
+        out = run(given, *inputs, **named)
+        _writes[network] = given._version != version
+        return out
 
 
 _channels_last: WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.dtype], bool]]

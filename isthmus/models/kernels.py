@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from isthmus.runs.devices import kept_draws
 from isthmus.runs.notices import notice
 
 _lacking: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -50,7 +51,7 @@ def with_kernels(network: nn.Module, device: torch.device) -> AbstractContextMan
 @cache
 def _lstm_in_bf16() -> bool:
     """Return whether this CPU runs a small LSTM in bf16; no draw is used."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with kept_draws(torch.device("cpu")), torch.no_grad():
         lstm = nn.LSTM(2, 2)
         try:
             with torch.autocast("cpu", torch.bfloat16):

@@ -22,7 +22,6 @@ from isthmus.models.forward import (
     precise_logits,
     takes_channels_last,
 )
-from isthmus.models.kernels import supported
 from isthmus.runs.devices import (
     Precision,
     autocast,
@@ -66,7 +65,7 @@ def decided_precision(
         return "fp32"
     told = told_precision()
     if told is not None:
-        return supported(network_under(module), device, told)
+        return pass_precision(module, device, told)
     if fast_precision(device) == "fp32":
         return "fp32"
     images = x[torch.arange(batch_size) % len(x)]

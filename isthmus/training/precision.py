@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from isthmus.data.dataset import Data
-from isthmus.models.forward import placed
+from isthmus.models.forward import pass_precision, placed
 from isthmus.models.memory import largest_pass
 from isthmus.models.precision import Exact, decided_precision
 from isthmus.models.recomputed import recomputed
@@ -38,15 +38,16 @@ def with_decided_precision(
     training: Training, network: nn.Module, data: Data, home: Path | None = None
 ) -> Training:
     """Return the training with its precision decided, for all that follows: `auto` is the one in
-    which this network takes a step sooner (`decided_precision`).
+    which this network takes a step sooner (`decided_precision`), and bf16 is fp32 where the CPU
+    cannot run this network in it.
 
     `home` is the folder of the run, which remembers the decision. The network is back on its own
     device afterward. Among several processes the first one decides for all. Raises BadInput where
     device or precision are unknown.
     """
-    if training.precision != "auto":
-        return training
     device = pick_device(training.device)
+    if training.precision != "auto":
+        return training.replace(precision=pass_precision(network, device, training.precision))
 
     def decide() -> str:
         with placed(network, device):

@@ -12,7 +12,7 @@ from isthmus.models import kernels
 from isthmus.models.forward import outputs
 from isthmus.models.precision import decided_precision
 from isthmus.runs.notices import Notice
-from isthmus.training import fit
+from isthmus.training import Training, fit, with_decided_precision
 
 CPU = torch.device("cpu")
 
@@ -60,6 +60,9 @@ def test_only_a_network_without_kernels_is_computed_in_fp32():
     x, lstm, linear = data(4).x, network("lstm"), network("linear")
     with pytest.warns(Notice, match="LSTM in bf16"):
         assert decided_precision(lstm, x, 4, CPU, "bf16") == "fp32"
+    training = Training(steps=1, lr=0.01, device="cpu", precision="bf16")
+    recorded = [with_decided_precision(training, net, data(4)).precision for net in (lstm, linear)]
+    assert recorded == ["fp32", "bf16"], "as reports record it"
     assert decided_precision(linear, x, 4, CPU, "bf16") == "bf16"
     assert torch.equal(outputs(lstm, x, precision="bf16"), outputs(lstm, x, precision="fp32"))
     assert not torch.equal(

@@ -359,7 +359,7 @@ def objected(found: Repair, wrongly: Sequence[int]) -> Repair:
     """Return a repair with an objection where it has none and costs classes their own samples."""
     if found.objection or not wrongly:
         return found
-    names = " and ".join(found.fitted.names[target] for target in wrongly)
+    names = _spoken(wrongly, found.fitted.names)
     return replace(found, objection=f"cost class {names} its own samples")
 
 
@@ -438,9 +438,10 @@ def _spoken(classes: Sequence[int], names: Sequence[str]) -> str:
 def _why(suspect: Suspect, names: Sequence[str]) -> str:
     """Return which classes are suspect and by what, and which are merely in doubt beside them."""
     told = suspect.by_step or suspect.targets
-    why = "and " + ("unlearning alone did not serve" if suspect.sure else "not beyond doubt")
     if suspect.by_step:
         why = "by what a small change of the network loses"
+    else:
+        why = "and " + ("unlearning alone did not serve" if suspect.sure else "not beyond doubt")
     doubtful = [target for target in suspect.targets if target not in told]
     beside = f", class {_spoken(doubtful, names)} in doubt" if doubtful else ""
     return f"class {_spoken(told, names)} is suspect, {why}{beside}"
